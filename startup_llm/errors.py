@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Iterable
+
+
+class UserError(Exception):
+    """A mistake that the person at the keyboard can mend.
+
+    The message is one line: what was given, what was expected, what to do. Recipes print it without a traceback
+    and exit with code 2.
+    """
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str:
+    """Return `; did you mean X?` for the candidate closest to `name`, or an empty string."""
+    match = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
+    return f"; did you mean {match[0]}?" if match else ""
+
+
+def run_recipe(main: Callable[[], None]) -> None:
+    """Call a recipe's `main` and turn a `UserError` into one line on stderr and exit code 2.
+
+    A full disk is a user's matter too, whichever library meets it first.
+    """
+    try:
+        main()
+    except UserError as error:
+        sys.exit(_report(str(error)))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except OSError as error:
+        if error.errno != 28:  # ENOSPC
+            raise
+        sys.exit(_report(f"no space left on the disk ({error.filename or 'while writing'}); free some space and go on with --resume"))
+
+
+def _report(message: str) -> int:
+    one_line = " ".join(message.split())
+    sys.stderr.write(f"error: {one_line}\n")
+    return 2
