@@ -5,8 +5,17 @@ The string under each field is its documentation and its `--help`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from startup_llm.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 
@@ -25,6 +34,10 @@ class ModelConfig:
     """How token features become one vector; auto follows the checkpoint, native is the architecture's own head."""
     max_length_tokens: int = 256
     """Longer texts are cut to this many tokens; the run says how many."""
+    dropout: float = 0.0
+    """Dropout inside the checkpoint while it is trained."""
+    head_learning_rate: float = 1e-3
+    """Learning rate of the classifier, for features scaled to norm 1; the rest learns at train.learning_rate."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +112,6 @@ class EvaluationConfig:
     """Bootstrap resamples of the test rows."""
     seed: int = 0
     """Seed of the bootstrap."""
-    tuned_baselines: bool = False
-    """Pick each baseline's settings by cross-validation on the training rows instead of fixed ones."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +128,150 @@ class FinetuneConfig:
     """Replace a finished run."""
     resume: bool = False
     """Go on from the last checkpoint of an interrupted run."""
+    early_stopping_patience: int | None = None
+    """Stop after this many evaluations without a better validation score."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+TRAIN_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "lora": {"learning_rate": 5e-4, "num_train_epochs": 4},
+    "full": {"learning_rate": 1e-4, "num_train_epochs": 4},
+    "probe": {"num_train_epochs": 0},
+}
+"""Defaults of the `train` section by method, where they differ from those of `transformers.TrainingArguments`."""
+
+SHARED_TRAIN_DEFAULTS: Mapping[str, Any] = {
+    "per_device_train_batch_size": 64,
+    "per_device_eval_batch_size": 128,
+    "warmup_steps": 0.06,
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "save_total_limit": 2,
+    "logging_strategy": "steps",
+    "logging_steps": 10,
+    "report_to": "none",
+    "dataloader_pin_memory": False,
+}
+
+RESERVED_TRAIN_FIELDS: Mapping[str, str] = {
+    "output_dir": "name the run's folder with --run_dir",
+    "hub_token": "log in with `hf auth login` or set HF_TOKEN; a token never goes into a config",
+    "push_to_hub": "publish a finished run with recipes/push.py",
+    "resume_from_checkpoint": "use --resume",
+}
+"""Fields of the `train` section that the run itself decides, and what to use instead."""
+
+Config = TypeVar("Config")
+
+
+def parse_config(
+    config_class: type[Config], argv: Sequence[str] | None = None, *, train_section: bool = False
+) -> tuple[Config, dict[str, Any], str]:
+    """Read a YAML (`--config`) and dotted overrides.
+
+    `--help` leaves the `train` section out: its 130 fields are listed by `--train.help`, because reading them means
+    importing torch.
+
+    Args:
+        config_class: One of the config dataclasses; its docstring is the recipe's description.
+        argv: Command-line words; default `sys.argv[1:]`.
+        train_section: Whether there is a `train` section, which is `transformers.TrainingArguments`. The config
+            then has a field `method`, which chooses the section's defaults.
+
+    Returns:
+        The config, the `train` section as keyword arguments (empty without one), and the whole as YAML.
+
+    Raises:
+        UserError: On an unknown option (with the nearest one), a value of the wrong type, or a broken YAML file.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if "--train.help" in argv and train_section:
+        _build_parser(None, train_section=True).print_help()
+        sys.exit(0)
+    if any(word in ("-h", "--help") for word in argv):
+        parser = _build_parser(config_class, train_section=False)
+        if train_section:
+            parser.epilog = "train.NAME: any field of transformers.TrainingArguments; list them with --train.help"
+        parser.print_help()
+        sys.exit(0)
+    parser = _build_parser(config_class, train_section)
+    argv = _complete_flags(parser, argv)
+    parsed = _parse(parser, argv)
+    train: dict[str, Any] = {}
+    if train_section:
+        defaults = {**SHARED_TRAIN_DEFAULTS, **TRAIN_DEFAULTS[parsed.method]}
+        parser.set_defaults({f"train.{name}": value for name, value in defaults.items()})
+        parsed = _parse(parser, argv)
+        for name, advice in RESERVED_TRAIN_FIELDS.items():
+            if vars(parsed.train).pop(name, None):
+                raise UserError(f"train.{name} is set by the run itself; {advice}")
+        train = vars(parsed.train)
+    text = parser.dump(parsed)
+    values = vars(parser.instantiate(parsed))
+    return config_class(**{part.name: values[part.name] for part in fields(config_class)}), train, text
+
+
+def _build_parser(config_class: type | None, train_section: bool) -> ArgumentParser:
+    import jsonargparse
+
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = jsonargparse.ArgumentParser(exit_on_error=False, prog=Path(sys.argv[0]).name)
+    parser.add_argument("--config", action="config", help="YAML file; dotted options override it.")
+    if config_class is not None:
+        parser.description = (config_class.__doc__ or "").strip()
+        parser.add_class_arguments(config_class, fail_untyped=True)
+    if train_section:
+        from transformers import TrainingArguments
+
+        parser.add_class_arguments(TrainingArguments, "train", instantiate=False)
+    return parser
+
+
+def _options(parser: ArgumentParser) -> dict[str, Any]:
+    """Map each dotted option name to the type that it takes."""
+    return {action.dest: getattr(action, "_typehint", None) for action in parser._actions}
+
+
+def _complete_flags(parser: ArgumentParser, argv: Sequence[str]) -> list[str]:
+    """Let `--resume` stand for `--resume true`."""
+    flags = {f"--{name}" for name, typehint in _options(parser).items() if typehint is bool}
+    following = [*argv[1:], "--"]
+    return [
+        f"{word}=true" if word in flags and after.startswith("--") else word
+        for word, after in zip(argv, following, strict=True)
+    ]
+
+
+def _parse(parser: ArgumentParser, argv: Sequence[str]) -> Any:
+    from argparse import ArgumentError
+
+    try:
+        return parser.parse_args(list(argv))
+    except ArgumentError as error:
+        raise UserError(_explain(str(error), list(_options(parser)))) from None
+
+
+def _explain(message: str, options: Sequence[str]) -> str:
+    """Turn jsonargparse's message into one line that names the option, what was given and what is expected."""
+    if found := re.search(r"unrecognized arguments: (?:--)?([^\s=]+)", message):
+        name = found[1]
+    elif found := re.search(r"Group '([^']+)' does not accept option '([^']+)'", message):
+        name = f"{found[1]}.{found[2]}"
+    elif found := re.search(r"Option '([^']+)' is not accepted", message):
+        name = found[1]
+    else:
+        name = None
+    if name is not None:
+        return f"unknown option {name}{nearest(name, options)}"
+    if found := re.search(r'Parser key "([^"]+)":\s*Expected (.*)\. Got value: (.*)', message, re.DOTALL):
+        expected = re.sub(r"(an? )?(<class '|typing\.Literal\[)|'>|\]$", "", found[2])
+        return f"option {found[1]}: expected {expected}, got {found[3]}"
+    if found := re.search(r'Parser key "([^"]+)":.*Subtypes: (.*?)\n.*Given value: (.*)', message, re.DOTALL):
+        expected = re.sub(r"<class '|'>|[\[\]]", "", found[2]).replace("NoneType", "null").replace(", ", " or ")
+        return f"option {found[1]}: expected {expected}, got {found[3]}"
+    if found := re.search(r"File does not exist: '(.*)'", message):
+        return f"no such file: {found[1]}"
+    return message

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import sys
 from collections.abc import Callable, Iterable
 
@@ -31,9 +32,10 @@ def run_recipe(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as error:
-        if error.errno != 28:  # ENOSPC
+        if error.errno != errno.ENOSPC:
             raise
-        sys.exit(_report(f"no space left on the disk ({error.filename or 'while writing'}); free some space and go on with --resume"))
+        place = error.filename or "while writing"
+        sys.exit(_report(f"no space left on the disk ({place}); free some space, then go on with --resume"))
 
 
 def _report(message: str) -> int:
