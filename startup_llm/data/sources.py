@@ -1,0 +1,565 @@
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import importlib.resources
+import io
+import json
+import re
+import sys
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from startup_llm.config import DataConfig
+from startup_llm.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
+    import datasets
+    import pyarrow
+
+DEFAULT_DATASET = "helpdesk"
+EXTENSIONS = ("csv", "tsv", "jsonl", "json", "parquet")
+SPLIT_ALIASES = {
+    "train": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+_FILE_NAME = re.compile(
+    rf"(?P<stem>.+?)(-(?P<shard>\d{{5}})-of-(?P<shards>\d{{5}}))?\.({'|'.join(EXTENSIONS)})(\.gz)?", re.IGNORECASE
+)
+_KNOWN_EXTENSIONS = ", ".join(f".{extension}" for extension in EXTENSIONS) + ", each also with .gz"
+
+
+@dataclass(frozen=True)
+class LoadedData:
+    """The splits of a dataset as its source gives them."""
+
+    splits: datasets.DatasetDict
+    """Some of train, validation and test, with the source's own columns."""
+    notes: list[str]
+    """Sentences about decisions made while loading, to be said aloud."""
+    sources: list[dict[str, Any]]
+    """One record per split: files with sha256 and rows, or Hub id with revision and fingerprint."""
+
+
+def load_splits(data: DataConfig) -> LoadedData:
+    """Load the splits that `data` names: local files, a folder, a shipped dataset or one from the Hub.
+
+    Args:
+        data: Where the rows come from. Files and folders take the place of a dataset named beside them.
+
+    Raises:
+        UserError: if a file, folder, dataset, subset or split does not exist or cannot be read.
+    """
+    given_files = {
+        "train": data.train_file,
+        "validation": data.validation_file,
+        "test": data.test_file,
+    }
+    given_files = {split: files for split, files in given_files.items() if files}
+    if data.data_dir and given_files:
+        split, files = next(iter(given_files.items()))
+        raise UserError(
+            f"data.data_dir ({data.data_dir}) and data.{split}_file ({files}) are both given; leave one of them out"
+        )
+    if data.data_dir:
+        return _load_folder(Path(data.data_dir), data)
+    if given_files:
+        if "train" not in given_files:
+            split, files = next(iter(given_files.items()))
+            raise UserError(
+                f"data.{split}_file ({files}) is given without data.train_file; name the training file too"
+            )
+        paths = {
+            split: [Path(file) for file in ([files] if isinstance(files, str) else files)]
+            for split, files in given_files.items()
+        }
+        return _load_files(paths, _notes_on_replaced_dataset(data, "data.train_file"))
+    name = data.dataset or DEFAULT_DATASET
+    shipped = list_shipped_datasets()
+    if name in shipped or data.dataset is None:
+        return _load_shipped(name)
+    return _load_from_hub(name, data, shipped)
+
+
+def list_shipped_datasets() -> list[str]:
+    """Return the names of the datasets that come with the package, sorted."""
+    folder = _builtin_folder()
+    return sorted(entry.name for entry in folder.iterdir() if (entry / "train.jsonl").is_file())
+
+
+def read_table(name: str, content: bytes) -> pyarrow.Table:
+    """Parse one file's bytes by the extension of its name.
+
+    CSV and TSV cells are strings as they stand in the file: nothing is guessed to be a number or missing.
+
+    Args:
+        name: File name or path, for the extension and the errors.
+        content: The file's bytes, gzip-compressed where the name ends in .gz.
+
+    Returns:
+        A table with at least one row.
+
+    Raises:
+        UserError: if the extension is unknown or the content is broken; it names the file and the line.
+    """
+    match = _FILE_NAME.fullmatch(name.replace("\n", " "))
+    if match is None:
+        raise UserError(f"{name}: unknown file type; expected {_KNOWN_EXTENSIONS}")
+    if not content:
+        raise UserError(f"{name}: the file is empty (0 bytes); expected a header and rows")
+    extension = name.lower().removesuffix(".gz").rsplit(".", 1)[1]
+    if name.lower().endswith(".gz"):
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError(f"{name}: not a readable gzip file ({error}); compress or copy it again") from error
+    if extension == "parquet":
+        table = _read_parquet(name, content)
+    elif extension in ("csv", "tsv"):
+        table = _read_delimited(name, _decode(name, content), "," if extension == "csv" else "\t")
+    else:
+        table = _read_json_lines(name, _decode(name, content))
+    if table.num_rows == 0:
+        raise UserError(f"{name}: no rows (columns: {', '.join(table.column_names) or 'none'}); expected at least one")
+    return table
+
+
+def _decode(name: str, content: bytes) -> str:
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UserError(f"{name}: UTF-16, expected UTF-8; convert it: iconv -f UTF-16 -t UTF-8 {name} > utf8-copy")
+    content = content.removeprefix(b"\xef\xbb\xbf")
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        try:
+            content.decode("cp1252")
+            guess = "cp1252"
+        except UnicodeDecodeError:
+            guess = "latin1"
+        raise UserError(
+            f"{name}: not UTF-8: byte 0x{content[error.start]:02x} at offset {error.start} (line {line}); it may be "
+            f"{guess}, then convert it: iconv -f {guess} -t UTF-8 {name} > utf8-copy"
+        ) from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise UserError(
+            f"{name}: a NUL character in line {line}; expected UTF-8 text (is it UTF-16 or a binary file?)"
+        )
+    if not text.strip():
+        raise UserError(f"{name}: the file holds no text ({len(content)} bytes of white space); expected rows")
+    return text
+
+
+def _read_delimited(name: str, text: str, delimiter: str) -> pyarrow.Table:
+    """Read CSV or TSV strictly: every quote that is opened is closed, every row is as wide as the header."""
+    import pyarrow
+
+    old_limit = csv.field_size_limit(sys.maxsize)
+    try:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        rows = [row for row in reader if row]
+    except csv.Error:
+        raise UserError(_explain_broken_quote(name, text, delimiter)) from None
+    finally:
+        csv.field_size_limit(old_limit)
+    header = rows.pop(0)
+    repeated = next((column for column in header if header.count(column) > 1), None)
+    if repeated is not None:
+        raise UserError(
+            f"{name}: the header has {header.count(repeated)} columns named {repeated!r}; rename all but one"
+        )
+    if len(header) == 1 and (other := next((mark for mark in ";\t|," if mark in header[0]), None)):
+        raise UserError(
+            f"{name}: the header {header[0]!r} is a single column, separated by {other!r} it seems; "
+            f"expected {delimiter!r} between the columns of a {'.csv' if delimiter == ',' else '.tsv'} file"
+        )
+    if not rows:
+        raise UserError(f"{name}: a header ({', '.join(header)}) and no rows; expected at least one row")
+    if set(map(len, rows)) != {len(header)}:
+        raise UserError(_explain_ragged_row(name, text, delimiter))
+    return pyarrow.table(
+        {
+            column: pyarrow.array(cells, pyarrow.string())
+            for column, cells in zip(header, zip(*rows, strict=True), strict=True)
+        }
+    )
+
+
+def _explain_ragged_row(name: str, text: str, delimiter: str) -> str:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    width, line = 0, 1
+    for row in reader:
+        width = width or len(row)
+        if row and len(row) != width:
+            break
+        line = reader.line_num + 1
+    return (
+        f"{name}: line {line} has {len(row)} fields where the header has {width}; "
+        'put "quotes" around a text that holds the separator'
+    )
+
+
+def _explain_broken_quote(name: str, text: str, delimiter: str) -> str:
+    """Walk through the quotes to find the one that is opened and never closed before a separator."""
+    opened_line, at_field_start, quoted, just_closed = 1, True, False, False
+    advice = 'close it, and write a quote inside a quoted text twice ("")'
+    for number, line in enumerate(io.StringIO(text, newline=""), start=1):
+        for character in line:
+            if quoted:
+                if character == '"':
+                    quoted, just_closed = False, True
+            elif character == '"' and (at_field_start or just_closed):
+                opened_line = number if at_field_start else opened_line
+                quoted, at_field_start, just_closed = True, False, False
+            elif just_closed and character not in (delimiter, "\r", "\n"):
+                return (
+                    f"{name}: the quote opened in line {opened_line} is followed by {character!r} "
+                    f"where it closes, in line {number}; {advice}"
+                )
+            else:
+                at_field_start, just_closed = character in (delimiter, "\r", "\n"), False
+    return f"{name}: the quote opened in line {opened_line} is never closed; {advice}"
+
+
+def _read_json_lines(name: str, text: str) -> pyarrow.Table:
+    """Read one JSON object per line; a key that a row lacks is missing there."""
+    import pyarrow
+
+    rows, lines = [], []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"{name}: line {number} is not JSON ({error.msg} at column {error.colno}): {line.strip()[:60]!r}; "
+                "expected one object per line"
+            ) from error
+        if not isinstance(row, dict):
+            raise UserError(
+                f"{name}: line {number} holds a JSON {type(row).__name__}; "
+                'expected one object per line, such as {"text": "...", "label": "..."}'
+            )
+        rows.append(row)
+        lines.append(number)
+    columns = {}
+    for column in dict.fromkeys(key for row in rows for key in row):
+        values = [row.get(column) for row in rows]
+        try:
+            columns[column] = pyarrow.array(values)
+        except UnicodeEncodeError:
+            line = next(line for line, value in zip(lines, values, strict=True) if not _is_encodable(value))
+            raise UserError(
+                f"{name}: line {line}: {column!r} holds half of a surrogate pair (\\ud800-\\udfff), which is no "
+                "character; write the character itself"
+            ) from None
+        except (pyarrow.ArrowException, OverflowError) as error:
+            first = next(value for value in values if value is not None)
+            line, value = next(
+                (line, value) for line, value in zip(lines, values, strict=True) if not _have_one_type(first, value)
+            )
+            raise UserError(
+                f"{name}: line {line}: {column!r} is {json.dumps(value)[:60]} ({type(value).__name__}), which does not "
+                f"go with {json.dumps(first)[:60]} ({type(first).__name__}) in an earlier row; use one type"
+            ) from error
+    return pyarrow.table(columns)
+
+
+def _have_one_type(first: object, second: object) -> bool:
+    import pyarrow
+
+    try:
+        pyarrow.array([first, second])
+    except (pyarrow.ArrowException, OverflowError):
+        return False
+    return True
+
+
+def _is_encodable(value: object) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _read_parquet(name: str, content: bytes) -> pyarrow.Table:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(pyarrow.BufferReader(content))
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{name}: not a readable Parquet file ({reason}); write or copy it again") from error
+    for index, column in enumerate(table.schema):
+        if pyarrow.types.is_dictionary(column.type):
+            table = table.set_column(index, column.name, table[column.name].cast(column.type.value_type))
+    return table
+
+
+def _read_bytes(path: Path | Traversable) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        folder = Path(path).parent
+        if not folder.is_dir():
+            raise UserError(f"no such file: {path} (its folder {folder} does not exist)") from error
+        hint = nearest(Path(path).name, [entry.name for entry in folder.iterdir() if entry.is_file()])
+        raise UserError(f"no such file: {path}{hint or f' (nothing of a similar name in {folder})'}") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path} is a folder, expected a file; name the folder with --data.data_dir") from error
+    except PermissionError as error:
+        raise UserError(f"{path} cannot be read: permission denied; change its permissions") from error
+
+
+def _load_files(files: dict[str, list[Path | Traversable]], notes: list[str]) -> LoadedData:
+    import datasets
+    import pyarrow
+    from datasets.table import InMemoryTable
+
+    splits, sources = {}, []
+    for split, paths in files.items():
+        tables, records = [], []
+        for path in paths:
+            content = _read_bytes(path)
+            table = read_table(str(path), content)
+            is_json = path.name.lower().removesuffix(".gz").endswith((".jsonl", ".json"))
+            if tables and not is_json and set(table.column_names) != set(tables[0].column_names):
+                raise UserError(
+                    f"{path}: columns {', '.join(table.column_names)}, but {paths[0]} of the same split has "
+                    f"{', '.join(tables[0].column_names)}; give all files of a split the same columns"
+                )
+            tables.append(table)
+            digest = hashlib.sha256(content).hexdigest()
+            records.append({"path": str(path), "sha256": digest, "rows": table.num_rows})
+        try:
+            joined = pyarrow.concat_tables(tables, promote_options="permissive")
+        except pyarrow.ArrowException as error:
+            names = ", ".join(str(path) for path in paths)
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"{names}: a column has different types in these files ({reason}); make them alike"
+            ) from error
+        try:
+            splits[split] = datasets.Dataset(InMemoryTable(joined))
+        except (ValueError, NotImplementedError, TypeError) as error:
+            raise UserError(
+                f"{paths[0]}: a column's type is not supported ({error}); save it as text or number"
+            ) from error
+        sources.append({"split": split, "files": records, "rows": joined.num_rows})
+    return LoadedData(datasets.DatasetDict(splits), notes, sources)
+
+
+def _notes_on_replaced_dataset(data: DataConfig, option: str) -> list[str]:
+    if data.dataset is None:
+        return []
+    return [f"{option} is given, so the dataset {data.dataset} is not used."]
+
+
+def _load_folder(folder: Path, data: DataConfig) -> LoadedData:
+    """Find the split files of a folder by their names and load them."""
+    if not folder.is_dir():
+        siblings = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        raise UserError(f"data.data_dir: no such folder: {folder}{nearest(folder.name, siblings)}")
+    if data.subset and (folder / data.subset).is_dir():
+        folder = folder / data.subset
+    found: dict[str, list[tuple[Path, re.Match[str]]]] = {}
+    for path in sorted(folder.iterdir()):
+        match = _FILE_NAME.fullmatch(path.name)
+        if match and path.is_file():
+            stem = match["stem"].lower()
+            found.setdefault(SPLIT_ALIASES.get(stem, stem), []).append((path, match))
+    asked = {"train": data.train_split, "validation": data.validation_split, "test": data.test_split}
+    asked = {split: SPLIT_ALIASES.get(name, name) for split, name in asked.items() if name}
+    notes = _notes_on_replaced_dataset(data, "data.data_dir")
+    for split, name in list(asked.items()):
+        if name not in found:
+            notes.append(f"{folder} has no {name} file, so data.{split}_split does not apply to it.")
+            del asked[split]
+    chosen = _choose_splits(asked, list(found))
+    if chosen.get("train") not in found:
+        listing = ", ".join(sorted(f"{e.name}/" if e.is_dir() else e.name for e in folder.iterdir())[:20])
+        raise UserError(
+            f"data.data_dir ({folder}): no train file found, only: {listing or 'nothing'}; expected train.csv, "
+            f"validation.csv, test.csv or another of {_KNOWN_EXTENSIONS}"
+        )
+    files = {split: _check_one_file_or_all_shards(folder, found[name]) for split, name in chosen.items()}
+    return _use_validation_for_hidden_test(_load_files(files, notes), data)
+
+
+def _check_one_file_or_all_shards(folder: Path, found: list[tuple[Path, re.Match[str]]]) -> list[Path]:
+    paths = [path for path, _ in found]
+    first = found[0][1]
+    if first["shard"] is None and len(paths) == 1:
+        return paths
+    if len({(m["stem"], m["shards"], path.name[m.end("shards") :]) for path, m in found if m["shard"]}) == 1 and all(
+        m["shard"] for _, m in found
+    ):
+        missing = sorted(set(range(int(first["shards"]))) - {int(m["shard"]) for _, m in found})
+        if not missing:
+            return paths
+        raise UserError(
+            f"{folder}: part {missing[0]:05d} of {first['shards']} of {first['stem']} is missing; add it "
+            "or name the files with --data.train_file"
+        )
+    names = ", ".join(path.name for path in paths)
+    raise UserError(
+        f"{folder}: several files for one split ({names}); remove all but one or name it with --data.train_file"
+    )
+
+
+def _choose_splits(asked: dict[str, str], available: list[str]) -> dict[str, str]:
+    """Map train, validation and test to names of available splits; a name asked for is taken as it is.
+
+    A split that serves as the test is not the validation split too, unless both are asked for, which is an error.
+    """
+    chosen = dict(asked)
+    for split in ("train", "test", "validation"):
+        if split not in chosen and split in available and split not in chosen.values():
+            chosen[split] = split
+    if len(set(chosen.values())) < len(chosen):
+        used = ", ".join(f"{split} from {name}" for split, name in chosen.items())
+        raise UserError(
+            f"one split cannot serve twice ({used}); change data.train_split, validation_split or test_split"
+        )
+    return {split: chosen[split] for split in ("train", "validation", "test") if split in chosen}
+
+
+def _builtin_folder() -> Traversable:
+    return importlib.resources.files("startup_llm.data.builtin")
+
+
+def _load_shipped(name: str) -> LoadedData:
+    folder = _builtin_folder() / name
+    files = {split: [folder / f"{split}.jsonl"] for split in ("train", "validation", "test")}
+    loaded = _load_files(
+        {split: paths for split, paths in files.items() if split == "train" or paths[0].is_file()}, []
+    )
+    sources = [
+        record | {"dataset": name, "files": [file | {"path": Path(file["path"]).name} for file in record["files"]]}
+        for record in loaded.sources
+    ]
+    return LoadedData(loaded.splits, loaded.notes, sources)
+
+
+def _load_from_hub(name: str, data: DataConfig, shipped: list[str]) -> LoadedData:
+    import datasets
+
+    if _FILE_NAME.fullmatch(name):
+        raise UserError(
+            f"data.dataset ({name}) is a file name, expected a Hub dataset id; use --data.train_file {name}"
+        )
+    try:
+        everything = datasets.load_dataset(name, data.subset, revision=data.revision)
+    except (OSError, ValueError, RuntimeError, TypeError, datasets.exceptions.DatasetsError) as error:
+        raise UserError(_explain_hub_error(error, name, data, shipped)) from error
+    asked = {"train": data.train_split, "validation": data.validation_split, "test": data.test_split}
+    asked = {split: split_name for split, split_name in asked.items() if split_name}
+    for split, split_name in asked.items():
+        if split_name not in everything:
+            raise UserError(
+                f"data.{split}_split: {name} has no split {split_name!r}, it has {', '.join(everything)}"
+                f"{nearest(split_name, everything)}"
+            )
+    chosen = _choose_splits(asked, list(everything))
+    if "train" not in chosen:
+        raise UserError(
+            f"{name} has no train split, it has {', '.join(everything)}; choose one with --data.train_split"
+        )
+    notes = []
+    if unused := [split_name for split_name in everything if split_name not in chosen.values()]:
+        notes.append(
+            f"Not used of {name}: {', '.join(unused)} (--data.validation_split and --data.test_split choose)."
+        )
+    sources = []
+    for split, split_name in chosen.items():
+        dataset = everything[split_name]
+        sources.append(
+            {
+                "split": split,
+                "dataset": name,
+                "subset": data.subset,
+                "hub_split": split_name,
+                "revision": data.revision or _find_commit(dataset),
+                "fingerprint": dataset._fingerprint,
+                "rows": dataset.num_rows,
+            }
+        )
+    splits = datasets.DatasetDict({split: everything[split_name] for split, split_name in chosen.items()})
+    return _use_validation_for_hidden_test(LoadedData(splits, notes, sources), data)
+
+
+def _find_commit(dataset: datasets.Dataset) -> str | None:
+    """Return the Hub commit that a dataset's files were read from, where they came from the Hub."""
+    for address in dataset.info.download_checksums or {}:
+        if match := re.match(r"hf://datasets/[^@]+@([0-9a-f]{40})", address):
+            return match[1]
+    return None
+
+
+def _explain_hub_error(error: Exception, name: str, data: DataConfig, shipped: list[str]) -> str:
+    import datasets
+
+    text = " ".join(str(error).split())
+    listed = re.search(r"\[.*?\]", text)
+    if "BuilderConfig" in text and listed:
+        subsets = re.findall(r"'([^']*)'", listed[0])
+        hint = nearest(data.subset or "", subsets)
+        return f"data.subset: {name} has no subset {data.subset!r}, it has {', '.join(subsets)}{hint}"
+    if "Config name is missing" in text and listed:
+        subsets = ", ".join(re.findall(r"'([^']*)'", listed[0]))
+        return f"{name} has several subsets; choose one with --data.subset: {subsets}"
+    if "Dataset scripts" in text or "trust_remote_code" in text:
+        return f"{name} needs Python code of its own, which is never run; use a Parquet copy with --data.data_dir"
+    if isinstance(error, datasets.exceptions.DatasetNotFoundError):
+        if "gated" in text:
+            return f"{name} is gated: ask for access on its Hub page, then log in with `hf auth login`"
+        if data.revision and "Revision" in text:
+            return f"{name} has no revision {data.revision!r}; give a branch, tag or commit of its Hub page"
+        return f"no dataset {name} on the Hub or among the shipped ones ({', '.join(shipped)}){nearest(name, shipped)}"
+    if isinstance(error, ConnectionError) or "offline" in text.lower():
+        return (
+            f"the Hub cannot be reached for the dataset {name}, and it is not in the local cache"
+            f"{nearest(name, shipped)}; connect to the network, use --data.data_dir, "
+            f"or a shipped dataset ({', '.join(shipped)})"
+        )
+    return f"the dataset {name} cannot be loaded: {text[:300]}"
+
+
+def _use_validation_for_hidden_test(loaded: LoadedData, data: DataConfig) -> LoadedData:
+    """Leave out a test split whose labels are all -1, as GLUE's are; the validation split takes its place."""
+    if data.test_split or "test" not in loaded.splits:
+        return loaded
+    labels = [data.label_column] if isinstance(data.label_column, str) else data.label_column or ["label", "labels"]
+    test = loaded.splits["test"].with_format("arrow")
+    hidden = [
+        column
+        for column in labels
+        if column in test.column_names and test[:][column].unique().to_pylist() in ([-1], ["-1"])
+    ]
+    if not hidden:
+        return loaded
+    import datasets
+
+    splits = {split: dataset for split, dataset in loaded.splits.items() if split != "test"}
+    sources = [record for record in loaded.sources if record["split"] != "test"]
+    told = f"The test split's labels are hidden (column {hidden[0]!r} is -1 everywhere)"
+    if "validation" in splits:
+        splits["test"] = splits.pop("validation")
+        sources = [record | {"split": "test"} if record["split"] == "validation" else record for record in sources]
+        note = f"{told}, so the validation split is used as the test and validation rows are cut from train."
+    else:
+        note = f"{told}, so it is not used and test rows are cut from train."
+    return LoadedData(datasets.DatasetDict(splits), [*loaded.notes, note], sources)
