@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from startup_llm.config import DataConfig
+from startup_llm.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    import datasets
+
+PAIR_NAMES = (
+    ("text", "text_pair"),
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+    ("question", "passage"),
+    ("text1", "text2"),
+)
+TEXT_NAMES = (
+    "text", "sentence", "message", "review", "query", "utterance", "content", "body", "comment", "tweet", "document",
+    "description", "question", "title",
+)  # fmt: skip
+LABEL_NAMES = (
+    "label", "labels", "category", "intent", "class", "target", "sentiment", "topic", "score", "rating", "emotion",
+)  # fmt: skip
+_ID_NAME = re.compile(r"(.*[_\- ])?(id|idx|index|uuid|guid|row|key)|__index_level_\d+__|unnamed: \d+|", re.IGNORECASE)
+_INSPECTED_ROWS = 10_000
+_FREE_TEXT_CHARACTERS = 15
+_MOST_CLASSES = 1_000
+
+
+@dataclass(frozen=True)
+class TextColumns:
+    """Which columns of a dataset hold what."""
+
+    text: str
+    text_pair: str | None
+    label: str | list[str]
+    group: str | None
+    notes: list[str]
+    """What was found without being named, to be said aloud."""
+
+
+def find_columns(splits: datasets.DatasetDict, data: DataConfig) -> TextColumns:
+    """Find the text, text pair, label and group columns: the ones that `data` names, or the only ones that fit.
+
+    Well-known names come first (`text`, `label`, `premise` and `hypothesis`, ...), then the content of the training
+    split: one column of free text, one column with few values that is no id.
+
+    Args:
+        splits: The loaded splits, `train` among them.
+        data: The columns' names, where given.
+
+    Raises:
+        UserError: if a named column does not exist, or none or several columns could be meant.
+    """
+    train = splits["train"]
+    columns = train.column_names
+    label = data.label_column
+    if isinstance(label, list) and len(label) == 1:
+        label = label[0]
+    label_columns = [label] if isinstance(label, str) else label or []
+    for option, name in [
+        ("text_column", data.text_column),
+        ("text_pair_column", data.text_pair_column),
+        ("group_column", data.group_column),
+        *(("label_column", name) for name in label_columns),
+    ]:
+        if name and name not in columns:
+            raise UserError(f"data.{option}: no column {name!r} among {', '.join(columns)}{nearest(name, columns)}")
+    named = [data.text_column, data.text_pair_column, *label_columns]
+    repeated = [name for name in named if name and named.count(name) > 1]
+    if repeated:
+        raise UserError(f"the column {repeated[0]!r} is named twice; text, text pair and labels are different columns")
+    free = [c for c in columns if c not in named and c != data.group_column and not _ID_NAME.fullmatch(c)]
+
+    text, text_pair, found = data.text_column, data.text_pair_column, []
+    if text is None:
+        text, pair_found = _find_text(train, free, find_pair=text_pair is None)
+        text_pair = text_pair or pair_found
+        found.append(f"text from column {text!r}")
+        if pair_found:
+            found.append(f"text pair from column {pair_found!r}")
+    if not label:
+        label = _find_label(train, [column for column in free if column not in (text, text_pair)])
+        found.append(f"label from column {label!r}")
+    for split, dataset in splits.items():
+        for name in [text, text_pair, *([label] if isinstance(label, str) else label), data.group_column]:
+            if name and name not in dataset.column_names and not (name == data.group_column and split != "train"):
+                raise UserError(
+                    f"the {split} split has no column {name!r}, only {', '.join(dataset.column_names)}; "
+                    "give every split the same columns"
+                )
+    notes = [f"Found {', '.join(found)}."] if found else []
+    return TextColumns(text, text_pair, label, data.group_column, notes)
+
+
+def _find_text(train: datasets.Dataset, free: list[str], *, find_pair: bool) -> tuple[str, str | None]:
+    by_lower_name = {column.lower(): column for column in free}
+    if find_pair:
+        for first, second in PAIR_NAMES:
+            if first in by_lower_name and second in by_lower_name:
+                return by_lower_name[first], by_lower_name[second]
+    if "text" in by_lower_name:
+        return by_lower_name["text"], None
+    candidates = [by_lower_name[name] for name in TEXT_NAMES if name in by_lower_name]
+    candidates = candidates or [column for column in free if _is_free_text(train, column)]
+    if len(candidates) == 1:
+        return candidates[0], None
+    if candidates:
+        raise UserError(f"several columns could be the text ({', '.join(candidates)}); choose with --data.text_column")
+    raise UserError(f"no text column found among {', '.join(train.column_names)}; name it with --data.text_column")
+
+
+def _find_label(train: datasets.Dataset, free: list[str]) -> str:
+    by_lower_name = {column.lower(): column for column in free}
+    for name in ("label", "labels"):
+        if name in by_lower_name:
+            return by_lower_name[name]
+    candidates = [by_lower_name[name] for name in LABEL_NAMES if name in by_lower_name]
+    candidates = candidates or [column for column in free if _has_few_values(train, column)]
+    if len(candidates) == 1:
+        return candidates[0]
+    if candidates:
+        raise UserError(
+            f"several columns could be the label ({', '.join(candidates)}); choose with --data.label_column"
+        )
+    raise UserError(f"no label column found among {', '.join(train.column_names)}; name it with --data.label_column")
+
+
+def _inspect(train: datasets.Dataset, column: str) -> list:
+    rows = train.select_columns([column]).with_format("arrow")[:_INSPECTED_ROWS][column].to_pylist()
+    return [value for value in rows if value not in (None, "")]
+
+
+def _is_free_text(train: datasets.Dataset, column: str) -> bool:
+    values = _inspect(train, column)
+    if not values or not isinstance(values[0], str):
+        return False
+    mean_characters = sum(map(len, values)) / len(values)
+    return mean_characters >= _FREE_TEXT_CHARACTERS and len(set(values)) > len(values) / 2
+
+
+def _has_few_values(train: datasets.Dataset, column: str) -> bool:
+    values = _inspect(train, column)
+    if not values or not isinstance(values[0], str | int):
+        return False
+    return 2 <= len(set(values)) <= min(_MOST_CLASSES, max(2, len(values) / 2))

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from startup_llm.config import DataConfig
+from startup_llm.errors import UserError
+
+if TYPE_CHECKING:
+    import datasets
+    import numpy as np
+
+
+def make_splits(
+    splits: datasets.DatasetDict,
+    data: DataConfig,
+    *,
+    stratify_by: str | None = None,
+    group_by: str | None = None,
+) -> tuple[datasets.DatasetDict, list[str]]:
+    """Cut the missing test and validation splits from train; the same seed gives the same rows.
+
+    The test is a share of the given rows, the validation split a share of what is left. Rows stand in their source's
+    order in every split.
+
+    Args:
+        splits: The given splits, `train` among them.
+        data: The shares `test_fraction` and `validation_fraction` (0 for no validation split) and `split_seed`.
+        stratify_by: Column of hashable values whose shares are kept, with at least one row of each value in train;
+            not used where `group_by` is given.
+        group_by: Column whose equal values stay on one side of every cut; messages call it `data.group_column`.
+
+    Returns:
+        The splits train, validation (unless its fraction is 0) and test; and notes to be said aloud.
+
+    Raises:
+        UserError: if a fraction is out of range, a group is missing, or there are too few rows or groups to cut.
+    """
+    import datasets
+
+    if not 0 < data.test_fraction < 1:
+        raise UserError(f"data.test_fraction ({data.test_fraction}) must lie between 0 and 1; try 0.2")
+    if not 0 <= data.validation_fraction < 1:
+        raise UserError(
+            f"data.validation_fraction ({data.validation_fraction}) must be 0 or more and below 1; try 0.1"
+        )
+    result, notes = dict(splits), []
+    for split, fraction in (("test", data.test_fraction), ("validation", data.validation_fraction)):
+        if split in result or fraction == 0:
+            continue
+        train = result["train"]
+        if group_by:
+            cut, kept = _cut_by_group(train, split, fraction, data, stratify_by, group_by)
+            how = f"by {data.group_column!r}"
+        else:
+            cut, kept = cut_rows(
+                _read_values(train, stratify_by), max(1, round(fraction * train.num_rows)), data.split_seed
+            )
+            how = "stratified by label" if stratify_by else "at random"
+        if not len(cut) or not len(kept):
+            raise UserError(
+                f"{train.num_rows} training rows are too few to cut {fraction:g} of them for the {split} split and "
+                f"keep one of each label; add rows or give a {split} split"
+            )
+        result[split], result["train"] = train.select(cut), train.select(kept)
+        notes.append(f"{len(cut):,} {split} rows were cut from train ({how}, seed {data.split_seed}).")
+    if group_by:
+        notes += _notes_on_shared_groups(result, data, group_by)
+    ordered = {split: result[split] for split in ("train", "validation", "test") if split in result}
+    return datasets.DatasetDict(ordered), notes
+
+
+def cut_rows(strata: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw `count` rows so that every stratum gives its share and keeps at least one row.
+
+    Shares are rounded by the largest remainder.
+
+    Args:
+        strata: Stratum of each row, shape (rows,).
+        count: How many rows to draw; fewer are drawn where each stratum must keep a row.
+        seed: Seed of the draw.
+
+    Returns:
+        Positions of the drawn rows and of the others, each ascending.
+    """
+    import numpy as np
+    import pandas as pd
+
+    generator = np.random.default_rng(seed)
+    codes = pd.factorize(strata)[0]
+    sizes = np.bincount(codes)  # (strata,)
+    share = sizes * min(count, len(codes)) / len(codes)
+    quota = np.minimum(np.floor(share).astype(int), sizes - 1)
+    order = np.lexsort((generator.random(len(sizes)), -(share - quota)))  # largest remainder first, ties by lot
+    while (missing := count - quota.sum()) > 0 and (open_strata := order[quota[order] < sizes[order] - 1]).size:
+        quota[open_strata[:missing]] += 1
+    shuffled = generator.permutation(len(codes))
+    by_stratum = shuffled[np.argsort(codes[shuffled], kind="stable")]
+    rank = np.arange(len(codes)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # position within the row's stratum
+    is_drawn = rank < np.repeat(quota, sizes)
+    return np.sort(by_stratum[is_drawn]), np.sort(by_stratum[~is_drawn])
+
+
+def sample_rows(
+    dataset: datasets.Dataset, count: int, seed: int, *, stratify_by: str | None = None
+) -> datasets.Dataset:
+    """Return `count` rows in their order, drawn by `seed`, with one row of each stratum where there is room.
+
+    Raises:
+        UserError: if `count` is below 1.
+    """
+    import numpy as np
+
+    if count < 1:
+        raise UserError(f"data.max_train_rows and data.max_test_rows must be 1 or more, not {count}")
+    if count >= dataset.num_rows:
+        return dataset
+    strata = _read_values(dataset, stratify_by)
+    if len(set(strata)) <= count:
+        return dataset.select(cut_rows(strata, dataset.num_rows - count, seed)[1])
+    drawn = np.random.default_rng(seed).choice(dataset.num_rows, size=count, replace=False)
+    return dataset.select(np.sort(drawn))
+
+
+def _read_values(dataset: datasets.Dataset, column: str | None) -> np.ndarray:
+    import numpy as np
+
+    if column is None:
+        return np.zeros(dataset.num_rows, dtype=int)
+    return dataset.select_columns([column]).with_format("arrow")[:][column].to_pandas().to_numpy()
+
+
+def _cut_by_group(
+    train: datasets.Dataset, split: str, fraction: float, data: DataConfig, stratify_by: str | None, group_by: str
+) -> tuple[np.ndarray, np.ndarray]:
+    import numpy as np
+    import pandas as pd
+    from sklearn.model_selection import GroupShuffleSplit
+
+    groups = _read_values(train, group_by)
+    missing = np.flatnonzero(pd.isna(groups) | (groups == ""))
+    if len(missing):
+        raise UserError(
+            f"data.group_column: {len(missing)} rows have no {data.group_column!r} (first: row {missing[0] + 1}); "
+            "fill it in"
+        )
+    if len(pd.unique(groups)) < 2:
+        raise UserError(
+            f"no group of {data.group_column!r} is left for the {split} split: all {len(groups)} training rows have "
+            f"{groups[0]!r}; give the split or set data.{split}_fraction=0"
+        )
+    share = min(fraction, 1 - 1 / len(pd.unique(groups)))  # one group at least stays in train
+    kept, cut = next(GroupShuffleSplit(1, test_size=share, random_state=data.split_seed).split(groups, groups=groups))
+    labels = _read_values(train, stratify_by)
+    only_in_cut = ~pd.Series(labels[cut]).isin(set(labels[kept]))
+    goes_back = np.isin(groups[cut], groups[cut][only_in_cut])
+    if goes_back.all():
+        raise UserError(
+            f"no group of {data.group_column!r} can be put aside for the {split} split: each that was drawn holds a "
+            "label that no other group has; change data.split_seed or give the split"
+        )
+    return cut[~goes_back], np.sort(np.concatenate([kept, cut[goes_back]]))
+
+
+def _notes_on_shared_groups(splits: dict[str, datasets.Dataset], data: DataConfig, group_by: str) -> list[str]:
+    import numpy as np
+
+    notes = []
+    for split in ("validation", "test"):
+        if split in splits and group_by in splits[split].column_names:
+            groups = _read_values(splits[split], group_by)
+            is_shared = np.isin(groups, _read_values(splits["train"], group_by))
+            if is_shared.any():
+                notes.append(
+                    f"{len(set(groups[is_shared])):,} groups of {data.group_column!r} stand in both train and {split} "
+                    f"({int(is_shared.sum()):,} {split} rows), so the {split} score may be too high."
+                )
+    return notes
