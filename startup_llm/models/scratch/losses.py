@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def compute_classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean negative log-likelihood of the labels.
+
+    Args:
+        logits: Shape (batch, classes).
+        labels: Class numbers, shape (batch,), int64, -100 for "no label" (cross-entropy); or 0/1 per class, shape
+            (batch, classes), float (several labels at once: binary cross-entropy); or, where classes is 1, the target
+            numbers, shape (batch,) or (batch, 1), float (regression: squared error).
+
+    Returns:
+        A scalar; 0 where no row has a label.
+    """
+    logits = logits.float()  # a loss in bfloat16 would lose the last digits of what is being minimized
+    if labels.is_floating_point():
+        if logits.shape[-1] == 1:
+            return F.mse_loss(logits.flatten(), labels.float().flatten())  # mean (z - y)²
+        return F.binary_cross_entropy_with_logits(logits, labels.float())  # -y log σ(z) - (1 - y) log(1 - σ(z))
+    total = F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")  # -Σ log softmax(z)_y
+    return total / (labels != -100).sum().clamp(min=1)
+
+
+def compute_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean of -log softmax(z)_y over the tokens that have a label.
+
+    Args:
+        logits: Shape (batch, seq, vocab).
+        labels: Token ids, shape (batch, seq), int64; -100 for padding, which does not count.
+
+    Returns:
+        A scalar; 0 where no token has a label.
+    """
+    return compute_classification_loss(logits.flatten(0, 1), labels.flatten())
+
+
+def build_output(logits: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+    """Return a classifier's answer: logits and, where labels are given, loss, as `transformers.Trainer` wants it."""
+    if labels is None:
+        return {"logits": logits}
+    return {"loss": compute_classification_loss(logits, labels), "logits": logits}
