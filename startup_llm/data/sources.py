@@ -270,8 +270,8 @@ def _read_json_lines(name: str, text: str) -> pyarrow.Table:
                 (line, value) for line, value in zip(lines, values, strict=True) if not _have_one_type(first, value)
             )
             raise UserError(
-                f"{name}: line {line}: {column!r} is {json.dumps(value)[:60]} ({type(value).__name__}), which does not "
-                f"go with {json.dumps(first)[:60]} ({type(first).__name__}) in an earlier row; use one type"
+                f"{name}: line {line}: {column!r} is {json.dumps(value)[:50]} ({type(value).__name__}), which does "
+                f"not go with {json.dumps(first)[:60]} ({type(first).__name__}) in an earlier row; use one type"
             ) from error
     return pyarrow.table(columns)
 

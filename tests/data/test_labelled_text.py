@@ -286,6 +286,13 @@ def test_rows_sha256_changes_with_text_label_and_order_only(load):
     assert len({digest, *map(compute_rows_sha256, changed)}) == 4
 
 
+def test_shipped_helpdesk_is_the_default():
+    loaded = load_labelled_text(DataConfig())
+    assert list(loaded.splits) == ["train", "validation", "test"]
+    assert len(loaded.label_names) == 12
+    assert {record["dataset"] for record in loaded.sources} == {"helpdesk"}
+
+
 @pytest.mark.real_data
 def test_banking77_loads_from_its_folder():
     root = os.environ.get("STARTUP_LLM_REAL_DATA")
