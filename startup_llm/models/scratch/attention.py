@@ -127,7 +127,7 @@ class MultiHeadAttention(nn.Module):
         Args:
             x: Shape (batch, seq, width).
             context: Shape (batch, context, width); the encoder's output in a decoder's cross-attention.
-            mask: True where a token may be looked at; bool, shape (batch, keys) or broadcastable to
+            mask: True or 1 where a token may be looked at, shape (batch, keys) or broadcastable to
                 (batch, heads, seq, keys).
             causal: Forbid looking at later positions (self-attention only).
             cache: Filled here. Self-attention adds the new tokens; cross-attention projects the context once.
@@ -153,8 +153,9 @@ class MultiHeadAttention(nn.Module):
                 key, value = map(self._split, pair.chunk(2, dim=-1))  # each (batch, heads, context, d_k)
                 if cache is not None:
                     cache.append(key, value)
-        if mask is not None and mask.dim() == 2:
-            mask = mask.bool()[:, None, None, :]  # (batch, 1, 1, keys)
+        if mask is not None:
+            mask = mask.bool()
+            mask = mask[:, None, None, :] if mask.dim() == 2 else mask  # (batch, 1, 1, keys)
         dropout = self.dropout if self.training else 0.0
         heads = compute_attention(query, key, value, mask, causal, dropout, self.kernel)  # (batch, heads, seq, d_k)
         return self.out(heads.transpose(1, 2).flatten(2))  # Concat(heads) W_O: (batch, seq, width)

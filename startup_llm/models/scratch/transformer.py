@@ -508,11 +508,12 @@ class EncoderDecoder(nn.Module):
         for name, token in {"start": start_token_id, "eos": eos_token_id, "pad": pad_token_id}.items():
             if not 0 <= token < target_vocab_size:
                 raise UserError(f"{name}_token_id ({token}) must be below target_vocab_size ({target_vocab_size})")
-        self.width, self.max_length_tokens = width, max_length_tokens
+        self.width, self.max_length_tokens, self.shared_embeddings = width, max_length_tokens, shared_embeddings
         self.start_token_id, self.eos_token_id, self.pad_token_id = start_token_id, eos_token_id, pad_token_id
         self.source_embedding = nn.Embedding(vocab_size, width)
-        self.target_embedding = self.source_embedding if shared_embeddings else nn.Embedding(target_vocab_size, width)
-        self.output = nn.Linear(width, target_vocab_size, bias=False)
+        if not shared_embeddings:
+            self.target_embedding = nn.Embedding(target_vocab_size, width)
+            self.output = nn.Linear(width, target_vocab_size, bias=False)
         self.register_buffer(
             "positions", compute_sinusoidal_positions(max_length_tokens, width), persistent=False
         )  # (max_length_tokens, width)
@@ -532,10 +533,18 @@ class EncoderDecoder(nn.Module):
                 nn.init.zeros_(parameter)
             elif parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
-        for embedding in (self.source_embedding, self.target_embedding):
-            nn.init.normal_(embedding.weight, std=width**-0.5)  # times √width in `embed_*`: variance 1
-        if shared_embeddings:
-            self.output.weight = self.target_embedding.weight
+        for matrix in {self.source_embedding.weight, self.target_matrix}:
+            nn.init.normal_(matrix, std=width**-0.5)  # times √width in `embed_*`: variance 1
+
+    @property
+    def target_matrix(self) -> Tensor:
+        """The target embedding, shape (target_vocab_size, width)."""
+        return self.source_embedding.weight if self.shared_embeddings else self.target_embedding.weight
+
+    @property
+    def output_matrix(self) -> Tensor:
+        """What turns the decoder's vectors into logits, shape (target_vocab_size, width)."""
+        return self.source_embedding.weight if self.shared_embeddings else self.output.weight
 
     def forward(
         self,
@@ -570,7 +579,7 @@ class EncoderDecoder(nn.Module):
             decoder_input_ids = self._shift_right(labels)
         memory = self.encode(input_ids, attention_mask)  # (batch, source, width)
         hidden = self.decode(decoder_input_ids, memory, attention_mask, decoder_attention_mask)
-        logits = self.output(hidden)  # (batch, target, target_vocab)
+        logits = F.linear(hidden, self.output_matrix)  # (batch, target, target_vocab)
         if labels is None:
             return {"logits": logits}
         return {"loss": compute_token_loss(logits, labels), "logits": logits}
@@ -585,7 +594,7 @@ class EncoderDecoder(nn.Module):
         """Return √width E[token] + PE(position), shape (batch, target, width); seen: how many tokens stand before."""
         check_length(seen + decoder_input_ids.shape[1], self.max_length_tokens)
         positions = compute_positions(decoder_input_ids, None, seen)
-        return self.target_embedding(decoder_input_ids) * math.sqrt(self.width) + self.positions[positions]
+        return F.embedding(decoder_input_ids, self.target_matrix) * math.sqrt(self.width) + self.positions[positions]
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Return one vector per source token, shape (batch, source, width)."""
@@ -660,7 +669,7 @@ class EncoderDecoder(nn.Module):
         check_at_least(1, max_new_tokens=max_new_tokens, beams=beams)
         check_at_least(0, length_penalty=length_penalty)
         check_length(max_new_tokens, self.max_length_tokens)
-        batch, vocab, device = len(input_ids), self.output.out_features, input_ids.device
+        batch, vocab, device = len(input_ids), len(self.output_matrix), input_ids.device
         with evaluating(self):
             memory = self.encode(input_ids, attention_mask).repeat_interleave(
                 beams, 0
@@ -679,7 +688,8 @@ class EncoderDecoder(nn.Module):
             for _ in range(max_new_tokens):
                 new = tokens[:, -1:] if use_cache else tokens
                 hidden = self.decode(new, memory, attention_mask, cache=cache)
-                log_p = self.output(hidden[:, -1]).float().log_softmax(-1).view(batch, beams, vocab)
+                logits = F.linear(hidden[:, -1], self.output_matrix).float()  # (batch * beams, vocab)
+                log_p = logits.log_softmax(-1).view(batch, beams, vocab)
                 log_p = torch.where(ended[..., None], only_pad, log_p)  # an ended target goes on for free
                 totals = scores[..., None] + log_p  # (batch, beams, vocab)
                 lengths = lengths + ~ended

@@ -193,6 +193,18 @@ def test_encoder_decoder_agrees_with_the_transformer_of_torch(norm, kernel):
     close(compute_ours(), compute_theirs())
 
 
+def test_the_oldest_names_of_layer_norm_load_too(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    encoder = randomize(Encoder(20, width=16, heads=4, layers=1))
+    save_encoder(encoder, tmp_path)
+    old = load_file(tmp_path / "model.safetensors")
+    old = {name.replace("LayerNorm.weight", "LayerNorm.gamma"): tensor for name, tensor in old.items()}
+    old = {name.replace("LayerNorm.bias", "LayerNorm.beta"): tensor for name, tensor in old.items()}
+    save_file(old, tmp_path / "model.safetensors")
+    close(load_encoder(tmp_path)(TOKENS), encoder(TOKENS), 0)
+
+
 def edit_config(folder, target, **changes):
     config = json.loads((folder / "config.json").read_text())
     target.joinpath("config.json").write_text(json.dumps({**config, **changes}))

@@ -82,6 +82,26 @@ def test_every_parameter_gets_a_gradient(name):
     assert without == []
 
 
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_every_tensor_is_made_on_the_device_of_the_input(name):
+    model, batch = build_and_batch(name)
+    output = model.to("meta")(**{key: value.to("meta") for key, value in batch.items()})
+    assert output["loss"].device.type == output["logits"].device.type == "meta"
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_weights_can_be_saved_as_they_are_and_loaded(name, tmp_path):
+    from safetensors.torch import load_file, save_file  # it refuses tensors that share memory
+
+    model, batch = build_and_batch(name)
+    expected = model.eval()(**batch)["logits"]
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    for parameter in model.parameters():
+        torch.nn.init.zeros_(parameter)
+    model.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    torch.testing.assert_close(model(**batch)["logits"], expected)
+
+
 @pytest.mark.parametrize("name", ["decoder", "encoder-decoder"])
 def test_generation_runs_under_bfloat16_autocast(name):
     model, batch = build_and_batch(name)

@@ -230,7 +230,7 @@ def test_greedy_writing_takes_the_most_probable_token_each_time():
 def test_a_beam_wide_enough_finds_the_best_target_of_all(length_penalty):
     model = build_encoder_decoder(vocab_size=4)
     with torch.no_grad():
-        model.output.weight.mul_(3)  # sharper, so that targets differ clearly
+        model.output_matrix.mul_(3)  # sharper, so that targets differ clearly
     source = torch.tensor([[3, 1, 3], [0, 1, 2]])
     best = []
     for row in source:
