@@ -1,0 +1,496 @@
+"""The report of a finished run: one HTML page that opens anywhere, made from the plain data in results.json.
+
+Nothing here knows a task: a section appears when its key is present.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Results = Mapping[str, Any]
+Outcome = Literal["better", "worse", "undecided"]
+
+THEME: Mapping[str, tuple[str, str]] = {
+    "paper": ("#fcfcfa", "#14171c"),
+    "panel": ("#f2f3f1", "#1d2128"),
+    "ink": ("#1a1e24", "#e7e9ec"),
+    "muted": ("#5b6471", "#a0a9b6"),
+    "line": ("#d9dde1", "#343b45"),
+    "accent": ("#1d5fa8", "#79b4f2"),
+    "baseline": ("#a3abb6", "#697482"),
+    "second": ("#b1501c", "#eda06c"),
+}
+"""Each colour's name and its value on light and on dark paper. Figures are drawn in the light values, which become
+CSS variables in the page."""
+
+_SHARE_WORDS = frozenset({"accuracy", "f1", "precision", "recall", "exact", "share", "rate"})
+_MAX_TEXT_CHARACTERS = 700
+_MAX_OPEN_CLASSES = 30
+_FIGURE_WIDTH_INCHES = 4.6
+_ABSOLUTE_PATH = re.compile(
+    r"(?<![\w.:/\\~<-])(?:file://|~|[A-Za-z]:)?[\\/](?:[^\s\\/'\",;\]\[()]+[\\/])*([^\s\\/'\",;\]\[()]+)"
+)
+_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
+
+
+def build_report(results: Results) -> str:
+    """Build the report as one HTML page without external assets.
+
+    Args:
+        results: A run's results, schema version 1. In `comparisons`, `difference` is a's value minus b's, in the
+            metric's own unit.
+
+    Returns:
+        The page. Every text that came with the data is escaped.
+    """
+    import importlib.resources
+
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {
+        "count": format_count,
+        "duration": format_duration,
+        "bytes": format_bytes,
+        "metric": name_metric,
+        "show": _show,
+        "shorten": _shorten,
+    }
+    source = importlib.resources.files(__package__).joinpath("report.html.jinja").read_text("utf-8")
+    return environment.from_string(source).render(_build_view(results))
+
+
+def _build_view(results: Results) -> dict[str, Any]:
+    """Arrange the results for the template; what is absent is None or empty."""
+    optional = ("confusions", "calibration", "mistakes", "data", "truncation", "reload_gate", "checkpoint", "rows")
+    facts = ("seconds", "stage_seconds", "peak_memory_bytes", "throughput", "versions", "hardware", "seed", "test")
+    sentences = build_verdict(results)
+    classes = sorted((results.get("per_class") or {}).items(), key=lambda item: item[1].get("f1") or 0.0)
+    config = results.get("config")
+    return {
+        **{name: results.get(name) for name in (*optional, *facts)},
+        "task": results["task"],
+        "method": results["method"],
+        "decides": results["decides"],
+        "run_name": results.get("run_name") or results["method"],
+        "theme": THEME,
+        "lead": sentences[0],
+        "further_sentences": sentences[1:],
+        "ladder": _draw_ladder(results),
+        "metric_names": list_metrics(results),
+        "model_rows": build_metric_table(results),
+        "level": format_level(results),
+        "comparisons": [_view_comparison(comparison, results) for comparison in results.get("comparisons") or []],
+        "curves": _draw_curves(results),
+        "reliability": _draw_reliability(results),
+        "classes": classes,
+        "fold_classes": len(classes) > _MAX_OPEN_CLASSES,
+        "files": list_files(results),
+        "command": redact_tokens(results["command"]) if results.get("command") else None,
+        "config": redact_tokens(_dump_yaml(config)) if config else None,
+    }
+
+
+# Numbers in words ------------------------------------------------------------------------------------------------
+
+
+def is_share(metric: str) -> bool:
+    """Say whether a metric is a share of something and so reads best in percent."""
+    return not _SHARE_WORDS.isdisjoint(metric.split("_"))
+
+
+def name_metric(metric: str) -> str:
+    """Return a metric's name for reading: `macro_f1` becomes `macro F1`."""
+    return re.sub(r"\bf1\b", "F1", metric.replace("_", " "))
+
+
+def format_value(metric: str, value: float | None) -> str:
+    """Write a metric's value: one decimal of a percent for shares, four digits otherwise, a dash for none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{100 * value:.1f} %" if is_share(metric) else f"{value:.4g}"
+
+
+def format_interval(metric: str, entry: Mapping[str, float | None]) -> str:
+    """Write an entry's interval as `93.0 to 95.2`, or an empty string where it has none."""
+    low, high = entry.get("low"), entry.get("high")
+    if low is None or high is None:
+        return ""
+    return f"{_scale(metric, low)} to {_scale(metric, high)}"
+
+
+def format_difference(metric: str, difference: float) -> str:
+    """Write a difference with its sign: `+4.2 points` for shares, four digits otherwise."""
+    return f"{100 * difference:+.1f} points" if is_share(metric) else f"{difference:+.4g}"
+
+
+def format_p_value(p_value: float | None) -> str:
+    """Write a p-value as `p < 0.001` or `p = 0.012`, or an empty string for none."""
+    if p_value is None:
+        return ""
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+
+
+def format_level(results: Results) -> str:
+    """Write the level of the intervals, as `95 %`."""
+    level = ((results.get("config") or {}).get("evaluation") or {}).get("confidence_level") or 0.95
+    return f"{100 * level:g} %"
+
+
+def format_count(number: float) -> str:
+    """Write a number with thousands separated; a fraction keeps one decimal."""
+    return f"{number:,}" if isinstance(number, int) else f"{number:,.1f}"
+
+
+def format_duration(seconds: float) -> str:
+    """Write seconds as `4.2 s`, `97 s`, `12 min 5 s` or `3 h 20 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 120:
+        return f"{whole} s"
+    if whole < 7200:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def format_bytes(number: float) -> str:
+    """Write bytes in decimal units, as `1.6 GB`."""
+    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"
+
+
+def _scale(metric: str, value: float) -> str:
+    return f"{100 * value:.1f}" if is_share(metric) else f"{value:.4g}"
+
+
+def _show(value: Any) -> str:
+    """Write a label of any kind: a name, several names, a number, or a dash for none."""
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(map(_show, value)) or "(none)"
+    return str(value)
+
+
+def _shorten(text: str) -> str:
+    if len(text) <= _MAX_TEXT_CHARACTERS:
+        return text
+    return f"{text[:_MAX_TEXT_CHARACTERS].rstrip()} … ({len(text):,} characters in all)"
+
+
+def _dump_yaml(config: Mapping[str, Any]) -> str:
+    import yaml
+
+    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+
+
+# What is told apart from the page's form, for the model card too -----------------------------------------------------
+
+
+def redact_tokens(text: str) -> str:
+    """Blank out Hub access tokens."""
+    return _TOKEN.sub("hf_…", text)
+
+
+def hide_local_paths(text: str) -> str:
+    """Cut absolute local paths to their last part and blank out tokens; relative paths and URLs stay."""
+    return redact_tokens(_ABSOLUTE_PATH.sub(r"\1", text))
+
+
+def list_metrics(results: Results) -> list[str]:
+    """Return the names of the metrics of any model, the deciding one first."""
+    names = dict.fromkeys([results["decides"]])
+    for metrics in results["models"].values():
+        names |= dict.fromkeys(metrics)
+    return list(names)
+
+
+def rank_models(results: Results) -> list[str]:
+    """Return the models' names, best first by the deciding metric; those without it come last."""
+    decides, models = results["decides"], results["models"]
+    sign = 1 if decides in (results.get("lower_is_better") or ()) else -1
+    return sorted(
+        models, key=lambda name: sign * models[name][decides]["value"] if decides in models[name] else math.inf
+    )
+
+
+def build_metric_table(results: Results) -> list[dict[str, Any]]:
+    """Build one row per model, best first: its name, whether the run trained it, and (value, interval) by metric."""
+    rows = []
+    for name in rank_models(results):
+        entries = {metric: results["models"][name].get(metric) for metric in list_metrics(results)}
+        cells = [
+            (format_value(metric, entry["value"]), format_interval(metric, entry)) if entry else ("–", "")
+            for metric, entry in entries.items()
+        ]
+        rows.append({"name": name, "is_run": name == results["method"], "cells": cells})
+    return rows
+
+
+def judge_comparison(comparison: Mapping[str, Any], lower_is_better: Iterable[str] = ()) -> Outcome:
+    """Say whether a is shown to be better or worse than b.
+
+    A difference counts as shown when its interval leaves out zero and its p-value, where there is one, is below 0.05.
+    """
+    p_value = comparison.get("p_value")
+    if comparison["low"] <= 0 <= comparison["high"] or (p_value is not None and p_value >= 0.05):
+        return "undecided"
+    rises = comparison["difference"] > 0
+    return "better" if rises != (comparison["metric"] in lower_is_better) else "worse"
+
+
+def describe_comparison(comparison: Mapping[str, Any], results: Results) -> str:
+    """Say a comparison in one sentence, as plainly when it is lost as when it is won."""
+    metric = comparison["metric"]
+    outcome = judge_comparison(comparison, results.get("lower_is_better") or ())
+    amount = format_difference(metric, abs(comparison["difference"])).removeprefix("+")
+    evidence = f"{format_level(results)} {format_interval(metric, comparison)}"
+    if p_value := format_p_value(comparison.get("p_value")):
+        evidence += f", {p_value}"
+    name, a, b = name_metric(metric), comparison["a"], comparison["b"]
+    if outcome == "better":
+        return f"{a} beats {b} by {amount} of {name} ({evidence})"
+    if outcome == "worse":
+        return f"{a} is worse than {b} by {amount} of {name} ({evidence})"
+    difference = format_difference(metric, comparison["difference"])
+    return f"{a} is not shown to beat {b}: {difference} of {name} ({evidence})"
+
+
+def build_verdict(results: Results) -> list[str]:
+    """Return the run's sentences, or make them from its comparisons, or state the score alone; never empty."""
+    if sentences := results.get("sentences"):
+        return list(sentences)
+    if comparisons := results.get("comparisons"):
+        return [describe_comparison(comparison, results) for comparison in comparisons]
+    decides = results["decides"]
+    best = rank_models(results)
+    name = results["method"] if results["method"] in results["models"] else best[0]
+    value = format_value(decides, results["models"][name].get(decides, {}).get("value"))
+    return [f"{name} reaches {value} of {name_metric(decides)}; it was compared with no other model"]
+
+
+def list_files(results: Results) -> list[dict[str, Any]]:
+    """Flatten the data's sources to one record per file or Hub split: split, name, rows, sha256 (or revision)."""
+    records = []
+    for source in (results.get("data") or {}).get("sources") or ():
+        files = source.get("files")
+        if not files:
+            name = " ".join(filter(None, (source.get("dataset"), source.get("subset"), source.get("hub_split"))))
+            records.append({**source, "name": name or "–", "digest": source.get("sha256") or source.get("revision")})
+            continue
+        for file in files:
+            described = file if isinstance(file, Mapping) else {"path": file}
+            alone = len(files) == 1
+            records.append(
+                {
+                    "split": source.get("split"),
+                    "name": _last_part(described["path"]),
+                    "rows": described.get("rows", source.get("rows") if alone else None),
+                    "digest": described.get("sha256") or (source.get("sha256") if alone else None),
+                }
+            )
+    return records
+
+
+def _last_part(path: str) -> str:
+    return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
+
+
+def _view_comparison(comparison: Mapping[str, Any], results: Results) -> dict[str, Any]:
+    metric = comparison["metric"]
+    return {
+        "a": comparison["a"],
+        "b": comparison["b"],
+        "metric": metric,
+        "difference": format_difference(metric, comparison["difference"]),
+        "interval": format_interval(metric, comparison),
+        "p_value": format_p_value(comparison.get("p_value")) or "–",
+        "test": comparison.get("test") or "–",
+        "outcome": judge_comparison(comparison, results.get("lower_is_better") or ()),
+    }
+
+
+# Figures -----------------------------------------------------------------------------------------------------------
+
+
+def _color(name: str) -> str:
+    return THEME[name][0]
+
+
+def _new_figure(height_inches: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(_FIGURE_WIDTH_INCHES, height_inches), layout="constrained", facecolor="none")
+
+
+def _style_axes(axes: Axes) -> None:
+    axes.set_facecolor("none")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(_color("line"))
+    axes.tick_params(colors=_color("muted"), labelsize=10, length=0, pad=5)
+    axes.xaxis.label.set(color=_color("muted"), size=10.5)
+    axes.yaxis.label.set(color=_color("muted"), size=10.5)
+    axes.grid(color=_color("line"), linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _render_svg(figure: Figure, description: str) -> Any:
+    """Render a figure as inline SVG that takes its colours and its font from the page.
+
+    Args:
+        figure: Drawn in the light colours of `THEME`.
+        description: What the figure shows, for those who do not see it.
+
+    Returns:
+        Markup, safe to put into the page as it is.
+    """
+    import io
+
+    import matplotlib
+    from markupsafe import Markup, escape
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": description}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    svg = re.sub(r'^<svg([^>]*?) width="[^"]*"', r"<svg\1", svg)
+    svg = re.sub(r'^<svg([^>]*?) height="[^"]*"', r"<svg\1", svg)
+    svg = svg.replace("<svg", f'<svg role="img" aria-label="{escape(description)}"', 1)
+    for name, (light, _) in THEME.items():
+        svg = svg.replace(light, f"var(--{name})")
+    return Markup(svg)
+
+
+def _draw_ladder(results: Results) -> Any:
+    """Draw each model's deciding metric as a bar with its interval, best on top."""
+    decides = results["decides"]
+    names = [name for name in rank_models(results) if decides in results["models"][name]]
+    if not names:
+        return None
+    factor = 100 if is_share(decides) else 1
+    entries = [results["models"][name][decides] for name in names]
+    ends = [
+        factor * (entry.get(end) if entry.get(end) is not None else entry["value"])
+        for entry in entries
+        for end in ("low", "high")
+    ]
+    left, right = min(0.0, *ends), max(ends) if factor == 1 else 100.0
+    figure = _new_figure(0.35 + 0.52 * len(names))
+    axes = figure.subplots()
+    _style_axes(axes)
+    spoken = []
+    for height, (name, entry) in enumerate(zip(names, entries, strict=True)):
+        value, is_run = factor * entry["value"], name == results["method"]
+        axes.barh(height, value, height=0.3, color=_color("accent" if is_run else "baseline"))
+        interval = format_interval(decides, entry)
+        if interval:
+            whisker = [[max(0.0, value - factor * entry["low"])], [max(0.0, factor * entry["high"] - value)]]
+            axes.errorbar(value, height, xerr=whisker, color=_color("ink"), elinewidth=1.3, capsize=3, capthick=1.3)
+        text = format_value(decides, entry["value"]) + (f" ({interval})" if interval else "")
+        style = {"va": "bottom", "parse_math": False, "fontsize": 11, "color": _color("ink")}
+        style["fontweight"] = "bold" if is_run else "normal"
+        axes.text(0, height - 0.2, name, transform=axes.get_yaxis_transform(), **style)
+        axes.text(1, height - 0.2, text, ha="right", transform=axes.get_yaxis_transform(), **style)
+        spoken.append(f"{name} {text}")
+    axes.set(xlim=(left, right or 1.0), ylim=(len(names) - 0.6, -0.75), yticks=[])
+    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.grid(visible=False)
+    axes.axvline(0, color=_color("line"), linewidth=1)
+    if factor == 100:
+        axes.xaxis.set_major_formatter("{x:.0f} %")
+    return _render_svg(figure, f"{name_metric(decides)} on the test rows, best first: {'; '.join(spoken)}")
+
+
+def _draw_curves(results: Results) -> list[Any]:
+    """Draw the losses, and the deciding metric on the validation rows, over the optimiser's steps."""
+    history, decides = results.get("history") or (), results["decides"]
+    plots = [
+        ("loss", [("training", "loss", "accent"), ("validation", "eval_loss", "second")], 1),
+        (name_metric(decides), [("validation", f"eval_{decides}", "second")], 100 if is_share(decides) else 1),
+    ]
+    return [curve for plot in plots if (curve := _draw_curve(history, *plot)) is not None]
+
+
+def _draw_curve(
+    history: Iterable[Mapping[str, Any]], title: str, lines: Sequence[tuple[str, str, str]], factor: int
+) -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    series = {}
+    for label, key, color in lines:
+        points = [(record["step"], factor * record[key]) for record in history if record.get(key) is not None]
+        points = [point for point in points if math.isfinite(point[1])]
+        if points:
+            series[label] = (points, color)
+    if not series:
+        return None
+    figure = _new_figure(2.9)
+    axes = figure.subplots()
+    _style_axes(axes)
+    spoken = []
+    for label, (points, color) in series.items():
+        marker = "o" if label == "validation" or len(points) == 1 else None
+        axes.plot(
+            *zip(*points, strict=True), color=_color(color), label=label, linewidth=1.8, marker=marker, markersize=5
+        )
+        spoken.append(
+            f"{label} from {points[0][1]:.4g} at step {points[0][0]} to {points[-1][1]:.4g} at step {points[-1][0]}"
+        )
+    axes.set(xlabel="optimiser step", ylabel=title)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.grid(visible=False, axis="x")
+    if factor == 100:
+        axes.yaxis.set_major_formatter("{x:g} %")
+    figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=10.5, labelcolor=_color("ink"))
+    return _render_svg(figure, f"{title}: {'; '.join(spoken)}")
+
+
+def _draw_reliability(results: Results) -> Any:
+    """Draw accuracy over confidence by bin, with the number of rows in each bin underneath."""
+    bins = [entry for entry in (results.get("calibration") or {}).get("bins") or () if entry["rows"]]
+    if not bins:
+        return None
+    confidence = [100 * entry["confidence"] for entry in bins]
+    accuracy = [100 * entry["accuracy"] for entry in bins]
+    figure = _new_figure(4.6)
+    above, below = figure.subplots(2, sharex=True, height_ratios=[3.4, 1])
+    for axes in (above, below):
+        _style_axes(axes)
+        axes.grid(visible=False, axis="x")
+    above.plot([0, 100], [0, 100], color=_color("muted"), linewidth=1, linestyle=(0, (4, 4)))
+    above.text(100, 3, "dashed: as sure as right", color=_color("muted"), fontsize=10, ha="right")
+    above.plot(confidence, accuracy, color=_color("accent"), linewidth=1.8, marker="o", markersize=6)
+    above.set(ylabel="accuracy", ylim=(0, 104), xlim=(0, 102), yticks=range(0, 101, 25), xticks=range(0, 101, 25))
+    above.yaxis.set_major_formatter("{x:.0f} %")
+    middles = [50 * (entry["low"] + entry["high"]) for entry in bins]
+    widths = [90 * (entry["high"] - entry["low"]) for entry in bins]
+    below.bar(middles, [entry["rows"] for entry in bins], width=widths, color=_color("baseline"))
+    below.set(ylabel="rows", xlabel="confidence")
+    below.yaxis.set_major_locator(_few_ticks())
+    below.xaxis.set_major_formatter("{x:.0f} %")
+    spoken = [
+        f"at {mean:.0f} % confidence {right:.0f} % right ({entry['rows']} rows)"
+        for mean, right, entry in zip(confidence, accuracy, bins, strict=True)
+    ]
+    return _render_svg(figure, f"Accuracy by confidence: {'; '.join(spoken)}")
+
+
+def _few_ticks() -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(2, integer=True)

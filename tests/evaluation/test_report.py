@@ -1,0 +1,325 @@
+from __future__ import annotations
+
+import copy
+import re
+import xml.etree.ElementTree
+from html.parser import HTMLParser
+
+import pytest
+
+from startup_llm.evaluation.report import (
+    build_report,
+    build_verdict,
+    describe_comparison,
+    format_duration,
+    format_value,
+    hide_local_paths,
+    judge_comparison,
+    list_files,
+    rank_models,
+)
+
+VOID_TAGS = {"meta", "br", "link", "img", "hr", "input"}
+
+MINIMAL = {
+    "schema_version": 1,
+    "task": "text-classification",
+    "method": "lora",
+    "decides": "accuracy",
+    "test": {"rows": 900, "sha256": "97f2"},
+    "models": {
+        "majority": {"accuracy": {"value": 0.083, "low": 0.07, "high": 0.1}},
+        "lora": {"accuracy": {"value": 0.908, "low": 0.889, "high": 0.927}},
+    },
+    "comparisons": [],
+    "seconds": 97.3,
+    "peak_memory_bytes": 1.6e9,
+    "throughput": {"train_examples_per_second": 84.5},
+    "versions": {"python": "3.11.7"},
+}
+
+EVERYTHING = MINIMAL | {
+    "run_name": "helpdesk-lora",
+    "rows": {"train": 1500, "validation": 300, "test": 900},
+    "comparisons": [
+        {
+            "a": "lora",
+            "b": "majority",
+            "metric": "accuracy",
+            "difference": 0.825,
+            "low": 0.8,
+            "high": 0.85,
+            "p_value": 1e-9,
+            "test": "exact McNemar",
+        }
+    ],
+    "per_class": {"refund": {"precision": 0.9, "recall": 0.8, "f1": 0.847, "rows": 75}},
+    "confusions": [{"label": "refund", "predicted": "status", "rows": 9, "examples": ["where is my money"]}],
+    "calibration": {
+        "expected_calibration_error": 0.031,
+        "bins": [
+            {"low": 0.0, "high": 0.1, "rows": 0, "confidence": None, "accuracy": None},
+            {"low": 0.9, "high": 1.0, "rows": 80, "confidence": 0.95, "accuracy": 0.9},
+        ],
+    },
+    "mistakes": [
+        {"row": 17, "text": "still broken", "text_pair": None, "label": "a", "predicted": "b", "confidence": 0.98}
+    ],
+    "history": [
+        {"step": 10, "epoch": 0.4, "loss": 1.2, "learning_rate": 1e-3},
+        {"step": 24, "epoch": 1.0, "eval_loss": 0.9, "eval_accuracy": 0.8},
+    ],
+    "checkpoint": {"name": "acme/tiny", "source": "Hub", "parameters": 1000, "trainable_parameters": 10},
+    "data": {"dataset": "helpdesk", "license": None, "notes": ["a note"], "sources": []},
+    "truncation": {"max_length_tokens": 256, "test": {"rows": 1, "rows_share": 0.001, "tokens_share": 0.0002}},
+    "reload_gate": {"rows": 64, "merged_max_difference": 2e-6, "tolerance": 0.001},
+    "stage_seconds": {"train": 71.0},
+    "hardware": "2 CPU cores",
+    "command": "accelerate launch recipes/finetune.py",
+    "config": {"method": "lora"},
+    "seed": 42,
+}
+
+OPTIONAL_SECTIONS = ["comparisons", "curves", "confusions", "calibration", "mistakes", "classes", "data", "again"]
+
+
+class PageReader(HTMLParser):
+    """Collect tags and attributes, and fail on a tag that is closed out of turn."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.open: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID_TAGS:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return build_report(EVERYTHING)
+
+
+def test_every_section_appears_with_its_data(page):
+    assert re.findall(r'<section id="(\w+)">', page) == [
+        "ladder",
+        "comparisons",
+        "curves",
+        "confusions",
+        "calibration",
+        "mistakes",
+        "classes",
+        "data",
+        "cost",
+        "again",
+    ]
+
+
+@pytest.mark.parametrize("section", OPTIONAL_SECTIONS)
+def test_a_section_is_absent_without_its_data(section):
+    assert f'<section id="{section}">' not in build_report(MINIMAL)
+
+
+@pytest.mark.parametrize("key", sorted(set(EVERYTHING) - set(MINIMAL)))
+def test_any_optional_key_may_be_missing(key):
+    results = {name: value for name, value in EVERYTHING.items() if name != key}
+    assert "The ladder" in build_report(results)
+
+
+def test_the_page_closes_every_tag(page):
+    reader = PageReader(page)
+    assert reader.open == []
+
+
+def test_the_page_loads_nothing_from_elsewhere(page):
+    reader = PageReader(page)
+    assert not {"script", "link", "img", "iframe"} & set(reader.tags)
+    assert not [value for name, value in reader.attributes if name in ("src", "href")]
+    assert "@import" not in page
+    assert re.findall(r"url\((?!#)", page) == []
+
+
+def test_figures_are_labelled_and_take_the_colours_of_the_page(page):
+    figures = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    assert len(figures) == 4
+    for figure in figures:
+        assert 'role="img" aria-label="' in figure
+        assert "#1a1e24" not in figure
+        xml.etree.ElementTree.fromstring(figure)
+    assert "lora 90.8 % (88.9 to 92.7)" in figures[0]
+    assert "var(--accent)" in figures[0]
+
+
+def test_the_same_results_give_the_same_page(page):
+    assert build_report(EVERYTHING) == page
+
+
+HOSTILE = "<script>alert(\"x\")</script> $\\frac{1}{0}$ & 'y' -->"
+
+
+def test_texts_of_the_data_are_escaped_wherever_they_stand():
+    results = copy.deepcopy(EVERYTHING)
+    results["run_name"] = HOSTILE
+    results["sentences"] = [HOSTILE, HOSTILE]
+    results["models"][HOSTILE] = results["models"]["majority"]
+    results["comparisons"][0] |= {"b": HOSTILE, "test": HOSTILE}
+    results["confusions"] = [{"label": HOSTILE, "predicted": HOSTILE, "rows": 1, "examples": [HOSTILE]}]
+    results["mistakes"][0] |= {"text": HOSTILE, "text_pair": HOSTILE, "label": HOSTILE, "predicted": HOSTILE}
+    results["per_class"] = {HOSTILE: results["per_class"]["refund"]}
+    results["data"] |= {"dataset": HOSTILE, "notes": [HOSTILE]}
+    results |= {"command": HOSTILE, "hardware": HOSTILE, "config": {HOSTILE: HOSTILE}}
+    page = build_report(results)
+    assert "script" not in PageReader(page).tags
+    assert "&lt;script&gt;alert(" in page
+
+
+def test_the_first_sentence_is_the_headline():
+    page = build_report(EVERYTHING | {"sentences": ["lora loses.", "And more."]})
+    assert "<h1>lora loses.</h1>" in page
+    assert "<li>And more.</li>" in page
+
+
+def test_without_sentences_a_lost_comparison_is_said_plainly():
+    lost = {"a": "lora", "b": "svm", "metric": "accuracy", "difference": -0.03, "low": -0.05, "high": -0.01}
+    assert build_verdict(MINIMAL | {"comparisons": [lost]}) == [
+        "lora is worse than svm by 3.0 points of accuracy (95 % -5.0 to -1.0)"
+    ]
+
+
+def test_a_difference_that_may_be_zero_is_not_called_a_win():
+    close = {"a": "lora", "b": "svm", "metric": "accuracy", "difference": 0.01, "low": -0.01, "high": 0.03}
+    assert describe_comparison(close, MINIMAL) == (
+        "lora is not shown to beat svm: +1.0 points of accuracy (95 % -1.0 to 3.0)"
+    )
+
+
+def test_a_score_without_any_comparison_claims_no_win():
+    assert build_verdict(MINIMAL) == ["lora reaches 90.8 % of accuracy; it was compared with no other model"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "p_value", "outcome"),
+    [
+        (0.01, 0.05, 0.001, "better"),
+        (0.01, 0.05, None, "better"),
+        (-0.05, -0.01, 0.001, "worse"),
+        (-0.01, 0.05, 0.2, "undecided"),
+        (0.0, 0.05, None, "undecided"),
+        (0.001, 0.05, 0.06, "undecided"),
+    ],
+)
+def test_a_difference_is_shown_when_interval_and_p_value_agree(low, high, p_value, outcome):
+    comparison = {"metric": "accuracy", "difference": (low + high) / 2, "low": low, "high": high, "p_value": p_value}
+    assert judge_comparison(comparison) == outcome
+
+
+def test_for_an_error_a_fall_is_better_and_the_smallest_comes_first():
+    fall = {"metric": "mean_squared_error", "difference": -0.2, "low": -0.3, "high": -0.1}
+    assert judge_comparison(fall, ["mean_squared_error"]) == "better"
+    results = {
+        "decides": "mean_squared_error",
+        "lower_is_better": ["mean_squared_error"],
+        "models": {name: {"mean_squared_error": {"value": value}} for name, value in (("a", 2.0), ("b", 0.5))},
+    }
+    assert rank_models(results) == ["b", "a"]
+
+
+def test_a_regression_run_with_another_task_and_without_intervals_is_reported():
+    page = build_report(
+        MINIMAL
+        | {
+            "task": "sentence-similarity",
+            "decides": "mean_squared_error",
+            "lower_is_better": ["mean_squared_error"],
+            "models": {
+                "mean": {"mean_squared_error": {"value": 2.25}},
+                "lora": {"mean_squared_error": {"value": 0.5}},
+            },
+            "mistakes": [{"row": 3, "text": "a", "text_pair": "b", "label": 4.5, "predicted": 1.25}],
+        }
+    )
+    assert "2.25" in page
+    assert '<span class="label">4.5</span>' in page
+    assert "225.0 %" not in page
+    assert "confidence" not in page
+
+
+def test_a_loss_that_is_not_a_number_does_not_break_the_curve():
+    history = [{"step": 1, "loss": float("nan")}, {"step": 2, "loss": float("inf")}, {"step": 3, "loss": 0.5}]
+    assert "training from 0.5 at step 3 to 0.5 at step 3" in build_report(MINIMAL | {"history": history})
+
+
+def test_a_long_text_is_cut_and_its_length_said():
+    mistakes = [{"row": 1, "text": "word " * 1000, "label": "a", "predicted": "b", "confidence": 0.9}]
+    assert "(5,000 characters in all)" in build_report(MINIMAL | {"mistakes": mistakes})
+
+
+def test_the_command_shows_no_token():
+    page = build_report(MINIMAL | {"command": "x --token hf_abcdefghijklmnop"})
+    assert "hf_abc" not in page
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "text"),
+    [
+        ("accuracy", 0.9412, "94.1 %"),
+        ("macro_f1", 1.0, "100.0 %"),
+        ("mean_squared_error", 0.012341, "0.01234"),
+        ("matthews_correlation", 0.5, "0.5"),
+        ("accuracy", None, "–"),
+        ("accuracy", float("nan"), "–"),
+    ],
+)
+def test_shares_are_in_percent_and_other_metrics_plain(metric, value, text):
+    assert format_value(metric, value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(1.23, "1.2 s"), (97.3, "97 s"), (725, "12 min 5 s"), (12000, "3 h 20 min")]
+)
+def test_durations_are_in_the_unit_that_fits(seconds, text):
+    assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("read /home/me/data/train.csv twice", "read train.csv twice"),
+        ("--x=/home/me/a.csv", "--x=a.csv"),
+        (r"C:\Users\me\a.csv", "a.csv"),
+        ("~/secret/a.csv and file:///tmp/b.csv", "a.csv and b.csv"),
+        ("nyu-mll/glue at https://huggingface.co/datasets/x", "nyu-mll/glue at https://huggingface.co/datasets/x"),
+        ("recipes/configs/a.yaml", "recipes/configs/a.yaml"),
+    ],
+)
+def test_only_absolute_local_paths_are_cut(given, shown):
+    assert hide_local_paths(given) == shown
+
+
+def test_files_are_listed_from_plain_names_records_and_hub_splits():
+    sources = [
+        {"split": "train", "files": ["/data/train.csv"], "sha256": "aa", "rows": 5},
+        {"split": "validation", "files": [{"path": "/data/v.csv", "sha256": "bb", "rows": 2}], "rows": 2},
+        {
+            "split": "test",
+            "dataset": "nyu-mll/glue",
+            "subset": "sst2",
+            "hub_split": "test",
+            "revision": "cc",
+            "rows": 3,
+        },
+    ]
+    listed = [(file["name"], file["rows"], file["digest"]) for file in list_files({"data": {"sources": sources}})]
+    assert listed == [("train.csv", 5, "aa"), ("v.csv", 2, "bb"), ("nyu-mll/glue sst2 test", 3, "cc")]
