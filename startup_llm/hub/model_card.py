@@ -1,0 +1,366 @@
+"""The model card (README.md) of a finished run, made from the plain data in results.json.
+
+It claims nothing that the results do not hold, and says what was not measured. Texts of the data stay out of it: a
+card is public, the data may not be.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import shlex
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from startup_llm.evaluation.report import (
+    Results,
+    build_metric_table,
+    build_verdict,
+    describe_comparison,
+    format_bytes,
+    format_count,
+    format_duration,
+    format_level,
+    hide_local_paths,
+    judge_comparison,
+    list_files,
+    list_metrics,
+    name_metric,
+    redact_tokens,
+)
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult, ModelCardData
+
+ADAPTER_FOLDER = "adapter"
+"""Folder of the published repository that holds the adapter; its root holds the merged model. An adapter in the root
+would keep `transformers.pipeline` from loading the merged weights beside it."""
+
+HUB_METRICS: Mapping[str, str] = {
+    "macro_f1": "f1",
+    "micro_f1": "f1",
+    "weighted_f1": "f1",
+    "mean_squared_error": "mse",
+    "mean_absolute_error": "mae",
+    "pearson": "pearsonr",
+    "spearman": "spearmanr",
+}
+"""The Hub's identifier of a metric, where it is not the metric's own name."""
+
+_METHODS: Mapping[str, str] = {
+    "lora": "adapted with LoRA",
+    "full": "fine-tuned in every weight",
+    "probe": "used frozen, with a linear head on its features",
+}
+_SETTINGS: Mapping[str, tuple[str, ...]] = {
+    "model": ("max_length_tokens", "dropout", "head_learning_rate"),
+    "lora": ("rank", "alpha", "dropout", "target_modules"),
+    "train": (
+        "learning_rate",
+        "num_train_epochs",
+        "max_steps",
+        "per_device_train_batch_size",
+        "gradient_accumulation_steps",
+        "lr_scheduler_type",
+        "warmup_steps",
+        "weight_decay",
+        "bf16",
+        "fp16",
+    ),
+}
+_UNMEASURED = (
+    "inputs of another kind than the test rows: other languages, subjects, places, times",
+    "differences between groups of people",
+    "inputs made to mislead it",
+)
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_LOCAL_PATH = re.compile(r"(--?[\w.-]+=)?(?:file://|~|[A-Za-z]:)?[\\/][^\[\]{},\"']*")
+
+
+def build_model_card(results: Results) -> str:
+    """Build the model card as Markdown with YAML front matter.
+
+    Args:
+        results: A run's results, schema version 1.
+
+    Returns:
+        The card's text. It holds no absolute local path, no Hub token and no text of the data.
+    """
+    import importlib.resources
+
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=False, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters |= {
+        "prose": escape_markdown,
+        "code": _format_code,
+        "count": format_count,
+        "duration": format_duration,
+        "bytes": format_bytes,
+        "metric": name_metric,
+    }
+    source = importlib.resources.files(__package__).joinpath("model_card.md.jinja").read_text("utf-8")
+    body = environment.from_string(source).render(_build_view(results))
+    body = re.sub(r"\n{3,}", "\n\n", body)
+    return f"---\n{build_card_data(results).to_yaml()}\n---\n\n{body}"
+
+
+def build_card_data(results: Results) -> ModelCardData:
+    """Build the card's front matter; what is not known is left out."""
+    from huggingface_hub import ModelCardData
+
+    checkpoint, data = results.get("checkpoint") or {}, results.get("data") or {}
+    hub_dataset = _hub_dataset(data)
+    return ModelCardData(
+        language=data.get("language") or None,
+        license=choose_license(results)[0],
+        library_name="peft" if results["method"] == "lora" else "transformers",
+        base_model=_hub_checkpoint(checkpoint),
+        datasets=[hub_dataset] if hub_dataset else None,
+        pipeline_tag=results["task"],
+        tags=[results["method"], "startup-llm"],
+        metrics=list(dict.fromkeys(HUB_METRICS.get(metric, metric) for metric in list_metrics(results))),
+        model_name=_model_name(results),
+        eval_results=_list_eval_results(results) or None,
+    )
+
+
+def choose_license(results: Results) -> tuple[str | None, list[str]]:
+    """Choose the licence to declare, and say what stands against publishing.
+
+    The weights derive from the checkpoint, so its licence is declared, unless it or the data's licence restricts what
+    may be done with the result or either is not known: then the choice is a person's.
+
+    Returns:
+        The licence's identifier or None, and the warnings.
+    """
+    base = (results.get("checkpoint") or {}).get("license")
+    data = (results.get("data") or {}).get("license")
+    warnings = []
+    for owner, license_id in (("checkpoint", base), ("training data", data)):
+        if not license_id:
+            warnings.append(f"The licence of the {owner} is not known; find it out before publishing.")
+            continue
+        terms = set(re.split(r"[^a-z0-9]+", license_id.lower()))
+        if "nc" in terms:
+            warnings.append(f"The {owner} ({license_id}) may not be used commercially.")
+        if "nd" in terms:
+            warnings.append(f"The licence of the {owner} ({license_id}) does not allow publishing derived works.")
+        if "sa" in terms:
+            warnings.append(f"The {owner} ({license_id}) asks that derived works carry the same licence.")
+        if terms & {"other", "unknown"}:
+            warnings.append(f"The licence of the {owner} is given as {license_id}; read its terms before publishing.")
+    if warnings:
+        warnings.append("So no licence is declared here; whoever publishes the model has to choose one that fits.")
+        return None, warnings
+    return base.lower(), []
+
+
+def escape_markdown(text: Any) -> str:
+    """Make a text safe to stand in Markdown prose or in a table: no HTML, no formatting, one line."""
+    escaped = html.escape(" ".join(str(text).split()), quote=False)
+    return re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", escaped)
+
+
+def _build_view(results: Results) -> dict[str, Any]:
+    """Arrange the results for the template; what is absent is None or empty."""
+    optional = (
+        "confusions",
+        "calibration",
+        "truncation",
+        "reload_gate",
+        "rows",
+        "labels",
+        "problem_type",
+        "seed",
+        "seconds",
+    )
+    facts = ("stage_seconds", "peak_memory_bytes", "throughput", "versions", "hardware", "emissions_kg_co2", "test")
+    checkpoint, data = results.get("checkpoint") or {}, results.get("data") or {}
+    classes = results.get("per_class") or {}
+    weakest = sorted(classes, key=lambda label: classes[label].get("f1") or 0.0)[:3]
+    unmeasured = [*_UNMEASURED]
+    if results.get("labels"):
+        unmeasured.append("inputs that fit none of its labels")
+    if not results.get("calibration"):
+        unmeasured.append("whether its confidence can be trusted (calibration)")
+    if results.get("emissions_kg_co2") is None:
+        unmeasured.append("energy and emissions")
+    return {
+        **{name: results.get(name) for name in (*optional, *facts)},
+        "task": results["task"],
+        "method": results["method"],
+        "name": _model_name(results),
+        "made_how": _METHODS.get(results["method"], results["method"]),
+        "base": _hub_checkpoint(checkpoint) or (_hide_path(checkpoint["name"]) if checkpoint else None),
+        "base_on_hub": _hub_checkpoint(checkpoint) is not None,
+        "checkpoint": checkpoint,
+        "data": data,
+        "dataset": _dataset_name(results),
+        "hub_dataset": _hub_dataset(data),
+        "languages": ", ".join(data.get("language") or ()),
+        "notes": [hide_local_paths(note) for note in data.get("notes") or ()],
+        "license_warnings": choose_license(results)[1],
+        "verdict": build_verdict(results),
+        "standing": describe_standing(results),
+        "decides": results["decides"],
+        "level": format_level(results),
+        "metric_names": list_metrics(results),
+        "model_rows": build_metric_table(results),
+        "comparisons": [describe_comparison(comparison, results) for comparison in results.get("comparisons") or ()],
+        "weakest": [(label, classes[label].get("f1") or 0.0) for label in weakest],
+        "unmeasured": unmeasured,
+        "files": list_files(results),
+        "settings": _list_settings(results),
+        "loading": _build_loading(results),
+        "command": _fence(_hide_paths_in_command(results["command"]), "bash") if results.get("command") else None,
+    }
+
+
+def describe_standing(results: Results) -> list[str]:
+    """Say for every other model how the run's model stands to it on the deciding metric, losses included."""
+    method, decides = results["method"], results["decides"]
+    flipped: Mapping[str, str] = {"better": "worse", "worse": "better", "undecided": "undecided"}
+    outcomes = {}
+    for comparison in results.get("comparisons") or ():
+        if comparison["metric"] != decides or method not in (comparison["a"], comparison["b"]):
+            continue
+        outcome = judge_comparison(comparison, results.get("lower_is_better") or ())
+        if comparison["a"] == method:
+            outcomes[comparison["b"]] = outcome
+        else:
+            outcomes[comparison["a"]] = flipped[outcome]
+    groups: dict[str, list[str]] = {"better": [], "undecided": [], "worse": [], "not compared": []}
+    for name in results["models"]:
+        if name != method:
+            groups[outcomes.get(name, "not compared")].append(name)
+    phrases = {
+        "better": "It is shown to be better than",
+        "undecided": "It is **not** shown to be better than",
+        "worse": "It is **worse** than",
+        "not compared": "It was not compared row by row with",
+    }
+    return [
+        f"{phrases[group]} {', '.join(map(_format_code, names))} ({name_metric(decides)})."
+        for group, names in groups.items()
+        if names
+    ]
+
+
+def _list_eval_results(results: Results) -> list[EvalResult]:
+    from huggingface_hub import EvalResult
+
+    data = results.get("data") or {}
+    dataset = _dataset_name(results)
+    return [
+        EvalResult(
+            task_type=results["task"],
+            dataset_type=_hub_dataset(data) or dataset,
+            dataset_name=dataset,
+            dataset_config=data.get("subset"),
+            dataset_split="test",
+            dataset_revision=data.get("revision"),
+            metric_type=HUB_METRICS.get(metric, metric),
+            metric_name=name_metric(metric),
+            metric_value=entry["value"],
+        )
+        for metric, entry in results["models"].get(results["method"], {}).items()
+        if entry.get("value") is not None
+    ]
+
+
+def _model_name(results: Results) -> str:
+    return _hide_path(results.get("run_name") or f"{_dataset_name(results)}-{results['method']}")
+
+
+def _dataset_name(results: Results) -> str:
+    """Name the dataset: its id, or its first file's name."""
+    data = results.get("data") or {}
+    if data.get("dataset"):
+        return _hide_path(data["dataset"])
+    files = list_files(results)
+    return files[0]["name"] if files else "unnamed data"
+
+
+def _hub_dataset(data: Mapping[str, Any]) -> str | None:
+    """Return the dataset's id where it is one of the Hub, not a shipped dataset or a local file."""
+    name = data.get("dataset")
+    if not name:
+        return None
+    from_hub = any("hub_split" in source or "fingerprint" in source for source in data.get("sources") or ())
+    return name if from_hub or _HUB_ID.fullmatch(name) else None
+
+
+def _hub_checkpoint(checkpoint: Mapping[str, Any]) -> str | None:
+    """Return the checkpoint's id where it is one of the Hub, not a local folder."""
+    name = checkpoint.get("name") or ""
+    return name if _HUB_ID.fullmatch(name) and "local" not in (checkpoint.get("source") or "") else None
+
+
+def _list_settings(results: Results) -> list[tuple[str, str]]:
+    """List the settings that shape the weights, as (dotted name, value); unset ones are left out."""
+    config = results.get("config") or {}
+    return [
+        (f"{section}.{name}", _hide_path(str(config[section][name])))
+        for section, names in _SETTINGS.items()
+        if section != "lora" or results["method"] == "lora"
+        for name in names
+        if (config.get(section) or {}).get(name) is not None
+    ]
+
+
+def _build_loading(results: Results) -> dict[str, str | None]:
+    """Write the code that loads the model: merged through a pipeline, the adapter through PEFT where there is one."""
+    repository = f"OWNER/{_model_name(results)}"
+    merged = f'from transformers import pipeline\n\npredict = pipeline("{results["task"]}", model="{repository}")'
+    return {"merged": _fence(merged, "python"), "adapter": _build_adapter_loading(results, repository)}
+
+
+def _build_adapter_loading(results: Results, repository: str) -> str | None:
+    checkpoint = results.get("checkpoint") or {}
+    arguments = (results.get("load") or {}).get("adapter_model_kwargs")
+    head = re.fullmatch(r"\w+?(For\w+)", checkpoint.get("architecture") or "")
+    if arguments is None or head is None:
+        return None
+    base = _hub_checkpoint(checkpoint) or _hide_path(checkpoint["name"])
+    if checkpoint.get("revision"):
+        arguments = {"revision": checkpoint["revision"], **arguments}
+    lines = [f'    "{base}",', *(f"    {name}={value!r}," for name, value in arguments.items())]
+    auto_class = f"AutoModel{head[1]}"
+    code = (
+        "from peft import PeftModel\n"
+        f"from transformers import {auto_class}, AutoTokenizer\n\n"
+        f"base = {auto_class}.from_pretrained(\n" + "\n".join(lines) + "\n)\n"
+        f'model = PeftModel.from_pretrained(base, "{repository}", subfolder="{ADAPTER_FOLDER}").eval()\n'
+        f'tokenizer = AutoTokenizer.from_pretrained("{repository}")'
+    )
+    return _fence(code, "python")
+
+
+def _hide_path(text: str) -> str:
+    """Cut a value that is one absolute local path, blanks and all, to its last part."""
+    found = _LOCAL_PATH.fullmatch(text)
+    if found is None:
+        return hide_local_paths(text)
+    return (found[1] or "") + redact_tokens(re.split(r"[\\/]", text.rstrip("\\/"))[-1])
+
+
+def _hide_paths_in_command(command: str) -> str:
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return hide_local_paths(command)
+    return shlex.join(map(_hide_path, words))
+
+
+def _format_code(text: Any) -> str:
+    """Write a name as code where Markdown leaves it alone, else as escaped prose."""
+    line = " ".join(str(text).split())
+    return escape_markdown(line) if not line or re.search(r"[<>&`|]", line) else f"`{line}`"
+
+
+def _fence(code: str, language: str) -> str:
+    marks = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", code))])
+    return f"{marks}{language}\n{code}\n{marks}"
