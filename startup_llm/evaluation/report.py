@@ -87,6 +87,7 @@ def _build_view(results: Results) -> dict[str, Any]:
         "metric_names": list_metrics(results),
         "model_rows": build_metric_table(results),
         "level": format_level(results),
+        "threshold": f"{1 - _level(results):.3g}",
         "comparisons": [_view_comparison(comparison, results) for comparison in results.get("comparisons") or []],
         "curves": _draw_curves(results),
         "reliability": _draw_reliability(results),
@@ -140,8 +141,7 @@ def format_p_value(p_value: float | None) -> str:
 
 def format_level(results: Results) -> str:
     """Write the level of the intervals, as `95 %`."""
-    level = ((results.get("config") or {}).get("evaluation") or {}).get("confidence_level") or 0.95
-    return f"{100 * level:g} %"
+    return f"{100 * _level(results):g} %"
 
 
 def format_count(number: float) -> str:
@@ -164,6 +164,10 @@ def format_duration(seconds: float) -> str:
 def format_bytes(number: float) -> str:
     """Write bytes in decimal units, as `1.6 GB`."""
     return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"
+
+
+def _level(results: Results) -> float:
+    return ((results.get("config") or {}).get("evaluation") or {}).get("confidence_level") or 0.95
 
 
 def _scale(metric: str, value: float) -> str:
@@ -214,6 +218,14 @@ def list_metrics(results: Results) -> list[str]:
     return list(names)
 
 
+def find_run_model(results: Results) -> str | None:
+    """Return the name of the model that the run made: its method, or the one that every comparison starts from."""
+    if results["method"] in results["models"]:
+        return results["method"]
+    starts = {comparison["a"] for comparison in results.get("comparisons") or ()}
+    return starts.pop() if len(starts) == 1 else None
+
+
 def rank_models(results: Results) -> list[str]:
     """Return the models' names, best first by the deciding metric; those without it come last."""
     decides, models = results["decides"], results["models"]
@@ -232,26 +244,27 @@ def build_metric_table(results: Results) -> list[dict[str, Any]]:
             (format_value(metric, entry["value"]), format_interval(metric, entry)) if entry else ("–", "")
             for metric, entry in entries.items()
         ]
-        rows.append({"name": name, "is_run": name == results["method"], "cells": cells})
+        rows.append({"name": name, "is_run": name == find_run_model(results), "cells": cells})
     return rows
 
 
-def judge_comparison(comparison: Mapping[str, Any], lower_is_better: Iterable[str] = ()) -> Outcome:
+def judge_comparison(comparison: Mapping[str, Any], results: Results) -> Outcome:
     """Say whether a is shown to be better or worse than b.
 
-    A difference counts as shown when its interval leaves out zero and its p-value, where there is one, is below 0.05.
+    A difference counts as shown when its interval leaves out zero and its p-value, where there is one, is below what
+    the interval's level leaves (0.05 for 95 %).
     """
     p_value = comparison.get("p_value")
-    if comparison["low"] <= 0 <= comparison["high"] or (p_value is not None and p_value >= 0.05):
+    if comparison["low"] <= 0 <= comparison["high"] or (p_value is not None and p_value >= 1 - _level(results)):
         return "undecided"
     rises = comparison["difference"] > 0
-    return "better" if rises != (comparison["metric"] in lower_is_better) else "worse"
+    return "better" if rises != (comparison["metric"] in (results.get("lower_is_better") or ())) else "worse"
 
 
 def describe_comparison(comparison: Mapping[str, Any], results: Results) -> str:
     """Say a comparison in one sentence, as plainly when it is lost as when it is won."""
     metric = comparison["metric"]
-    outcome = judge_comparison(comparison, results.get("lower_is_better") or ())
+    outcome = judge_comparison(comparison, results)
     amount = format_difference(metric, abs(comparison["difference"])).removeprefix("+")
     evidence = f"{format_level(results)} {format_interval(metric, comparison)}"
     if p_value := format_p_value(comparison.get("p_value")):
@@ -273,7 +286,7 @@ def build_verdict(results: Results) -> list[str]:
         return [describe_comparison(comparison, results) for comparison in comparisons]
     decides = results["decides"]
     best = rank_models(results)
-    name = results["method"] if results["method"] in results["models"] else best[0]
+    name = find_run_model(results) or best[0]
     value = format_value(decides, results["models"][name].get(decides, {}).get("value"))
     return [f"{name} reaches {value} of {name_metric(decides)}; it was compared with no other model"]
 
@@ -315,7 +328,7 @@ def _view_comparison(comparison: Mapping[str, Any], results: Results) -> dict[st
         "interval": format_interval(metric, comparison),
         "p_value": format_p_value(comparison.get("p_value")) or "–",
         "test": comparison.get("test") or "–",
-        "outcome": judge_comparison(comparison, results.get("lower_is_better") or ()),
+        "outcome": judge_comparison(comparison, results),
     }
 
 
@@ -393,7 +406,7 @@ def _draw_ladder(results: Results) -> Any:
     _style_axes(axes)
     spoken = []
     for height, (name, entry) in enumerate(zip(names, entries, strict=True)):
-        value, is_run = factor * entry["value"], name == results["method"]
+        value, is_run = factor * entry["value"], name == find_run_model(results)
         axes.barh(height, value, height=0.3, color=_color("accent" if is_run else "baseline"))
         interval = format_interval(decides, entry)
         if interval:

@@ -17,6 +17,7 @@ from startup_llm.evaluation.report import (
     build_metric_table,
     build_verdict,
     describe_comparison,
+    find_run_model,
     format_bytes,
     format_count,
     format_duration,
@@ -221,20 +222,20 @@ def _build_view(results: Results) -> dict[str, Any]:
 
 def describe_standing(results: Results) -> list[str]:
     """Say for every other model how the run's model stands to it on the deciding metric, losses included."""
-    method, decides = results["method"], results["decides"]
+    model, decides = find_run_model(results), results["decides"]
     flipped: Mapping[str, str] = {"better": "worse", "worse": "better", "undecided": "undecided"}
     outcomes = {}
     for comparison in results.get("comparisons") or ():
-        if comparison["metric"] != decides or method not in (comparison["a"], comparison["b"]):
+        if comparison["metric"] != decides or model not in (comparison["a"], comparison["b"]):
             continue
-        outcome = judge_comparison(comparison, results.get("lower_is_better") or ())
-        if comparison["a"] == method:
+        outcome = judge_comparison(comparison, results)
+        if comparison["a"] == model:
             outcomes[comparison["b"]] = outcome
         else:
             outcomes[comparison["a"]] = flipped[outcome]
     groups: dict[str, list[str]] = {"better": [], "undecided": [], "worse": [], "not compared": []}
     for name in results["models"]:
-        if name != method:
+        if name != model:
             groups[outcomes.get(name, "not compared")].append(name)
     phrases = {
         "better": "It is shown to be better than",
@@ -266,7 +267,7 @@ def _list_eval_results(results: Results) -> list[EvalResult]:
             metric_name=name_metric(metric),
             metric_value=entry["value"],
         )
-        for metric, entry in results["models"].get(results["method"], {}).items()
+        for metric, entry in results["models"].get(find_run_model(results), {}).items()
         if entry.get("value") is not None
     ]
 
@@ -332,9 +333,10 @@ def _build_adapter_loading(results: Results, repository: str) -> str | None:
     code = (
         "from peft import PeftModel\n"
         f"from transformers import {auto_class}, AutoTokenizer\n\n"
+        f'tokenizer = AutoTokenizer.from_pretrained("{repository}")\n'
         f"base = {auto_class}.from_pretrained(\n" + "\n".join(lines) + "\n)\n"
-        f'model = PeftModel.from_pretrained(base, "{repository}", subfolder="{ADAPTER_FOLDER}").eval()\n'
-        f'tokenizer = AutoTokenizer.from_pretrained("{repository}")'
+        "base.config.pad_token_id = tokenizer.pad_token_id\n"
+        f'model = PeftModel.from_pretrained(base, "{repository}", subfolder="{ADAPTER_FOLDER}").eval()'
     )
     return _fence(code, "python")
 

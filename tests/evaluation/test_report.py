@@ -222,12 +222,26 @@ def test_a_score_without_any_comparison_claims_no_win():
 )
 def test_a_difference_is_shown_when_interval_and_p_value_agree(low, high, p_value, outcome):
     comparison = {"metric": "accuracy", "difference": (low + high) / 2, "low": low, "high": high, "p_value": p_value}
-    assert judge_comparison(comparison) == outcome
+    assert judge_comparison(comparison, MINIMAL) == outcome
+
+
+def test_a_run_s_model_may_bear_another_name_than_its_method():
+    models = {"majority": MINIMAL["models"]["majority"], "linear-probe": MINIMAL["models"]["lora"]}
+    comparisons = [EVERYTHING["comparisons"][0] | {"a": "linear-probe"}]
+    results = EVERYTHING | {"method": "probe", "models": models, "comparisons": comparisons}
+    assert '<tr class="run"><th scope="row">linear-probe</th>' in build_report(results)
+
+
+def test_a_stricter_level_asks_for_a_smaller_p_value():
+    comparison = EVERYTHING["comparisons"][0] | {"p_value": 0.02}
+    strict = MINIMAL | {"config": {"evaluation": {"confidence_level": 0.99}}}
+    assert judge_comparison(comparison, MINIMAL) == "better"
+    assert judge_comparison(comparison, strict) == "undecided"
 
 
 def test_for_an_error_a_fall_is_better_and_the_smallest_comes_first():
     fall = {"metric": "mean_squared_error", "difference": -0.2, "low": -0.3, "high": -0.1}
-    assert judge_comparison(fall, ["mean_squared_error"]) == "better"
+    assert judge_comparison(fall, {"lower_is_better": ["mean_squared_error"]}) == "better"
     results = {
         "decides": "mean_squared_error",
         "lower_is_better": ["mean_squared_error"],

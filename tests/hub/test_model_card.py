@@ -155,6 +155,14 @@ def test_a_baseline_without_a_comparison_is_not_passed_over():
     ]
 
 
+def test_a_probe_s_figures_reach_the_metadata_under_the_probe_s_name():
+    models = {"majority": RESULTS["models"]["majority"], "linear-probe": RESULTS["models"]["lora"]}
+    results = change(method="probe", comparisons=[RESULTS["comparisons"][0] | {"a": "linear-probe"}])
+    results["models"] = models
+    assert ModelCard(build_model_card(results)).data.eval_results[0].metric_value == 0.908
+    assert describe_standing(results) == ["It is shown to be better than `majority` (accuracy)."]
+
+
 def test_every_model_stands_in_the_results_with_its_interval():
     text = build_model_card(RESULTS)
     assert "| **lora** | 90.8 % (88.9 to 92.7) | 90.0 % (88.0 to 92.0) |" in text
