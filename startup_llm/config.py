@@ -214,6 +214,14 @@ def parse_config(
     return config_class(**{part.name: values[part.name] for part in fields(config_class)}), train, text
 
 
+def default_run_dir(data: DataConfig, method: str) -> str:
+    """Return runs/DATASET-METHOD, the dataset named by its Hub id, its file or its folder."""
+    files = [data.train_file] if isinstance(data.train_file, str) else data.train_file
+    name = data.dataset or (Path(files[0]).name.split(".")[0] if files else Path(data.data_dir or "helpdesk").name)
+    parts = [name.rsplit("/", 1)[-1], data.subset, method]
+    return "runs/" + "-".join(part for part in parts if part)
+
+
 def _build_parser(config_class: type | None, train_section: bool) -> ArgumentParser:
     import jsonargparse
 

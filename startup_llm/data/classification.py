@@ -5,13 +5,13 @@ import json
 import math
 import re
 from collections import Counter
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from startup_llm.config import DataConfig, ProblemType
 from startup_llm.data.columns import TextColumns, find_columns
 from startup_llm.data.sources import LoadedData, load_splits
 from startup_llm.data.splits import make_splits, sample_rows
+from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,23 +27,7 @@ _MOST_NUMERIC_CLASSES = 10
 _SHOWN = 5
 
 
-@dataclass(frozen=True)
-class LabelledText:
-    """Checked rows for text classification or regression."""
-
-    splits: datasets.DatasetDict
-    """train, validation (unless its fraction is 0) and test with the columns text, text_pair (where there are pairs),
-    label (int64 class id, float32 vector of 0/1, or float64) and row (1-based row in its source split, int64)."""
-    label_names: tuple[str, ...]
-    """Name of each class id or vector place; empty for regression."""
-    problem_type: ProblemType
-    notes: list[str]
-    """Sentences about what was found and decided, to be said aloud."""
-    sources: list[dict[str, Any]]
-    """One record per source split: files with sha256 and rows, or Hub id with revision and fingerprint."""
-
-
-def load_labelled_text(data: DataConfig) -> LabelledText:
+def load_labelled_text(data: DataConfig) -> TaskData:
     """Load labelled texts, check them, and cut the splits that the source does not give.
 
     Labels are named as in the source: classes of a Hub `ClassLabel` keep its order, several 0/1 columns the order in
@@ -98,14 +82,14 @@ def load_labelled_text(data: DataConfig) -> LabelledText:
             splits[split] = sample_rows(splits[split], count, data.split_seed, stratify_by=stratify_by)
     if columns.group:
         splits = splits.remove_columns("group")
-    return LabelledText(splits, label_names, problem_type, notes, loaded.sources)
+    return TaskData(splits, label_names, problem_type, notes, loaded.sources)
 
 
 def compute_rows_sha256(dataset: datasets.Dataset) -> str:
     """Return the sha256 of a split's texts, text pairs and labels in their order.
 
     Args:
-        dataset: A split of `LabelledText.splits`.
+        dataset: A split of `TaskData.splits`.
     """
     columns = [column for column in ("text", "text_pair", "label") if column in dataset.column_names]
     table = dataset.select_columns(columns).with_format("arrow")[:]

@@ -1,0 +1,28 @@
+"""The tasks, by Hub pipeline tag."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from startup_llm.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from startup_llm.tasks.base import Task
+
+TASKS: dict[str, str] = {
+    "text-classification": "startup_llm.tasks.text_classification:TextClassification",
+}
+"""Pipeline tag -> where its class is; imported when asked for."""
+
+
+def load_task(tag: str) -> Task:
+    """Return the task of a Hub pipeline tag.
+
+    Raises:
+        UserError: If there is no such task.
+    """
+    if tag not in TASKS:
+        raise UserError(f"unknown task {tag}{nearest(tag, TASKS) or ';'} tasks: {', '.join(TASKS)}")
+    module, name = TASKS[tag].split(":")
+    return getattr(importlib.import_module(module), name)()

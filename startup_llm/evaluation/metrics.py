@@ -1,0 +1,139 @@
+"""Metrics as `evaluate.Metric` objects that need no hub, over pure functions that the bootstrap can call often."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from startup_llm.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    import evaluate
+
+Array = np.ndarray
+
+
+def compute_accuracy(references: Array, predictions: Array) -> float:
+    """Return the share of rows whose prediction is right; for multi-label rows, whose every label is right."""
+    right = references == predictions
+    return float(right.all(axis=1).mean() if right.ndim == 2 else right.mean())
+
+
+def compute_macro_f1(references: Array, predictions: Array) -> float:
+    """Return the unweighted mean of F1 over the classes that occur in either array."""
+    true_positive, predicted, actual = _counts(references, predictions)
+    present = (predicted + actual) > 0
+    return float(np.mean(2 * true_positive[present] / (predicted + actual)[present])) if present.any() else 0.0
+
+
+def compute_micro_f1(references: Array, predictions: Array) -> float:
+    """Return F1 over all label decisions together; multi-label arrays of 0/1, shape (rows, labels)."""
+    true_positive, predicted, actual = (counts.sum() for counts in _counts(references, predictions))
+    return float(2 * true_positive / (predicted + actual)) if predicted + actual else 0.0
+
+
+def compute_f1(references: Array, predictions: Array) -> float:
+    """Return F1 of class 1, as GLUE's MRPC and QQP use it."""
+    both, either = np.sum((references == 1) & (predictions == 1)), np.sum(references == 1) + np.sum(predictions == 1)
+    return float(2 * both / either) if either else 0.0
+
+
+def compute_matthews_correlation(references: Array, predictions: Array) -> float:
+    """Return Matthews' correlation for any number of classes (Gorodkin 2004), 0 where it is not defined."""
+    true_positive, predicted, actual = (counts.astype(float) for counts in _counts(references, predictions))
+    rows = float(len(references))
+    covariance = true_positive.sum() * rows - predicted @ actual
+    spread = (rows**2 - predicted @ predicted) * (rows**2 - actual @ actual)
+    return float(covariance / np.sqrt(spread)) if spread > 0 else 0.0
+
+
+def compute_pearson(references: Array, predictions: Array) -> float:
+    """Return Pearson's correlation, 0 where an array is constant."""
+    if np.ptp(references) == 0 or np.ptp(predictions) == 0:
+        return 0.0
+    return float(np.corrcoef(references, predictions)[0, 1])
+
+
+def compute_spearman(references: Array, predictions: Array) -> float:
+    """Return Spearman's rank correlation, ties at their mean rank."""
+    from scipy.stats import rankdata
+
+    return compute_pearson(rankdata(references), rankdata(predictions))
+
+
+def compute_mean_squared_error(references: Array, predictions: Array) -> float:
+    """Return the mean of the squared differences, in squared units of the target."""
+    return float(np.mean((references - predictions) ** 2))
+
+
+def _counts(references: Array, predictions: Array) -> tuple[Array, Array, Array]:
+    """Return per class: true positives, rows predicted as it, rows that are it."""
+    if references.ndim == 2:
+        return (references * predictions).sum(0), predictions.sum(0), references.sum(0)
+    classes = int(max(references.max(), predictions.max())) + 1
+    right = references[references == predictions]
+    return tuple(np.bincount(a, minlength=classes) for a in (right, predictions, references))  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class MetricFunction:
+    """A metric as a function of (references, predictions)."""
+
+    compute: Callable[[Array, Array], float]
+    lower_is_better: bool = False
+
+
+METRICS: dict[str, MetricFunction] = {
+    "accuracy": MetricFunction(compute_accuracy),
+    "macro_f1": MetricFunction(compute_macro_f1),
+    "micro_f1": MetricFunction(compute_micro_f1),
+    "f1": MetricFunction(compute_f1),
+    "matthews_correlation": MetricFunction(compute_matthews_correlation),
+    "pearson": MetricFunction(compute_pearson),
+    "spearman": MetricFunction(compute_spearman),
+    "mean_squared_error": MetricFunction(compute_mean_squared_error, lower_is_better=True),
+}
+
+
+def get_metric(name: str) -> MetricFunction:
+    """Return a metric's function.
+
+    Raises:
+        UserError: If there is no such metric.
+    """
+    if name not in METRICS:
+        raise UserError(f"unknown metric {name}{nearest(name, METRICS)} There are: {', '.join(METRICS)}")
+    return METRICS[name]
+
+
+@cache
+def load_metric(name: str, kind: str = "int64") -> evaluate.Metric:
+    """Return a metric as an `evaluate.Metric`, without the Hub.
+
+    Args:
+        name: A key of `METRICS`.
+        kind: Type of one value: int64 or float64, or `multilabel` for rows of 0/1.
+    """
+    import datasets
+    import evaluate
+
+    function = get_metric(name).compute
+    value = datasets.List(datasets.Value("int64")) if kind == "multilabel" else datasets.Value(kind)
+
+    class LocalMetric(evaluate.Metric):
+        def _info(self) -> evaluate.MetricInfo:
+            return evaluate.MetricInfo(
+                description=function.__doc__ or "",
+                citation="",
+                inputs_description="predictions and references of the same length",
+                features=datasets.Features({"predictions": value, "references": value}),
+            )
+
+        def _compute(self, predictions: list, references: list) -> dict[str, float]:
+            return {name: function(np.asarray(references), np.asarray(predictions))}
+
+    return LocalMetric(config_name=name, keep_in_memory=True)

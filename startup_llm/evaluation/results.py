@@ -1,0 +1,151 @@
+"""The numbers of a run as plain data: the form that every recipe writes and every report reads."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from startup_llm.config import EvaluationConfig
+from startup_llm.evaluation.baselines import join_pairs
+from startup_llm.evaluation.metrics import get_metric, load_metric
+from startup_llm.evaluation.statistics import compare_models, compute_interval, describe_comparison
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from startup_llm.data.task_data import TaskData
+
+SCHEMA_VERSION = 1
+
+
+def score_models(
+    metrics: Sequence[str],
+    references: np.ndarray,
+    predictions: Mapping[str, np.ndarray],
+    candidate: str,
+    evaluation: EvaluationConfig,
+) -> dict[str, Any]:
+    """Score every model on the same rows and compare the candidate with each other one.
+
+    Args:
+        metrics: Names; the first decides.
+        references: True values.
+        predictions: Per model name.
+        candidate: Name of the model that has to prove itself.
+        evaluation: Level, resamples and seed.
+
+    Returns:
+        The keys decides, models, comparisons, sentences and lower_is_better of `results.json`.
+    """
+    decides = metrics[0]
+    models = {
+        name: {metric: asdict(compute_interval(metric, references, values, evaluation)) for metric in metrics}
+        for name, values in predictions.items()
+    }
+    kind = "multilabel" if references.ndim == 2 else str(references.dtype)
+    for name, values in predictions.items():  # the published objects give the figures; the bootstrap surrounds them
+        for metric in metrics:
+            models[name][metric]["value"] = load_metric(metric, kind).compute(
+                predictions=values, references=references
+            )[metric]
+    comparisons = [
+        compare_models(metric, references, (candidate, predictions[candidate]), (name, values), evaluation)
+        for name, values in predictions.items()
+        for metric in metrics
+        if name != candidate
+    ]
+    lower = [metric for metric in metrics if get_metric(metric).lower_is_better]
+    return {
+        "decides": decides,
+        "lower_is_better": lower,
+        "models": models,
+        "comparisons": [comparison.as_dict() for comparison in comparisons],
+        "sentences": [
+            describe_comparison(c, lower_is_better=c.metric in lower, level=evaluation.confidence_level)
+            for c in comparisons
+            if c.metric == decides
+        ],
+    }
+
+
+def describe_errors(rows: Dataset, probabilities: np.ndarray, data: TaskData, *, most: int = 20) -> dict[str, Any]:
+    """Look into a classifier's answers; empty where a row has not exactly one label.
+
+    Args:
+        rows: Raw rows with label and row.
+        probabilities: Shape (rows, classes).
+        data: The task's rows.
+        most: Most confusions and mistakes to list.
+
+    Returns:
+        The keys per_class, confusions, calibration and mistakes of `results.json`.
+    """
+    if data.problem_type != "single_label_classification":
+        return {}
+    from sklearn.metrics import precision_recall_fscore_support
+
+    texts, references, label_names = join_pairs(rows), np.asarray(rows["label"]), data.label_names
+    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    classes = np.arange(len(label_names))
+    scores = precision_recall_fscore_support(references, predicted, labels=classes, zero_division=0)
+    per_class = {
+        label_names[i]: {"precision": float(p), "recall": float(r), "f1": float(f), "rows": int(n)}
+        for i, (p, r, f, n) in enumerate(zip(*scores, strict=True))
+    }
+    wrong = np.flatnonzero(predicted != references)
+    pairs = Counter((int(references[i]), int(predicted[i])) for i in wrong)
+    confusions = [
+        {
+            "label": label_names[label],
+            "predicted": label_names[other],
+            "rows": count,
+            "examples": [texts[i] for i in wrong if references[i] == label and predicted[i] == other][:2],
+        }
+        for (label, other), count in pairs.most_common(most)
+    ]
+    mistakes = [
+        {
+            "row": rows["row"][int(i)],
+            "text": texts[i],
+            "label": label_names[references[i]],
+            "predicted": label_names[predicted[i]],
+            "confidence": float(confidence[i]),
+        }
+        for i in wrong[np.argsort(-confidence[wrong])][:most]
+    ]
+    return {
+        "per_class": per_class,
+        "confusions": confusions,
+        "mistakes": mistakes,
+        "calibration": compute_calibration(confidence, predicted == references),
+    }
+
+
+def compute_calibration(confidence: np.ndarray, right: np.ndarray, bins: int = 10) -> dict[str, Any]:
+    """Compare confidence with accuracy in equal-width bins (Guo et al. 2017, eq. 3).
+
+    Args:
+        confidence: Probability of the predicted class, shape (rows,).
+        right: Whether the prediction is right, shape (rows,).
+        bins: Number of bins between 0 and 1.
+    """
+    places = np.minimum((confidence * bins).astype(int), bins - 1)
+    found = []
+    for place in range(bins):
+        inside = places == place
+        if inside.any():
+            found.append(
+                {
+                    "low": place / bins,
+                    "high": (place + 1) / bins,
+                    "rows": int(inside.sum()),
+                    "confidence": float(confidence[inside].mean()),
+                    "accuracy": float(right[inside].mean()),
+                }
+            )
+    error = sum(b["rows"] * abs(b["confidence"] - b["accuracy"]) for b in found) / len(confidence)
+    return {"expected_calibration_error": float(error), "bins": found}

@@ -1,0 +1,137 @@
+"""How sure a figure is: bootstrap intervals, and paired tests on the same rows."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from startup_llm.evaluation.metrics import get_metric
+
+if TYPE_CHECKING:
+    from startup_llm.config import EvaluationConfig
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Model `a` against model `b` on the same rows; `difference` is a's metric minus b's."""
+
+    a: str
+    b: str
+    metric: str
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    test: str
+
+    def as_dict(self) -> dict[str, str | float]:
+        """Return plain data."""
+        return asdict(self)
+
+
+def compute_interval(metric: str, references: Array, predictions: Array, evaluation: EvaluationConfig) -> Interval:
+    """Bootstrap a metric over the rows (percentile method, Efron 1979).
+
+    Args:
+        metric: A key of `METRICS`.
+        references: True values, shape (rows,) or (rows, labels).
+        predictions: Predictions of the same shape.
+        evaluation: Level, resamples and seed.
+    """
+    compute = get_metric(metric).compute
+    low, high, _ = _bootstrap(lambda rows: compute(references[rows], predictions[rows]), len(references), evaluation)
+    return Interval(compute(references, predictions), low, high)
+
+
+def compare_models(
+    metric: str, references: Array, a: tuple[str, Array], b: tuple[str, Array], evaluation: EvaluationConfig
+) -> Comparison:
+    """Test whether two models differ on the same rows.
+
+    Accuracy is tested by the exact McNemar test (McNemar 1947): among the rows that one model has right and the other
+    wrong, each side is as likely under the null hypothesis. Other metrics are tested by the paired bootstrap: twice
+    the smaller share of resamples on either side of no difference.
+
+    Args:
+        metric: A key of `METRICS`.
+        references: True values.
+        a: Name and predictions of the first model.
+        b: Name and predictions of the second.
+        evaluation: Level, resamples and seed.
+    """
+    compute = get_metric(metric).compute
+    (name_a, predictions_a), (name_b, predictions_b) = a, b
+
+    def difference(rows: Array) -> float:
+        return compute(references[rows], predictions_a[rows]) - compute(references[rows], predictions_b[rows])
+
+    low, high, distribution = _bootstrap(difference, len(references), evaluation)
+    if metric == "accuracy":
+        p_value, test = compute_mcnemar(references, predictions_a, predictions_b), "exact McNemar"
+    else:
+        below, above = np.sum(distribution <= 0) + 1, np.sum(distribution >= 0) + 1
+        p_value, test = min(1.0, 2 * min(below, above) / (len(distribution) + 1)), "paired bootstrap"
+    observed = difference(np.arange(len(references)))
+    return Comparison(name_a, name_b, metric, float(observed), low, high, float(p_value), test)
+
+
+def compute_mcnemar(references: Array, predictions_a: Array, predictions_b: Array) -> float:
+    """Return the two-sided p-value of the exact McNemar test; 1.0 where the models are right on the same rows."""
+    from scipy.stats import binomtest
+
+    right_a, right_b = (_right(references, predictions) for predictions in (predictions_a, predictions_b))
+    only_a, only_b = int(np.sum(right_a & ~right_b)), int(np.sum(~right_a & right_b))
+    return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+
+
+def describe_comparison(comparison: Comparison, *, lower_is_better: bool = False, level: float = 0.95) -> str:
+    """Say a comparison in one sentence, and say as plainly when there is no gain.
+
+    Shares are told in points; errors, where lower is better, in the metric's own unit.
+    """
+    gain = -comparison.difference if lower_is_better else comparison.difference
+    low, high = sorted((-comparison.low, -comparison.high)) if lower_is_better else (comparison.low, comparison.high)
+    points = "points" if comparison.metric == "accuracy" else f"points of {comparison.metric}"
+    scale, unit = (1, comparison.metric) if lower_is_better else (100, points)
+    numbers = f"{level:.0%}".replace("%", " %") + f" {scale * low:.1f} to {scale * high:.1f}"
+    p_value = "p < 0.001" if comparison.p_value < 0.001 else f"p = {comparison.p_value:.3f}"
+    if gain > 0 and comparison.p_value < 1 - level:
+        return f"{comparison.a} beats {comparison.b} by {scale * gain:.1f} {unit} ({numbers}, {p_value})"
+    if gain < 0 and comparison.p_value < 1 - level:
+        return f"{comparison.a} loses to {comparison.b} by {-scale * gain:.1f} {unit} ({numbers}, {p_value})"
+    return f"{comparison.a} does not beat {comparison.b}: {scale * gain:+.1f} {unit} ({numbers}, {p_value})"
+
+
+def _right(references: Array, predictions: Array) -> Array:
+    right = references == predictions
+    return right.all(axis=1) if right.ndim == 2 else right
+
+
+def _bootstrap(statistic, rows: int, evaluation: EvaluationConfig) -> tuple[float, float, Array]:
+    """Return low, high and the distribution of `statistic(row indices)` over resamples of the rows."""
+    from scipy.stats import bootstrap
+
+    result = bootstrap(
+        (np.arange(rows),),
+        statistic,
+        vectorized=False,
+        method="percentile",
+        n_resamples=evaluation.resamples,
+        confidence_level=evaluation.confidence_level,
+        rng=np.random.default_rng(evaluation.seed),
+    )
+    low, high = result.confidence_interval
+    return float(low), float(high), result.bootstrap_distribution

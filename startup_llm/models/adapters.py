@@ -1,0 +1,108 @@
+"""LoRA through PEFT: which layers, what is saved with the adapter, what is trained."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from startup_llm.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from startup_llm.config import LoraConfig
+
+
+def find_block_linears(model: nn.Module, exclude: Sequence[str] = ()) -> list[str]:
+    """Return the full names of the linear layers in a model's transformer blocks.
+
+    The blocks are the `ModuleList`s that hold the most parameters of the model: `encoder.layer`, `h`, `layers`.
+
+    Args:
+        model: Any transformer of the library; GPT-2's `Conv1D` counts as linear.
+        exclude: Names of modules to leave alone.
+    """
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    blocks = {
+        name: sum(p.numel() for p in module.parameters())
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList)
+    }
+    largest = [name for name, size in blocks.items() if size >= max(blocks.values()) / 4]
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Linear, Conv1D))
+        and any(name.startswith(f"{block}.") for block in largest)
+        and not any(name == skipped or name.startswith(f"{skipped}.") for skipped in exclude)
+    ]
+
+
+def add_lora(
+    model: PreTrainedModel,
+    lora: LoraConfig,
+    *,
+    task_type: str,
+    base_name: str,
+    revision: str | None = None,
+    head_modules: Sequence[str] = (),
+    constant_modules: Sequence[str] = (),
+) -> PeftModel:
+    """Wrap a model with a LoRA adapter that also trains and saves the head.
+
+    Args:
+        model: The pretrained model with its head.
+        lora: Rank, scale, dropout, target layers.
+        task_type: PEFT task type, such as SEQ_CLS.
+        base_name: Checkpoint name to be written into the adapter's config.
+        revision: Its Hub revision.
+        head_modules: Names of the modules to save with the adapter.
+        constant_modules: Names of those that are saved but not trained.
+
+    Raises:
+        UserError: If a rank is not positive or a target layer is not in the model.
+    """
+    import peft
+    from transformers.pytorch_utils import Conv1D
+
+    if lora.rank < 1:
+        raise UserError(f"lora.rank must be at least 1, got {lora.rank}; 16 is a good start")
+    linears = find_block_linears(model, exclude=constant_modules)
+    endings = Counter(name.rsplit(".", 1)[-1] for name in linears)
+    for target in lora.target_modules or ():
+        if not any(name == target or name.endswith(f".{target}") for name in linears):
+            raise UserError(
+                f"lora.target_modules: no linear layer {target} in {type(model).__name__}"
+                f"{nearest(target, endings)}; it has {', '.join(endings)}"
+            )
+    wanted = [
+        name
+        for name in linears
+        if not lora.target_modules or any(name == t or name.endswith(f".{t}") for t in lora.target_modules)
+    ]
+    config = peft.LoraConfig(
+        task_type=task_type,
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=wanted,
+        modules_to_save=list(head_modules),
+        fan_in_fan_out=isinstance(model.get_submodule(wanted[0]), Conv1D),
+    )
+    adapted = peft.get_peft_model(model, config)
+    adapted.peft_config["default"].base_model_name_or_path = base_name
+    adapted.peft_config["default"].revision = revision
+    for name, parameter in adapted.named_parameters():
+        if parameter.requires_grad and any(f"{constant}." in _plain_name(name) for constant in constant_modules):
+            parameter.requires_grad_(False)
+    return adapted
+
+
+def _plain_name(name: str) -> str:
+    """Return a parameter's name as it was before PEFT wrapped its modules."""
+    return name.replace("modules_to_save.default.", "").removeprefix("base_model.model.")

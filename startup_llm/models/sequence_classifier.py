@@ -1,0 +1,253 @@
+"""A pretrained checkpoint with a classification head, in its architecture's own class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from startup_llm.errors import UserError
+from startup_llm.models.checkpoints import read_json
+from startup_llm.models.pooling import POOLED_FAMILIES, write_identity, write_mean_pooling
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from startup_llm.models.checkpoints import Checkpoint
+
+
+@dataclass(frozen=True)
+class SequenceClassifier:
+    """A classifier and what is special about it.
+
+    Attributes:
+        model: The architecture's `...ForSequenceClassification`, float32.
+        pooling: mean, cls, last or native.
+        head_modules: Names of the modules that the checkpoint does not hold: they are saved with an adapter.
+        constant_modules: Names of those among them that hold a formula and are never trained.
+        load_arguments: Keyword arguments for `from_pretrained` on the bare checkpoint to get this model's shape.
+        notes: Sentences to say aloud.
+    """
+
+    model: PreTrainedModel
+    pooling: str
+    head_modules: tuple[str, ...]
+    constant_modules: tuple[str, ...]
+    load_arguments: Mapping[str, Any]
+    notes: tuple[str, ...]
+
+
+def build_sequence_classifier(
+    checkpoint: Checkpoint,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    label_names: tuple[str, ...],
+    problem_type: str,
+    pooling: str = "auto",
+    dropout: float = 0.0,
+    attention_kernel: str | None = None,
+    trust_remote_code: bool = False,
+) -> SequenceClassifier:
+    """Load a checkpoint and put a classification head on it.
+
+    Args:
+        checkpoint: Where its files are.
+        tokenizer: Its tokenizer; decides the pad token.
+        label_names: Names of the classes; empty for regression.
+        problem_type: As `PretrainedConfig.problem_type`.
+        pooling: auto follows the checkpoint: what its sentence-transformers files say; else the head that it was
+            pretrained with; else the mean.
+        dropout: Dropout inside the checkpoint.
+        attention_kernel: eager, sdpa, flash_attention_2; default what transformers picks.
+        trust_remote_code: Whether to run the checkpoint's own Python code.
+
+    Raises:
+        UserError: If the architecture has no classifier, or cannot express the pooling asked for.
+    """
+    import transformers
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    try:
+        config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code)
+    except ValueError as error:
+        raise UserError(f"checkpoint {checkpoint.name}: {str(error).strip().splitlines()[0]}") from None
+    if type(config) not in AutoModelForSequenceClassification._model_mapping and not trust_remote_code:
+        raise UserError(
+            f"checkpoint {checkpoint.name} is of type {config.model_type}, which has no sequence classifier in "
+            f"transformers {transformers.__version__}; choose a BERT- or GPT-style checkpoint"
+        )
+    arguments: dict[str, Any] = {"num_labels": max(len(label_names), 1)}
+    pooling, notes = _resolve_pooling(checkpoint, config, pooling)
+    if pooling == "mean" and config.model_type in POOLED_FAMILIES:
+        arguments["num_hidden_layers"] = config.num_hidden_layers + 1
+    elif hasattr(config, "classifier_pooling") and pooling in ("mean", "cls"):
+        arguments["classifier_pooling"] = pooling
+    labels = {"id2label": dict(enumerate(label_names)), "label2id": {n: i for i, n in enumerate(label_names)}}
+    with _quiet_loading():
+        model, loading = AutoModelForSequenceClassification.from_pretrained(
+            checkpoint.path,
+            config=AutoConfig.from_pretrained(
+                checkpoint.path,
+                problem_type=problem_type,
+                pad_token_id=tokenizer.pad_token_id,
+                trust_remote_code=trust_remote_code,
+                **arguments,
+                **(labels if label_names else {}),
+            ),
+            dtype="float32",
+            attn_implementation=attention_kernel,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+        )
+    constants: list[str] = []
+    if config.model_type in POOLED_FAMILIES and pooling in ("mean", "cls"):
+        dense = POOLED_FAMILIES[config.model_type]
+        write_identity(model.get_submodule(dense))
+        constants.append(dense)
+        if pooling == "mean":
+            layer = f"encoder.layer.{config.num_hidden_layers}"
+            write_mean_pooling(model.base_model.get_submodule(layer))
+            constants.append(f"{model.base_model_prefix}.{layer}")
+    set_dropout(model, dropout)
+    return SequenceClassifier(
+        model=model,
+        pooling=pooling,
+        head_modules=_head_modules(model, set(loading["missing_keys"]), constants),
+        constant_modules=tuple(constants),
+        load_arguments=arguments,
+        notes=tuple(notes),
+    )
+
+
+def find_output_layer(model: nn.Module) -> nn.Linear:
+    """Return the linear layer that gives the logits.
+
+    Raises:
+        UserError: If the architecture's head ends in no linear layer.
+    """
+    from torch import nn
+
+    inside = model.base_model_prefix + "."
+    outputs = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module.out_features == model.num_labels and not name.startswith(inside)
+    ]
+    if not outputs:
+        raise UserError(
+            f"{type(model).__name__} has no linear output layer; use --method full with another checkpoint"
+        )
+    return outputs[-1]
+
+
+def gather_last_token(features: Tensor, input_ids: Tensor, pad_token_id: int) -> Tensor:
+    """Return the features at each text's last real token, as transformers' decoder classifiers read them.
+
+    Args:
+        features: Shape (batch, seq, width).
+        input_ids: Shape (batch, seq).
+        pad_token_id: Id of the pad token.
+
+    Returns:
+        Shape (batch, width).
+    """
+    import torch
+
+    positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+    last = (positions * (input_ids != pad_token_id)).argmax(dim=1)
+    return features[torch.arange(len(features), device=features.device), last]
+
+
+def set_dropout(model: nn.Module, probability: float) -> None:
+    """Set every dropout of a model; the config, and so the published checkpoint, keeps its own."""
+    from torch import nn
+
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = probability
+        elif isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = probability
+
+
+def _resolve_pooling(checkpoint: Checkpoint, config: Any, asked: str) -> tuple[str, list[str]]:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as DECODERS
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as ENCODERS
+
+    can_pool = config.model_type in POOLED_FAMILIES or hasattr(config, "classifier_pooling")
+    decoder = config.model_type in DECODERS and config.model_type not in ENCODERS
+    possible = ("last",) if decoder else ("mean", "cls", "native") if can_pool else ("native",)
+    trained = _sentence_transformers_pooling(checkpoint.path)
+    if asked != "auto":
+        if asked not in possible:
+            raise UserError(
+                f"pooling {asked} is not possible with {config.model_type} checkpoints, whose classifier in "
+                f"transformers reads otherwise; choose one of: auto, {', '.join(possible)}"
+            )
+        return asked, []
+    if trained in possible:
+        return trained, []
+    notes = [
+        f"{checkpoint.name} was trained with {trained} pooling, which {config.model_type} classifiers cannot express; "
+        f"its own head is used"
+    ] * (trained is not None)
+    if decoder:
+        return "last", notes
+    if config.model_type in POOLED_FAMILIES and not _holds_head(checkpoint.path, POOLED_FAMILIES[config.model_type]):
+        return "mean", notes
+    return "native", notes
+
+
+def _sentence_transformers_pooling(path: Path) -> str | None:
+    """Return the pooling that a sentence-transformers checkpoint names in its files, or None."""
+    modules = read_json(path / "modules.json")
+    for module in modules if isinstance(modules, list) else []:
+        if module["type"].endswith("Pooling"):
+            pooling = read_json(path / module["path"] / "config.json")
+            if mode := pooling.get("pooling_mode"):
+                return mode if isinstance(mode, str) else None
+            names = {"mean_tokens": "mean", "cls_token": "cls", "lasttoken": "last"}
+            return next((names[k] for k in names if pooling.get(f"pooling_mode_{k}")), None)
+    return None
+
+
+def _holds_head(path: Path, dense: str) -> bool:
+    """Return whether the weights hold the dense layer of the head (a plain BERT's pooler), by any prefix."""
+    from safetensors import safe_open
+
+    ending = dense.split(".", 1)[1] if dense.startswith("bert.") else dense
+    for file in path.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as weights:
+            if any(key.endswith(f"{ending}.weight") for key in weights.keys()):  # noqa: SIM118
+                return True
+    return False
+
+
+def _head_modules(model: PreTrainedModel, missing: set[str], constants: list[str]) -> tuple[str, ...]:
+    """Name the modules outside the pretrained weights: the head, and what pooling put into the base model."""
+    outside = [name for name, module in model.named_children() if name != model.base_model_prefix]
+    heads = [name for name in outside if any(True for _ in model.get_submodule(name).parameters())]
+    prefix = model.base_model_prefix + "."
+    inside = [name for name in constants if name.startswith(prefix)]
+    inside += [f"{prefix}pooler"] if any(key.startswith(f"{prefix}pooler.") for key in missing) else []
+    names = [name.removesuffix(".dense") if name.endswith("pooler.dense") else name for name in inside]
+    return tuple(dict.fromkeys([*heads, *names]))
+
+
+class _quiet_loading:
+    """Keep transformers from reporting the head as missing: it is made here on purpose."""
+
+    def __enter__(self) -> None:
+        from transformers.utils import logging
+
+        self.verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+
+    def __exit__(self, *exception: object) -> None:
+        from transformers.utils import logging
+
+        logging.set_verbosity(self.verbosity)
+        logging.enable_progress_bar()

@@ -1,0 +1,151 @@
+"""Text classification: one label, several labels, or a number, for a text or a pair of texts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from startup_llm.data.classification import load_labelled_text
+from startup_llm.models.sequence_classifier import build_sequence_classifier
+from startup_llm.tasks.base import Task, Truncation
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
+
+    from startup_llm.config import DataConfig, ModelConfig
+    from startup_llm.data.task_data import TaskData
+    from startup_llm.models.checkpoints import Checkpoint
+    from startup_llm.models.sequence_classifier import SequenceClassifier
+
+METRICS = {
+    "single_label_classification": ("accuracy", "macro_f1", "matthews_correlation"),
+    "multi_label_classification": ("micro_f1", "macro_f1", "accuracy"),
+    "regression": ("spearman", "pearson", "mean_squared_error"),
+}
+
+
+class TextClassification(Task):
+    """Columns text, perhaps text_pair, and label."""
+
+    tag = "text-classification"
+    auto_class = "AutoModelForSequenceClassification"
+    peft_task_type = "SEQ_CLS"
+
+    def load_data(self, data: DataConfig) -> TaskData:
+        """Read, check and split the rows.
+
+        Raises:
+            UserError: On anything wrong with the files, the columns or the labels.
+        """
+        return load_labelled_text(data)
+
+    def build_model(
+        self,
+        checkpoint: Checkpoint,
+        tokenizer: PreTrainedTokenizerBase,
+        data: TaskData,
+        model: ModelConfig,
+        attention_kernel: str | None,
+    ) -> SequenceClassifier:
+        """Load the checkpoint with a classification head on it."""
+        return build_sequence_classifier(
+            checkpoint,
+            tokenizer,
+            label_names=data.label_names,
+            problem_type=data.problem_type,
+            pooling=model.pooling,
+            dropout=model.dropout,
+            attention_kernel=attention_kernel,
+            trust_remote_code=model.trust_remote_code,
+        )
+
+    def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, Truncation]:
+        """Tokenize texts or pairs, cut at the tokenizer's `model_max_length`, and count what is cut."""
+        limit = tokenizer.model_max_length
+
+        def tokenize(batch: dict[str, list]) -> dict[str, list]:
+            pairs = batch.get("text_pair")
+            encoded = dict(tokenizer(batch["text"], pairs, truncation=False, verbose=False))
+            encoded["whole_length"] = [len(ids) for ids in encoded["input_ids"]]
+            for row in (row for row, length in enumerate(encoded["whole_length"]) if length > limit):
+                cut = tokenizer(batch["text"][row], pairs and pairs[row], truncation=True, max_length=limit)
+                for name, values in cut.items():
+                    encoded[name][row] = values
+            encoded["length"] = [len(ids) for ids in encoded["input_ids"]]
+            if "label" in batch:
+                encoded["labels"] = batch["label"]
+            return encoded
+
+        encoded = rows.map(tokenize, batched=True, remove_columns=rows.column_names)
+        lengths, whole = np.asarray(encoded["length"]), np.asarray(encoded["whole_length"])
+        cut = int((whole > lengths).sum())
+        truncation = Truncation(cut, cut / len(whole), float((whole - lengths).sum() / whole.sum()))
+        return encoded.remove_columns("whole_length"), truncation
+
+    def build_collator(self, tokenizer: PreTrainedTokenizerBase) -> DataCollatorWithPadding:
+        """Pad each batch to its longest text."""
+        from transformers import DataCollatorWithPadding
+
+        return DataCollatorWithPadding(tokenizer)
+
+    def metrics(self, data: TaskData) -> tuple[str, ...]:
+        """Name the metrics; two classes have F1 of the second one as well."""
+        binary = data.problem_type == "single_label_classification" and len(data.label_names) == 2
+        return METRICS[data.problem_type] + ("f1",) * binary
+
+    def baselines(self, data: TaskData) -> tuple[str, ...]:
+        """Name the baselines."""
+        return ("majority", "tfidf-linear-svm")
+
+    def references(self, rows: Dataset) -> np.ndarray:
+        """Return the labels: ids, 0/1 rows, or floats."""
+        labels = np.asarray(rows["label"])
+        return labels.astype(np.int64) if labels.ndim == 2 else labels
+
+    def decide(self, logits: np.ndarray, problem_type: str) -> np.ndarray:
+        """Take the largest logit, each positive one, or the value itself."""
+        if problem_type == "regression":
+            return logits[:, 0]
+        if problem_type == "multi_label_classification":
+            return (logits > 0).astype(np.int64)
+        return logits.argmax(axis=1)
+
+    def probabilities(self, logits: np.ndarray, problem_type: str) -> np.ndarray:
+        """Return softmax for one label, the logistic function for several; a number has none and stays."""
+        from scipy.special import expit, softmax
+
+        if problem_type == "regression":
+            return logits
+        return expit(logits) if problem_type == "multi_label_classification" else softmax(logits, axis=1)
+
+    def answer(self, logits: np.ndarray, config: Any) -> dict[str, Any]:
+        """Return label and score as the pipeline does; for several labels those above 0.5; for a number the value."""
+        if config.problem_type == "regression":
+            return {"score": float(logits[0])}
+        scores = self.probabilities(logits[None], config.problem_type)[0]
+        if config.problem_type == "multi_label_classification":
+            names = [config.id2label[i] for i in np.flatnonzero(scores > 0.5)]
+            return {"labels": names, "scores": {config.id2label[i]: float(s) for i, s in enumerate(scores)}}
+        best = int(scores.argmax())
+        return {"label": config.id2label[best], "score": float(scores[best])}
+
+    def check_pipeline(self, model_folder: str, rows: Dataset) -> np.ndarray:
+        """Return the raw scores of `pipeline("text-classification")`, labels in the order of their ids."""
+        from transformers import pipeline
+
+        classify = pipeline(self.tag, model=model_folder, dtype="float32", device="cpu")
+        inputs = rows.select_columns([name for name in ("text", "text_pair") if name in rows.column_names]).to_list()
+        ids = classify.model.config.label2id
+        logits = np.zeros((len(inputs), len(ids)))
+        for row, one in enumerate(inputs):
+            for score in classify(one, top_k=None, function_to_apply="none", truncation=True):
+                logits[row, ids[score["label"]]] = score["score"]
+        return logits
+
+    def load_plain(self, path: str, **arguments: Any) -> PreTrainedModel:
+        """Load with `AutoModelForSequenceClassification`."""
+        from transformers import AutoModelForSequenceClassification
+
+        return AutoModelForSequenceClassification.from_pretrained(path, dtype="float32", **arguments)

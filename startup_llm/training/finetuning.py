@@ -1,0 +1,227 @@
+"""The steps of a fine-tuning run, in the order in which the recipe calls them."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from startup_llm.evaluation.metrics import get_metric
+from startup_llm.models.adapters import add_lora
+from startup_llm.models.sequence_classifier import find_output_layer
+from startup_llm.training.inference import extract_features, predict_logits
+from startup_llm.training.probe import compute_feature_norm, fit_linear_probe, write_head
+from startup_llm.training.reload_gate import ReloadError
+from startup_llm.training.speed import SpeedPlan, store_frozen_weights
+from startup_llm.training.trainer import build_trainer, build_training_arguments
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from startup_llm.config import FinetuneConfig
+    from startup_llm.data.task_data import TaskData
+    from startup_llm.models.checkpoints import Checkpoint
+    from startup_llm.models.sequence_classifier import SequenceClassifier
+    from startup_llm.run_folder import RunFolder
+    from startup_llm.tasks.base import Task, Truncation
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that training needs.
+
+    Attributes:
+        task: The task.
+        data: Its rows.
+        checkpoint: The pretrained files.
+        tokenizer: The checkpoint's.
+        classifier: The model with its head.
+        encoded: Tokenized rows per split.
+        truncation: What was cut, per split.
+        collator: Makes a batch.
+        plan: How to compute here.
+    """
+
+    task: Task
+    data: TaskData
+    checkpoint: Checkpoint
+    tokenizer: PreTrainedTokenizerBase
+    classifier: SequenceClassifier
+    encoded: dict[str, Dataset]
+    truncation: dict[str, Truncation]
+    collator: Callable[[list], dict[str, Any]]
+    plan: SpeedPlan
+
+    def rebuild(self, config: FinetuneConfig) -> PreTrainedModel:
+        """Load the checkpoint with a fresh head once more, in float32."""
+        kernel = self.plan.attention_kernel
+        return self.task.build_model(self.checkpoint, self.tokenizer, self.data, config.model, kernel).model
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training left in memory.
+
+    Attributes:
+        model: The trained model, frozen weights in the plan's type.
+        history: The trainer's log.
+        trainable_parameters: Number of weights that were trained.
+        throughput: train_examples_per_second and train_tokens_per_second; empty where nothing was trained.
+    """
+
+    model: Any
+    history: list[dict[str, float]]
+    trainable_parameters: int
+    throughput: dict[str, float]
+
+
+def prepare(
+    task: Task,
+    data: TaskData,
+    config: FinetuneConfig,
+    checkpoint: Checkpoint,
+    tokenizer: PreTrainedTokenizerBase,
+    plan: SpeedPlan,
+) -> Prepared:
+    """Build the model and tokenize every split."""
+    classifier = task.build_model(checkpoint, tokenizer, data, config.model, plan.attention_kernel)
+    classifier.model.to(plan.device)
+    encoded, truncation = {}, {}
+    for name, rows in data.splits.items():
+        encoded[name], truncation[name] = task.encode(rows, tokenizer)
+    collator = task.build_collator(tokenizer)
+    return Prepared(task, data, checkpoint, tokenizer, classifier, encoded, truncation, collator, plan)
+
+
+def start_from_probe(prepared: Prepared) -> tuple[np.ndarray, float]:
+    """Fit a linear probe on frozen features and write it into the head: the LP of LP-FT (Kumar et al. 2022).
+
+    Returns:
+        The probe's predictions on the test rows, and the norm of the features.
+    """
+    model, rows, problem_type = prepared.classifier.model, prepared.encoded, prepared.data.problem_type
+    features = extract_features(model, rows["train"], prepared.collator, prepared.plan)
+    output = find_output_layer(model)
+    labels = prepared.task.references(prepared.data.splits["train"])
+    weight, bias = fit_linear_probe(
+        features, labels, problem_type, classes=output.out_features, intercept=output.bias is not None
+    )
+    write_head(output, weight, bias)
+    test = extract_features(model, rows["test"], prepared.collator, prepared.plan)
+    return prepared.task.decide(test @ weight.T + bias, problem_type), compute_feature_norm(features)
+
+
+def train(
+    prepared: Prepared, config: FinetuneConfig, section: dict[str, Any], run: RunFolder, feature_norm: float
+) -> Trained:
+    """Train with the method of the config and keep the best checkpoint's weights."""
+    classifier, plan = prepared.classifier, prepared.plan
+    model: Any = classifier.model
+    if config.method == "probe":
+        return Trained(model, [], sum(p.numel() for p in find_output_layer(model).parameters()), {})
+    if config.method == "lora":
+        model = add_lora(
+            model,
+            config.lora,
+            task_type=prepared.task.peft_task_type,
+            base_name=prepared.checkpoint.name,
+            revision=prepared.checkpoint.revision,
+            head_modules=classifier.head_modules,
+            constant_modules=classifier.constant_modules,
+        )
+        store_frozen_weights(model, plan.frozen_dtype)
+    else:
+        for name in classifier.constant_modules:
+            model.get_submodule(name).requires_grad_(False)
+    metric = prepared.task.metrics(prepared.data)[0]
+    arguments = build_training_arguments(
+        section, run.checkpoints, plan, metric if "validation" in prepared.encoded else ""
+    )
+    trainer, clock = build_trainer(
+        model,
+        arguments,
+        train_rows=prepared.encoded["train"],
+        validation_rows=prepared.encoded.get("validation"),
+        collator=prepared.collator,
+        tokenizer=prepared.tokenizer,
+        compute_metrics=_metric_of(prepared, metric),
+        head_parameters=list(_trained_output_layer(model).parameters()),
+        head_learning_rate=config.model.head_learning_rate / feature_norm,
+        early_stopping_patience=config.early_stopping_patience,
+    )
+    last = run.last_checkpoint() if config.resume else None
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    throughput = {}
+    if clock.seconds:
+        examples = (
+            clock.steps * arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+        )
+        examples = min(examples, round(len(prepared.encoded["train"]) * arguments.num_train_epochs))
+        tokens = float(np.mean(prepared.encoded["train"]["length"]))
+        throughput = {
+            "train_examples_per_second": examples / clock.seconds,
+            "train_tokens_per_second": examples * tokens / clock.seconds,
+        }
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return Trained(model, trainer.state.log_history, trainable, throughput)
+
+
+def save_model(trained: Trained, prepared: Prepared, config: FinetuneConfig, run: RunFolder) -> PreTrainedModel:
+    """Write the adapter and the merged model, and return the merged one as it was written: float32 throughout.
+
+    An adapter is merged into the checkpoint's own float32 weights, read again, not into those that training kept in
+    a shorter type.
+    """
+    from accelerate import PartialState
+
+    model = trained.model
+    if config.method == "lora":
+        from peft import PeftModel
+
+        if run.is_writer:
+            model.save_pretrained(run.adapter, save_embedding_layers=False)
+            prepared.tokenizer.save_pretrained(run.adapter)
+        PartialState().wait_for_everyone()
+        gc.collect()
+        model = PeftModel.from_pretrained(prepared.rebuild(config), str(run.adapter)).merge_and_unload()
+    if run.is_writer:
+        model.save_pretrained(run.model)
+        prepared.tokenizer.save_pretrained(run.model)
+    PartialState().wait_for_everyone()
+    return model.to(prepared.plan.device).eval()
+
+
+def check_against_training(trained: Trained, merged: Any, prepared: Prepared, rows: Dataset) -> None:
+    """Compare the saved model with the one in memory: the same up to the rounding of the type trained in.
+
+    Raises:
+        ReloadError: If they differ by more than a tenth of the logits' spread.
+    """
+    kept = predict_logits(trained.model, rows, prepared.collator, prepared.plan)
+    saved = predict_logits(merged, rows, prepared.collator, prepared.plan)
+    difference, spread = float(np.abs(kept - saved).mean()), float(kept.std())
+    if difference > 0.1 * max(spread, 1e-6):
+        raise ReloadError(
+            f"the saved model's logits differ from the trained model's by {difference:.3g} on average, "
+            f"where they spread by {spread:.3g}; the run is not finished"
+        )
+
+
+def _trained_output_layer(model: Any) -> Any:
+    """Return the output layer, or the copy of it that PEFT trains and saves."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return find_output_layer(inner)
+
+
+def _metric_of(prepared: Prepared, metric: str) -> Callable[[Any], dict[str, float]]:
+    compute = get_metric(metric).compute
+
+    def compute_metrics(prediction: Any) -> dict[str, float]:
+        decided = prepared.task.decide(np.asarray(prediction.predictions), prepared.data.problem_type)
+        return {metric: compute(np.asarray(prediction.label_ids), decided)}
+
+    return compute_metrics

@@ -1,0 +1,131 @@
+"""The reload gate: what was saved must give the trained model's numbers in a process that knows nothing of training.
+
+A head that was not saved, an adapter for another base, labels in another order: each shows here and fails the run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from startup_llm.run_folder import RunFolder
+
+TOLERANCE = 1e-3
+"""Largest difference of a float32 logit between the saved model here and in a fresh process."""
+
+
+class ReloadError(RuntimeError):
+    """What was saved does not give the trained model's numbers."""
+
+
+def check_reload(
+    run: RunFolder, *, task: str, rows: Dataset, logits: np.ndarray, base: Path, load_arguments: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Load the run's adapter and merged model in a fresh process and compare logits.
+
+    Args:
+        run: The run, with `model/` and perhaps `adapter/` written.
+        task: Pipeline tag.
+        rows: Raw rows to compare on.
+        logits: The model's float32 logits on them, shape (rows, labels).
+        base: Folder of the pretrained checkpoint.
+        load_arguments: What `from_pretrained` on the base needs to get the model's shape.
+
+    Returns:
+        Rows, tolerance, and the largest difference of each form.
+
+    Raises:
+        ReloadError: If a form cannot be loaded or its logits differ by more than `TOLERANCE`.
+    """
+    with tempfile.TemporaryDirectory(dir=run.path, prefix=".gate-") as folder:
+        request = Path(folder) / "request.json"
+        request.write_text(
+            json.dumps(
+                {
+                    "task": task,
+                    "rows": rows.to_list(),
+                    "logits": logits.tolist(),
+                    "base": str(base),
+                    "load_arguments": dict(load_arguments),
+                    "adapter": str(run.adapter) if run.adapter.is_dir() else None,
+                    "model": str(run.model),
+                }
+            )
+        )
+        answer = subprocess.run(
+            [sys.executable, "-m", "startup_llm.training.reload_gate", str(request)],
+            env=_plain_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if answer.returncode != 0:
+            raise ReloadError(f"the saved model does not load in a fresh process:\n{answer.stderr[-4000:]}")
+        differences = json.loads((Path(folder) / "answer.json").read_text())
+    for form, difference in differences.items():
+        if not difference <= TOLERANCE:
+            raise ReloadError(
+                f"the reloaded {form} differs from the trained model by {difference:.3g} in a logit "
+                f"(tolerance {TOLERANCE:g}); the run is not finished"
+            )
+    return {
+        "rows": len(rows),
+        "tolerance": TOLERANCE,
+        **{f"{form}_max_difference": difference for form, difference in differences.items()},
+    }
+
+
+def _plain_environment() -> dict[str, str]:
+    """Return the environment without what would make the child a part of a distributed run."""
+    distributed = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK")
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in distributed and not name.startswith(("ACCELERATE_", "FSDP_", "TORCHELASTIC_"))
+    }
+
+
+def _answer(request_file: Path) -> None:
+    """Run in the fresh process: load each saved form, write the largest differences beside the request."""
+    import torch
+    from datasets import Dataset
+    from transformers import AutoTokenizer
+
+    from startup_llm.tasks import load_task
+
+    request = json.loads(request_file.read_text())
+    task, rows, expected = (
+        load_task(request["task"]),
+        Dataset.from_list(request["rows"]),
+        np.asarray(request["logits"]),
+    )
+    differences = {"merged": float(np.abs(task.check_pipeline(request["model"], rows) - expected).max())}
+    if request["adapter"]:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(
+            task.load_plain(request["base"], **request["load_arguments"]), request["adapter"]
+        )
+        tokenizer = AutoTokenizer.from_pretrained(request["adapter"])
+        model.config.pad_token_id = model.base_model.config.pad_token_id = tokenizer.pad_token_id
+        encoded, _ = task.encode(rows.remove_columns("label"), tokenizer)
+        batch = task.build_collator(tokenizer)(encoded.remove_columns("length").to_list())
+        with torch.inference_mode():
+            logits = model.eval()(**batch).logits.numpy()
+        differences["adapter"] = float(np.abs(logits - expected).max())
+    (request_file.parent / "answer.json").write_text(json.dumps(differences))
+
+
+if __name__ == "__main__":
+    _answer(Path(sys.argv[1]))

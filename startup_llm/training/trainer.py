@@ -1,0 +1,148 @@
+"""transformers' Trainer with what this package adds: a learning rate for the head, and lengths kept together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+
+from startup_llm.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import nn
+    from transformers import EvalPrediction
+
+    from startup_llm.training.speed import SpeedPlan
+
+
+class HeadTrainer(Trainer):
+    """A Trainer whose head has a learning rate of its own."""
+
+    def __init__(self, *args: Any, head_parameters: list[nn.Parameter], head_learning_rate: float, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._head_ids = {id(parameter) for parameter in head_parameters}
+        self._head_learning_rate = head_learning_rate
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Any:
+        """Make the optimizer of `train.optim` over two groups: the head, and the rest."""
+        if self.optimizer is None:
+            trained = [p for p in (model or self.model).parameters() if p.requires_grad]
+            groups = [
+                {"params": [p for p in trained if id(p) not in self._head_ids]},
+                {"params": [p for p in trained if id(p) in self._head_ids], "lr": self._head_learning_rate},
+            ]
+            optimizer_class, arguments = self.get_optimizer_cls_and_kwargs(self.args, model or self.model)
+            arguments.setdefault("weight_decay", self.args.weight_decay)
+            self.optimizer = optimizer_class([group for group in groups if group["params"]], **arguments)
+        return self.optimizer
+
+
+class TrainingClock(TrainerCallback):
+    """Measures the seconds spent in training steps, without evaluation and saving."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.steps = 0
+        self._start = 0.0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock; the first step of a run, which warms up, is not counted."""
+        self._start = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop the clock."""
+        self.seconds += time.perf_counter() - self._start
+        self.steps += 1
+
+
+def build_training_arguments(
+    train: Mapping[str, Any], output_dir: Path, plan: SpeedPlan, metric: str
+) -> TrainingArguments:
+    """Complete the `train` section with the run's folder and the plan's number type.
+
+    Args:
+        train: Keyword arguments of `TrainingArguments`.
+        output_dir: Where checkpoints go.
+        plan: The speed plan.
+        metric: The metric that decides which checkpoint is best; empty without validation rows.
+
+    Raises:
+        UserError: If `TrainingArguments` refuses the values.
+    """
+    arguments = dict(train)
+    if not metric:
+        arguments |= {"eval_strategy": "no", "load_best_model_at_end": False}
+    elif arguments.get("eval_strategy", "no") != "no" and arguments.get("eval_strategy") == arguments.get(
+        "save_strategy"
+    ):
+        arguments |= {"load_best_model_at_end": True, "metric_for_best_model": metric}
+    arguments |= {
+        "output_dir": str(output_dir),
+        "bf16": plan.compute_dtype == "bfloat16",
+        "use_cpu": plan.device == "cpu",
+        "train_sampling_strategy": "group_by_length",
+        "length_column_name": "length",
+        "remove_unused_columns": True,
+    }
+    try:
+        return TrainingArguments(**arguments)
+    except (ValueError, TypeError, ImportError) as error:
+        raise UserError(f"train section: {' '.join(str(error).split())}") from None
+
+
+def build_trainer(
+    model: Any,
+    arguments: TrainingArguments,
+    *,
+    train_rows: Dataset,
+    validation_rows: Dataset | None,
+    collator: Callable,
+    tokenizer: Any,
+    compute_metrics: Callable[[EvalPrediction], dict[str, float]],
+    head_parameters: list[nn.Parameter],
+    head_learning_rate: float,
+    early_stopping_patience: int | None,
+) -> tuple[HeadTrainer, TrainingClock]:
+    """Build the trainer of a run.
+
+    Args:
+        model: The model, with its adapter if it has one.
+        arguments: The completed `train` section.
+        train_rows: Encoded rows.
+        validation_rows: Encoded rows, or None.
+        collator: Makes a batch.
+        tokenizer: Saved with each checkpoint.
+        compute_metrics: From an `EvalPrediction` to figures.
+        head_parameters: Parameters of the output layer.
+        head_learning_rate: Their learning rate.
+        early_stopping_patience: Evaluations without a better score before training stops, or None.
+
+    Raises:
+        UserError: If early stopping is asked for without validation rows.
+    """
+    clock = TrainingClock()
+    callbacks: list[TrainerCallback] = [clock]
+    if early_stopping_patience is not None:
+        if not arguments.load_best_model_at_end:
+            raise UserError(
+                "early_stopping_patience needs a validation split, and eval_strategy equal to save_strategy; "
+                "set data.validation_fraction above 0"
+            )
+        callbacks.append(EarlyStoppingCallback(early_stopping_patience))
+    trainer = HeadTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=train_rows,
+        eval_dataset=validation_rows,
+        data_collator=collator,
+        processing_class=tokenizer,
+        compute_metrics=compute_metrics,
+        callbacks=callbacks,
+        head_parameters=head_parameters,
+        head_learning_rate=head_learning_rate,
+    )
+    return trainer, clock
