@@ -78,6 +78,14 @@ def test_rows_without_label_do_not_count():
     assert compute_classification_loss(logits, torch.tensor([-100, -100])).item() == 0.0
 
 
+def test_the_loss_of_bfloat16_logits_is_computed_in_float32():
+    logits = torch.randn(8, 5).bfloat16()
+    labels = torch.arange(8) % 5
+    torch.testing.assert_close(
+        compute_classification_loss(logits, labels), torch.nn.functional.cross_entropy(logits.float(), labels)
+    )
+
+
 def test_float_labels_mean_several_labels_at_once():
     logits = torch.tensor([[0.0, 0.0, 0.0]])
     assert compute_classification_loss(logits, torch.tensor([[1.0, 0.0, 1.0]])).item() == pytest.approx(math.log(2))

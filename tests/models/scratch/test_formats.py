@@ -161,6 +161,7 @@ def test_vit_agrees_both_ways(tmp_path, channels):
         close(load_vit(tmp_path / "theirs", kernel)(images)["logits"], theirs(images).logits)
 
 
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
 @pytest.mark.parametrize("norm", ["post", "pre"])
 @pytest.mark.parametrize("kernel", ["eager", "sdpa"])
 def test_encoder_decoder_agrees_with_the_transformer_of_torch(norm, kernel):

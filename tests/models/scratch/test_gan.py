@@ -180,6 +180,14 @@ def test_the_last_class_of_the_sentence_discriminator_is_fake():
     torch.testing.assert_close(real.exp(), probabilities[:, :3].sum(1))
 
 
+def test_the_generator_loss_moves_the_fake_features_only():
+    real, fake, logits = (torch.randn(4, 3, requires_grad=True) for _ in range(3))
+    gan_bert_generator_loss(logits, real, fake).backward()
+    assert real.grad is None
+    assert fake.grad.any()
+    assert logits.grad.any()
+
+
 def test_log_probability_of_real_is_exact_where_fake_is_certain():
     fake, real = compute_fake_log_probability(torch.tensor([[0.0, 0.0, 100.0]]))
     assert fake.item() == 0.0

@@ -148,12 +148,21 @@ def test_a_left_padded_prompt_is_continued_as_it_is_alone():
     assert together[1, 3:].tolist() == model.generate(torch.tensor([[7, 8]]), 6)[0, 2:].tolist()
 
 
-def test_generation_stops_at_the_end_token():
+def test_a_text_ends_at_the_end_token_and_is_padded():
+    model, prompts = build_decoder(), torch.tensor([[3, 4, 5], [9, 1, 6]])
+    first, second = model.generate(prompts, 8)[:, 3:].tolist()
+    eos = next(token for token in first if token not in second)  # ends the first text only
+    length = first.index(eos) + 1
+    written = model.generate(prompts, 8, eos_token_id=eos, pad_token_id=17)[:, 3:].tolist()
+    assert length < 8
+    assert written == [first[:length] + [17] * (8 - length), second]
+
+
+def test_generation_stops_where_all_texts_have_ended():
     model, prompt = build_decoder(), torch.tensor([[3, 4, 5]])
     free = model.generate(prompt, 8)[0, 3:].tolist()
-    eos = free[2]
-    stopped = model.generate(torch.cat([prompt, prompt]), 8, eos_token_id=eos, pad_token_id=17)
-    assert stopped[0, 3:].tolist() == free[: free.index(eos) + 1]
+    written = model.generate(prompt, 8, eos_token_id=free[2])[0, 3:].tolist()
+    assert written == free[: free.index(free[2]) + 1]
 
 
 def test_sampling_keeps_to_the_top_k_and_follows_the_temperature():
@@ -198,6 +207,22 @@ def test_decoder_ties_its_output_to_the_embedding():
     torch.testing.assert_close(after[9], 2 * before[9])
 
 
+def test_decoder_starts_with_a_narrow_residual_path():
+    model = Decoder(20, width=64, heads=4, layers=8)
+    weights = [block.feed_forward.contract.weight for block in model.blocks]
+    assert torch.cat(weights).std().item() == pytest.approx(0.02 / math.sqrt(2 * 8), rel=0.02)
+    assert model.blocks[0].feed_forward.expand.weight.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+@pytest.mark.parametrize("shared_embeddings", [True, False])
+def test_embeddings_are_scaled_before_positions_are_added(shared_embeddings):
+    model = build_encoder_decoder(shared_embeddings=shared_embeddings)
+    position = compute_sinusoidal_positions(16, 16)[1]
+    source, target = model.source_embedding.weight[7], model.target_matrix[7]
+    torch.testing.assert_close(model.embed_source(torch.tensor([[5, 7]]))[0, 1], 4 * source + position)  # √16 = 4
+    torch.testing.assert_close(model.embed_target(torch.tensor([[5, 7]]))[0, 1], 4 * target + position)
+
+
 def test_shared_embeddings_are_one_matrix():
     shared, own = build_encoder_decoder(), build_encoder_decoder(shared_embeddings=False)
     matrices = [model.source_embedding.weight.numel() for model in (shared, own)]
@@ -234,13 +259,19 @@ def test_greedy_writing_takes_the_most_probable_token_each_time():
     assert model.generate(source, 6)[0].tolist() == written[1:]
 
 
+SOURCES = torch.cartesian_prod(*[torch.arange(4)] * 3)[::5]  # 13 sources of three tokens
+
+
+def unpad(written):
+    return [tuple(row[: row.index(2) + 1] if 2 in row else row) for row in written.tolist()]
+
+
 @pytest.mark.parametrize("length_penalty", [0.0, 0.6, 2.0])
 def test_a_beam_wide_enough_finds_the_best_target_of_all(length_penalty):
     model = build_encoder_decoder(vocab_size=4)
-    source = torch.tensor([[3, 1, 3], [0, 1, 2]])
     targets = torch.tensor(list(itertools.product(range(4), repeat=3)))  # (64, 3)
     best = []
-    for row in source:
+    for row in SOURCES:
         start = torch.full((64, 1), model.start_token_id)
         inputs = torch.cat([start, targets[:, :-1]], dim=1)
         log_p = model(row.expand(64, -1), decoder_input_ids=inputs)["logits"].log_softmax(-1)  # (64, 3, 4)
@@ -250,6 +281,32 @@ def test_a_beam_wide_enough_finds_the_best_target_of_all(length_penalty):
             score = sum(step[token] for step, token in zip(steps[:length], target[:length], strict=True))
             ranked[tuple(target[:length])] = score / ((5 + length) / 6) ** length_penalty
         best.append(max(ranked, key=ranked.get))
-    written = model.generate(source, 3, beams=64, length_penalty=length_penalty)
-    padded = [[*target, *[0] * (written.shape[1] - len(target))] for target in best]
-    assert written.tolist() == padded
+    assert len({len(target) for target in best}) > 1
+    assert unpad(model.generate(SOURCES, 3, beams=64, length_penalty=length_penalty)) == best
+
+
+@pytest.mark.parametrize("beams", [2, 4])
+@pytest.mark.parametrize("length_penalty", [0.0, 3.0])
+def test_a_narrow_beam_keeps_the_best_targets_at_each_step(beams, length_penalty):
+    model = build_encoder_decoder(vocab_size=6)
+
+    def rank(candidate):
+        target, score = candidate
+        return score / ((5 + len(target)) / 6) ** length_penalty
+
+    expected = []
+    for row in SOURCES:
+        kept = [((), 0.0)]
+        for _ in range(5):
+            candidates = []
+            for target, score in kept:
+                if target and target[-1] == 2:
+                    candidates.append((target, score))
+                    continue
+                inputs = torch.tensor([[model.start_token_id, *target]])
+                log_p = model(row[None], decoder_input_ids=inputs)["logits"][0, -1].log_softmax(-1).tolist()
+                candidates += [((*target, token), score + log_p[token]) for token in range(6)]
+            kept = sorted(candidates, key=rank, reverse=True)[:beams]
+        expected.append(kept[0][0])
+    assert len({len(target) for target in expected}) > 1
+    assert unpad(model.generate(SOURCES, 5, beams=beams, length_penalty=length_penalty)) == expected
