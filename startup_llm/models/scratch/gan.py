@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from startup_llm.errors import UserError
 from startup_llm.models.scratch.checks import check_at_least, check_probability
+from startup_llm.models.scratch.losses import compute_classification_loss
 
 
 class ImageGenerator(nn.Module):
@@ -82,7 +83,7 @@ class ImageDiscriminator(nn.Module):
     """DCGAN's discriminator: image to one logit through strided convolutions (Radford et al. 2016, section 3).
 
     There is no batch normalization: it would tie the images of a batch together, and R1 needs each image's own
-    gradient. With classes, the logit is w · φ(x) + e_y · φ(x) (Miyato & Koyama 2018, equation 3).
+    gradient. With classes, the logit is w · φ(x) + e_y · φ(x) (Miyato & Koyama 2018).
 
     Args:
         image_size: Height and width of the images: 8, 16, 32, ...
@@ -201,7 +202,7 @@ def r1_penalty(real_logits: Tensor, real_images: Tensor, gamma: float = 10.0) ->
 
 
 class ExponentialMovingAverage:
-    """The running average of a generator's weights, θ' ← β θ' + (1 - β) θ (Yazıcı et al. 2019, section 3.2).
+    """The running average of a generator's weights, θ' ← β θ' + (1 - β) θ (Yazıcı et al. 2019).
 
     Images drawn from `average` are better than those from the generator of the last step. Buffers, such as batch
     normalization's statistics, are copied.
@@ -324,8 +325,7 @@ def gan_bert_supervised_loss(real_logits: Tensor, labels: Tensor) -> Tensor:
     Returns:
         A scalar; 0 where no sentence has a label.
     """
-    total = F.cross_entropy(real_logits[:, :-1].float(), labels, ignore_index=-100, reduction="sum")
-    return total / (labels != -100).sum().clamp(min=1)
+    return compute_classification_loss(real_logits[:, :-1], labels)  # without the class "fake": y ≤ k
 
 
 def gan_bert_unsupervised_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
