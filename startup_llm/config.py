@@ -199,12 +199,13 @@ def parse_config(
         sys.exit(0)
     parser = _build_parser(config_class, train_section)
     argv = _complete_flags(parser, argv)
-    parsed = _parse(parser, argv)
     train: dict[str, Any] = {}
-    if train_section:
+    if train_section:  # the method chooses the section's defaults, so it is read first, and nothing is printed yet
+        parsed = _parse(parser, [word for word in argv if not word.startswith("--print_config")])
         defaults = {**SHARED_TRAIN_DEFAULTS, **TRAIN_DEFAULTS[parsed.method]}
         parser.set_defaults({f"train.{name}": value for name, value in defaults.items()})
-        parsed = _parse(parser, argv)
+    parsed = _parse(parser, argv)
+    if train_section:
         for name, advice in RESERVED_TRAIN_FIELDS.items():
             if vars(parsed.train).pop(name, None):
                 raise UserError(f"train.{name} is set by the run itself; {advice}")
@@ -246,7 +247,7 @@ def _options(parser: ArgumentParser) -> dict[str, Any]:
 def _complete_flags(parser: ArgumentParser, argv: Sequence[str]) -> list[str]:
     """Let `--resume` stand for `--resume true`."""
     flags = {f"--{name}" for name, typehint in _options(parser).items() if typehint is bool}
-    following = [*argv[1:], "--"]
+    following = [*argv, "--"][1:]
     return [
         f"{word}=true" if word in flags and after.startswith("--") else word
         for word, after in zip(argv, following, strict=True)
