@@ -1,0 +1,110 @@
+"""Tiny real checkpoints on disk, made once per session."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test reaches the network
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+MESSAGES = {
+    "refund": ["please refund my order", "i want my money back", "refund the money for this order"],
+    "delivery": ["where is my parcel", "the parcel has not arrived", "when does the parcel arrive"],
+    "password": ["i forgot my password", "reset my password please", "the password does not work"],
+}
+
+_COMMON = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": 0.3}
+_ENCODER = {**_COMMON, "intermediate_size": 64, "max_position_embeddings": 64}
+_DECODER = {**_ENCODER, "num_key_value_heads": 2, "head_dim": 8, "bos_token_id": None, "pad_token_id": None}
+_DISTILBERT = {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 4, "initializer_range": 0.3}
+_GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "bos_token_id": 0, "initializer_range": 0.3}
+_DEBERTA = {
+    "relative_attention": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_buckets": 8,
+    "pooler_hidden_size": 32,
+}
+ENCODERS: dict[str, dict] = {
+    "bert": _ENCODER,
+    "roberta": {**_ENCODER, "max_position_embeddings": 66, "type_vocab_size": 1},
+    "distilbert": {**_DISTILBERT, "max_position_embeddings": 64},
+    "deberta-v2": {**_ENCODER, **_DEBERTA_V3},
+    "modernbert": {**_ENCODER, "bos_token_id": None, "eos_token_id": None, "local_attention": 8},
+}
+DECODERS: dict[str, dict] = {"gpt2": _GPT2, "llama": _DECODER, "qwen3": _DECODER, "gemma": _DECODER}
+ARCHITECTURES = (*ENCODERS, *DECODERS)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Models this small lose more to waiting for a second thread than they gain."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def architecture(request: pytest.FixtureRequest) -> str:
+    """Each architecture in turn, by its `model_type`."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function from an architecture to the folder of its checkpoint: 2 layers, width 32, a base model.
+
+    The folders are shared by the session: copy one before changing it.
+    """
+    made: dict[str, Path] = {}
+
+    def build(model_type: str) -> Path:
+        if model_type not in made:
+            made[model_type] = build_checkpoint(model_type, tmp_path_factory.mktemp("checkpoints") / model_type)
+        return made[model_type]
+
+    return build
+
+
+def build_checkpoint(model_type: str, folder: Path) -> Path:
+    """Write a randomly initialised base model, as safetensors, and a tokenizer trained on `MESSAGES`.
+
+    The weights spread more than usual, so that a wrong layer shows in the output.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    tokenizer = build_tokenizer(decoder=model_type in DECODERS, token_types=model_type == "bert")
+    settings = dict((ENCODERS | DECODERS)[model_type])
+    if model_type in DECODERS:
+        settings["eos_token_id"] = tokenizer.eos_token_id
+    else:
+        settings["pad_token_id"] = tokenizer.pad_token_id
+    if model_type == "modernbert":
+        settings |= {"cls_token_id": tokenizer.cls_token_id, "sep_token_id": tokenizer.sep_token_id}
+    torch.manual_seed(0)
+    AutoModel.from_config(AutoConfig.for_model(model_type, vocab_size=300, **settings)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def build_tokenizer(*, decoder: bool, token_types: bool = False):
+    """Train byte-level BPE on `MESSAGES`; an encoder's knows pad, unk, cls and sep, a decoder's the end alone."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<eos>"] if decoder else ["[CLS]", "[PAD]", "[SEP]", "[UNK]"]
+    tokenizer = Tokenizer(models.BPE(unk_token=None if decoder else "[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet)
+    tokenizer.train_from_iterator([text for texts in MESSAGES.values() for text in texts], trainer)
+    if decoder:
+        return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>")
+    ids = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", ids)
+    names = {"cls_token": "[CLS]", "pad_token": "[PAD]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
+    inputs = ["input_ids", *["token_type_ids"] * token_types, "attention_mask"]
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_input_names=inputs, **names)
