@@ -106,7 +106,7 @@ def get_metric(name: str) -> MetricFunction:
         UserError: If there is no such metric.
     """
     if name not in METRICS:
-        raise UserError(f"unknown metric {name}{nearest(name, METRICS)} There are: {', '.join(METRICS)}")
+        raise UserError(f"unknown metric {name}{nearest(name, METRICS) or ';'} metrics: {', '.join(METRICS)}")
     return METRICS[name]
 
 
