@@ -20,10 +20,13 @@ _ENCODER = {**_COMMON, "intermediate_size": 64, "max_position_embeddings": 64}
 _DECODER = {**_ENCODER, "num_key_value_heads": 2, "head_dim": 8, "bos_token_id": None, "pad_token_id": None}
 _DISTILBERT = {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 4, "initializer_range": 0.3}
 _GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "bos_token_id": 0, "initializer_range": 0.3}
-_DEBERTA = {
+_DEBERTA_V3 = {
     "relative_attention": True,
     "pos_att_type": ["p2c", "c2p"],
     "position_buckets": 8,
+    "share_att_key": True,
+    "norm_rel_ebd": "layer_norm",
+    "type_vocab_size": 0,
     "pooler_hidden_size": 32,
 }
 ENCODERS: dict[str, dict] = {
