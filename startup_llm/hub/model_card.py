@@ -10,7 +10,8 @@ import html
 import re
 import shlex
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from startup_llm.evaluation.report import (
     Results,
@@ -78,11 +79,31 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _LOCAL_PATH = re.compile(r"(--?[\w.-]+=)?(?:file://|~|[A-Za-z]:)?[\\/][^\[\]{},\"']*")
 
 
-def build_model_card(results: Results) -> str:
+@dataclass(frozen=True)
+class Publication:
+    """What a card can say only once it is known where and how the run is published.
+
+    Attributes:
+        repository: Hub id, or None for a run that is not published.
+        what: The merged model in the root, the adapter in the root, or the merged model with the adapter in
+            `adapter/`; a run without an adapter has the merged model alone.
+        license: Licence that a person chose, or None to take the checkpoint's where nothing stands against it.
+    """
+
+    repository: str | None = None
+    what: Literal["merged", "adapter", "both"] = "both"
+    license: str | None = None
+
+
+UNPUBLISHED = Publication()
+
+
+def build_model_card(results: Results, publication: Publication = UNPUBLISHED) -> str:
     """Build the model card as Markdown with YAML front matter.
 
     Args:
         results: A run's results, schema version 1.
+        publication: Where and how the run is published.
 
     Returns:
         The card's text. It holds no absolute local path, no Hub token and no text of the data.
@@ -103,36 +124,43 @@ def build_model_card(results: Results) -> str:
         "metric": name_metric,
     }
     source = importlib.resources.files(__package__).joinpath("model_card.md.jinja").read_text("utf-8")
-    body = environment.from_string(source).render(_build_view(results))
+    body = environment.from_string(source).render(_build_view(results, publication))
     body = re.sub(r"\n{3,}", "\n\n", body)
-    return f"---\n{build_card_data(results).to_yaml()}\n---\n\n{body}"
+    return f"---\n{build_card_data(results, publication).to_yaml()}\n---\n\n{body}"
 
 
-def build_card_data(results: Results) -> ModelCardData:
-    """Build the card's front matter; what is not known is left out."""
+def build_card_data(results: Results, publication: Publication = UNPUBLISHED) -> ModelCardData:
+    """Build the card's front matter; what is not known is left out.
+
+    The library is the one that loads what lies in the repository's root.
+    """
     from huggingface_hub import ModelCardData
 
     checkpoint, data = results.get("checkpoint") or {}, results.get("data") or {}
     hub_dataset = _hub_dataset(data)
     return ModelCardData(
         language=data.get("language") or None,
-        license=choose_license(results)[0],
-        library_name="peft" if results["method"] == "lora" else "transformers",
+        license=choose_license(results, publication.license)[0],
+        library_name="peft" if publication.what == "adapter" else "transformers",
         base_model=_hub_checkpoint(checkpoint),
         datasets=[hub_dataset] if hub_dataset else None,
         pipeline_tag=results["task"],
         tags=[results["method"], "startup-llm"],
         metrics=list(dict.fromkeys(HUB_METRICS.get(metric, metric) for metric in list_metrics(results))),
-        model_name=_model_name(results),
+        model_name=_model_name(results, publication),
         eval_results=_list_eval_results(results) or None,
     )
 
 
-def choose_license(results: Results) -> tuple[str | None, list[str]]:
+def choose_license(results: Results, chosen: str | None = None) -> tuple[str | None, list[str]]:
     """Choose the licence to declare, and say what stands against publishing.
 
     The weights derive from the checkpoint, so its licence is declared, unless it or the data's licence restricts what
     may be done with the result or either is not known: then the choice is a person's.
+
+    Args:
+        results: A run's results.
+        chosen: Licence that a person chose; it is declared, and the restrictions are still told.
 
     Returns:
         The licence's identifier or None, and the warnings.
@@ -142,7 +170,8 @@ def choose_license(results: Results) -> tuple[str | None, list[str]]:
     warnings = []
     for owner, license_id in (("checkpoint", base), ("training data", data)):
         if not license_id:
-            warnings.append(f"The licence of the {owner} is not known; find it out before publishing.")
+            if not chosen:
+                warnings.append(f"The licence of the {owner} is not known; find it out before publishing.")
             continue
         terms = set(re.split(r"[^a-z0-9]+", license_id.lower()))
         if "nc" in terms:
@@ -151,8 +180,10 @@ def choose_license(results: Results) -> tuple[str | None, list[str]]:
             warnings.append(f"The licence of the {owner} ({license_id}) does not allow publishing derived works.")
         if "sa" in terms:
             warnings.append(f"The {owner} ({license_id}) asks that derived works carry the same licence.")
-        if terms & {"other", "unknown"}:
+        if terms & {"other", "unknown"} and not chosen:
             warnings.append(f"The licence of the {owner} is given as {license_id}; read its terms before publishing.")
+    if chosen:
+        return chosen.lower(), warnings
     if warnings:
         warnings.append("So no licence is declared here; whoever publishes the model has to choose one that fits.")
         return None, warnings
@@ -165,7 +196,7 @@ def escape_markdown(text: Any) -> str:
     return re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", escaped)
 
 
-def _build_view(results: Results) -> dict[str, Any]:
+def _build_view(results: Results, publication: Publication) -> dict[str, Any]:
     """Arrange the results for the template; what is absent is None or empty."""
     optional = (
         "confusions",
@@ -193,9 +224,10 @@ def _build_view(results: Results) -> dict[str, Any]:
         **{name: results.get(name) for name in (*optional, *facts)},
         "task": results["task"],
         "method": results["method"],
-        "name": _model_name(results),
+        "name": _model_name(results, publication),
+        "publication": publication,
         "made_how": _METHODS.get(results["method"], results["method"]),
-        "base": _hub_checkpoint(checkpoint) or (_hide_path(checkpoint["name"]) if checkpoint else None),
+        "base": _hub_checkpoint(checkpoint) or (hide_path(checkpoint["name"]) if checkpoint else None),
         "base_on_hub": _hub_checkpoint(checkpoint) is not None,
         "checkpoint": checkpoint,
         "data": data,
@@ -203,7 +235,7 @@ def _build_view(results: Results) -> dict[str, Any]:
         "hub_dataset": _hub_dataset(data),
         "languages": ", ".join(data.get("language") or ()),
         "notes": [hide_local_paths(note) for note in data.get("notes") or ()],
-        "license_warnings": choose_license(results)[1],
+        "license_warnings": choose_license(results, publication.license)[1],
         "verdict": build_verdict(results),
         "standing": describe_standing(results),
         "decides": results["decides"],
@@ -215,8 +247,8 @@ def _build_view(results: Results) -> dict[str, Any]:
         "unmeasured": unmeasured,
         "files": list_files(results),
         "settings": _list_settings(results),
-        "loading": _build_loading(results),
-        "command": _fence(_hide_paths_in_command(results["command"]), "bash") if results.get("command") else None,
+        "loading": _build_loading(results, publication),
+        "command": _fence(hide_paths_in_command(results["command"]), "bash") if results.get("command") else None,
     }
 
 
@@ -272,15 +304,17 @@ def _list_eval_results(results: Results) -> list[EvalResult]:
     ]
 
 
-def _model_name(results: Results) -> str:
-    return _hide_path(results.get("run_name") or f"{_dataset_name(results)}-{results['method']}")
+def _model_name(results: Results, publication: Publication) -> str:
+    if publication.repository:
+        return publication.repository.split("/")[-1]
+    return hide_path(results.get("run_name") or f"{_dataset_name(results)}-{results['method']}")
 
 
 def _dataset_name(results: Results) -> str:
     """Name the dataset: its id, or its first file's name."""
     data = results.get("data") or {}
     if data.get("dataset"):
-        return _hide_path(data["dataset"])
+        return hide_path(data["dataset"])
     files = list_files(results)
     return files[0]["name"] if files else "unnamed data"
 
@@ -304,7 +338,7 @@ def _list_settings(results: Results) -> list[tuple[str, str]]:
     """List the settings that shape the weights, as (dotted name, value); unset ones are left out."""
     config = results.get("config") or {}
     return [
-        (f"{section}.{name}", _hide_path(str(config[section][name])))
+        (f"{section}.{name}", hide_path(str(config[section][name])))
         for section, names in _SETTINGS.items()
         if section != "lora" or results["method"] == "lora"
         for name in names
@@ -312,36 +346,42 @@ def _list_settings(results: Results) -> list[tuple[str, str]]:
     ]
 
 
-def _build_loading(results: Results) -> dict[str, str | None]:
-    """Write the code that loads the model: merged through a pipeline, the adapter through PEFT where there is one."""
-    repository = f"OWNER/{_model_name(results)}"
+def _build_loading(results: Results, publication: Publication) -> dict[str, str | None]:
+    """Write the code that loads what is published: merged through a pipeline, the adapter through PEFT."""
+    repository = publication.repository or f"OWNER/{_model_name(results, publication)}"
     merged = f'from transformers import pipeline\n\npredict = pipeline("{results["task"]}", model="{repository}")'
-    return {"merged": _fence(merged, "python"), "adapter": _build_adapter_loading(results, repository)}
+    return {
+        "merged": _fence(merged, "python") if publication.what != "adapter" else None,
+        "adapter": _build_adapter_loading(results, repository, publication.what),
+    }
 
 
-def _build_adapter_loading(results: Results, repository: str) -> str | None:
+def _build_adapter_loading(results: Results, repository: str, what: str) -> str | None:
+    if results["method"] != "lora" or what == "merged":
+        return None
     checkpoint = results.get("checkpoint") or {}
     arguments = (results.get("load") or {}).get("adapter_model_kwargs")
     head = re.fullmatch(r"\w+?(For\w+)", checkpoint.get("architecture") or "")
     if arguments is None or head is None:
         return None
-    base = _hub_checkpoint(checkpoint) or _hide_path(checkpoint["name"])
+    base = _hub_checkpoint(checkpoint) or hide_path(checkpoint["name"])
     if checkpoint.get("revision"):
         arguments = {"revision": checkpoint["revision"], **arguments}
     lines = [f'    "{base}",', *(f"    {name}={value!r}," for name, value in arguments.items())]
     auto_class = f"AutoModel{head[1]}"
+    place = "" if what == "adapter" else f', subfolder="{ADAPTER_FOLDER}"'
     code = (
         "from peft import PeftModel\n"
         f"from transformers import {auto_class}, AutoTokenizer\n\n"
         f'tokenizer = AutoTokenizer.from_pretrained("{repository}")\n'
         f"base = {auto_class}.from_pretrained(\n" + "\n".join(lines) + "\n)\n"
         "base.config.pad_token_id = tokenizer.pad_token_id\n"
-        f'model = PeftModel.from_pretrained(base, "{repository}", subfolder="{ADAPTER_FOLDER}").eval()'
+        f'model = PeftModel.from_pretrained(base, "{repository}"{place}).eval()'
     )
     return _fence(code, "python")
 
 
-def _hide_path(text: str) -> str:
+def hide_path(text: str) -> str:
     """Cut a value that is one absolute local path, blanks and all, to its last part."""
     found = _LOCAL_PATH.fullmatch(text)
     if found is None:
@@ -349,12 +389,13 @@ def _hide_path(text: str) -> str:
     return (found[1] or "") + redact_tokens(re.split(r"[\\/]", text.rstrip("\\/"))[-1])
 
 
-def _hide_paths_in_command(command: str) -> str:
+def hide_paths_in_command(command: str) -> str:
+    """Cut the absolute local paths of a command line, quoted blanks and all, to their last part."""
     try:
         words = shlex.split(command)
     except ValueError:
         return hide_local_paths(command)
-    return shlex.join(map(_hide_path, words))
+    return shlex.join(map(hide_path, words))
 
 
 def _format_code(text: Any) -> str:

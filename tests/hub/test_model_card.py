@@ -8,7 +8,13 @@ import yaml
 from huggingface_hub import ModelCard, metadata_load
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 
-from startup_llm.hub.model_card import build_model_card, choose_license, describe_standing, escape_markdown
+from startup_llm.hub.model_card import (
+    Publication,
+    build_model_card,
+    choose_license,
+    describe_standing,
+    escape_markdown,
+)
 
 RESULTS = {
     "schema_version": 1,
@@ -96,7 +102,7 @@ def test_the_front_matter_says_what_the_hub_asks(tmp_path):
     assert {key: value for key, value in metadata.items() if key != "model-index"} == {
         "base_model": "sentence-transformers/all-MiniLM-L6-v2",
         "language": ["en"],
-        "library_name": "peft",
+        "library_name": "transformers",
         "license": "apache-2.0",
         "metrics": ["accuracy", "f1"],
         "pipeline_tag": "text-classification",
@@ -129,7 +135,6 @@ def test_only_hub_ids_become_metadata():
 
 def test_a_fully_tuned_model_is_a_transformers_model_without_an_adapter():
     results = change(method="full")
-    del results["load"]
     results["models"]["full"] = results["models"].pop("lora")
     text = build_model_card(results)
     assert ModelCard(text).data.library_name == "transformers"
@@ -245,6 +250,30 @@ def test_the_adapter_s_code_names_the_class_and_the_arguments_it_needs():
     compile(code, "card", "exec")
     assert "base = AutoModelForSequenceClassification.from_pretrained(" in code
     assert "    num_labels=2,\n    num_hidden_layers=7,\n" in code
+
+
+def test_a_published_card_shows_how_to_load_what_lies_there():
+    both = build_model_card(RESULTS, Publication("me/mine", "both"))
+    assert 'model="me/mine")' in both
+    assert '"me/mine", subfolder="adapter")' in both
+    assert "OWNER" not in both
+    assert "# mine\n" in both
+    merged = build_model_card(RESULTS, Publication("me/mine", "merged"))
+    assert "pipeline(" in merged
+    assert "PeftModel" not in merged
+    adapter = build_model_card(RESULTS, Publication("me/mine", "adapter"))
+    assert "pipeline(" not in adapter
+    assert 'PeftModel.from_pretrained(base, "me/mine").eval()' in adapter
+    assert ModelCard(adapter).data.library_name == "peft"
+
+
+def test_a_licence_that_a_person_chose_is_declared_and_the_restrictions_are_still_told():
+    results = change(data={"license": "cc-by-nc-4.0"}, checkpoint={"license": None})
+    text = build_model_card(results, Publication("me/mine", license="CC-BY-NC-4.0"))
+    assert ModelCard(text).data.license == "cc-by-nc-4.0"
+    assert "training data (cc-by-nc-4.0) may not be used commercially" in text
+    assert "no licence is declared" not in text
+    assert "not known" not in text
 
 
 def test_the_command_cannot_close_its_own_code_block():
