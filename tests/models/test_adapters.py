@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification
+
+from startup_llm.config import LoraConfig, ModelConfig
+from startup_llm.errors import UserError
+from startup_llm.models.adapters import add_lora, find_block_linears
+from startup_llm.models.checkpoints import load_checkpoint, load_tokenizer
+from startup_llm.models.sequence_classifier import build_sequence_classifier
+
+TEXTS = ["refund", "where is my parcel", "i forgot my password"]
+TARGETS = {
+    "bert": "query key value dense",
+    "roberta": "query key value dense",
+    "distilbert": "q_lin k_lin v_lin out_lin lin1 lin2",
+    "deberta-v2": "query_proj key_proj value_proj dense",
+    "modernbert": "Wqkv Wo Wi",
+    "gpt2": "c_attn c_proj c_fc",
+    "llama": "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj",
+    "qwen3": "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj",
+    "gemma": "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj",
+}
+LINEARS_PER_LAYER = {"bert": 6, "roberta": 6, "distilbert": 6, "deberta-v2": 6, "modernbert": 4, "gpt2": 4}
+HEADS = {
+    "bert": {"classifier"},
+    "roberta": {"classifier", "roberta.encoder.layer.2"},
+    "distilbert": {"pre_classifier", "classifier"},
+    "deberta-v2": {"pooler", "classifier"},
+    "modernbert": {"head", "classifier"},
+}
+"""The modules that are saved with an adapter; those of a decoder are `score` alone."""
+
+
+@pytest.fixture
+def build(tiny_checkpoint):
+    """Return a function that puts a head on an architecture's tiny checkpoint."""
+
+    def load(name: str, pooling: str = "auto"):
+        torch.manual_seed(0)
+        checkpoint = load_checkpoint(ModelConfig(checkpoint=str(tiny_checkpoint(name))))
+        tokenizer = load_tokenizer(checkpoint, 64)
+        names, kind = ("a", "b", "c"), "single_label_classification"
+        found = build_sequence_classifier(checkpoint, tokenizer, label_names=names, problem_type=kind, pooling=pooling)
+        return found, tokenizer
+
+    return load
+
+
+def adapt(classifier, lora: LoraConfig | None = None):
+    return add_lora(
+        classifier.model,
+        lora or LoraConfig(rank=4),
+        task_type="SEQ_CLS",
+        base_name="owner/base",
+        revision="main",
+        head_modules=classifier.head_modules,
+        constant_modules=classifier.constant_modules,
+    )
+
+
+def step(model, batch) -> None:
+    """Take two large training steps, so that every trained weight moves, B and A of the adapter included."""
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(2):
+        model(**batch, labels=torch.tensor([0, 1, 2])).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def snapshot(model) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def test_adapter_goes_on_every_linear_layer_of_the_blocks_and_on_no_other(build, architecture):
+    classifier, _ = build(architecture)
+    linears = find_block_linears(classifier.model, exclude=classifier.constant_modules)
+    assert {name.rsplit(".", 1)[-1] for name in linears} == set(TARGETS[architecture].split())
+    assert len(linears) == 2 * LINEARS_PER_LAYER.get(architecture, 7)
+    adapted = adapt(classifier)
+    plain = [
+        name.removeprefix("base_model.model.") for name, module in adapted.named_modules() if hasattr(module, "lora_A")
+    ]
+    assert sorted(plain) == sorted(linears)
+
+
+def test_head_and_pooling_are_named_for_saving(build, architecture):
+    assert set(build(architecture)[0].head_modules) == HEADS.get(architecture, {"score"})
+
+
+def test_fresh_adapter_changes_nothing(build, architecture):
+    classifier, tokenizer = build(architecture)
+    batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        before = classifier.model.eval()(**batch).logits
+        torch.testing.assert_close(adapt(classifier).eval()(**batch).logits, before)
+
+
+def test_only_the_adapter_and_the_head_move(build, architecture):
+    classifier, tokenizer = build(architecture)
+    model = adapt(classifier).train()
+    before = snapshot(model)
+    step(model, tokenizer(TEXTS, padding=True, return_tensors="pt"))
+    moved = {name for name, value in snapshot(model).items() if not torch.equal(value, before[name])}
+    constants = [f"{name}." for name in classifier.constant_modules]
+    expected = {
+        name
+        for name in before
+        if ("lora_" in name or "modules_to_save" in name)
+        and not any(constant in name.replace("modules_to_save.default.", "") for constant in constants)
+    }
+    assert moved == expected
+    assert any("lora_B" in name for name in moved)
+    assert any("modules_to_save" in name and name.endswith("weight") for name in moved)
+
+
+def test_adapter_with_its_head_reloads_on_the_plain_base_to_equal_logits(
+    build, architecture, tiny_checkpoint, tmp_path
+):
+    classifier, tokenizer = build(architecture)
+    batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    model = adapt(classifier)
+    step(model, batch)
+    with torch.inference_mode():
+        expected = model.eval()(**batch).logits
+    model.save_pretrained(tmp_path, save_embedding_layers=False)
+
+    torch.manual_seed(1)  # another head than the trained one, were it not saved
+    base = AutoModelForSequenceClassification.from_pretrained(
+        tiny_checkpoint(architecture),
+        dtype="float32",
+        pad_token_id=tokenizer.pad_token_id,
+        **classifier.load_arguments,
+    )
+    with torch.inference_mode():
+        reloaded = PeftModel.from_pretrained(base, tmp_path).eval()(**batch).logits
+    torch.testing.assert_close(reloaded, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta"])
+def test_pooling_constants_are_saved_but_not_trained(build, name):
+    classifier, _ = build(name, pooling="mean")
+    model = adapt(classifier)
+    assert len(classifier.constant_modules) == 2
+    for constant in classifier.constant_modules:
+        parameters = [
+            (full, parameter)
+            for full, parameter in model.named_parameters()
+            if f"{constant}." in full.replace("modules_to_save.default.", "") and "modules_to_save" in full
+        ]
+        assert parameters, constant
+        assert not any(parameter.requires_grad for _, parameter in parameters)
+
+
+def test_adapters_config_names_the_base_its_revision_and_the_rank(build):
+    config = adapt(build("bert")[0], LoraConfig(rank=4, alpha=8.0)).peft_config["default"]
+    assert (config.base_model_name_or_path, config.revision) == ("owner/base", "main")
+    assert (config.r, config.lora_alpha, config.task_type) == (4, 8.0, "SEQ_CLS")
+
+
+def test_named_targets_only_are_adapted(build):
+    model = adapt(build("bert")[0], LoraConfig(rank=2, target_modules=["query", "value"]))
+    adapted = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if hasattr(module, "lora_A")}
+    assert adapted == {"query", "value"}
+
+
+def test_target_can_be_a_path_that_tells_like_names_apart(build):
+    model = adapt(build("bert")[0], LoraConfig(rank=2, target_modules=["intermediate.dense"]))
+    adapted = [name for name, module in model.named_modules() if hasattr(module, "lora_A")]
+    assert len(adapted) == 2
+    assert all(name.endswith("intermediate.dense") for name in adapted)
+
+
+@pytest.mark.parametrize("rank", [0, -1])
+def test_rank_below_one_is_refused(build, rank):
+    with pytest.raises(UserError, match=rf"^lora\.rank must be at least 1, got {rank}; 16 is a good start$"):
+        adapt(build("bert")[0], LoraConfig(rank=rank))
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "hint"),
+    [
+        ("bert", "querry", "; did you mean query?; it has query, key, value, dense"),
+        ("llama", "q_poj", "; did you mean q_proj?; it has q_proj, k_proj"),
+        ("bert", "classifier", "; it has query"),
+        ("gpt2", "zzz", "; it has c_attn, c_proj, c_fc"),
+    ],
+)
+def test_target_that_is_not_in_the_blocks_is_refused_with_those_that_are(build, name, target, hint):
+    classifier, _ = build(name)
+    with pytest.raises(UserError) as caught:
+        adapt(classifier, LoraConfig(target_modules=[target]))
+    assert f"lora.target_modules: no linear layer {target} in {type(classifier.model).__name__}{hint}" in str(
+        caught.value
+    )
