@@ -7,6 +7,7 @@ accelerate launch recipes/finetune.py --config recipes/configs/banking77_lora.ya
 
 import shlex
 import sys
+from pathlib import Path
 
 from startup_llm.config import FinetuneConfig, default_run_dir, parse_config
 from startup_llm.errors import run_recipe
@@ -23,7 +24,9 @@ def main() -> None:
 def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run: RunFolder) -> None:
     from startup_llm.evaluation.baselines import predict_baselines
     from startup_llm.evaluation.environment import StageClock
+    from startup_llm.evaluation.metrics import rank_metrics
     from startup_llm.evaluation.results import describe_errors, score_models
+    from startup_llm.hub.dataset_card import read_dataset_card
     from startup_llm.hub.finished_run import write_finished_run
     from startup_llm.models.checkpoints import load_checkpoint, load_tokenizer
     from startup_llm.tasks import load_task
@@ -53,6 +56,7 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
             limit = f"{tokenizer.model_max_length} tokens"
             say(f"  {name}: {cut.rows} rows cut at {limit}, {cut.tokens_share:.2%} of the tokens lost")
 
+    metrics = rank_metrics(task.metrics(data), config.evaluation.decides)
     test = data.splits["test"]
     references = task.references(test)
     predictions = {}
@@ -80,7 +84,7 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
     if not run.is_writer:
         return
     with stage("statistics"):
-        scores = score_models(task.metrics(data), references, predictions, candidate, config.evaluation)
+        scores = score_models(metrics, references, predictions, candidate, config.evaluation)
         errors = describe_errors(test, task.probabilities(logits, data.problem_type), data)
 
     with stage("reload gate"):
@@ -94,6 +98,7 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
     write_finished_run(
         run, config, config_text, train_section, prepared, trained, scores, errors, gate,
         predictions=predictions, throughput=throughput, stage=stage, command=command,
+        data_card=read_dataset_card(config.data, Path(__file__).parents[1] / "data_cards"),
     )  # fmt: skip
     say(*scores["sentences"], sep="\n")
     say(f"run: {run.final} ({stage.total:.0f} s); look at {run.final}/report.html")

@@ -99,6 +99,27 @@ METRICS: dict[str, MetricFunction] = {
 }
 
 
+_SHARE_WORDS = frozenset({"accuracy", "f1", "precision", "recall", "exact", "share", "rate"})
+
+
+def is_share(metric: str) -> bool:
+    """Say whether a metric is a share of something and so reads best in percent."""
+    return not _SHARE_WORDS.isdisjoint(metric.split("_"))
+
+
+def rank_metrics(names: tuple[str, ...], decides: str | None) -> tuple[str, ...]:
+    """Put the metric that decides first.
+
+    Raises:
+        UserError: If it is not one of the task's metrics.
+    """
+    if decides is None:
+        return names
+    if decides not in names:
+        raise UserError(f"evaluation.decides: {decides} is not measured here; choose one of {', '.join(names)}")
+    return (decides, *(name for name in names if name != decides))
+
+
 def get_metric(name: str) -> MetricFunction:
     """Return a metric's function.
 

@@ -8,14 +8,18 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
+
+from startup_llm.evaluation import statistics
+from startup_llm.evaluation.metrics import is_share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from startup_llm.evaluation.statistics import Outcome
+
 Results = Mapping[str, Any]
-Outcome = Literal["better", "worse", "undecided"]
 
 THEME: Mapping[str, tuple[str, str]] = {
     "paper": ("#fcfcfa", "#14171c"),
@@ -30,7 +34,6 @@ THEME: Mapping[str, tuple[str, str]] = {
 """Each colour's name and its value on light and on dark paper. Figures are drawn in the light values, which become
 CSS variables in the page."""
 
-_SHARE_WORDS = frozenset({"accuracy", "f1", "precision", "recall", "exact", "share", "rate"})
 _MAX_TEXT_CHARACTERS = 700
 _MAX_OPEN_CLASSES = 30
 _FIGURE_WIDTH_INCHES = 4.6
@@ -100,11 +103,6 @@ def _build_view(results: Results) -> dict[str, Any]:
 
 
 # Numbers in words ------------------------------------------------------------------------------------------------
-
-
-def is_share(metric: str) -> bool:
-    """Say whether a metric is a share of something and so reads best in percent."""
-    return not _SHARE_WORDS.isdisjoint(metric.split("_"))
 
 
 def name_metric(metric: str) -> str:
@@ -249,33 +247,18 @@ def build_metric_table(results: Results) -> list[dict[str, Any]]:
 
 
 def judge_comparison(comparison: Mapping[str, Any], results: Results) -> Outcome:
-    """Say whether a is shown to be better or worse than b.
-
-    A difference counts as shown when its interval leaves out zero and its p-value, where there is one, is below what
-    the interval's level leaves (0.05 for 95 %).
-    """
-    p_value = comparison.get("p_value")
-    if comparison["low"] <= 0 <= comparison["high"] or (p_value is not None and p_value >= 1 - _level(results)):
-        return "undecided"
-    rises = comparison["difference"] > 0
-    return "better" if rises != (comparison["metric"] in (results.get("lower_is_better") or ())) else "worse"
+    """Say whether a is shown to be better or worse than b, at the run's level."""
+    return statistics.judge_comparison(comparison, **_how_to_judge(comparison, results))
 
 
 def describe_comparison(comparison: Mapping[str, Any], results: Results) -> str:
-    """Say a comparison in one sentence, as plainly when it is lost as when it is won."""
-    metric = comparison["metric"]
-    outcome = judge_comparison(comparison, results)
-    amount = format_difference(metric, abs(comparison["difference"])).removeprefix("+")
-    evidence = f"{format_level(results)} {format_interval(metric, comparison)}"
-    if p_value := format_p_value(comparison.get("p_value")):
-        evidence += f", {p_value}"
-    name, a, b = name_metric(metric), comparison["a"], comparison["b"]
-    if outcome == "better":
-        return f"{a} beats {b} by {amount} of {name} ({evidence})"
-    if outcome == "worse":
-        return f"{a} is worse than {b} by {amount} of {name} ({evidence})"
-    difference = format_difference(metric, comparison["difference"])
-    return f"{a} is not shown to beat {b}: {difference} of {name} ({evidence})"
+    """Say a comparison in one sentence, at the run's level."""
+    return statistics.describe_comparison(comparison, **_how_to_judge(comparison, results))
+
+
+def _how_to_judge(comparison: Mapping[str, Any], results: Results) -> dict[str, Any]:
+    lower_is_better = comparison["metric"] in (results.get("lower_is_better") or ())
+    return {"lower_is_better": lower_is_better, "level": _level(results)}
 
 
 def build_verdict(results: Results) -> list[str]:

@@ -53,7 +53,7 @@ def score_models(
                 predictions=values, references=references
             )[metric]
     comparisons = [
-        compare_models(metric, references, (candidate, predictions[candidate]), (name, values), evaluation)
+        asdict(compare_models(metric, references, (candidate, predictions[candidate]), (name, values), evaluation))
         for name, values in predictions.items()
         for metric in metrics
         if name != candidate
@@ -63,11 +63,11 @@ def score_models(
         "decides": decides,
         "lower_is_better": lower,
         "models": models,
-        "comparisons": [comparison.as_dict() for comparison in comparisons],
+        "comparisons": comparisons,
         "sentences": [
-            describe_comparison(c, lower_is_better=c.metric in lower, level=evaluation.confidence_level)
+            describe_comparison(c, lower_is_better=c["metric"] in lower, level=evaluation.confidence_level)
             for c in comparisons
-            if c.metric == decides
+            if c["metric"] == decides
         ],
     }
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from startup_llm.evaluation.metrics import get_metric
+from startup_llm.evaluation.metrics import get_metric, is_share
 
 if TYPE_CHECKING:
     from startup_llm.config import EvaluationConfig
 
 Array = np.ndarray
+Outcome = Literal["better", "worse", "undecided"]
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,6 @@ class Comparison:
     high: float
     p_value: float
     test: str
-
-    def as_dict(self) -> dict[str, str | float]:
-        """Return plain data."""
-        return asdict(self)
 
 
 def compute_interval(metric: str, references: Array, predictions: Array, evaluation: EvaluationConfig) -> Interval:
@@ -97,22 +95,40 @@ def compute_mcnemar(references: Array, predictions_a: Array, predictions_b: Arra
     return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
-def describe_comparison(comparison: Comparison, *, lower_is_better: bool = False, level: float = 0.95) -> str:
-    """Say a comparison in one sentence, and say as plainly when there is no gain.
+def judge_comparison(comparison: Mapping[str, Any], *, lower_is_better: bool = False, level: float = 0.95) -> Outcome:
+    """Say whether a is shown to be better or worse than b.
 
-    Shares are told in points; errors, where lower is better, in the metric's own unit.
+    A difference counts as shown when its interval leaves out zero and its p-value, where there is one, is below what
+    the interval's level leaves (0.05 for 95 %).
+
+    Args:
+        comparison: A `Comparison` as plain data.
+        lower_is_better: Whether the metric is an error.
+        level: Level of the interval.
     """
-    gain = -comparison.difference if lower_is_better else comparison.difference
-    low, high = sorted((-comparison.low, -comparison.high)) if lower_is_better else (comparison.low, comparison.high)
-    points = "points" if comparison.metric == "accuracy" else f"points of {comparison.metric}"
-    scale, unit = (1, comparison.metric) if lower_is_better else (100, points)
-    numbers = f"{level:.0%}".replace("%", " %") + f" {scale * low:.1f} to {scale * high:.1f}"
-    p_value = "p < 0.001" if comparison.p_value < 0.001 else f"p = {comparison.p_value:.3f}"
-    if gain > 0 and comparison.p_value < 1 - level:
-        return f"{comparison.a} beats {comparison.b} by {scale * gain:.1f} {unit} ({numbers}, {p_value})"
-    if gain < 0 and comparison.p_value < 1 - level:
-        return f"{comparison.a} loses to {comparison.b} by {-scale * gain:.1f} {unit} ({numbers}, {p_value})"
-    return f"{comparison.a} does not beat {comparison.b}: {scale * gain:+.1f} {unit} ({numbers}, {p_value})"
+    p_value = comparison.get("p_value")
+    if comparison["low"] <= 0 <= comparison["high"] or (p_value is not None and p_value >= 1 - level):
+        return "undecided"
+    return "better" if (comparison["difference"] > 0) != lower_is_better else "worse"
+
+
+def describe_comparison(comparison: Mapping[str, Any], *, lower_is_better: bool = False, level: float = 0.95) -> str:
+    """Say a comparison in one sentence, as plainly when it is lost as when it is won.
+
+    The figures are the gain of a over b: shares in points, other metrics in their own unit; an error gains by falling.
+    """
+    metric, sign = comparison["metric"], -1 if lower_is_better else 1
+    scale, digits = (100, ".1f") if is_share(metric) else (1, ".3g")
+    unit = "points" if metric == "accuracy" else f"points of {metric}" if is_share(metric) else metric
+    gain, low, high = (sign * scale * comparison[key] for key in ("difference", "low", "high"))
+    evidence = f"{100 * level:g} % {min(low, high):{digits}} to {max(low, high):{digits}}"
+    if (p_value := comparison.get("p_value")) is not None:
+        evidence += ", p < 0.001" if p_value < 0.001 else f", p = {p_value:.3f}"
+    a, b = comparison["a"], comparison["b"]
+    outcome = judge_comparison(comparison, lower_is_better=lower_is_better, level=level)
+    if outcome == "undecided":
+        return f"{a} does not beat {b}: {gain:+{digits}} {unit} ({evidence})"
+    return f"{a} {'beats' if outcome == 'better' else 'loses to'} {b} by {abs(gain):{digits}} {unit} ({evidence})"
 
 
 def _right(references: Array, predictions: Array) -> Array:

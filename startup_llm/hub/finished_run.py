@@ -38,6 +38,7 @@ def write_finished_run(
     throughput: Mapping[str, float],
     stage: StageClock,
     command: str,
+    data_card: Mapping[str, Any],
 ) -> None:
     """Write `config.yaml`, `predictions.jsonl`, the report, the card and `results.json`, and finish the run.
 
@@ -55,6 +56,7 @@ def write_finished_run(
         throughput: Examples and tokens per second.
         stage: Seconds per stage.
         command: The command line that made the run.
+        data_card: License and language of the dataset.
     """
     data, checkpoint, model = prepared.data, prepared.checkpoint, prepared.classifier.model
     results = {
@@ -84,6 +86,7 @@ def write_finished_run(
             "dataset": config.data.dataset or (None if config.data.train_file or config.data.data_dir else "helpdesk"),
             "subset": config.data.subset,
             "revision": config.data.revision,
+            **data_card,
             "notes": data.notes,
             "sources": data.sources,
         },

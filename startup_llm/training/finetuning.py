@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from startup_llm.evaluation.metrics import get_metric
+from startup_llm.evaluation.metrics import get_metric, rank_metrics
 from startup_llm.models.adapters import add_lora
 from startup_llm.models.sequence_classifier import find_output_layer
+from startup_llm.training.fused_lora import fuse_lora
 from startup_llm.training.inference import extract_features, predict_logits
 from startup_llm.training.probe import compute_feature_norm, fit_linear_probe, write_head
 from startup_llm.training.reload_gate import ReloadError
@@ -134,10 +135,11 @@ def train(
             constant_modules=classifier.constant_modules,
         )
         store_frozen_weights(model, plan.frozen_dtype)
+        fuse_lora(model)
     else:
         for name in classifier.constant_modules:
             model.get_submodule(name).requires_grad_(False)
-    metric = prepared.task.metrics(prepared.data)[0]
+    metric = rank_metrics(prepared.task.metrics(prepared.data), config.evaluation.decides)[0]
     arguments = build_training_arguments(
         section, run.checkpoints, plan, metric if "validation" in prepared.encoded else ""
     )
@@ -151,6 +153,7 @@ def train(
         compute_metrics=_metric_of(prepared, metric),
         head_parameters=list(_trained_output_layer(model).parameters()),
         head_learning_rate=config.model.head_learning_rate / feature_norm,
+        tokens_per_batch=plan.tokens_per_batch,
         early_stopping_patience=config.early_stopping_patience,
     )
     last = run.last_checkpoint() if config.resume else None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from startup_llm.data.batching import split_by_length
 from startup_llm.models.sequence_classifier import find_output_layer, gather_last_token
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def _collect(
     unused = [name for name in ("labels", "length") if name in rows.column_names]
     inputs = rows.remove_columns(unused)
     parts: list[tuple[np.ndarray, np.ndarray]] = []
-    batches = list(_batches_by_length(np.asarray(rows["length"]), plan.tokens_per_batch))
+    batches = list(split_by_length(np.asarray(rows["length"]), plan.tokens_per_batch))
     with torch.inference_mode(), plan.autocast():
         for index in batches[state.process_index :: state.num_processes]:
             batch = {name: values.to(state.device) for name, values in collator(_as_rows(inputs[index])).items()}
@@ -76,16 +77,6 @@ def _collect(
     order = np.concatenate([index for index, _ in parts])
     values = np.concatenate([value for _, value in parts])
     return values[np.argsort(order)]
-
-
-def _batches_by_length(lengths: np.ndarray, tokens_per_batch: int) -> Iterator[np.ndarray]:
-    """Yield row indices, longest first, so that rows times longest length stays within the budget."""
-    order = np.argsort(-lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        size = max(1, tokens_per_batch // int(lengths[order[start]]))
-        yield order[start : start + size]
-        start += size
 
 
 def _as_rows(columns: dict[str, list]) -> list[dict[str, Any]]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+    import torch
     from torch import nn
 
 
@@ -20,7 +23,7 @@ class SpeedPlan:
         compute_dtype: bfloat16 or float32: the type of matrix products, under autocast.
         frozen_dtype: Type in which weights that are not trained are kept while training.
         attention_kernel: eager or sdpa.
-        tokens_per_batch: Padded tokens in one batch of prediction.
+        tokens_per_batch: Padded tokens that are computed at once, in training and in prediction.
         reasons: One sentence per choice.
     """
 
@@ -50,54 +53,92 @@ def plan_speed() -> SpeedPlan:
     """Look at the device, measure what cannot be looked up, and choose.
 
     A CPU that lists bfloat16 among its instructions is not always faster with it: without matrix units (AMX) it can be
-    slower than float32, so both are timed.
+    slower than float32. And which attention kernel is faster, forwards and backwards, depends on the processor. So
+    both are timed.
     """
     import torch
     from accelerate import PartialState
 
     device = PartialState().device.type
+    kernel, why_kernel = "sdpa", "fused, which a GPU is fastest with"
     if device == "cpu":
+        keep_freed_memory()
         rates = {name: measure_matrix_product(name) for name in ("float32", "bfloat16")}
         fast = rates["bfloat16"] > 1.2 * rates["float32"]
-        seen = ", ".join(f"{name} {rate:,.0f} GFLOP/s" for name, rate in rates.items())
-        why = f"measured {seen}"
+        why = "measured " + ", ".join(f"{name} {rate:,.0f} GFLOP/s" for name, rate in rates.items())
+        dtype = torch.bfloat16 if fast else torch.float32
+        times = {name: measure_attention(name, dtype) for name in ("eager", "sdpa")}
+        kernel = min(times, key=times.__getitem__)
+        why_kernel = "measured " + ", ".join(f"{name} {seconds * 1e3:.1f} ms" for name, seconds in times.items())
     elif device == "cuda":
         fast = torch.cuda.is_bf16_supported()
         why = f"the GPU has {'' if fast else 'no '}bfloat16 units"
     else:
         fast = device == "xla"
         why = f"the usual choice on {device}"
-    dtype = "bfloat16" if fast else "float32"
-    kernel = "eager" if device == "cpu" else "sdpa"
+    name = "bfloat16" if fast else "float32"
     return SpeedPlan(
         device=device,
-        compute_dtype=dtype,
-        frozen_dtype=dtype,
+        compute_dtype=name,
+        frozen_dtype=name,
         attention_kernel=kernel,
-        tokens_per_batch=4096 if device == "cpu" else 65536,
+        tokens_per_batch=2048 if device == "cpu" else 65536,
         reasons=(
-            f"matrix products in {dtype}: {why}",
-            f"frozen weights kept in {dtype}, trained ones in float32",
-            f"{kernel} attention: {'the fused kernel is slower backwards on a CPU' if device == 'cpu' else 'fused'}",
+            f"matrix products in {name}: {why}",
+            f"frozen weights kept in {name}, trained ones in float32",
+            f"{kernel} attention: {why_kernel}",
         ),
     )
 
 
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed memory for the next tensor: giving it back costs page faults at every step."""
+    import ctypes
+
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return  # another C library: its own habits stand
+    mmap_max, trim_threshold = -4, -1  # malloc.h: M_MMAP_MAX, M_TRIM_THRESHOLD
+    mallopt(mmap_max, 0)
+    mallopt(trim_threshold, 2**31 - 1)
+
+
+def measure_attention(kernel: str, dtype: torch.dtype, rows: int = 32, heads: int = 12, length: int = 32) -> float:
+    """Return the seconds of one masked attention, forwards and backwards, on the CPU: the best of five."""
+    import torch
+
+    query, key, value = (torch.ones(rows, heads, length, 32, dtype=dtype, requires_grad=True) for _ in range(3))
+    mask = torch.zeros(rows, 1, length, length, dtype=dtype)
+
+    def attend() -> None:
+        if kernel == "sdpa":
+            out = torch.nn.functional.scaled_dot_product_attention(query, key, value, mask)
+        else:
+            scores = query @ key.transpose(2, 3) * 32**-0.5 + mask
+            out = torch.softmax(scores, dim=-1, dtype=torch.float32).to(dtype) @ value
+        out.sum().backward()
+
+    return _best_time(attend)
+
+
 def measure_matrix_product(dtype_name: str, rows: int = 1024, width: int = 768) -> float:
     """Return the rate of a (rows, width) by (width, width) matrix product on the CPU, in GFLOP/s: the best of five."""
-    import time
-
     import torch
 
     dtype = getattr(torch, dtype_name)
     a, b = torch.ones(rows, width, dtype=dtype), torch.ones(width, width, dtype=dtype)
-    torch.nn.functional.linear(a, b)
+    return 2 * rows * width**2 / _best_time(lambda: torch.nn.functional.linear(a, b)) / 1e9
+
+
+def _best_time(work: Callable[[], object], times: int = 5) -> float:
+    work()
     best = float("inf")
-    for _ in range(5):
+    for _ in range(times):
         start = time.perf_counter()
-        torch.nn.functional.linear(a, b)
+        work()
         best = min(best, time.perf_counter() - start)
-    return 2 * rows * width**2 / best / 1e9
+    return best
 
 
 def store_frozen_weights(model: nn.Module, dtype_name: str) -> None:

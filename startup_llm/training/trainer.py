@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,21 +10,34 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
+from startup_llm.data.batching import split_by_length
 from startup_llm.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import EvalPrediction
 
     from startup_llm.training.speed import SpeedPlan
 
 
 class HeadTrainer(Trainer):
-    """A Trainer whose head has a learning rate of its own."""
+    """A Trainer whose head has a learning rate of its own, and which computes a batch in parts of like length.
 
-    def __init__(self, *args: Any, head_parameters: list[nn.Parameter], head_learning_rate: float, **kwargs: Any):
+    The parts of a batch give the batch's own gradient: each part's mean loss counts by its share of the rows. So
+    memory is bounded by tokens, whatever the batch size, and hardly any padding is computed.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        head_parameters: list[nn.Parameter],
+        head_learning_rate: float,
+        tokens_per_batch: int,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
+        self._tokens_per_batch = tokens_per_batch
         self._head_ids = {id(parameter) for parameter in head_parameters}
         self._head_learning_rate = head_learning_rate
 
@@ -39,6 +53,36 @@ class HeadTrainer(Trainer):
             arguments.setdefault("weight_decay", self.args.weight_decay)
             self.optimizer = optimizer_class([group for group in groups if group["params"]], **arguments)
         return self.optimizer
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """Compute a batch's gradient part by part; processes exchange gradients once, with the last part."""
+        import torch
+
+        model.train()
+        inputs = self._prepare_inputs(inputs)
+        lengths = inputs["attention_mask"].sum(dim=1)
+        parts = list(split_by_length(lengths.cpu().numpy(), self._tokens_per_batch))
+        total = torch.zeros((), device=lengths.device)
+        for number, rows in enumerate(parts):
+            part = _select_rows(inputs, torch.from_numpy(rows).to(lengths.device), int(lengths[rows[0]]))
+            last = number == len(parts) - 1
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+                with self.compute_loss_context_manager():
+                    loss = self.compute_loss(model, part) * len(rows) / len(lengths)
+                self.accelerator.backward(loss / self.current_gradient_accumulation_steps)
+            total += loss.detach()
+        return total / self.current_gradient_accumulation_steps
+
+
+def _select_rows(inputs: dict[str, Tensor], rows: Tensor, length: int) -> dict[str, Tensor]:
+    """Take rows of a right-padded batch, cut to the longest among them; labels in floats are not per token."""
+    width = inputs["attention_mask"].shape[1]
+    per_token = {
+        name
+        for name, values in inputs.items()
+        if values.dim() > 1 and values.shape[1] == width and not values.is_floating_point()
+    }
+    return {name: values[rows][:, :length] if name in per_token else values[rows] for name, values in inputs.items()}
 
 
 class TrainingClock(TrainerCallback):
@@ -105,6 +149,7 @@ def build_trainer(
     compute_metrics: Callable[[EvalPrediction], dict[str, float]],
     head_parameters: list[nn.Parameter],
     head_learning_rate: float,
+    tokens_per_batch: int,
     early_stopping_patience: int | None,
 ) -> tuple[HeadTrainer, TrainingClock]:
     """Build the trainer of a run.
@@ -119,6 +164,7 @@ def build_trainer(
         compute_metrics: From an `EvalPrediction` to figures.
         head_parameters: Parameters of the output layer.
         head_learning_rate: Their learning rate.
+        tokens_per_batch: Padded tokens computed at once.
         early_stopping_patience: Evaluations without a better score before training stops, or None.
 
     Raises:
@@ -144,5 +190,6 @@ def build_trainer(
         callbacks=callbacks,
         head_parameters=head_parameters,
         head_learning_rate=head_learning_rate,
+        tokens_per_batch=tokens_per_batch,
     )
     return trainer, clock

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -129,7 +130,7 @@ def test_paired_bootstrap_rejects_a_true_null_hypothesis_about_as_often_as_it_sa
 
 def sentence(difference, low, high, p_value, metric="accuracy", **options) -> str:
     found = Comparison("lora", "majority", metric, difference, low, high, p_value, "exact McNemar")
-    return describe_comparison(found, **options)
+    return describe_comparison(asdict(found), **options)
 
 
 @pytest.mark.parametrize(
@@ -155,9 +156,9 @@ def test_sentence_about_another_share_names_the_metric():
 @pytest.mark.parametrize(
     ("figures", "expected"),
     [
-        ((-2.5, -3, -2, 0.01), "lora beats majority by 2.5 mean_squared_error (95 % 2.0 to 3.0, p = 0.010)"),
-        ((2.5, 2, 3, 0.01), "lora loses to majority by 2.5 mean_squared_error (95 % -3.0 to -2.0, p = 0.010)"),
-        ((-0.5, -2, 1, 0.4), "lora does not beat majority: +0.5 mean_squared_error (95 % -1.0 to 2.0, p = 0.400)"),
+        ((-2.5, -3, -2, 0.01), "lora beats majority by 2.5 mean_squared_error (95 % 2 to 3, p = 0.010)"),
+        ((2.5, 2, 3, 0.01), "lora loses to majority by 2.5 mean_squared_error (95 % -3 to -2, p = 0.010)"),
+        ((-0.5, -2, 1, 0.4), "lora does not beat majority: +0.5 mean_squared_error (95 % -1 to 2, p = 0.400)"),
     ],
 )
 def test_sentence_about_an_error_says_win_when_it_is_lower_in_its_own_unit(figures, expected):

@@ -1,0 +1,31 @@
+"""What a dataset's card says: the licence and the languages that a model card has to carry on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from startup_llm.config import DataConfig
+
+
+def read_dataset_card(data: DataConfig, folder: Path) -> dict[str, Any]:
+    """Return license and language of a run's dataset, as far as a card is at hand.
+
+    Rows that a person brings along have no card. A named dataset has one in `folder`, by the last part of its name,
+    or on the Hub.
+
+    Args:
+        data: Names the dataset.
+        folder: Folder of cards, such as `data_cards/`.
+    """
+    from huggingface_hub import DatasetCard
+
+    name = data.dataset or (None if data.train_file or data.data_dir else "helpdesk")
+    if name is None:
+        return {}
+    local = folder / f"{name.rsplit('/', 1)[-1]}.md"
+    try:
+        card = DatasetCard.load(local if local.is_file() else name)
+    except (OSError, ValueError):  # no card, no network, or a card that does not parse
+        return {}
+    return {"license": card.data.license, "language": card.data.language}
