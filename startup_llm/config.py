@@ -112,6 +112,8 @@ class EvaluationConfig:
     """Bootstrap resamples of the test rows."""
     seed: int = 0
     """Seed of the bootstrap."""
+    decides: str | None = None
+    """Metric that decides which checkpoint is best and what is said first; default the task's own."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,68 @@ class FinetuneConfig:
     data: DataConfig = field(default_factory=DataConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Answer the rows of a file or a pipe with a finished run's model: the input's columns, then the answer's."""
+
+    run: str
+    """Folder of a finished run, or of a plain transformers checkpoint such as runs/NAME/model."""
+    input: str
+    """CSV, TSV, JSONL or Parquet file, gzip allowed; - for stdin."""
+    output: str
+    """CSV, TSV, JSONL or Parquet file, gzip allowed; - for stdout."""
+    input_format: Literal["auto", "csv", "tsv", "jsonl", "lines", "parquet"] = "auto"
+    """auto goes by the extension; for stdin by lines: a JSON object each, or else the text itself."""
+    output_format: Literal["auto", "csv", "tsv", "jsonl", "parquet"] = "auto"
+    """auto goes by the extension; for stdout CSV and TSV stay what they are, the rest becomes JSONL."""
+    overwrite: bool = False
+    """Replace an existing output."""
+    text_column: str | None = None
+    """Column with the text; default the trained one, else found by itself where that is unambiguous."""
+    text_pair_column: str | None = None
+    """Column with the second text of a pair."""
+    skip_bad: bool = False
+    """Leave rows without a usable text unanswered and count them; otherwise the first such row is an error: in a file
+    before anything is computed, in a pipe after the answers to the rows before it."""
+    task: str = "text-classification"
+    """Hub pipeline tag of a plain checkpoint; a run knows its own."""
+    compute_dtype: Literal["float32", "auto"] = "float32"
+    """float32 gives the numbers of `transformers.pipeline`; auto may take bfloat16, faster on most GPUs, which moves
+    a score by up to about 0.01."""
+    piece_rows: int = 10_000
+    """Rows held in memory at a time; 1 answers each line of a pipe as it comes."""
+
+
+@dataclass(frozen=True)
+class PushConfig:
+    """Publish a finished run as a repository of the Hub, private unless you say otherwise.
+
+    Log in with `hf auth login` or set HF_TOKEN; a token is never an option.
+    """
+
+    run: str
+    """Folder of a finished run."""
+    repo: str
+    """Hub id OWNER/NAME; made where it does not exist."""
+    what: Literal["auto", "merged", "adapter", "both"] = "auto"
+    """merged: the model in the root; adapter: the adapter in the root; both: the model in the root and the adapter
+    in adapter/; auto: both where the run has an adapter."""
+    public: bool = False
+    """Everybody may see the repository; needed to publish in one that is public already."""
+    branch: str | None = None
+    """Publish on this branch, made from main where it does not exist."""
+    pull_request: bool = False
+    """Propose the files as a pull request to an existing repository."""
+    dry_run: str | None = None
+    """Publish nothing; write the files into this new folder instead."""
+    license: str | None = None
+    """Licence to declare, such as apache-2.0; default: the checkpoint's, where nothing stands against it."""
+    with_report: bool = False
+    """Publish report.html and the examples in results.json too; they show texts of your data."""
+    overwrite: bool = False
+    """Replace files of the repository that this recipe did not write."""
 
 
 TRAIN_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
