@@ -1,0 +1,413 @@
+"""Publish a finished run as one commit to a repository of the Hub.
+
+The commit names its parent: what another person commits meanwhile is never overwritten, the files are merged anew.
+Large files go ahead of it and are known to the Hub by their hash, so that a push that broke off goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from startup_llm.errors import UserError
+from startup_llm.evaluation.report import redact_tokens
+from startup_llm.hub.card_merge import CardConflict, merge_readme
+from startup_llm.hub.model_card import ADAPTER_FOLDER, Publication, choose_license, hide_path
+from startup_llm.hub.published_folder import (
+    CARD,
+    RECORD,
+    RESULTS,
+    PublishedFile,
+    PublishedFolder,
+    build_published_folder,
+    describe,
+)
+from startup_llm.run_folder import read_results
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi, RepoFile
+
+    from startup_llm.config import PushConfig
+
+MAX_TRIES = 3
+"""How often a push starts again where somebody else commits in between."""
+
+_QUOTA = re.compile(r"storage limit|quota|not enough (storage|space)", re.IGNORECASE)
+_LOG_IN = "log in with `hf auth login`, or set HF_TOKEN to a token with write access"
+
+
+@dataclass(frozen=True)
+class Push:
+    """What was published, or would be.
+
+    Attributes:
+        files: Path in the repository to size in bytes.
+        changed: Paths that differ from what was published before.
+        removed: Paths that an earlier push wrote and this one does not.
+        notes: What a person should know before or after publishing.
+        url: The commit's or the pull request's address, or None where nothing was sent.
+        commit: The published commit's id, or None for a dry run.
+    """
+
+    files: Mapping[str, int]
+    changed: list[str]
+    removed: list[str]
+    notes: list[str]
+    url: str | None = None
+    commit: str | None = None
+
+
+@dataclass(frozen=True)
+class _Remote:
+    """The repository as it stands at one commit."""
+
+    commit: str
+    private: bool
+    entries: Mapping[str, RepoFile]
+    card: str | None
+    record: Mapping[str, Any]
+
+
+class _Unreachable(UserError):
+    """The Hub did not answer."""
+
+
+def push_run(config: PushConfig, endpoint: str | None = None) -> Push:
+    """Publish a finished run.
+
+    Args:
+        config: Which run, where and how.
+        endpoint: The Hub's address; default: the one that `huggingface_hub` uses (HF_ENDPOINT).
+
+    Raises:
+        UserError: If there is no run, no token or no right, the repository's id is bad or its name taken, its storage
+            full, the Hub out of reach, or if publishing would overwrite what a person wrote.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    token = _require_token()
+    folder, notes = _prepare(config, token)
+    api = HfApi(endpoint=endpoint, token=token)
+    message = f"Publish the run {hide_path(folder.results.get('run_name') or Path(config.run).name)}"
+    with _explain_errors(config.repo, token):
+        api.whoami()
+        for _ in range(MAX_TRIES):
+            remote = _open_repository(api, config)
+            files, changed, removed = _compare(folder, remote, config)
+            sizes = {path: file.size for path, file in files.items()}
+            push = Push(sizes, changed, removed, notes + _describe_visibility(config, remote))
+            if not changed and not removed:
+                return replace(push, commit=remote.commit)
+            if config.pull_request and (same := _find_same_pull_request(api, config.repo, message, files)):
+                return replace(push, url=same)
+            additions = [CommitOperationAdd(path, _as_upload(files[path].content)) for path in changed]
+            deletions = [CommitOperationDelete(path, is_folder=False) for path in removed]
+            try:
+                sent = api.create_commit(
+                    config.repo,
+                    additions + deletions,
+                    commit_message=message,
+                    revision=config.branch,
+                    create_pr=config.pull_request,
+                    parent_commit=remote.commit,
+                )
+            except HfHubHTTPError as error:
+                if error.response.status_code != 412:
+                    raise
+                continue
+            return replace(push, url=sent.pr_url or str(sent.commit_url), commit=sent.oid)
+    raise UserError(f"{config.repo} was changed by somebody else {MAX_TRIES} times during this push; push again later")
+
+
+def preview_run(config: PushConfig, endpoint: str | None = None) -> Push:
+    """Write the files that `push_run` would publish into the folder `config.dry_run`, and send nothing.
+
+    The repository is looked at where there is a token, because the card merges with the one there.
+
+    Raises:
+        UserError: Like `push_run`, or if the folder holds something.
+    """
+    from huggingface_hub import HfApi, get_token
+
+    target = Path(config.dry_run or "")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"dry_run {target} exists; name a folder that does not exist yet")
+    token = get_token()
+    folder, notes = _prepare(config, token)
+    remote = None
+    if token is None:
+        notes.append(f"{config.repo} was not looked at (no token); these are the files of a new repository")
+    else:
+        try:
+            with _explain_errors(config.repo, token):
+                remote = _read_repository(HfApi(endpoint=endpoint, token=token), config)
+        except _Unreachable:
+            notes.append(f"the Hub could not be reached; these are the files of a new repository {config.repo}")
+    files, changed, removed = _compare(folder, remote, config)
+    for path, file in files.items():
+        place = target / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(file.content, bytes):
+            place.write_bytes(file.content)
+        else:
+            shutil.copyfile(file.content, place)
+    return Push({path: file.size for path, file in files.items()}, changed, removed, notes)
+
+
+def _require_token() -> str:
+    from huggingface_hub import get_token
+
+    token = get_token()
+    if token is None:
+        raise UserError(f"no access token; {_LOG_IN}")
+    if not re.fullmatch(r"[!-~]+", token):
+        raise UserError(f"the access token holds characters that no token has; {_LOG_IN}")
+    return token
+
+
+def _prepare(config: PushConfig, token: str | None) -> tuple[PublishedFolder, list[str]]:
+    """Check the config, and choose and clean the run's files."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(config.repo)
+    except HFValidationError as error:
+        raise UserError(f"bad repo {config.repo!r}: expected OWNER/NAME ({error})") from None
+    if config.repo.count("/") != 1:
+        raise UserError(f"bad repo {config.repo!r}: expected OWNER/NAME, such as my-account/{config.repo}")
+    if config.branch and config.pull_request:
+        raise UserError("--branch and --pull_request exclude each other; a pull request goes to main")
+    if config.license and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", config.license):
+        raise UserError(f"bad license {config.license!r}: expected an identifier such as apache-2.0 or cc-by-4.0")
+    run = Path(config.run)
+    results = read_results(run)
+    what = config.what
+    if what == "auto":
+        what = "both" if (run / ADAPTER_FOLDER).is_dir() else "merged"
+    publication = Publication(config.repo, what, config.license)
+    folder = build_published_folder(run, results, publication, with_report=config.with_report)
+    for path, file in folder.files.items():
+        if token and _holds(file, token.encode()):
+            raise UserError(f"{path} of run {run} holds your access token; remove it there, and replace the token")
+    notes = list(choose_license(results, config.license)[1])
+    if what == "adapter" and "local" in ((results.get("checkpoint") or {}).get("source") or ""):
+        notes.append("The base checkpoint is a local folder: others cannot load this adapter without it.")
+    return folder, notes
+
+
+def _holds(file: PublishedFile, secret: bytes) -> bool:
+    if isinstance(file.content, bytes):
+        return secret in file.content
+    return file.content.suffix != ".safetensors" and secret in file.content.read_bytes()
+
+
+def _open_repository(api: HfApi, config: PushConfig) -> _Remote:
+    """Read the repository, made where it does not exist, and its branch too."""
+    remote = _read_repository(api, config)
+    if remote is None:
+        if config.pull_request:
+            raise UserError(f"no repository {config.repo} to send a pull request to; leave --pull_request out")
+        api.create_repo(config.repo, private=not config.public)
+        remote = _read_repository(api, config)
+    if config.branch and config.branch not in ("main", remote.commit):
+        from huggingface_hub.errors import RevisionNotFoundError
+
+        try:
+            api.model_info(config.repo, revision=config.branch)
+        except RevisionNotFoundError:
+            api.create_branch(config.repo, branch=config.branch, exist_ok=True)
+            remote = _read_repository(api, config)
+    return remote
+
+
+def _read_repository(api: HfApi, config: PushConfig) -> _Remote | None:
+    """Read the repository at the branch, or at main where there is no such branch; None where there is none."""
+    from huggingface_hub import RepoFile
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        info = api.model_info(config.repo)
+    except RepositoryNotFoundError:
+        return None
+    if not info.private and not config.public:
+        raise UserError(f"{config.repo} is public: everybody would see this run; say so with --public")
+    if config.branch:
+        with suppress(RevisionNotFoundError):
+            info = api.model_info(config.repo, revision=config.branch)
+    listed = api.list_repo_tree(config.repo, recursive=True, revision=info.sha)
+    entries = {entry.path: entry for entry in listed if isinstance(entry, RepoFile)}
+    with tempfile.TemporaryDirectory() as cache:
+        texts = {
+            name: Path(api.hf_hub_download(config.repo, name, revision=info.sha, cache_dir=cache)).read_bytes()
+            for name in (CARD, RESULTS)
+            if name in entries
+        }
+    try:
+        card = texts[CARD].decode() if CARD in texts else None
+    except UnicodeDecodeError:
+        raise UserError(f"the card of {config.repo} is not UTF-8 text; mend it there first") from None
+    return _Remote(info.sha, bool(info.private), entries, card, _read_record(texts.get(RESULTS)))
+
+
+def _read_record(results: bytes | None) -> dict[str, Any]:
+    """Return what the last push left for this one, or an empty dict."""
+    try:
+        record = json.loads(results or b"{}")[RECORD]
+        return {"files": dict(record["files"]), "card_metadata": dict(record["card_metadata"])}
+    except (ValueError, KeyError, TypeError):
+        return {}
+
+
+def _compare(
+    folder: PublishedFolder, remote: _Remote | None, config: PushConfig
+) -> tuple[dict[str, PublishedFile], list[str], list[str]]:
+    """Merge the run's files with the repository's.
+
+    Returns:
+        All files of the run, the card merged; the paths that differ from the repository's; the paths that an earlier
+        push wrote, that nobody changed since and that the run does not have.
+
+    Raises:
+        UserError: If a person's file or words would be overwritten.
+    """
+    files = dict(folder.files)
+    if remote is None:
+        return files, list(files), []
+    prefer = {"license"} if config.license else set()
+    try:
+        metadata = remote.record.get("card_metadata", {})
+        card = merge_readme(folder.card, remote.card, metadata, prefer, force=config.pull_request)
+    except CardConflict as conflict:
+        raise UserError(
+            f"the card of {config.repo} cannot be merged: {conflict}; or send a proposal with --pull_request"
+        ) from None
+    files[CARD] = describe(card.encode())
+    changed = [path for path, file in files.items() if not _is_same(remote.entries.get(path), file)]
+    known = {
+        path: PublishedFile(b"", 0, digests["sha256"], digests["git_oid"])
+        for path, digests in remote.record.get("files", {}).items()
+    }
+    foreign = [
+        path
+        for path in changed
+        if path in remote.entries
+        and path != CARD
+        and not (path == RESULTS and remote.record)
+        and not (path in known and _is_same(remote.entries[path], known[path]))
+    ]
+    if foreign and not config.overwrite and not config.pull_request:
+        raise UserError(
+            f"{config.repo} holds files that this recipe did not write: {', '.join(foreign[:4])}; "
+            "propose yours with --pull_request, replace them with --overwrite, or name another --repo"
+        )
+    removed = [path for path in known if path not in files and _is_same(remote.entries.get(path), known[path])]
+    return files, changed, removed
+
+
+def _is_same(entry: RepoFile | None, file: PublishedFile) -> bool:
+    if entry is None:
+        return False
+    return entry.lfs.sha256 == file.sha256 if entry.lfs else entry.blob_id == file.git_oid
+
+
+def _find_same_pull_request(api: HfApi, repo: str, title: str, files: Mapping[str, PublishedFile]) -> str | None:
+    """Return the address of an open pull request that proposes just this, as after an answer that was lost."""
+    from huggingface_hub import RepoFile
+
+    for proposal in api.get_repo_discussions(repo, discussion_type="pull_request", discussion_status="open"):
+        if proposal.title != title:
+            continue
+        listed = api.list_repo_tree(repo, recursive=True, revision=proposal.git_reference)
+        entries = {entry.path: entry for entry in listed if isinstance(entry, RepoFile)}
+        if all(_is_same(entries.get(path), file) for path, file in files.items()):
+            return proposal.url
+    return None
+
+
+def _as_upload(content: Path | bytes) -> str | bytes:
+    return str(content.absolute()) if isinstance(content, Path) else content
+
+
+def _describe_visibility(config: PushConfig, remote: _Remote) -> list[str]:
+    if config.public and remote.private:
+        return [f"{config.repo} is private and stays so; its settings page makes it public"]
+    return []
+
+
+@contextmanager
+def _explain_errors(repo: str, token: str) -> Iterator[None]:
+    """Turn the client's errors into a line for the person at the keyboard, without the token."""
+    from huggingface_hub import errors as hub
+
+    try:
+        yield
+    except (hub.HTTPError, hub.OfflineModeIsEnabled, hub.EntryNotFoundError, RuntimeError, ValueError) as error:
+        explained = _explain(error, repo)
+        if explained is None:
+            raise
+        message = redact_tokens(str(explained).replace(token, "hf_…"))
+        raise type(explained)(message) from None
+
+
+def _explain(error: BaseException, repo: str) -> UserError | None:
+    from huggingface_hub import errors as hub
+
+    if isinstance(error, (RuntimeError, hub.LocalEntryNotFoundError)) and error.__cause__ is not None:
+        return _explain(error.__cause__, repo)  # the client wraps what went wrong with one file
+    if isinstance(error, hub.OfflineModeIsEnabled):
+        return _Unreachable("offline mode is on; unset HF_HUB_OFFLINE to publish")
+    if isinstance(error, hub.HfHubHTTPError):
+        return _explain_answer(error, repo)
+    if isinstance(error, (hub.HTTPError, ConnectionError, TimeoutError)):
+        return _Unreachable(
+            f"the connection to the Hub failed ({_first_line(error)}); push again: it goes on where it was"
+        )
+    if isinstance(error, ValueError) and _QUOTA.search(str(error)):
+        return _explain_quota(repo, error)
+    if isinstance(error, ValueError) and "Invalid metadata in README.md" in str(error):
+        return UserError(f"the Hub refuses the card: {' '.join(str(error).split())}")
+    return None
+
+
+def _explain_answer(error: Any, repo: str) -> UserError:
+    from huggingface_hub import errors as hub
+
+    status = error.response.status_code
+    said = error.server_message or _first_line(error)
+    owner = repo.split("/")[0]
+    if status in (402, 413, 507) or (status in (400, 403) and _QUOTA.search(str(error))):
+        return _explain_quota(repo, said)
+    if isinstance(error, hub.RepositoryNotFoundError):
+        return UserError(f"no repository {repo}, or your token may not see it")
+    if status == 401:
+        return UserError(f"the Hub refuses the access token; {_LOG_IN}")
+    if status == 403:
+        return UserError(
+            f"your token may not write to {repo} ({said}); use a token with write access, "
+            f"or a repository of your own instead of {owner}'s"
+        )
+    if status == 409:
+        return UserError(f"the name {repo} is taken ({said}); name another --repo")
+    if status == 429 or status >= 500:
+        return UserError(f"the Hub is busy (answer {status}: {said}); push again later: it goes on where it was")
+    return UserError(f"the Hub refuses this push to {repo} (answer {status}: {said})")
+
+
+def _explain_quota(repo: str, said: Any) -> UserError:
+    return UserError(
+        f"the storage of {repo.split('/')[0]} is full ({_first_line(said)}); free some, or publish less with --what"
+    )
+
+
+def _first_line(error: Any) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
