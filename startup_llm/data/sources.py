@@ -35,7 +35,7 @@ SPLIT_ALIASES = {
 _FILE_NAME = re.compile(
     rf"(?P<stem>.+?)(-(?P<shard>\d{{5}})-of-(?P<shards>\d{{5}}))?\.({'|'.join(EXTENSIONS)})(\.gz)?", re.IGNORECASE
 )
-_KNOWN_EXTENSIONS = ", ".join(f".{extension}" for extension in EXTENSIONS) + ", each also with .gz"
+KNOWN_EXTENSIONS = ", ".join(f".{extension}" for extension in EXTENSIONS) + ", each also with .gz"
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def read_table(name: str, content: bytes) -> pyarrow.Table:
     """
     match = _FILE_NAME.fullmatch(name.replace("\n", " "))
     if match is None:
-        raise UserError(f"{name}: unknown file type; expected {_KNOWN_EXTENSIONS}")
+        raise UserError(f"{name}: unknown file type; expected {KNOWN_EXTENSIONS}")
     if not content:
         raise UserError(f"{name}: the file is empty (0 bytes); expected a header and rows")
     extension = name.lower().removesuffix(".gz").rsplit(".", 1)[1]
@@ -173,16 +173,7 @@ def _read_delimited(name: str, text: str, delimiter: str) -> pyarrow.Table:
     finally:
         csv.field_size_limit(old_limit)
     header = rows.pop(0)
-    repeated = next((column for column in header if header.count(column) > 1), None)
-    if repeated is not None:
-        raise UserError(
-            f"{name}: the header has {header.count(repeated)} columns named {repeated!r}; rename all but one"
-        )
-    if len(header) == 1 and (other := next((mark for mark in ";\t|," if mark in header[0]), None)):
-        raise UserError(
-            f"{name}: the header {header[0]!r} is a single column, separated by {other!r} it seems; "
-            f"expected {delimiter!r} between the columns of a {'.csv' if delimiter == ',' else '.tsv'} file"
-        )
+    check_header(name, header, delimiter)
     if not rows:
         raise UserError(f"{name}: a header ({', '.join(header)}) and no rows; expected at least one row")
     if set(map(len, rows)) != {len(header)}:
@@ -193,6 +184,29 @@ def _read_delimited(name: str, text: str, delimiter: str) -> pyarrow.Table:
             for column, cells in zip(header, zip(*rows, strict=True), strict=True)
         }
     )
+
+
+def check_header(name: str, header: list[str], delimiter: str | None = None) -> None:
+    """Refuse a name that two columns share, and a single column that another separator would cut.
+
+    Args:
+        name: The file, for the errors.
+        header: The columns' names.
+        delimiter: What separates them, in CSV and TSV.
+
+    Raises:
+        UserError: if the header is refused.
+    """
+    repeated = next((column for column in header if header.count(column) > 1), None)
+    if repeated is not None:
+        raise UserError(
+            f"{name}: the header has {header.count(repeated)} columns named {repeated!r}; rename all but one"
+        )
+    if delimiter and len(header) == 1 and (other := next((mark for mark in ";\t|," if mark in header[0]), None)):
+        raise UserError(
+            f"{name}: the header {header[0]!r} is a single column, separated by {other!r} it seems; "
+            f"expected {delimiter!r} between the columns of a {'.csv' if delimiter == ',' else '.tsv'} file"
+        )
 
 
 def _explain_ragged_row(name: str, text: str, delimiter: str) -> str:
@@ -393,7 +407,7 @@ def _load_folder(folder: Path, data: DataConfig) -> LoadedData:
         listing = ", ".join(sorted(f"{e.name}/" if e.is_dir() else e.name for e in folder.iterdir())[:20])
         raise UserError(
             f"data.data_dir ({folder}): no train file found, only: {listing or 'nothing'}; expected train.csv, "
-            f"validation.csv, test.csv or another of {_KNOWN_EXTENSIONS}"
+            f"validation.csv, test.csv or another of {KNOWN_EXTENSIONS}"
         )
     files = {split: _check_one_file_or_all_shards(folder, found[name]) for split, name in chosen.items()}
     return _use_validation_for_hidden_test(_load_files(files, notes), data)

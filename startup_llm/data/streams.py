@@ -1,0 +1,538 @@
+from __future__ import annotations
+
+import base64
+import contextlib
+import csv
+import datetime
+import gzip
+import io
+import json
+import os
+import shutil
+import sys
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from startup_llm.data.sources import EXTENSIONS, KNOWN_EXTENSIONS, check_header
+from startup_llm.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    import pyarrow
+
+PIPE = "-"
+"""Stands for stdin and stdout."""
+LONGEST_LINE_BYTES = 64 * 2**20
+"""A longer line, or CSV cell, is taken for a mistake, such as a quote that is never closed."""
+_DELIMITERS = {"csv": ",", "tsv": "\t"}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Consecutive rows of a source.
+
+    Attributes:
+        start: Number of rows before these.
+        rows: One dict per row; empty where `table` holds them.
+        table: The rows as Arrow, where the source is Parquet.
+    """
+
+    start: int
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    table: pyarrow.Table | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows) if self.table is None else self.table.num_rows
+
+    @property
+    def columns(self) -> list[str]:
+        """Every column that one of the rows has, in the order of appearance."""
+        if self.table is not None:
+            return self.table.column_names
+        return list(dict.fromkeys(name for row in self.rows for name in row))
+
+    def values(self, column: str) -> list[Any]:
+        """Return a column; None where a row lacks it."""
+        if self.table is not None:
+            return self.table[column].to_pylist()
+        return [row.get(column) for row in self.rows]
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Return the rows as dicts."""
+        return self.rows if self.table is None else self.table.to_pylist()
+
+    def first(self, count: int) -> Piece:
+        """Return the first `count` rows."""
+        table = None if self.table is None else self.table.slice(0, count)
+        return Piece(self.start, self.rows[:count], table)
+
+
+class RowSource:
+    """Rows of a file or of stdin, read in pieces.
+
+    Args:
+        path: CSV, TSV, JSONL or Parquet file, each perhaps with .gz; `-` for stdin.
+        row_format: csv, tsv, jsonl, parquet; lines (a JSON object, or else the text itself); auto goes by the file's
+            extension, and by lines for stdin.
+        piece_rows: Rows in one piece.
+
+    Attributes:
+        name: The path, or `stdin`: how errors name the source.
+        format: What auto stands for, or the given format.
+        can_reread: Whether the rows can be read twice, as those of a pipe cannot.
+
+    Raises:
+        UserError: If the file does not exist or its extension is unknown.
+    """
+
+    def __init__(self, path: str, row_format: str = "auto", piece_rows: int = 10_000) -> None:
+        if piece_rows < 1:
+            raise UserError(f"piece_rows must be at least 1, got {piece_rows}")
+        self.path, self.piece_rows = path, piece_rows
+        self.name = "stdin" if path == PIPE else path
+        if path == PIPE:
+            self.format = "lines" if row_format == "auto" else row_format
+        else:
+            _check_file(Path(path))
+            self.format = _choose_format(path, row_format)
+        self.can_reread = path != PIPE and Path(path).is_file()
+        if self.format == "parquet" and not self.can_reread:
+            raise UserError(f"{self.name}: Parquet cannot be read from a pipe; name the file")
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield the rows in order.
+
+        Where a row is broken, those before it are yielded first.
+
+        Raises:
+            UserError: If a row is broken; it names the line.
+        """
+        start = 0
+        with self._open() as stream:
+            if self.format == "parquet":
+                pieces = (Piece(0, table=table) for table in self._read_tables(stream))
+            else:
+                pieces = (Piece(0, rows) for rows in _cut(self._read_rows(stream), self.piece_rows))
+            for piece in pieces:
+                yield Piece(start, piece.rows, piece.table)
+                start += len(piece)
+
+    def _open(self) -> AbstractContextManager[IO[bytes]]:
+        if self.path == PIPE:
+            return contextlib.nullcontext(sys.stdin.buffer)
+        try:
+            return gzip.open(self.path) if self.path.lower().endswith(".gz") else open(self.path, "rb")
+        except PermissionError:
+            raise UserError(f"{self.path} cannot be read: permission denied; change its permissions") from None
+
+    def _read_rows(self, stream: IO[bytes]) -> Iterator[dict[str, Any]]:
+        lines = self._read_lines(stream)
+        if self.format in _DELIMITERS:
+            return self._read_delimited(lines, _DELIMITERS[self.format])
+        return self._read_json(lines, strict=self.format == "jsonl")
+
+    def _read_lines(self, stream: IO[bytes]) -> Iterator[str]:
+        number = 0
+        try:
+            for number, raw in enumerate(iter(lambda: stream.readline(LONGEST_LINE_BYTES + 1), b""), start=1):
+                if len(raw) > LONGEST_LINE_BYTES:
+                    raise UserError(f"{self.name}: line {number} is longer than {LONGEST_LINE_BYTES:,} bytes")
+                if b"\0" in raw:
+                    raise UserError(
+                        f"{self.name}: a NUL character in line {number}; expected UTF-8 text "
+                        "(is it UTF-16 or a binary file?)"
+                    )
+                yield (raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw).decode()
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{self.name}: not UTF-8: byte 0x{error.object[error.start]:02x} in line {number}; if it is cp1252, "
+                f"convert it: iconv -f cp1252 -t UTF-8 {self.name} > utf8-copy"
+            ) from None
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise UserError(f"{self.name}: not a readable gzip file ({error}); compress or copy it again") from None
+
+    def _read_delimited(self, lines: Iterator[str], delimiter: str) -> Iterator[dict[str, str]]:
+        old_limit = csv.field_size_limit(LONGEST_LINE_BYTES)
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
+        line, header = 1, None
+        try:
+            for row in reader:
+                if row and header is None:
+                    header = row
+                    check_header(self.name, header, delimiter)
+                elif row and len(row) != len(header):
+                    raise UserError(
+                        f"{self.name}: line {line} has {len(row)} fields where the header has {len(header)}; "
+                        'put "quotes" around a text that holds the separator'
+                    )
+                elif row:
+                    yield dict(zip(header, row, strict=True))
+                line = reader.line_num + 1
+        except csv.Error as error:
+            raise UserError(
+                f"{self.name}: the row that starts in line {line} cannot be read ({error}); is a quote opened and "
+                'never closed, or a quote inside a quoted text not written twice ("")?'
+            ) from None
+        finally:
+            csv.field_size_limit(old_limit)
+
+    def _read_json(self, lines: Iterator[str], *, strict: bool) -> Iterator[dict[str, Any]]:
+        for number, line in enumerate(lines, start=1):
+            if strict and not line.strip():
+                continue
+            try:
+                row = json.loads(line) if strict or line.lstrip().startswith("{") else None
+            except json.JSONDecodeError as error:
+                if strict:
+                    raise UserError(
+                        f"{self.name}: line {number} is not JSON ({error.msg} at column {error.colno}): "
+                        f"{line.strip()[:60]!r}; expected one object per line"
+                    ) from None
+                row = None
+            if isinstance(row, dict):
+                yield row
+            elif strict:
+                raise UserError(
+                    f"{self.name}: line {number} holds a JSON {type(row).__name__}; "
+                    'expected one object per line, such as {"text": "..."}'
+                )
+            else:
+                yield {"text": line.rstrip("\r\n")}
+
+    def _read_tables(self, stream: IO[bytes]) -> Iterator[pyarrow.Table]:
+        import pyarrow
+        import pyarrow.parquet
+
+        with contextlib.ExitStack() as stack:
+            try:
+                if isinstance(stream, gzip.GzipFile):  # Parquet is read from its end, which gzip cannot reach
+                    unzipped = stack.enter_context(tempfile.TemporaryFile())
+                    shutil.copyfileobj(stream, unzipped)
+                    stream = unzipped
+                file = pyarrow.parquet.ParquetFile(stream, buffer_size=2**20, pre_buffer=False)
+                check_header(self.name, file.schema_arrow.names)
+                for batch in file.iter_batches(self.piece_rows):
+                    yield pyarrow.Table.from_batches([batch])
+            except (pyarrow.ArrowException, OSError, EOFError, zlib.error) as error:
+                reason = str(error).splitlines()[0]
+                raise UserError(
+                    f"{self.name}: not a readable Parquet file ({reason}); write or copy it again"
+                ) from None
+
+
+class RowTarget:
+    """A file or stdout that takes a source's rows, each with its answer.
+
+    A file is written under another name beside its place and gets its own name when it is whole. A context manager;
+    where a pipe breaks off with a `UserError`, the answers so far are kept as `NAME.partial`.
+
+    Args:
+        path: CSV, TSV, JSONL or Parquet file, each perhaps with .gz; `-` for stdout.
+        row_format: csv, tsv, jsonl or parquet; auto goes by the file's extension; for stdout by the source's format.
+        source: Where the rows come from.
+        overwrite: Replace an existing file.
+
+    Attributes:
+        format: What auto stands for, or the given format.
+
+    Raises:
+        UserError: If the file cannot be written, exists already, or is the source itself.
+    """
+
+    def __init__(self, path: str, row_format: str, source: RowSource, *, overwrite: bool = False) -> None:
+        self.path, self._source = path, source
+        self._file: IO[bytes] | None = None
+        self._writer: _DelimitedWriter | _JsonLinesWriter | _ParquetWriter | None = None
+        self._streams: list[IO[bytes]] = []
+        self._written = 0
+        if path == PIPE:
+            by_source = source.format if source.format in _DELIMITERS else "jsonl"
+            self.format = by_source if row_format == "auto" else row_format
+            if self.format == "parquet":
+                raise UserError("Parquet cannot be written to stdout; name a file, or use --output_format jsonl")
+            return
+        self.format = _choose_format(path, row_format)
+        place = Path(path)
+        if not place.parent.is_dir():
+            raise UserError(f"the folder of the output {path} does not exist; make it: mkdir -p {place.parent}")
+        if place.exists() and source.path != PIPE and place.samefile(source.path):
+            raise UserError(f"the output {path} is the input itself; name another file")
+        if place.exists() and not place.is_file():
+            raise UserError(f"the output {path} is not a file; name a file, or - for stdout")
+        if place.exists() and not overwrite:
+            raise UserError(f"the output {path} exists already; name another file, or replace it with --overwrite")
+        if not os.access(place.parent, os.W_OK):
+            raise UserError(f"the output {path} cannot be written: permission denied in {place.parent}")
+
+    def open(self, columns: Sequence[str], example: dict[str, Any], schema: pyarrow.Schema | None = None) -> None:
+        """Begin to write.
+
+        Args:
+            columns: The source's columns.
+            example: An answer, for the names and types of the columns that are added.
+            schema: Types of the source's columns; needed for Parquet.
+
+        Raises:
+            UserError: If the columns leave no name for an answer's field.
+        """
+        self._names = {name: _free_name(name, columns) for name in example}
+        if self.path == PIPE:
+            stream = sys.stdout.buffer
+        else:
+            place = Path(self.path)
+            self._file = tempfile.NamedTemporaryFile(  # noqa: SIM115
+                dir=place.parent, prefix=f".{place.name}.", delete=False
+            )
+            stream = self._file
+            self._streams = [stream]
+            if place.name.lower().endswith(".gz"):
+                stream = gzip.GzipFile("", "wb", fileobj=stream, mtime=0)
+                self._streams.insert(0, stream)
+        if self.format == "parquet":
+            self._writer = _ParquetWriter(stream, schema, {self._names[key]: value for key, value in example.items()})
+        elif self.format in _DELIMITERS:
+            with _end_at_broken_pipe():
+                self._writer = _DelimitedWriter(stream, [*columns, *self._names.values()], _DELIMITERS[self.format])
+        else:
+            self._writer = _JsonLinesWriter(stream)
+
+    def write(self, piece: Piece, answers: Sequence[dict[str, Any]]) -> None:
+        """Write a piece's rows with their answers; a row whose answer is {} gets empty fields.
+
+        Raises:
+            UserError: If a row has a column that earlier ones had not, or a value of another type.
+        """
+        added = [{name: answer.get(key) for key, name in self._names.items()} for answer in answers]
+        taken = set(self._names.values())
+        for number, row in enumerate(piece.rows, start=piece.start + 1):
+            if clash := taken & row.keys():
+                raise UserError(
+                    f"{self._source.name}: row {number} has a column {min(clash)!r}, the answer's own name, which no "
+                    "earlier row had; rename it"
+                )
+        try:
+            with _end_at_broken_pipe():
+                self._writer.write(piece, added)
+                if self.path == PIPE:
+                    sys.stdout.flush()
+        except _RowError as error:
+            raise UserError(f"{self._source.name}: {error}") from None
+        self._written += len(piece)
+
+    def __enter__(self) -> RowTarget:
+        return self
+
+    def __exit__(self, error_type: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
+        if self._file is None:
+            return
+        temporary, place = Path(self._file.name), Path(self.path)
+        try:
+            keep = isinstance(error, UserError) and self._written and not self._source.can_reread
+            if error_type is None or keep:
+                self._close()
+                if keep:
+                    place = place.with_name(f"{place.name}.partial")
+                temporary.chmod(0o644)
+                temporary.replace(place)
+            if keep:
+                raise UserError(f"{error}; the answers to the {self._written:,} rows before are in {place}") from None
+        finally:
+            self._file.close()
+            temporary.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        self._writer.close()
+        for stream in self._streams[:-1]:
+            stream.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+class _RowError(Exception):
+    """A row that does not fit; the message lacks the source's name."""
+
+
+class _DelimitedWriter:
+    def __init__(self, stream: IO[bytes], columns: list[str], delimiter: str) -> None:
+        self._stream, self._columns, self._delimiter = stream, columns, delimiter
+        self._write([columns])
+
+    def write(self, piece: Piece, answers: list[dict[str, Any]]) -> None:
+        rows = [row | answer for row, answer in zip(piece.to_rows(), answers, strict=True)]
+        known = set(self._columns)
+        for number, row in enumerate(rows, start=piece.start + 1):
+            if new := row.keys() - known:
+                raise _RowError(
+                    f"row {number} has a column {min(new)!r} that the first {piece.start or 'rows'} have not; "
+                    "a table cannot take it: use --output_format jsonl"
+                )
+        self._write([_to_cell(row.get(name)) for name in self._columns] for row in rows)
+
+    def _write(self, rows: Iterable[Sequence[object]]) -> None:
+        text = io.StringIO(newline="")
+        plain = csv.writer(text, delimiter=self._delimiter, lineterminator="\n")
+        quoted = csv.writer(text, delimiter=self._delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        for row in rows:  # the csv module leaves a carriage return bare, and then cannot read it
+            (quoted if any(isinstance(cell, str) and "\r" in cell for cell in row) else plain).writerow(row)
+        self._stream.write(text.getvalue().encode("utf-8", "backslashreplace"))
+
+    def close(self) -> None:
+        pass
+
+
+class _JsonLinesWriter:
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+
+    def write(self, piece: Piece, answers: list[dict[str, Any]]) -> None:
+        lines = [_to_json(row | answer) + "\n" for row, answer in zip(piece.to_rows(), answers, strict=True)]
+        # half a surrogate pair is no UTF-8; its backslash form is JSON's own escape
+        self._stream.write("".join(lines).encode("utf-8", "backslashreplace"))
+
+    def close(self) -> None:
+        pass
+
+
+class _ParquetWriter:
+    def __init__(self, stream: IO[bytes], schema: pyarrow.Schema, example: dict[str, Any]) -> None:
+        import pyarrow
+        import pyarrow.parquet
+
+        self._source_schema = schema
+        for name, value in example.items():
+            schema = schema.append(pyarrow.field(name, pyarrow.array([value]).type))
+        metadata = {key: value for key, value in (schema.metadata or {}).items() if key != b"huggingface"}
+        self._schema = schema.with_metadata(metadata)  # datasets lists the columns there, and these are now more
+        self._writer = pyarrow.parquet.ParquetWriter(stream, self._schema)
+
+    def write(self, piece: Piece, answers: list[dict[str, Any]]) -> None:
+        import pyarrow
+
+        new = [column for column in piece.columns if column not in self._source_schema.names]
+        if new:
+            raise _RowError(f"a row after row {piece.start} has a column {new[0]!r} that earlier ones have not")
+        arrays = []
+        for column in self._schema:
+            if column.name not in self._source_schema.names:
+                values = [answer[column.name] for answer in answers]
+            elif piece.table is not None:
+                arrays.append(piece.table[column.name])
+                continue
+            else:
+                values = piece.values(column.name)
+            try:
+                arrays.append(pyarrow.array(values, column.type))
+            except (pyarrow.ArrowException, OverflowError, UnicodeEncodeError, TypeError) as error:
+                place = f"rows {piece.start + 1} to {piece.start + len(piece)}"
+                raise _RowError(f"{place}: column {column.name!r} is not {column.type} throughout ({error})") from None
+        self._writer.write_table(pyarrow.table(arrays, schema=self._schema))
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def extend_schema(schema: pyarrow.Schema | None, piece: Piece, source_name: str) -> pyarrow.Schema:
+    """Return the Arrow types that hold the values of a piece and those that a schema holds already.
+
+    Args:
+        schema: The types so far; None before the first piece.
+        piece: More rows.
+        source_name: What an error names.
+
+    Raises:
+        UserError: If the values of a column have no common type.
+    """
+    import pyarrow
+
+    if piece.table is not None:
+        return piece.table.schema
+    schema = schema or pyarrow.schema([])
+    try:
+        for column in piece.columns:
+            found = pyarrow.schema([(column, pyarrow.array(piece.values(column)).type)])
+            schema = pyarrow.unify_schemas([schema, found], promote_options="permissive")
+    except (pyarrow.ArrowException, OverflowError, UnicodeEncodeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{source_name}: rows {piece.start + 1} to {piece.start + len(piece)}: Parquet cannot hold column "
+            f"{column!r} ({reason}); use a .jsonl output"
+        ) from None
+    return schema
+
+
+def _choose_format(path: str, row_format: str) -> str:
+    if row_format != "auto":
+        return row_format
+    extension = path.lower().removesuffix(".gz").rpartition(".")[2]
+    if extension not in EXTENSIONS:
+        raise UserError(f"{path}: unknown file type; expected {KNOWN_EXTENSIONS}")
+    return "jsonl" if extension == "json" else extension
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, expected a file")
+    if not path.exists():
+        siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UserError(f"no such file: {path}{nearest(path.name, siblings)}")
+
+
+def _cut(rows: Iterator[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
+    """Yield lists of `size` rows; where reading fails, what came before the failure first."""
+    piece: list[dict[str, Any]] = []
+    try:
+        for row in rows:
+            piece.append(row)
+            if len(piece) == size:
+                yield piece
+                piece = []
+    except UserError:
+        if piece:
+            yield piece
+        raise
+    if piece:
+        yield piece
+
+
+@contextlib.contextmanager
+def _end_at_broken_pipe() -> Iterator[None]:
+    """End the process as SIGPIPE would where the reader of stdout, such as head, has seen enough."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
+
+
+def _free_name(name: str, columns: Sequence[str]) -> str:
+    if name not in columns:
+        return name
+    if f"predicted_{name}" in columns:
+        raise UserError(
+            f"the input has both columns {name!r} and 'predicted_{name}', which leaves no name for the answer; "
+            "rename one of them"
+        )
+    return f"predicted_{name}"
+
+
+def _to_cell(value: Any) -> str | int | float | None:
+    if isinstance(value, list | dict | bool):
+        return _to_json(value)
+    return value if value is None or isinstance(value, str | int | float) else _to_plain(value)
+
+
+def _to_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=_to_plain)
+
+
+def _to_plain(value: Any) -> str:
+    """Write what Parquet has and JSON has not: dates in ISO 8601, bytes in base64, other things as they print."""
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return str(value)
