@@ -166,3 +166,21 @@ def read_results(run: str | Path) -> dict[str, Any]:
         )
         raise UserError(f"no finished run in {run}; {hint}")
     return json.loads(file.read_text(encoding="utf-8"))
+
+
+def find_model(run: str | Path) -> tuple[Path, dict[str, Any]]:
+    """Return the folder of a finished run's merged model, and the run's results.
+
+    A folder with a plain checkpoint stands for itself; its results are those of the run that it lies in, or empty.
+
+    Raises:
+        UserError: If the folder holds neither a finished run nor a checkpoint.
+    """
+    folder = Path(run)
+    if not (folder / RESULTS).is_file() and (folder / "config.json").is_file():
+        in_run = folder.name == "model" and (folder.parent / RESULTS).is_file()
+        return folder, read_results(folder.parent) if in_run else {}
+    results = read_results(folder)
+    if not (folder / "model" / "config.json").is_file():
+        raise UserError(f"the run {folder} has no model in {folder / 'model'}; copy the whole run, or make it again")
+    return folder / "model", results

@@ -98,7 +98,37 @@ def find_columns(splits: datasets.DatasetDict, data: DataConfig) -> TextColumns:
     return TextColumns(text, text_pair, label, data.group_column, notes)
 
 
-def _find_text(train: datasets.Dataset, free: list[str], *, find_pair: bool) -> tuple[str, str | None]:
+def find_text_columns(
+    rows: datasets.Dataset, text_column: str | None = None, text_pair_column: str | None = None
+) -> tuple[str, str | None]:
+    """Find the columns of rows without labels that hold the text and, for pairs, the second text.
+
+    Args:
+        rows: The rows, or the first of them.
+        text_column: The text's column, where it is named.
+        text_pair_column: The second text's column, where it is named.
+
+    Raises:
+        UserError: if a named column does not exist, or none or several columns could be meant.
+    """
+    columns = rows.column_names
+    for option, name in (("text_column", text_column), ("text_pair_column", text_pair_column)):
+        if name and name not in columns:
+            raise UserError(f"--{option}: no column {name!r} among {', '.join(columns)}{nearest(name, columns)}")
+    if text_column:
+        if text_column == text_pair_column:
+            raise UserError(f"the column {text_column!r} is named twice; text and text pair are different columns")
+        return text_column, text_pair_column
+    if len(columns) == 1:
+        return columns[0], None
+    free = [column for column in columns if column != text_pair_column and not _ID_NAME.fullmatch(column)]
+    text, found_pair = _find_text(rows, free, find_pair=text_pair_column is None, option="--text_column")
+    return text, text_pair_column or found_pair
+
+
+def _find_text(
+    train: datasets.Dataset, free: list[str], *, find_pair: bool, option: str = "--data.text_column"
+) -> tuple[str, str | None]:
     by_lower_name = {column.lower(): column for column in free}
     if find_pair:
         for first, second in PAIR_NAMES:
@@ -111,8 +141,8 @@ def _find_text(train: datasets.Dataset, free: list[str], *, find_pair: bool) -> 
     if len(candidates) == 1:
         return candidates[0], None
     if candidates:
-        raise UserError(f"several columns could be the text ({', '.join(candidates)}); choose with --data.text_column")
-    raise UserError(f"no text column found among {', '.join(train.column_names)}; name it with --data.text_column")
+        raise UserError(f"several columns could be the text ({', '.join(candidates)}); choose with {option}")
+    raise UserError(f"no text column found among {', '.join(train.column_names)}; name it with {option}")
 
 
 def _find_label(train: datasets.Dataset, free: list[str]) -> str:

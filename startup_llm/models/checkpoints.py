@@ -125,6 +125,25 @@ def load_tokenizer(
     return tokenizer
 
 
+def check_head(checkpoint: Checkpoint, auto_class: str) -> None:
+    """Refuse a checkpoint without the head that an Auto class loads: transformers would make one of random numbers.
+
+    Args:
+        checkpoint: Where its files are.
+        auto_class: Such as AutoModelForSequenceClassification.
+
+    Raises:
+        UserError: If no architecture of the checkpoint's config has the head.
+    """
+    head = auto_class.removeprefix("AutoModel")
+    architectures = read_json(checkpoint.path / "config.json").get("architectures") or []
+    if not any(architecture.endswith(head) for architecture in architectures):
+        found = ", ".join(architectures) or "no architecture"
+        raise UserError(
+            f"{checkpoint.name} has no head for {auto_class} (its config names {found}); fine-tune it first"
+        )
+
+
 def compute_sha256(files: Iterable[Path]) -> str:
     """Return the hex SHA-256 over the bytes of `files`, in the given order."""
     digest = hashlib.sha256()

@@ -1,0 +1,68 @@
+"""What one process of a distributed run does for all."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypeVar
+
+from startup_llm.errors import UserError
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+Value = TypeVar("Value")
+
+
+def join_processes(longest_wait: timedelta = timedelta(days=7)) -> PartialState:
+    """Join the run's other processes: to be called before anything else asks accelerate for its state.
+
+    Accelerate forms a group of CPU processes only where it is told that the CPU is meant; without that, each process
+    would take itself for the only one, and all would write the output.
+
+    Args:
+        longest_wait: How long one process may wait for another, such as the one that reads a silent pipe.
+    """
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import is_torch_xla_available
+
+    asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    on_cpu = asked or not (torch.accelerator.is_available() or is_torch_xla_available())
+    return PartialState(cpu=on_cpu, timeout=longest_wait)
+
+
+def call_on_main_process(function: Callable[[], Value]) -> Value:
+    """Call a function on the main process alone and return its value on every process.
+
+    A `UserError` is raised on the main process, which tells it; the others end quietly with exit code 2.
+
+    Args:
+        function: What to call; its value can be pickled.
+
+    Raises:
+        UserError: On the main process, if the function raises it.
+    """
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    state = PartialState()
+    value, error = None, None
+    if state.is_main_process:
+        try:
+            value = function()
+        except UserError as raised:
+            error = raised
+    value, failed = broadcast_object_list([value, error is not None])
+    if failed:
+        state.wait_for_everyone()
+        state.destroy_process_group()  # a group whose members just vanish aborts the others
+    if error is not None:
+        raise error
+    if failed:
+        time.sleep(1)  # a launcher ends all when one ends, and the main process has to tell first
+        sys.exit(2)
+    return value
