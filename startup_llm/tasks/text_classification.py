@@ -124,7 +124,9 @@ class TextClassification(Task):
         """Return label and score as the pipeline does; for several labels those above 0.5; for a number the value."""
         if config.problem_type == "regression":
             return {"score": float(logits[0])}
-        scores = self.probabilities(logits[None], config.problem_type)[0]
+        one_logit = config.problem_type is None and len(logits) == 1  # softmax would always say 1
+        kind = "multi_label_classification" if one_logit else config.problem_type
+        scores = self.probabilities(logits[None], kind)[0]
         if config.problem_type == "multi_label_classification":
             names = [config.id2label[i] for i in np.flatnonzero(scores > 0.5)]
             return {"labels": names, "scores": {config.id2label[i]: float(s) for i, s in enumerate(scores)}}

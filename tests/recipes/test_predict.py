@@ -319,7 +319,7 @@ def test_a_run_says_its_columns_and_a_pair_is_read_as_one(predict, tmp_path, tin
     assert_answered(read_rows(tmp_path / "c.csv"), [row], [classify("parcel")[0]])
 
 
-def test_several_labels_are_lists_and_a_number_is_a_score(predict, tmp_path):
+def test_several_labels_are_lists(predict, tmp_path):
     several = save_bert(
         tmp_path / "several", id2label=dict(enumerate(LABELS)), problem_type="multi_label_classification"
     )
@@ -332,10 +332,14 @@ def test_several_labels_are_lists_and_a_number_is_a_score(predict, tmp_path):
     assert read_rows(tmp_path / "b.parquet") == truth
     assert [json.loads(row["labels"]) for row in read_rows(tmp_path / "b.csv")] == [row["labels"] for row in truth]
 
-    number = save_bert(tmp_path / "number", num_labels=1, problem_type="regression")
-    assert predict("--input", tmp_path / "a.csv", "--output", tmp_path / "c.jsonl", run=number)[0] == 0
-    answers = pipeline("text-classification", model=str(number), device="cpu")(TEXTS, truncation=True)
-    scores = [row["score"] for row in read_rows(tmp_path / "c.jsonl")]
+
+@pytest.mark.parametrize("problem_type", ["regression", None])
+def test_one_output_is_scored_as_the_pipeline_does(predict, tmp_path, problem_type):
+    one = save_bert(tmp_path / "one", num_labels=1, problem_type=problem_type)
+    write_rows(tmp_path / "a.csv", rows_of_texts())
+    assert predict("--input", tmp_path / "a.csv", "--output", tmp_path / "b.jsonl", run=one)[0] == 0
+    answers = pipeline("text-classification", model=str(one), device="cpu")(TEXTS, truncation=True)
+    scores = [row["score"] for row in read_rows(tmp_path / "b.jsonl")]
     assert scores == pytest.approx([answer["score"] for answer in answers], abs=1e-4)
 
 
