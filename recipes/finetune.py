@@ -22,6 +22,9 @@ def main() -> None:
 
 
 def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run: RunFolder) -> None:
+    import datasets
+    import transformers
+
     from startup_llm.evaluation.baselines import predict_baselines
     from startup_llm.evaluation.environment import StageClock
     from startup_llm.evaluation.metrics import rank_metrics
@@ -32,9 +35,14 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
     from startup_llm.tasks import load_task
     from startup_llm.training import finetuning
     from startup_llm.training.inference import predict_logits
+    from startup_llm.training.processes import call_on_main_process, join_processes
     from startup_llm.training.reload_gate import check_reload
     from startup_llm.training.speed import plan_speed
 
+    join_processes()
+    transformers.set_seed(train_section["seed"])
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
     stage = StageClock()
     say = print if run.is_writer else lambda *words: None
     task = load_task(config.task)
@@ -48,7 +56,7 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
     with stage("checkpoint"):
         checkpoint = load_checkpoint(config.model)
         tokenizer = load_tokenizer(checkpoint, config.model.max_length_tokens, config.model.trust_remote_code)
-        plan = plan_speed()
+        plan = call_on_main_process(plan_speed)
         prepared = finetuning.prepare(task, data, config, checkpoint, tokenizer, plan)
         say(f"checkpoint: {checkpoint.name} ({checkpoint.source}), pooling {prepared.classifier.pooling}")
         say(*(f"  {line}" for line in (*prepared.classifier.notes, *plan.reasons)), sep="\n")

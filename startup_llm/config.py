@@ -324,7 +324,10 @@ def _parse(parser: ArgumentParser, argv: Sequence[str]) -> Any:
     try:
         return parser.parse_args(list(argv))
     except ArgumentError as error:
-        raise UserError(_explain(str(error), list(_options(parser)))) from None
+        message = _explain(str(error), list(_options(parser)))
+        if message.startswith("Problems parsing config") and "--config" in argv:
+            message = f"{argv[list(argv).index('--config') + 1]} is no YAML file: {message.partition(':')[2].strip()}"
+        raise UserError(message) from None
 
 
 def _explain(message: str, options: Sequence[str]) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import os
 import sys
 from collections.abc import Callable, Iterable
 
@@ -31,14 +32,26 @@ def run_recipe(main: Callable[[], None]) -> None:
         sys.exit(_report(str(error)))
     except KeyboardInterrupt:
         sys.exit(130)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except Exception as error:
+        if not _is_disk_full(error):
             raise
-        place = error.filename or "while writing"
+        place = getattr(error, "filename", None) or "while writing"
         sys.exit(_report(f"no space left on the disk ({place}); free some space, then go on with --resume"))
 
 
+def _is_disk_full(error: BaseException | None) -> bool:
+    """Look through an error and its causes; writers outside Python tell it in words alone."""
+    while error is not None:
+        if getattr(error, "errno", None) == errno.ENOSPC or os.strerror(errno.ENOSPC) in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def _report(message: str) -> int:
+    if "tqdm" in sys.modules:  # a bar that closes later would stand below the message
+        for bar in list(sys.modules["tqdm"].tqdm._instances):
+            bar.close()
     one_line = " ".join(message.split())
     sys.stderr.write(f"error: {one_line}\n")
     return 2

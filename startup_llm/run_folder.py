@@ -10,6 +10,7 @@ A run is written in `NAME.partial/` and renamed to `NAME/` when it is whole, so 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -46,10 +47,51 @@ class RunFolder:
         self._lock: IO[str] | None = None
 
     def __enter__(self) -> RunFolder:
-        if not self.is_writer:
-            return self
+        if self.is_writer:
+            self._acquire_lock()
+            try:
+                self._claim()
+            except BaseException:
+                self._release_lock()
+                raise
+        return self
+
+    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
+        if self.is_writer:
+            if error_type is not None and self.path.is_dir() and self.last_checkpoint() is None:
+                shutil.rmtree(self.path, ignore_errors=True)
+            self._release_lock()
+
+    def _acquire_lock(self) -> None:
         if self.final.exists() and not self.final.is_dir():
             raise UserError(f"run_dir {self.final} is a file; name a folder that does not exist yet")
+        while True:
+            try:
+                self.final.parent.mkdir(parents=True, exist_ok=True)
+                self._lock = self._lock_file.open("w")
+            except (FileExistsError, NotADirectoryError, PermissionError) as error:
+                raise UserError(
+                    f"cannot write run_dir {self.final}: {error.strerror}; name another with --run_dir"
+                ) from None
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._lock.close()
+                raise UserError(
+                    f"run {self.final} is in use by another process; wait for it, or use another --run_dir"
+                ) from None
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(self._lock.fileno()), self._lock_file.stat()):
+                    return
+            self._lock.close()  # its owner removed the file between our opening and locking it
+
+    def _release_lock(self) -> None:
+        self._lock_file.unlink(missing_ok=True)
+        if self._lock is not None:
+            self._lock.close()
+
+    def _claim(self) -> None:
+        """Make the folder to write in, if nothing there would be lost."""
         if self.final.exists() and any(self.final.iterdir()):
             if not (self.final / RESULTS).is_file():
                 raise UserError(f"run_dir {self.final} holds files that are not a run; name another with --run_dir")
@@ -57,20 +99,6 @@ class RunFolder:
                 raise UserError(
                     f"run {self.final} is finished; name another with --run_dir, or replace it with --overwrite"
                 )
-        try:
-            self.final.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = self._lock_file.open("w")
-        except (FileExistsError, NotADirectoryError, PermissionError) as error:
-            raise UserError(
-                f"cannot write run_dir {self.final}: {error.strerror}; name another with --run_dir"
-            ) from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise UserError(
-                f"run {self.final} is in use by another process; wait for it, or use another --run_dir"
-            ) from None
         if self.last_checkpoint() is not None and not self._resume:
             if not self._overwrite:
                 raise UserError(
@@ -79,16 +107,6 @@ class RunFolder:
                 )
             shutil.rmtree(self.path)
         self.path.mkdir(exist_ok=True)
-        return self
-
-    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
-        if not self.is_writer:
-            return
-        if error_type is not None and self.path.is_dir() and self.last_checkpoint() is None:
-            shutil.rmtree(self.path, ignore_errors=True)
-        self._lock_file.unlink(missing_ok=True)
-        if self._lock is not None:
-            self._lock.close()
 
     @property
     def _lock_file(self) -> Path:

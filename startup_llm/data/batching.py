@@ -20,3 +20,42 @@ def split_by_length(lengths: np.ndarray, tokens_per_batch: int) -> Iterator[np.n
         size = max(1, tokens_per_batch // max(int(lengths[order[start]]), 1))
         yield order[start : start + size]
         start += size
+
+
+class LengthGroupedSampler:
+    """Row order of an epoch: random batches of rows of like length, the same for the same seed and epoch.
+
+    Rows are shuffled, sorted by length inside windows of many batches, cut into batches, and the batches shuffled. An
+    interrupted epoch that starts again goes through the same rows in the same order.
+
+    Args:
+        lengths: Tokens per row, shape (rows,).
+        batch_rows: Rows of one optimizer step, over all processes.
+        seed: Seed of the order.
+        window_batches: Batches that are sorted together.
+    """
+
+    def __init__(self, lengths: np.ndarray, batch_rows: int, seed: int, window_batches: int = 50) -> None:
+        self.lengths, self.batch_rows, self.seed = np.asarray(lengths), batch_rows, seed
+        self.window_rows = window_batches * batch_rows
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = np.random.default_rng([self.seed, self.epoch])
+        shuffled = generator.permutation(len(self.lengths))
+        batches: list[np.ndarray] = []
+        for start in range(0, len(shuffled), self.window_rows):
+            window = shuffled[start : start + self.window_rows]
+            window = window[np.argsort(self.lengths[window], kind="stable")]
+            batches += [window[i : i + self.batch_rows] for i in range(0, len(window), self.batch_rows)]
+        rest = [batches.pop()] if len(batches[-1]) < self.batch_rows else []  # a short batch stays last
+        order = [batches[i] for i in generator.permutation(len(batches))]
+        for batch in order + rest:
+            yield from batch.tolist()

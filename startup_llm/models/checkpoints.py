@@ -115,8 +115,14 @@ def load_tokenizer(
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise UserError(f"no usable tokenizer in {checkpoint.name}: {_first_line(error)}") from error
+    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):  # transformers makes one where files lack
+        raise UserError(
+            f"no usable tokenizer in {checkpoint.name}: it knows special tokens alone; save the checkpoint's own "
+            "there with tokenizer.save_pretrained(folder)"
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    tokenizer.padding_side = "right"
     config = read_json(checkpoint.path / "config.json")
     positions = config.get("max_position_embeddings") or config.get("n_positions") or max_length_tokens
     if config.get("model_type") in ("roberta", "xlm-roberta", "camembert", "mpnet"):
@@ -174,6 +180,7 @@ def _no_safetensors(name: str, files: Iterable[str]) -> str:
 
 
 def _license(path: Path) -> str | None:
+    import yaml
     from huggingface_hub import ModelCard
 
     card = path / "README.md"
@@ -181,7 +188,7 @@ def _license(path: Path) -> str | None:
         return None
     try:
         license_id = ModelCard.load(card, ignore_metadata_errors=True).data.license
-    except (ValueError, UnicodeDecodeError):
+    except (ValueError, yaml.YAMLError):
         return None
     return license_id if isinstance(license_id, str) else None
 
@@ -192,9 +199,10 @@ def _refuse_name(name: str, folder: Path) -> Checkpoint:
             f"checkpoint {name} is a file; expected a folder with config.json, or a Hub id such as OWNER/NAME"
         )
     siblings = [str(path) for path in folder.parent.iterdir()] if folder.parent.is_dir() else []
+    without_owner = [known for known in PACKAGED if known.endswith(f"/{name}")]
     raise UserError(
         f"unknown checkpoint {name}: no such folder, and not a Hub id of the form OWNER/NAME"
-        f"{nearest(name, [*siblings, *PACKAGED])}"
+        f"{nearest(*(without_owner or [name]), [*siblings, *PACKAGED])}"
     )
 
 

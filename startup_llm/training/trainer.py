@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
-from startup_llm.data.batching import split_by_length
+from startup_llm.data.batching import LengthGroupedSampler, split_by_length
 from startup_llm.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,6 +54,11 @@ class HeadTrainer(Trainer):
             arguments.setdefault("weight_decay", self.args.weight_decay)
             self.optimizer = optimizer_class([group for group in groups if group["params"]], **arguments)
         return self.optimizer
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedSampler:
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        batch_rows = self.args.train_batch_size * self.args.world_size
+        return LengthGroupedSampler(np.asarray(self.train_dataset["length"]), batch_rows, seed)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Compute a batch's gradient part by part; processes exchange gradients once, with the last part."""
@@ -128,8 +134,6 @@ def build_training_arguments(
         "output_dir": str(output_dir),
         "bf16": plan.compute_dtype == "bfloat16",
         "use_cpu": plan.device == "cpu",
-        "train_sampling_strategy": "group_by_length",
-        "length_column_name": "length",
         "remove_unused_columns": True,
     }
     try:

@@ -1,0 +1,73 @@
+"""Every config is run for two steps on rows of its own form, through `accelerate launch`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
+QUICK = ["--train.max_steps", "2", "--evaluation.resamples", "50", "--train.per_device_train_batch_size", "8"]
+FINE = ["the parcel came today", "i like the new filter", "thanks for the quick help", "all is well here"]
+POOR = ["the parcel never came", "my filter is broken", "nobody answers me", "this is the wrong item"]
+
+GLUE_COLUMNS = {
+    "cola": ("sentence",),
+    "sst2": ("sentence",),
+    "mrpc": ("sentence1", "sentence2"),
+    "stsb": ("sentence1", "sentence2"),
+    "qqp": ("question1", "question2"),
+    "mnli": ("premise", "hypothesis"),
+    "qnli": ("question", "sentence"),
+    "rte": ("sentence1", "sentence2"),
+    "wnli": ("sentence1", "sentence2"),
+}
+
+
+def write_rows(folder: Path, split: str, data: dict, rows: int) -> None:
+    """Write one split in the columns of the Hub dataset, other texts in each split."""
+    columns = GLUE_COLUMNS.get(data.get("subset"), ("text",))
+    lines = []
+    for i in range(rows):
+        texts = {name: f"{(FINE, POOR)[i % 2][i % 4]} {split} {i} {name}" for name in columns}
+        label = {"stsb": i % 11 / 2 + 0.1, "mnli": i % 3}.get(data.get("subset"), i % 2)
+        lines.append(json.dumps({**texts, "label": label, "idx": i}))
+    (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def launch(config: Path, *words: object, cwd: Path) -> subprocess.CompletedProcess:
+    command = [Path(sys.executable).with_name("accelerate"), "launch", ROOT / "recipes" / "finetune.py"]
+    command += ["--config", config, *words]
+    return subprocess.run([str(word) for word in command], cwd=cwd, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_a_config_runs(config, tiny_checkpoint, tmp_path):
+    content = yaml.safe_load(config.read_text())
+    data = content["data"]
+    given = ["train", *{data.get("validation_split", "validation"), data.get("test_split", "test"), "validation"}]
+    for split in given:
+        write_rows(tmp_path, split, data, 32 if split == "train" else 12)
+    words = ["--model.checkpoint", tiny_checkpoint("bert"), "--run_dir", tmp_path / "run", *QUICK]
+    if data["dataset"] == "helpdesk":
+        words += ["--data.max_train_rows", 60, "--data.max_test_rows", 60]
+    else:
+        words += ["--data.data_dir", tmp_path]
+    answer = launch(config, *words, cwd=tmp_path)
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["method"] == content["method"]
+    assert results["decides"] == content.get("evaluation", {}).get("decides", "accuracy")
+    overlap = [note for note in results["data"]["notes"] if "stand in" in note and "test" in note]
+    assert not overlap, overlap
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_a_config_s_header_tells_its_command(config):
+    head = [line for line in config.read_text().splitlines() if line.startswith("#")]
+    assert f"# accelerate launch recipes/finetune.py --config recipes/configs/{config.name}" in head
