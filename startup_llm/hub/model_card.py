@@ -6,6 +6,7 @@ card is public, the data may not be.
 
 from __future__ import annotations
 
+import functools
 import html
 import re
 import shlex
@@ -32,6 +33,7 @@ from startup_llm.evaluation.report import (
 )
 
 if TYPE_CHECKING:
+    import jinja2
     from huggingface_hub import EvalResult, ModelCardData
 
 ADAPTER_FOLDER = "adapter"
@@ -108,6 +110,13 @@ def build_model_card(results: Results, publication: Publication = UNPUBLISHED) -
     Returns:
         The card's text. It holds no absolute local path, no Hub token and no text of the data.
     """
+    body = _load_template().render(_build_view(results, publication))
+    body = re.sub(r"\n{3,}", "\n\n", body)
+    return f"---\n{build_card_data(results, publication).to_yaml()}\n---\n\n{body}"
+
+
+@functools.cache
+def _load_template() -> jinja2.Template:
     import importlib.resources
 
     import jinja2
@@ -124,9 +133,7 @@ def build_model_card(results: Results, publication: Publication = UNPUBLISHED) -
         "metric": name_metric,
     }
     source = importlib.resources.files(__package__).joinpath("model_card.md.jinja").read_text("utf-8")
-    body = environment.from_string(source).render(_build_view(results, publication))
-    body = re.sub(r"\n{3,}", "\n\n", body)
-    return f"---\n{build_card_data(results, publication).to_yaml()}\n---\n\n{body}"
+    return environment.from_string(source)
 
 
 def build_card_data(results: Results, publication: Publication = UNPUBLISHED) -> ModelCardData:
