@@ -106,6 +106,8 @@ def _merge_front_matter(
     ours_text: str, theirs_text: str, base: Mapping[str, Any], prefer: Set[str], force: bool
 ) -> str:
     ours, theirs, base = _load(ours_text), _load(theirs_text), _plain(dict(base))
+    if not theirs:
+        base = {}
     our_lines, their_lines = _cut_by_key(ours_text), _cut_by_key(theirs_text)
     merged: dict[str, Any] = {}
     lines = []
