@@ -111,3 +111,12 @@ def build_tokenizer(*, decoder: bool, token_types: bool = False):
     names = {"cls_token": "[CLS]", "pad_token": "[PAD]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
     inputs = ["input_ids", *["token_type_ids"] * token_types, "attention_mask"]
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_input_names=inputs, **names)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data sets; tests that use it carry the marker `real_data`."""
+    folder = os.environ.get("STARTUP_LLM_REAL_DATA")
+    if not folder:
+        pytest.skip("STARTUP_LLM_REAL_DATA is not set")
+    return Path(folder)

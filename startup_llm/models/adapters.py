@@ -49,7 +49,6 @@ def add_lora(
     *,
     task_type: str,
     base_name: str,
-    revision: str | None = None,
     head_modules: Sequence[str] = (),
     constant_modules: Sequence[str] = (),
 ) -> PeftModel:
@@ -59,8 +58,7 @@ def add_lora(
         model: The pretrained model with its head.
         lora: Rank, scale, dropout, target layers.
         task_type: PEFT task type, such as SEQ_CLS.
-        base_name: Checkpoint name to be written into the adapter's config.
-        revision: Its Hub revision.
+        base_name: Folder or Hub id of the checkpoint, for the adapter's config.
         head_modules: Names of the modules to save with the adapter.
         constant_modules: Names of those that are saved but not trained.
 
@@ -96,7 +94,6 @@ def add_lora(
     )
     adapted = peft.get_peft_model(model, config)
     adapted.peft_config["default"].base_model_name_or_path = base_name
-    adapted.peft_config["default"].revision = revision
     for name, parameter in adapted.named_parameters():
         if parameter.requires_grad and any(f"{constant}." in _plain_name(name) for constant in constant_modules):
             parameter.requires_grad_(False)

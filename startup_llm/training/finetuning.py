@@ -129,8 +129,7 @@ def train(
             model,
             config.lora,
             task_type=prepared.task.peft_task_type,
-            base_name=prepared.checkpoint.name,
-            revision=prepared.checkpoint.revision,
+            base_name=str(prepared.checkpoint.path),
             head_modules=classifier.head_modules,
             constant_modules=classifier.constant_modules,
         )
@@ -186,6 +185,9 @@ def save_model(trained: Trained, prepared: Prepared, config: FinetuneConfig, run
         from peft import PeftModel
 
         if run.is_writer:
+            adapter_config = model.peft_config["default"]
+            adapter_config.base_model_name_or_path = prepared.checkpoint.name
+            adapter_config.revision = prepared.checkpoint.revision
             model.save_pretrained(run.adapter, save_embedding_layers=False)
             prepared.tokenizer.save_pretrained(run.adapter)
         PartialState().wait_for_everyone()

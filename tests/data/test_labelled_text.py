@@ -1,7 +1,5 @@
 import json
-import os
 from collections import Counter
-from pathlib import Path
 
 import datasets
 import pytest
@@ -294,11 +292,8 @@ def test_shipped_helpdesk_is_the_default():
 
 
 @pytest.mark.real_data
-def test_banking77_loads_from_its_folder():
-    root = os.environ.get("STARTUP_LLM_REAL_DATA")
-    if not root:
-        pytest.skip("STARTUP_LLM_REAL_DATA is not set")
-    loaded = load_labelled_text(DataConfig(data_dir=str(Path(root) / "banking77"), validation_fraction=0))
+def test_banking77_loads_from_its_folder(real_data):
+    loaded = load_labelled_text(DataConfig(data_dir=str(real_data / "banking77"), validation_fraction=0))
     assert loaded.splits["train"].num_rows == 10_003
     assert loaded.splits["test"].num_rows == 3_080
     assert len(loaded.label_names) == 77

@@ -193,16 +193,12 @@ def test_the_first_sentence_is_the_headline():
 
 def test_without_sentences_a_lost_comparison_is_said_plainly():
     lost = {"a": "lora", "b": "svm", "metric": "accuracy", "difference": -0.03, "low": -0.05, "high": -0.01}
-    assert build_verdict(MINIMAL | {"comparisons": [lost]}) == [
-        "lora loses to svm by 3.0 points (95 % -5.0 to -1.0)"
-    ]
+    assert build_verdict(MINIMAL | {"comparisons": [lost]}) == ["lora loses to svm by 3.0 points (95 % -5.0 to -1.0)"]
 
 
 def test_a_difference_that_may_be_zero_is_not_called_a_win():
     close = {"a": "lora", "b": "svm", "metric": "accuracy", "difference": 0.01, "low": -0.01, "high": 0.03}
-    assert describe_comparison(close, MINIMAL) == (
-        "lora does not beat svm: +1.0 points (95 % -1.0 to 3.0)"
-    )
+    assert describe_comparison(close, MINIMAL) == ("lora does not beat svm: +1.0 points (95 % -1.0 to 3.0)")
 
 
 def test_a_score_without_any_comparison_claims_no_win():

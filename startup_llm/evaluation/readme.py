@@ -1,0 +1,67 @@
+"""Tables of a page, written from results files, so that no figure on it was typed.
+
+`python -m startup_llm.evaluation.readme README.md recipes/results` fills each pair of marker lines
+`<!-- results: NAME -->` and `<!-- /results -->` from `recipes/results/NAME.json`, a list of `results.json` contents.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from startup_llm.run_folder import write_atomically
+
+_MARKED = re.compile(r"(<!-- results: (?P<name>\S+) -->\n).*?(<!-- /results -->)", re.DOTALL)
+_PRIVATE = ("mistakes", "confusions", "history", "config", "command", "per_class", "plan")
+
+
+def render_page(page: str, folder: Path) -> str:
+    """Return the page with its tables written anew.
+
+    Args:
+        page: Markdown with marker lines.
+        folder: Where NAME.json lies.
+    """
+
+    def fill(found: re.Match[str]) -> str:
+        runs = json.loads((folder / f"{found['name']}.json").read_text(encoding="utf-8"))
+        return f"{found[1]}{render_table(runs)}\n{found[3]}"
+
+    return _MARKED.sub(fill, page)
+
+
+def render_table(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Write the ladder of one run, or of several that differ by their seed, as Markdown."""
+    first, metric = runs[0], runs[0]["decides"]
+    lines = [f"| model | {metric} | 95 % interval |", "|---|---|---|"]
+    for name in first["models"]:
+        scores = [run["models"][name][metric] for run in runs]
+        values = [f"{100 * score['value']:.1f}" for score in scores]
+        mean = f"{sum(100 * score['value'] for score in scores) / len(scores):.1f} %"
+        spread = f" (mean of {len(runs)} seeds: {', '.join(values)})" if len(set(values)) > 1 else ""
+        low, high = (100 * scores[0][end] for end in ("low", "high"))
+        lines.append(f"| {name} | {mean}{spread} | {low:.1f} to {high:.1f} |")
+    seconds = ", ".join(f"{run['seconds']:.0f} s" for run in runs)
+    memory = max(run["peak_memory_bytes"] for run in runs) / 2**30
+    speed = first["throughput"].get("train_examples_per_second")
+    took = f"{seconds}, {memory:.1f} GiB at the most" + (
+        f", {speed:.0f} examples a second in training" if speed else ""
+    )
+    told = f"{first['sentences'][1]}." if len(first["sentences"]) > 1 else ""
+    return "\n".join([*lines, "", f"{told} It took {took}, on {first['hardware']}."])
+
+
+def shorten_results(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run's results without texts, paths and long lists, to be kept beside a page."""
+    kept = {key: value for key, value in results.items() if key not in _PRIVATE}
+    data = {key: value for key, value in results["data"].items() if key not in ("notes", "sources")}
+    return {**kept, "data": data, "calibration": {}}
+
+
+if __name__ == "__main__":
+    target, source = Path(sys.argv[1]), Path(sys.argv[2])
+    write_atomically(target, render_page(target.read_text(encoding="utf-8"), source))

@@ -1,0 +1,38 @@
+"""What the product promises about real data, on real data."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(folder: Path, *words: object) -> dict:
+    command = [sys.executable, ROOT / "recipes" / "finetune.py", "--run_dir", folder / "run", *words]
+    subprocess.run([str(word) for word in command], check=True, capture_output=True, cwd=ROOT)
+    return json.loads((folder / "run" / "results.json").read_text())
+
+
+def test_on_the_shipped_messages_the_default_run_beats_a_baseline_that_has_room_above_it(tmp_path):
+    results = run(tmp_path)
+    assert results["models"]["tfidf-linear-svm"]["accuracy"]["value"] < 0.88
+    svm = next(c for c in results["comparisons"] if c["b"] == "tfidf-linear-svm" and c["metric"] == "accuracy")
+    assert svm["difference"] > 0
+    assert svm["p_value"] < 0.05
+    assert results["peak_memory_bytes"] < 4 * 2**30
+
+
+@pytest.mark.real_data
+def test_one_epoch_on_banking77_is_past_ninety_three_percent(tmp_path, real_data):
+    config = ROOT / "recipes" / "configs" / "banking77_lora.yaml"
+    words = ["--config", config, "--data.data_dir", real_data / "banking77", "--train.num_train_epochs", 1]
+    results = run(tmp_path, *words)
+    assert results["models"]["lora"]["accuracy"]["value"] > 0.93
+    assert results["models"]["linear-probe"]["accuracy"]["value"] > 0.92
+    assert results["models"]["tfidf-linear-svm"]["accuracy"]["value"] < 0.91
+    assert results["peak_memory_bytes"] < 4 * 2**30

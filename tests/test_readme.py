@@ -1,0 +1,114 @@
+"""The README's commands run, and its figures are those of the results files."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from startup_llm.evaluation.readme import render_page
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [
+    line
+    for block in re.findall(r"```\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith(("accelerate launch", "python ", "make "))
+]
+
+
+def find(start: str) -> list[str]:
+    """Return the words of the README's one command that begins so."""
+    found = [line for line in COMMANDS if line.startswith(start)]
+    assert len(found) == 1, found
+    return shlex.split(found[0], comments=True)
+
+
+def run(words: list[str], cwd: Path) -> subprocess.CompletedProcess:
+    recipes = {f"recipes/{name}": str(ROOT / "recipes" / name) for name in ("finetune.py", "predict.py", "push.py")}
+    words = [recipes.get(word, word) for word in words]
+    words = [str(ROOT / word) if word.startswith("recipes/configs") else word for word in words]
+    words[0] = str(Path(sys.executable).with_name(words[0]))
+    return subprocess.run(words, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+QUICK = ["--train.max_steps", "2", "--evaluation.resamples", "50"]
+
+
+def test_the_tables_are_those_of_the_results_files():
+    assert render_page(README, ROOT / "recipes" / "results") == README
+
+
+def test_every_command_of_the_readme_is_known_to_these_tests():
+    tested = ("accelerate launch recipes/", "python recipes/push.py", "make finetune", "make test")
+    assert [line for line in COMMANDS if not line.startswith(tested)] == []
+    assert len(COMMANDS) == 9
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory, tiny_checkpoint) -> Path:
+    """A folder in which the README's commands have what they name."""
+    folder = tmp_path_factory.mktemp("readme")
+    messages = [("where is my parcel", "delivery"), ("i want my money back", "refund"), ("reset my password", "login")]
+    rows = [(f"{text} {number}", label) for number in range(12) for text, label in messages]
+    (folder / "tickets.csv").write_text("message,intent\n" + "".join(f"{a},{b}\n" for a, b in rows))
+    (folder / "new.csv").write_text("message\nwhere is it\nmoney back please\n")
+    glue = folder / "glue"
+    glue.mkdir()
+    for split, count in (("train", 24), ("validation", 8)):
+        lines = [
+            json.dumps({"sentence": f"{split} {i} {'good' if i % 2 else 'bad'}", "label": i % 2}) for i in range(count)
+        ]
+        (glue / f"{split}.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def test_defaults_run(work):
+    words = [*find("accelerate launch recipes/finetune.py")[:3]]
+    answer = run([*words, "--data.max_train_rows", "60", "--data.max_test_rows", "60", *QUICK], work)
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    assert (work / "runs" / "helpdesk-lora" / "report.html").is_file()
+
+
+def test_an_own_csv_is_trained_on_and_answers_new_rows(work):
+    answer = run([*find("accelerate launch recipes/finetune.py --data.train_file"), *QUICK], work)
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    assert "text from column 'message', label from column 'intent'" in answer.stdout
+    words = [
+        "runs/tickets-lora" if word == "runs/NAME" else word for word in find("accelerate launch recipes/predict.py")
+    ]
+    answer = run(words, work)
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    header, *rows = (work / "answers.csv").read_text().splitlines()
+    assert header == "message,label,score"
+    assert [row.split(",")[0] for row in rows] == ["where is it", "money back please"]
+
+
+@pytest.mark.real_data
+def test_banking77_config_runs(work, real_data):
+    words = find("accelerate launch recipes/finetune.py --config")
+    words += ["--data.data_dir", str(real_data / "banking77"), "--method", "lora", *QUICK]
+    assert run(words, work).returncode == 0
+
+
+def test_a_gpt_checkpoint_of_the_hub_on_glue_runs_with_a_local_copy_of_both(work, tiny_checkpoint):
+    words = find("accelerate launch recipes/finetune.py --model.checkpoint")
+    words[words.index("openai-community/gpt2")] = str(tiny_checkpoint("gpt2"))
+    answer = run([*words, "--data.data_dir", "glue", "--data.test_split", "validation", *QUICK], work)
+    assert answer.returncode == 0, answer.stderr[-2000:]
+
+
+def test_a_dry_run_of_push_writes_the_folder(work):
+    if not (work / "runs" / "tickets-lora").is_dir():
+        pytest.skip("needs the run of the test before")
+    words = find("python recipes/push.py --run runs/NAME --repo OWNER/NAME --dry_run")
+    words = [{"runs/NAME": "runs/tickets-lora", "FOLDER": "sent"}.get(word, word) for word in words]
+    answer = run(words, work)
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    assert (work / "sent" / "README.md").is_file()
