@@ -59,15 +59,17 @@ def plan_speed() -> SpeedPlan:
     import torch
     from accelerate import PartialState
 
-    device = PartialState().device.type
+    device, threads = PartialState().device.type, ""
     kernel, why_kernel = "sdpa", "fused, which a GPU is fastest with"
     if device == "cpu":
+        use_idle_cores()
         keep_freed_memory()
         rates = {name: measure_matrix_product(name) for name in ("float32", "bfloat16")}
         fast = rates["bfloat16"] > 1.2 * rates["float32"]
         why = "measured " + ", ".join(f"{name} {rate:,.0f} GFLOP/s" for name, rate in rates.items())
         dtype = torch.bfloat16 if fast else torch.float32
         times = {name: measure_attention(name, dtype) for name in ("eager", "sdpa")}
+        threads = f" with {torch.get_num_threads()} threads"
         kernel = min(times, key=times.__getitem__)
         why_kernel = "measured " + ", ".join(f"{name} {seconds * 1e3:.1f} ms" for name, seconds in times.items())
     elif device == "cuda":
@@ -84,11 +86,25 @@ def plan_speed() -> SpeedPlan:
         attention_kernel=kernel,
         tokens_per_batch=2048 if device == "cpu" else 65536,
         reasons=(
-            f"matrix products in {name}: {why}",
+            f"matrix products in {name}: {why}{threads}",
             f"frozen weights kept in {name}, trained ones in float32",
             f"{kernel} attention: {why_kernel}",
         ),
     )
+
+
+def use_idle_cores() -> None:
+    """Share the cores among the processes here: `accelerate launch` gives each one thread where nobody says otherwise.
+
+    More threads asked for by OMP_NUM_THREADS stand, and so does a single one without that launcher.
+    """
+    import os
+
+    import torch
+
+    if os.environ.get("OMP_NUM_THREADS") == "1" and "ACCELERATE_MIXED_PRECISION" in os.environ:
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
 
 
 def keep_freed_memory() -> None:
