@@ -21,11 +21,13 @@ PACKAGES = (
 
 
 class StageClock:
-    """Seconds per named stage of a run."""
+    """Seconds per named stage of a run, and in total since the process was started."""
 
     def __init__(self) -> None:
+        import psutil
+
         self.seconds: dict[str, float] = {}
-        self._start = time.perf_counter()
+        self._start = time.perf_counter() - (time.time() - psutil.Process().create_time())
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
@@ -36,7 +38,7 @@ class StageClock:
 
     @property
     def total(self) -> float:
-        """Seconds since the clock was made."""
+        """Seconds since the process was started."""
         return time.perf_counter() - self._start
 
 
