@@ -41,7 +41,7 @@ def load_labelled_text(data: DataConfig) -> TaskData:
     notes = [*loaded.notes, *columns.notes]
     places = {split: _describe_place(split, loaded) for split in loaded.splits}
     frames = {split: _read_texts(loaded.splits[split], columns, places[split]) for split in loaded.splits}
-    problem_type, decision = _decide_problem_type(loaded.splits, columns, data)
+    problem_type, decision = decide_problem_type(loaded.splits, columns, data)
     if decision:
         notes.append(decision)
 
@@ -111,7 +111,8 @@ def _describe_rows(positions: np.ndarray) -> str:
     return f"{'row' if len(positions) == 1 else 'rows'} {shown}{more}"
 
 
-def _read_column(dataset: datasets.Dataset, column: str) -> pyarrow.ChunkedArray:
+def read_column(dataset: datasets.Dataset, column: str) -> pyarrow.ChunkedArray:
+    """Return a column's values as Arrow."""
     return dataset.select_columns([column]).with_format("arrow")[:][column]
 
 
@@ -126,7 +127,7 @@ def _read_texts(dataset: datasets.Dataset, columns: TextColumns, place: str) -> 
     for target, column in (("text", columns.text), ("text_pair", columns.text_pair)):
         if column is None:
             continue
-        values = _read_column(dataset, column)
+        values = read_column(dataset, column)
         if pyarrow.types.is_null(values.type):
             values = values.cast(pyarrow.string())
         if not (pyarrow.types.is_string(values.type) or pyarrow.types.is_large_string(values.type)):
@@ -149,11 +150,11 @@ def _read_texts(dataset: datasets.Dataset, columns: TextColumns, place: str) -> 
             )
         frame[target] = values.to_pandas()
     if columns.group and columns.group in dataset.column_names:
-        frame["group"] = _read_column(dataset, columns.group).to_pandas()
+        frame["group"] = read_column(dataset, columns.group).to_pandas()
     return pd.DataFrame({**frame, "row": np.arange(1, dataset.num_rows + 1)})
 
 
-def _decide_problem_type(
+def decide_problem_type(
     splits: datasets.DatasetDict, columns: TextColumns, data: DataConfig
 ) -> tuple[ProblemType, str | None]:
     """Return the problem type and, where the values decided, a sentence that says why."""
@@ -161,7 +162,7 @@ def _decide_problem_type(
 
     train = splits["train"]
     several = isinstance(columns.label, list)
-    is_list = not several and pyarrow.types.is_nested(label_type := _read_column(train, columns.label).type)
+    is_list = not several and pyarrow.types.is_nested(label_type := read_column(train, columns.label).type)
     if is_list and (pyarrow.types.is_struct(label_type) or pyarrow.types.is_nested(label_type.value_type)):
         raise UserError(
             f"the label column {columns.label!r} holds {label_type}; expected one name or number per row, "
@@ -181,9 +182,9 @@ def _decide_problem_type(
     if several or is_list:
         why = "several label columns are named" if several else f"column {columns.label!r} holds lists"
         return "multi_label_classification", f"Multi-label classification, as {why}."
-    if _class_names(train.features[columns.label]):
+    if read_class_names(train.features[columns.label]):
         return "single_label_classification", None
-    distinct = _read_column(train, columns.label).drop_null().unique().to_pylist()
+    distinct = read_column(train, columns.label).drop_null().unique().to_pylist()
     numbers = [_parse_number(value) for value in distinct if value != ""]
     if (
         not numbers
@@ -209,7 +210,7 @@ def _parse_number(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _class_names(feature: object) -> list[str]:
+def read_class_names(feature: object) -> list[str]:
     """Return a ClassLabel's names, of a list of ClassLabel too; empty for other features."""
     return getattr(getattr(feature, "feature", feature), "names", None) or []
 
@@ -227,7 +228,7 @@ def _read_numbers(dataset: datasets.Dataset, column: str, place: str) -> np.ndar
     import numpy as np
     import pandas as pd
 
-    values = _read_column(dataset, column).to_pandas()
+    values = read_column(dataset, column).to_pandas()
     _check_present((values.isna() | (values == "")).to_numpy(), column, place)
     numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64)
     wrong = np.flatnonzero(~np.isfinite(numbers))
@@ -239,7 +240,7 @@ def _read_numbers(dataset: datasets.Dataset, column: str, place: str) -> np.ndar
     return numbers
 
 
-def _name_label(value: Any, class_names: list[str]) -> str | None:
+def name_label(value: Any, class_names: list[str]) -> str | None:
     """Return the name of a raw label, None where it is missing."""
     if (
         value is None
@@ -258,9 +259,9 @@ def _read_label_names(dataset: datasets.Dataset, column: str, place: str) -> np.
     """Return the label name of each row, shape (rows,), object."""
     import numpy as np
 
-    encoded = _read_column(dataset, column).combine_chunks().dictionary_encode()
-    class_names = _class_names(dataset.features[column])
-    names = [_name_label(value, class_names) for value in encoded.dictionary.to_pylist()]
+    encoded = read_column(dataset, column).combine_chunks().dictionary_encode()
+    class_names = read_class_names(dataset.features[column])
+    names = [name_label(value, class_names) for value in encoded.dictionary.to_pylist()]
     indices = encoded.indices.fill_null(len(names)).to_numpy(zero_copy_only=False)
     values = np.array([*names, None], dtype=object)[indices]
     _check_present(np.equal(values, None), column, place)
@@ -270,7 +271,7 @@ def _read_label_names(dataset: datasets.Dataset, column: str, place: str) -> np.
 def _order_names(feature: object, names: Any) -> tuple[str, ...]:
     """Return all labels, in a ClassLabel's order or sorted naturally."""
     distinct = {name for values in names for name in values}
-    class_names = _class_names(feature)
+    class_names = read_class_names(feature)
     if class_names and distinct <= set(class_names):
         return tuple(class_names)
     return tuple(
@@ -326,10 +327,10 @@ def _read_flags(dataset: datasets.Dataset, column: str, place: str) -> np.ndarra
 def _read_label_sets(dataset: datasets.Dataset, column: str, place: str) -> list[list[str]]:
     import numpy as np
 
-    rows = _read_column(dataset, column).to_pylist()
+    rows = read_column(dataset, column).to_pylist()
     _check_present(np.array([row is None for row in rows]), column, place)
-    class_names = _class_names(dataset.features[column])
-    names = [[_name_label(value, class_names) for value in row] for row in rows]
+    class_names = read_class_names(dataset.features[column])
+    names = [[name_label(value, class_names) for value in row] for row in rows]
     for number, row in enumerate(names, start=1):
         if None in row:
             raise UserError(
@@ -386,7 +387,7 @@ def _count_labels(dataset: datasets.Dataset, label_names: tuple[str, ...]) -> np
     """Return how many rows have each label, shape (labels,)."""
     import numpy as np
 
-    labels = _read_column(dataset, "label").combine_chunks()
+    labels = read_column(dataset, "label").combine_chunks()
     if labels.type == "int64":
         return np.bincount(labels.to_numpy(), minlength=len(label_names))
     return labels.flatten().to_numpy().reshape(len(labels), len(label_names)).sum(axis=0).astype(int)
@@ -468,5 +469,10 @@ def _fold_texts(dataset: datasets.Dataset) -> pd.Series:
     import pandas as pd
 
     columns = [column for column in ("text", "text_pair") if column in dataset.column_names]
-    texts = zip(*(_read_column(dataset, column).to_pylist() for column in columns), strict=True)
-    return pd.Series(["\0".join(" ".join(text.casefold().split()) for text in row) for row in texts], dtype=object)
+    texts = zip(*(read_column(dataset, column).to_pylist() for column in columns), strict=True)
+    return pd.Series(["\0".join(map(fold_text, row)) for row in texts], dtype=object)
+
+
+def fold_text(text: str) -> str:
+    """Return what counts as the same text: case and white space aside."""
+    return " ".join(text.casefold().split())
