@@ -139,6 +139,58 @@ class FinetuneConfig:
 
 
 @dataclass(frozen=True)
+class ScratchModelConfig:
+    """A reference model of this package, its weights drawn at random."""
+
+    name: Literal["dnn", "transformer"] = "dnn"
+    """dnn: mean of hashed n-gram embeddings and a feed-forward network; transformer: encoder with mean pooling."""
+    width: int = 128
+    """Width of the vector of an n-gram or a token."""
+    hidden: list[int] = field(default_factory=list)
+    """Widths of the hidden layers (dnn); [] for none."""
+    layers: int = 2
+    """Number of blocks (transformer)."""
+    heads: int = 4
+    """Number of attention heads (transformer)."""
+    inner_width: int | None = None
+    """Width inside the feed-forward networks (transformer); default 4 * width."""
+    dropout: float = 0.1
+    """Dropout while training."""
+    max_length_tokens: int = 256
+    """Longer texts are cut to this many n-grams (dnn) or tokens (transformer); the run says how many."""
+    vocab_size: int = 32768
+    """Buckets that n-grams are hashed into (dnn), or at most this many tokens (transformer)."""
+    longest_ngram: int = 2
+    """Words in the longest n-gram (dnn)."""
+    tokenizer: Literal["wordpiece", "bpe"] = "wordpiece"
+    """How words are cut (transformer); trained on the training split alone."""
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Train a reference model from scratch on the task's own rows and compare it with honest baselines."""
+
+    task: str = "text-classification"
+    """Hub pipeline tag of the task."""
+    run_dir: str | None = None
+    """Where the run is kept; default runs/DATASET-MODEL."""
+    overwrite: bool = False
+    """Replace a finished run."""
+    resume: bool = False
+    """Go on from the last checkpoint of an interrupted run."""
+    early_stopping_patience: int | None = None
+    """Stop after this many evaluations without a better validation score."""
+    model: ScratchModelConfig = field(default_factory=ScratchModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    @property
+    def method(self) -> str:
+        """The model's name: what the run is called by in its results."""
+        return self.model.name
+
+
+@dataclass(frozen=True)
 class PredictConfig:
     """Answer the rows of a file or a pipe with a finished run's model: the input's columns, then the answer's."""
 
@@ -200,12 +252,42 @@ class PushConfig:
     """Replace files of the repository that this recipe did not write."""
 
 
+@dataclass(frozen=True)
+class AuditConfig:
+    """Look for faults in rows before training on them; rows that training refuses are audited too."""
+
+    output: str = "audit"
+    """Folder for audit.json and audit.md."""
+    overwrite: bool = False
+    """Replace an earlier audit in that folder, and earlier cleaned copies."""
+    fix: bool = False
+    """Write NAME.cleaned.EXT and NAME.changes.jsonl beside each file; the file itself stays as it is."""
+    fix_kinds: str = "empty-texts,odd-characters,label-spelling,duplicates,duplicates-across-splits"
+    """What --fix mends, by commas; near-duplicates, near-duplicates-across-splits, missing-labels and personal-data
+    (masked) may be added."""
+    fail_on: str | None = None
+    """Kinds of findings, by commas, that end the audit with exit code 1; any stands for all but notes."""
+    near_duplicate_similarity: float = 0.8
+    """Least share of equal 4-character pieces (Jaccard) that makes two texts near-duplicates."""
+    max_length_tokens: int = 256
+    """Length to estimate truncation for: 4 characters to a token."""
+    names: bool = False
+    """Search names of people too, after words that introduce one in English (my name is ...)."""
+    examples: int = 5
+    """Masked examples shown of each finding."""
+    seed: int = 0
+    """Seed of folds and samples."""
+    data: DataConfig = field(default_factory=DataConfig)
+
+
 TRAIN_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "lora": {"learning_rate": 5e-4, "num_train_epochs": 4},
     "full": {"learning_rate": 1e-4, "num_train_epochs": 4},
     "probe": {"num_train_epochs": 0},
+    "dnn": {"learning_rate": 5e-3, "num_train_epochs": 20},
+    "transformer": {"learning_rate": 1e-3, "num_train_epochs": 20},
 }
-"""Defaults of the `train` section by method, where they differ from those of `transformers.TrainingArguments`."""
+"""Defaults of the `train` section by method or reference model, where they differ from `TrainingArguments`."""
 
 SHARED_TRAIN_DEFAULTS: Mapping[str, Any] = {
     "per_device_train_batch_size": 64,
@@ -243,7 +325,7 @@ def parse_config(
         config_class: One of the config dataclasses; its docstring is the recipe's description.
         argv: Command-line words; default `sys.argv[1:]`.
         train_section: Whether there is a `train` section, which is `transformers.TrainingArguments`. The config
-            then has a field `method`, which chooses the section's defaults.
+            then has a field `method` or `model.name`, which chooses the section's defaults.
 
     Returns:
         The config, the `train` section as keyword arguments (empty without one), and the whole as YAML.
@@ -266,7 +348,7 @@ def parse_config(
     train: dict[str, Any] = {}
     if train_section:  # the method chooses the section's defaults, so it is read first, and nothing is printed yet
         parsed = _parse(parser, [word for word in argv if not word.startswith("--print_config")])
-        defaults = {**SHARED_TRAIN_DEFAULTS, **TRAIN_DEFAULTS[parsed.method]}
+        defaults = {**SHARED_TRAIN_DEFAULTS, **TRAIN_DEFAULTS[parsed.get("method") or parsed.model.name]}
         parser.set_defaults({f"train.{name}": value for name, value in defaults.items()})
     parsed = _parse(parser, argv)
     if train_section:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from startup_llm.config import FinetuneConfig
+    from startup_llm.config import FinetuneConfig, PretrainConfig
     from startup_llm.evaluation.environment import StageClock
     from startup_llm.run_folder import RunFolder
     from startup_llm.training.finetuning import Prepared, Trained
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def write_finished_run(
     run: RunFolder,
-    config: FinetuneConfig,
+    config: FinetuneConfig | PretrainConfig,
     config_text: str,
     train_section: Mapping[str, Any],
     prepared: Prepared,
@@ -39,6 +39,7 @@ def write_finished_run(
     stage: StageClock,
     command: str,
     data_card: Mapping[str, Any],
+    load_code: str | None = None,
 ) -> None:
     """Write `config.yaml`, `predictions.jsonl`, the report, the card and `results.json`, and finish the run.
 
@@ -57,6 +58,7 @@ def write_finished_run(
         stage: Seconds per stage.
         command: The command line that made the run.
         data_card: License and language of the dataset.
+        load_code: Python that loads the model from the Hub repository REPOSITORY, where no pipeline does.
     """
     data, checkpoint, model = prepared.data, prepared.checkpoint, prepared.classifier.model
     results = {
@@ -95,7 +97,7 @@ def write_finished_run(
             **{name: asdict(cut) for name, cut in prepared.truncation.items()},
         },
         "reload_gate": dict(gate),
-        "load": {"adapter_model_kwargs": dict(prepared.classifier.load_arguments)},
+        "load": {"adapter_model_kwargs": dict(prepared.classifier.load_arguments), "python": load_code},
         "plan": prepared.plan.as_dict(),
         "command": command,
         "config": {**asdict(config), "train": dict(train_section)},

@@ -40,6 +40,9 @@ ADAPTER_FOLDER = "adapter"
 """Folder of the published repository that holds the adapter; its root holds the merged model. An adapter in the root
 would keep `transformers.pipeline` from loading the merged weights beside it."""
 
+FROM_SCRATCH = "from scratch"
+"""Source of a checkpoint that is none: the weights were drawn at random."""
+
 HUB_METRICS: Mapping[str, str] = {
     "macro_f1": "f1",
     "micro_f1": "f1",
@@ -55,9 +58,22 @@ _METHODS: Mapping[str, str] = {
     "lora": "adapted with LoRA",
     "full": "fine-tuned in every weight",
     "probe": "used frozen, with a linear head on its features",
+    "dnn": "trained as a deep averaging network over hashed n-grams",
+    "transformer": "trained as a transformer encoder with mean pooling",
 }
 _SETTINGS: Mapping[str, tuple[str, ...]] = {
-    "model": ("max_length_tokens", "dropout", "head_learning_rate"),
+    "model": (
+        "max_length_tokens",
+        "dropout",
+        "head_learning_rate",
+        "width",
+        "hidden",
+        "layers",
+        "heads",
+        "vocab_size",
+        "longest_ngram",
+        "tokenizer",
+    ),
     "lora": ("rank", "alpha", "dropout", "target_modules"),
     "train": (
         "learning_rate",
@@ -148,7 +164,7 @@ def build_card_data(results: Results, publication: Publication = UNPUBLISHED) ->
     return ModelCardData(
         language=data.get("language") or None,
         license=choose_license(results, publication.license)[0],
-        library_name="peft" if publication.what == "adapter" else "transformers",
+        library_name=_name_library(results, publication),
         base_model=_hub_checkpoint(checkpoint),
         datasets=[hub_dataset] if hub_dataset else None,
         pipeline_tag=results["task"],
@@ -157,6 +173,12 @@ def build_card_data(results: Results, publication: Publication = UNPUBLISHED) ->
         model_name=_model_name(results, publication),
         eval_results=_list_eval_results(results) or None,
     )
+
+
+def _name_library(results: Results, publication: Publication) -> str:
+    if (results.get("load") or {}).get("python"):
+        return "startup-llm"
+    return "peft" if publication.what == "adapter" else "transformers"
 
 
 def choose_license(results: Results, chosen: str | None = None) -> tuple[str | None, list[str]]:
@@ -174,8 +196,14 @@ def choose_license(results: Results, chosen: str | None = None) -> tuple[str | N
     """
     base = (results.get("checkpoint") or {}).get("license")
     data = (results.get("data") or {}).get("license")
+    owners = [("checkpoint", base), ("training data", data)]
+    from_scratch = (results.get("checkpoint") or {}).get("source") == FROM_SCRATCH
     warnings = []
-    for owner, license_id in (("checkpoint", base), ("training data", data)):
+    if from_scratch:
+        del owners[0]
+        if not chosen:
+            warnings.append("The weights derive from no checkpoint whose licence could be carried on.")
+    for owner, license_id in owners:
         if not license_id:
             if not chosen:
                 warnings.append(f"The licence of the {owner} is not known; find it out before publishing.")
@@ -356,6 +384,8 @@ def _list_settings(results: Results) -> list[tuple[str, str]]:
 def _build_loading(results: Results, publication: Publication) -> dict[str, str | None]:
     """Write the code that loads what is published: merged through a pipeline, the adapter through PEFT."""
     repository = publication.repository or f"OWNER/{_model_name(results, publication)}"
+    if code := (results.get("load") or {}).get("python"):
+        return {"merged": _fence(code.replace("REPOSITORY", repository), "python"), "adapter": None}
     merged = f'from transformers import pipeline\n\npredict = pipeline("{results["task"]}", model="{repository}")'
     return {
         "merged": _fence(merged, "python") if publication.what != "adapter" else None,

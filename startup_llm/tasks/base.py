@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from datasets import Dataset
     from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
-    from startup_llm.config import DataConfig, ModelConfig
+    from startup_llm.config import DataConfig, ModelConfig, ScratchModelConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.models.checkpoints import Checkpoint
     from startup_llm.models.sequence_classifier import SequenceClassifier
@@ -53,6 +55,16 @@ class Task(ABC):
         attention_kernel: str | None,
     ) -> SequenceClassifier:
         """Load the checkpoint with the task's head on it."""
+
+    @abstractmethod
+    def build_scratch_model(
+        self, data: TaskData, model: ScratchModelConfig, attention_kernel: str
+    ) -> tuple[Any, SequenceClassifier]:
+        """Return what cuts rows into numbers, fitted on the training rows alone, and a model with random weights."""
+
+    @abstractmethod
+    def save_scratch_model(self, model: Any, tokenizer: Any, data: TaskData, folder: Path) -> None:
+        """Write a model from `build_scratch_model` so that `load_plain` and `check_pipeline` read it."""
 
     @abstractmethod
     def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, Truncation]:

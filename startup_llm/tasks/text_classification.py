@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.data.classification import load_labelled_text
-from startup_llm.models.sequence_classifier import build_sequence_classifier
+from startup_llm.models.sequence_classifier import SequenceClassifier, build_sequence_classifier
 from startup_llm.tasks.base import Task, Truncation
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from datasets import Dataset
     from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
-    from startup_llm.config import DataConfig, ModelConfig
+    from startup_llm.config import DataConfig, ModelConfig, ScratchModelConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.models.checkpoints import Checkpoint
-    from startup_llm.models.sequence_classifier import SequenceClassifier
 
 METRICS = {
     "single_label_classification": ("accuracy", "macro_f1", "matthews_correlation"),
@@ -60,6 +61,38 @@ class TextClassification(Task):
             attention_kernel=attention_kernel,
             trust_remote_code=model.trust_remote_code,
         )
+
+    def build_scratch_model(
+        self, data: TaskData, model: ScratchModelConfig, attention_kernel: str
+    ) -> tuple[Any, SequenceClassifier]:
+        """Return an n-gram hasher or a tokenizer trained on the training split, and a `TextDnn` or an encoder."""
+        from startup_llm.models.scratch import text
+
+        rows, classes = data.splits["train"], max(len(data.label_names), 1)
+        if model.name == "dnn":
+            hasher = text.NgramHasher(model.vocab_size, model.longest_ngram, model.max_length_tokens)
+            network = text.build_text_dnn(hasher, classes, model.width, model.hidden, model.dropout)
+            return hasher, SequenceClassifier(network, "mean of n-gram vectors", (), (), {}, ())
+        texts = [value for name in ("text", "text_pair") if name in rows.column_names for value in rows[name]]
+        tokenizer = text.train_tokenizer(texts, model.tokenizer, model.vocab_size, model.max_length_tokens)
+        network = text.build_text_transformer(
+            tokenizer,
+            classes,
+            width=model.width,
+            heads=model.heads,
+            layers=model.layers,
+            inner_width=model.inner_width,
+            dropout=model.dropout,
+            kernel=attention_kernel,
+        )
+        note = f"{model.tokenizer} tokenizer of {len(tokenizer):,} tokens, trained on the training split alone"
+        return tokenizer, SequenceClassifier(network, "mean", (), (), {}, (note,))
+
+    def save_scratch_model(self, model: Any, tokenizer: Any, data: TaskData, folder: Path) -> None:
+        """Write a `TextDnn` or a from-scratch encoder with its classifier."""
+        from startup_llm.models.scratch.text import save_text_classifier
+
+        save_text_classifier(model, tokenizer, data.label_names, folder)
 
     def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, Truncation]:
         """Tokenize texts or pairs, cut at the tokenizer's `model_max_length`, and count what is cut."""
@@ -134,9 +167,19 @@ class TextClassification(Task):
         return {"label": config.id2label[best], "score": float(scores[best])}
 
     def check_pipeline(self, model_folder: str, rows: Dataset) -> np.ndarray:
-        """Return the raw scores of `pipeline("text-classification")`, labels in the order of their ids."""
+        """Return the raw scores of `pipeline("text-classification")`, labels in the order of their ids.
+
+        A model from scratch has no pipeline; its folder is read by its own loader.
+        """
         from transformers import pipeline
 
+        from startup_llm.models.scratch.text import holds_text_classifier, load_text_classifier
+
+        if holds_text_classifier(model_folder):
+            model, tokenizer, _ = load_text_classifier(model_folder)
+            encoded, _ = self.encode(rows.remove_columns("label"), tokenizer)
+            batch = self.build_collator(tokenizer)(encoded.remove_columns("length").to_list())
+            return model(**batch)["logits"].detach().numpy()
         classify = pipeline(self.tag, model=model_folder, dtype="float32", device="cpu")
         inputs = rows.select_columns([name for name in ("text", "text_pair") if name in rows.column_names]).to_list()
         ids = classify.model.config.label2id
@@ -147,7 +190,11 @@ class TextClassification(Task):
         return logits
 
     def load_plain(self, path: str, **arguments: Any) -> PreTrainedModel:
-        """Load with `AutoModelForSequenceClassification`."""
+        """Load with `AutoModelForSequenceClassification`, a model from scratch with its own loader."""
         from transformers import AutoModelForSequenceClassification
 
+        from startup_llm.models.scratch.text import holds_text_classifier, load_text_classifier
+
+        if holds_text_classifier(path):
+            return load_text_classifier(path)[0]
         return AutoModelForSequenceClassification.from_pretrained(path, dtype="float32", **arguments)

@@ -21,9 +21,10 @@ from startup_llm.training.trainer import build_trainer, build_training_arguments
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from startup_llm.config import FinetuneConfig
+    from startup_llm.config import FinetuneConfig, PretrainConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.models.checkpoints import Checkpoint
     from startup_llm.models.sequence_classifier import SequenceClassifier
@@ -90,6 +91,18 @@ def prepare(
 ) -> Prepared:
     """Build the model and tokenize every split."""
     classifier = task.build_model(checkpoint, tokenizer, data, config.model, plan.attention_kernel)
+    return encode_splits(task, data, checkpoint, tokenizer, classifier, plan)
+
+
+def encode_splits(
+    task: Task,
+    data: TaskData,
+    checkpoint: Checkpoint,
+    tokenizer: PreTrainedTokenizerBase,
+    classifier: SequenceClassifier,
+    plan: SpeedPlan,
+) -> Prepared:
+    """Put the model on the plan's device and tokenize every split."""
     classifier.model.to(plan.device)
     encoded, truncation = {}, {}
     for name, rows in data.splits.items():
@@ -138,6 +151,39 @@ def train(
     else:
         for name in classifier.constant_modules:
             model.get_submodule(name).requires_grad_(False)
+    return run_trainer(
+        prepared,
+        model,
+        config,
+        section,
+        run,
+        head_parameters=list(_trained_output_layer(model).parameters()),
+        head_learning_rate=config.model.head_learning_rate / feature_norm,
+    )
+
+
+def run_trainer(
+    prepared: Prepared,
+    model: Any,
+    config: FinetuneConfig | PretrainConfig,
+    section: dict[str, Any],
+    run: RunFolder,
+    *,
+    head_parameters: list[nn.Parameter],
+    head_learning_rate: float,
+) -> Trained:
+    """Train a model on the encoded rows and keep the best checkpoint's weights.
+
+    Args:
+        prepared: Rows, collator and plan.
+        model: What is trained: the weights that ask for a gradient.
+        config: Early stopping, the deciding metric, and whether to resume.
+        section: The `train` section.
+        run: Where checkpoints go.
+        head_parameters: Parameters with a learning rate of their own; may be none.
+        head_learning_rate: Their learning rate.
+    """
+    plan = prepared.plan
     metric = rank_metrics(prepared.task.metrics(prepared.data), config.evaluation.decides)[0]
     arguments = build_training_arguments(
         section, run.checkpoints, plan, metric if "validation" in prepared.encoded else ""
@@ -150,8 +196,8 @@ def train(
         collator=prepared.collator,
         tokenizer=prepared.tokenizer,
         compute_metrics=_metric_of(prepared, metric),
-        head_parameters=list(_trained_output_layer(model).parameters()),
-        head_learning_rate=config.model.head_learning_rate / feature_norm,
+        head_parameters=head_parameters,
+        head_learning_rate=head_learning_rate,
         tokens_per_batch=plan.tokens_per_batch,
         early_stopping_patience=config.early_stopping_patience,
     )

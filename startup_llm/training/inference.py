@@ -32,7 +32,7 @@ def predict_logits(model: Any, rows: Dataset, collator: Collator, plan: SpeedPla
     Returns:
         float32, shape (rows, labels).
     """
-    return _collect(model, rows, collator, plan, lambda batch, output: output.logits)
+    return _collect(model, rows, collator, plan, lambda batch, output: output["logits"])
 
 
 def extract_features(model: PreTrainedModel, rows: Dataset, collator: Collator, plan: SpeedPlan) -> np.ndarray:

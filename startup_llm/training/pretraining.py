@@ -1,0 +1,42 @@
+"""The steps of a run from scratch that differ from fine-tuning's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from startup_llm.models.checkpoints import Checkpoint
+from startup_llm.training.finetuning import Prepared, Trained, encode_splits, run_trainer
+
+if TYPE_CHECKING:
+    from startup_llm.config import PretrainConfig
+    from startup_llm.data.task_data import TaskData
+    from startup_llm.run_folder import RunFolder
+    from startup_llm.tasks.base import Task
+    from startup_llm.training.speed import SpeedPlan
+
+RANDOM_WEIGHTS = Checkpoint("random weights", Path(), "from scratch", None, "", None)
+"""Stands where a run names the checkpoint that it started from."""
+
+
+def prepare(task: Task, data: TaskData, config: PretrainConfig, plan: SpeedPlan) -> Prepared:
+    """Fit the tokenizer on the training rows, draw the model's weights and encode every split."""
+    tokenizer, classifier = task.build_scratch_model(data, config.model, plan.attention_kernel)
+    return encode_splits(task, data, RANDOM_WEIGHTS, tokenizer, classifier, plan)
+
+
+def train(prepared: Prepared, config: PretrainConfig, section: dict[str, Any], run: RunFolder) -> Trained:
+    """Train every weight and keep the best checkpoint's."""
+    model = prepared.classifier.model
+    return run_trainer(prepared, model, config, section, run, head_parameters=[], head_learning_rate=0.0)
+
+
+def save_model(trained: Trained, prepared: Prepared, run: RunFolder) -> Any:
+    """Write the model and return it as it reads back from the run's folder."""
+    from accelerate import PartialState
+
+    if run.is_writer:
+        run.model.mkdir(parents=True, exist_ok=True)
+        prepared.task.save_scratch_model(trained.model, prepared.tokenizer, prepared.data, run.model)
+    PartialState().wait_for_everyone()
+    return prepared.task.load_plain(str(run.model)).to(prepared.plan.device).eval()

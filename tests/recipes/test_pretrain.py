@@ -1,0 +1,77 @@
+"""Every config of the recipe is run for two steps on rows of its own form."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+RECIPE = ROOT / "recipes" / "pretrain.py"
+CONFIGS = sorted((ROOT / "recipes" / "configs" / "pretrain").glob("*.yaml"))
+QUICK = ["--train.max_steps", 2, "--evaluation.resamples", 20, "--train.per_device_train_batch_size", 8]
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Return a function that runs the recipe in this process: exit code and standard error."""
+
+    def run(*words: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", [str(RECIPE), *map(str, words)])
+        try:
+            runpy.run_path(str(RECIPE), run_name="__main__")
+        except SystemExit as stop:
+            return stop.code or 0, capsys.readouterr().err
+        return 0, capsys.readouterr().err
+
+    return run
+
+
+def write_rows(folder: Path) -> None:
+    texts = ["the parcel came today", "my filter is broken", "i like the new filter", "nobody answers me"]
+    for split, count in (("train", 32), ("test", 12)):
+        rows = [
+            json.dumps({"text": f"{texts[i % 4]} {split} {i}", "label": ("good", "bad")[i % 2]}) for i in range(count)
+        ]
+        (folder / f"{split}.jsonl").write_text("\n".join(rows) + "\n")
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_a_config_runs_and_leaves_a_whole_run(config, call, tmp_path):
+    content = yaml.safe_load(config.read_text())
+    words = ["--config", config, "--run_dir", tmp_path / "run", *QUICK]
+    if content["data"]["dataset"] == "helpdesk":
+        words += ["--data.max_train_rows", 60, "--data.max_test_rows", 60]
+    else:
+        write_rows(tmp_path)
+        words += ["--data.data_dir", tmp_path]
+    code, err = call(*words)
+    assert code == 0, err[-2000:]
+    run, name = tmp_path / "run", content["model"]["name"]
+    results = json.loads((run / "results.json").read_text())
+    assert results["method"] == name
+    assert set(results["models"]) == {"majority", "tfidf-linear-svm", name}
+    assert {(c["a"], c["b"]) for c in results["comparisons"]} == {(name, "majority"), (name, "tfidf-linear-svm")}
+    assert {"per_class", "calibration", "sentences", "history"} <= results.keys()
+    assert results["reload_gate"]["merged_max_difference"] <= results["reload_gate"]["tolerance"]
+    assert results["checkpoint"]["trainable_parameters"] == results["checkpoint"]["parameters"]
+    card = (run / "README.md").read_text()
+    assert "load_text_classifier" in card
+    assert "pipeline(" not in card
+    assert "random weights" in (run / "report.html").read_text()
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_a_config_s_header_tells_its_command(config):
+    head = [line for line in config.read_text().splitlines() if line.startswith("#")]
+    assert f"# accelerate launch recipes/pretrain.py --config recipes/configs/pretrain/{config.name}" in head
+
+
+def test_an_unknown_model_is_named(call, tmp_path):
+    code, err = call("--model.name", "lstm", "--run_dir", tmp_path / "run")
+    assert code == 2
+    assert "lstm" in err
