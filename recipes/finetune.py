@@ -5,6 +5,7 @@ accelerate launch recipes/finetune.py --data.train_file tickets.csv
 accelerate launch recipes/finetune.py --config recipes/configs/banking77_lora.yaml --train.num_train_epochs 2
 """
 
+import functools
 import shlex
 import sys
 from pathlib import Path
@@ -44,22 +45,22 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     stage = StageClock()
-    say = print if run.is_writer else lambda *words: None
+    say = functools.partial(print, flush=True) if run.is_writer else lambda *words: None
     task = load_task(config.task)
 
     with stage("data"):
         data = task.load_data(config.data)
         rows = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
-        say(f"data: {rows} rows; {data.problem_type}, {len(data.label_names)} labels")
-        say(*(f"  {note}" for note in data.notes), sep="\n")
+        about = f"data: {rows} rows; {data.problem_type}, {len(data.label_names)} labels"
+        say("\n  ".join([about, *data.notes]))
 
     with stage("checkpoint"):
         checkpoint = load_checkpoint(config.model)
         tokenizer = load_tokenizer(checkpoint, config.model.max_length_tokens, config.model.trust_remote_code)
         plan = call_on_main_process(plan_speed)
         prepared = finetuning.prepare(task, data, config, checkpoint, tokenizer, plan)
-        say(f"checkpoint: {checkpoint.name} ({checkpoint.source}), pooling {prepared.classifier.pooling}")
-        say(*(f"  {line}" for line in (*prepared.classifier.notes, *plan.reasons)), sep="\n")
+        about = f"checkpoint: {checkpoint.name} ({checkpoint.source}), pooling {prepared.classifier.pooling}"
+        say("\n  ".join([about, *prepared.classifier.notes, *plan.reasons]))
         for name, cut in prepared.truncation.items():
             limit = f"{tokenizer.model_max_length} tokens"
             say(f"  {name}: {cut.rows} rows cut at {limit}, {cut.tokens_share:.2%} of the tokens lost")
@@ -108,7 +109,7 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
         predictions=predictions, throughput=throughput, stage=stage, command=command,
         data_card=read_dataset_card(config.data, Path(__file__).parents[1] / "data_cards"),
     )  # fmt: skip
-    say(*scores["sentences"], sep="\n")
+    say("\n".join(scores["sentences"]))
     say(f"run: {run.final} ({stage.total:.0f} s); look at {run.final}/report.html")
 
 

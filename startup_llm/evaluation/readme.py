@@ -1,7 +1,8 @@
 """Tables of a page, written from results files, so that no figure on it was typed.
 
 `python -m startup_llm.evaluation.readme README.md recipes/results` fills each pair of marker lines
-`<!-- results: NAME -->` and `<!-- /results -->` from `recipes/results/NAME.json`, a list of `results.json` contents.
+`<!-- results: NAME -->` and `<!-- /results -->` from `recipes/results/NAME.json`, a list of shortened `results.json`.
+With `NAME=RUN,RUN` behind it, it first makes that file anew from finished runs, which differ by their seed alone.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from startup_llm.run_folder import write_atomically
+from startup_llm.run_folder import read_results, write_atomically
 
 _MARKED = re.compile(r"(<!-- results: (?P<name>\S+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 _PRIVATE = ("mistakes", "confusions", "history", "config", "command", "per_class", "plan")
@@ -51,8 +52,8 @@ def render_table(runs: Sequence[Mapping[str, Any]]) -> str:
     took = f"{seconds}, {memory:.1f} GiB at the most" + (
         f", {speed:.0f} examples a second in training" if speed else ""
     )
-    told = f"{first['sentences'][1]}." if len(first["sentences"]) > 1 else ""
-    return "\n".join([*lines, "", f"{told} It took {took}, on {first['hardware']}."])
+    told = " ".join(f"{sentence}." for sentence in first["sentences"])
+    return "\n".join([*lines, "", told, f"It took {took}, on {first['hardware']}."])
 
 
 def shorten_results(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,6 +63,19 @@ def shorten_results(results: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, "data": data, "calibration": {}}
 
 
+def main(page: Path, folder: Path, *kept: str) -> None:
+    """Keep the results of runs, then write the page's tables.
+
+    Args:
+        page: Markdown file with marker lines.
+        folder: Where NAME.json lies.
+        *kept: `NAME=RUN,RUN`.
+    """
+    for name, _, runs in (word.partition("=") for word in kept):
+        results = [shorten_results(read_results(run)) for run in runs.split(",")]
+        write_atomically(folder / f"{name}.json", json.dumps(results, indent=1) + "\n")
+    write_atomically(page, render_page(page.read_text(encoding="utf-8"), folder))
+
+
 if __name__ == "__main__":
-    target, source = Path(sys.argv[1]), Path(sys.argv[2])
-    write_atomically(target, render_page(target.read_text(encoding="utf-8"), source))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])

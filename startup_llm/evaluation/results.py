@@ -29,7 +29,7 @@ def score_models(
     candidate: str,
     evaluation: EvaluationConfig,
 ) -> dict[str, Any]:
-    """Score every model on the same rows and compare the candidate with each other one.
+    """Score every model on the same rows and compare the candidate with each other one, the strongest first.
 
     Args:
         metrics: Names; the first decides.
@@ -52,13 +52,19 @@ def score_models(
             models[name][metric]["value"] = load_metric(metric, kind).compute(
                 predictions=values, references=references
             )[metric]
-    comparisons = [
-        asdict(compare_models(metric, references, (candidate, predictions[candidate]), (name, values), evaluation))
-        for name, values in predictions.items()
-        for metric in metrics
-        if name != candidate
-    ]
     lower = [metric for metric in metrics if get_metric(metric).lower_is_better]
+    others = sorted(
+        (name for name in predictions if name != candidate), key=lambda name: models[name][decides]["value"]
+    )
+    comparisons = [
+        asdict(
+            compare_models(
+                metric, references, (candidate, predictions[candidate]), (name, predictions[name]), evaluation
+            )
+        )
+        for name in (others if decides in lower else reversed(others))
+        for metric in metrics
+    ]
     return {
         "decides": decides,
         "lower_is_better": lower,
