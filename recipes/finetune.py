@@ -89,6 +89,8 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
         predict_seconds = stage.total - predict_start
         candidate = "linear-probe" if config.method == "probe" else config.method
         predictions[candidate] = task.decide(logits, data.problem_type)
+        sample = test.shuffle(seed=0).select(range(min(64, len(test))))
+        exact = predict_logits(model, task.encode(sample, tokenizer)[0], prepared.collator, plan.exact())
 
     if not run.is_writer:
         return
@@ -97,8 +99,6 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
         errors = describe_errors(test, task.probabilities(logits, data.problem_type), data)
 
     with stage("reload gate"):
-        sample = test.shuffle(seed=0).select(range(min(64, len(test))))
-        exact = predict_logits(model, task.encode(sample, tokenizer)[0], prepared.collator, plan.exact())
         base, arguments = checkpoint.path, prepared.classifier.load_arguments
         gate = check_reload(run, task=task.tag, rows=sample, logits=exact, base=base, load_arguments=arguments)
 

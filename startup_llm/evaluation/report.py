@@ -72,7 +72,17 @@ def build_report(results: Results) -> str:
 
 def _build_view(results: Results) -> dict[str, Any]:
     """Arrange the results for the template; what is absent is None or empty."""
-    optional = ("confusions", "calibration", "mistakes", "data", "truncation", "reload_gate", "checkpoint", "rows")
+    optional = (
+        "samples",
+        "confusions",
+        "calibration",
+        "mistakes",
+        "data",
+        "truncation",
+        "reload_gate",
+        "checkpoint",
+        "rows",
+    )
     facts = ("seconds", "stage_seconds", "peak_memory_bytes", "throughput", "versions", "hardware", "seed", "test")
     sentences = build_verdict(results)
     classes = sorted((results.get("per_class") or {}).items(), key=lambda item: item[1].get("f1") or 0.0)
@@ -416,6 +426,11 @@ def _draw_curves(results: Results) -> list[Any]:
     plots = [
         ("loss", [("training", "loss", "accent"), ("validation", "eval_loss", "second")], 1),
         (name_metric(decides), [("validation", f"eval_{decides}", "second")], 100 if is_share(decides) else 1),
+        (
+            "adversarial loss",
+            [("discriminator", "discriminator_loss", "accent"), ("generator", "generator_loss", "second")],
+            1,
+        ),
     ]
     return [curve for plot in plots if (curve := _draw_curve(history, *plot)) is not None]
 

@@ -57,12 +57,8 @@ def score_models(
         (name for name in predictions if name != candidate), key=lambda name: models[name][decides]["value"]
     )
     comparisons = [
-        asdict(
-            compare_models(
-                metric, references, (candidate, predictions[candidate]), (name, predictions[name]), evaluation
-            )
-        )
-        for name in (others if decides in lower else reversed(others))
+        asdict(compare_models(metric, references, (candidate, predictions[candidate]), (name, values), evaluation))
+        for name, values in ((name, predictions[name]) for name in (others if decides in lower else reversed(others)))
         for metric in metrics
     ]
     return {

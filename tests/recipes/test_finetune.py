@@ -290,3 +290,30 @@ def test_a_full_disk_is_one_line(tiny_checkpoint, work):
     assert answer.returncode == 2
     assert answer.stderr.splitlines()[-1].startswith("error: no space left on the disk")
     assert "Traceback" not in answer.stderr
+
+
+def test_two_processes_train_and_count_as_one_does(tiny_checkpoint, work):
+    """The same batches give the same losses; each test row counts once; one process writes."""
+    write_rows(work / "train.csv", greetings(4))  # 48 rows: whole batches, which no process has to fill up
+    write_rows(work / "test.csv", [(f"{text} today", label) for text, label in greetings(1)][:11])
+    words = ["--data.train_file", "train.csv", "--data.test_file", "test.csv", "--data.validation_fraction", "0"]
+    words += ["--model.checkpoint", tiny_checkpoint("bert"), "--evaluation.resamples", "50"]
+    words += ["--train.num_train_epochs", "2", "--train.logging_steps", "1"]
+    two = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--"]
+    for name, launcher, rows in (("one", [], 8), ("two", two, 4)):
+        command = [sys.executable, *launcher, RECIPE, *words, "--run_dir", name]
+        command += ["--train.per_device_train_batch_size", rows]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        answer = subprocess.run(
+            [str(word) for word in command], capture_output=True, text=True, check=False, env=environment
+        )
+        assert answer.returncode == 0, answer.stderr[-3000:]
+    one, two = (json.loads((work / name / "results.json").read_text()) for name in ("one", "two"))
+    losses = [[entry["loss"] for entry in run["history"] if "loss" in entry] for run in (one, two)]
+    assert len(losses[0]) == 12
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    assert one["test"] == two["test"]
+    assert one["models"]["lora"] == two["models"]["lora"]
+    predictions = [(work / name / "predictions.jsonl").read_text().splitlines() for name in ("one", "two")]
+    assert len(predictions[1]) == 11
+    assert predictions[0] == predictions[1]
