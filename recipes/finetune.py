@@ -8,6 +8,7 @@ accelerate launch recipes/finetune.py --config recipes/configs/banking77_lora.ya
 import functools
 import shlex
 import sys
+import warnings
 from pathlib import Path
 
 from startup_llm.config import FinetuneConfig, default_run_dir, parse_config
@@ -36,11 +37,14 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
     from startup_llm.tasks import load_task
     from startup_llm.training import finetuning
     from startup_llm.training.inference import predict_logits
+    from startup_llm.training.preflight import estimate_run
     from startup_llm.training.processes import call_on_main_process, join_processes
     from startup_llm.training.reload_gate import check_reload
     from startup_llm.training.speed import plan_speed
 
     join_processes()
+    # peft asks transformers for a name that it is about to drop: not the reader's concern
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     transformers.set_seed(train_section["seed"])
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
@@ -76,8 +80,18 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
     with stage("probe"):
         predictions["linear-probe"], feature_norm = finetuning.start_from_probe(prepared)
 
+    estimates = []
+
+    def preflight(trainer: transformers.Trainer) -> None:
+        taken = {"elapsed_seconds": stage.total, "probe_seconds": stage.seconds["probe"]}
+        prices = {"dollars_per_hour": config.preflight.dollars_per_hour}
+        estimates.append(estimate_run(trainer, prepared, **taken, **prices))
+        say(f"preflight: {estimates[0]}")
+        if config.preflight.only:
+            sys.exit(0)
+
     with stage("train"):
-        trained = finetuning.train(prepared, config, train_section, run, feature_norm)
+        trained = finetuning.train(prepared, config, train_section, run, feature_norm, preflight)
 
     with stage("evaluate"):
         model = finetuning.save_model(trained, prepared, config, run)
@@ -107,6 +121,7 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
     write_finished_run(
         run, config, config_text, train_section, prepared, trained, scores, errors, gate,
         predictions=predictions, throughput=throughput, stage=stage, command=command,
+        estimate=estimates[0] if estimates else None,
         data_card=read_dataset_card(config.data, Path(__file__).parents[1] / "data_cards"),
     )  # fmt: skip
     say("\n".join(scores["sentences"]))

@@ -117,6 +117,16 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class PreflightConfig:
+    """What the run will take, estimated before training."""
+
+    only: bool = False
+    """Stop after the estimate."""
+    dollars_per_hour: float | None = None
+    """Price of this machine; the estimate then tells the run's."""
+
+
+@dataclass(frozen=True)
 class FinetuneConfig:
     """Fine-tune a pretrained checkpoint and compare it with honest baselines."""
 
@@ -135,6 +145,7 @@ class FinetuneConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
+    preflight: PreflightConfig = field(default_factory=PreflightConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
@@ -188,6 +199,61 @@ class PretrainConfig:
     def method(self) -> str:
         """The model's name: what the run is called by in its results."""
         return self.model.name
+
+
+@dataclass(frozen=True)
+class GanModelConfig:
+    """The two players: DCGAN's generator and discriminator, conditioned on the class."""
+
+    noise_size: int = 64
+    """Width of the noise z."""
+    width: int = 64
+    """Channels of the generator's last hidden layer and of the discriminator's first."""
+
+
+@dataclass(frozen=True)
+class GanTrainConfig:
+    """How the two players are trained: non-saturating loss, R1 on the real images, Adam for each."""
+
+    epochs: int = 200
+    """Passes over the training images."""
+    batch_size: int = 64
+    """Images per step and process."""
+    generator_learning_rate: float = 1e-3
+    """Learning rate of the generator."""
+    discriminator_learning_rate: float = 1e-3
+    """Learning rate of the discriminator."""
+    beta1: float = 0.0
+    """Adam's first beta; 0 is usual with R1, 0.5 is DCGAN's."""
+    r1_gamma: float = 1.0
+    """Weight of the R1 penalty."""
+    ema_decay: float = 0.995
+    """Decay of the running mean of the generator's weights, which is what is kept."""
+    seed: int = 0
+    """Seed of weights, order and noise."""
+    checkpoint_epochs: int = 25
+    """Epochs between checkpoints, from which --resume goes on."""
+    grids: int = 6
+    """How many grids of samples are drawn over the training, the last one at its end."""
+
+
+@dataclass(frozen=True)
+class GanConfig:
+    """Train a class-conditional image GAN on scikit-learn's digits and measure what its images are good for."""
+
+    run_dir: str | None = None
+    """Where the run is kept; default runs/digits-gan."""
+    overwrite: bool = False
+    """Replace a finished run."""
+    resume: bool = False
+    """Go on from the last checkpoint of an interrupted run."""
+    split_seed: int = 0
+    """Seed of the split: 500 of the 1,797 digits are tested on."""
+    generated_rows: int = 5000
+    """Generated labelled images that a classifier is trained on, as many of each class."""
+    model: GanModelConfig = field(default_factory=GanModelConfig)
+    train: GanTrainConfig = field(default_factory=GanTrainConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
 @dataclass(frozen=True)

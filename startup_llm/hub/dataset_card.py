@@ -19,6 +19,7 @@ def read_dataset_card(data: DataConfig, folder: Path) -> dict[str, Any]:
         folder: Folder of cards, such as `data_cards/`.
     """
     from huggingface_hub import DatasetCard
+    from huggingface_hub.errors import HTTPError
 
     name = data.dataset or (None if data.train_file or data.data_dir else "helpdesk")
     if name is None:
@@ -26,6 +27,6 @@ def read_dataset_card(data: DataConfig, folder: Path) -> dict[str, Any]:
     local = folder / f"{name.rsplit('/', 1)[-1]}.md"
     try:
         card = DatasetCard.load(local if local.is_file() else name)
-    except (OSError, ValueError):  # no card, no network, or a card that does not parse
+    except (OSError, ValueError, HTTPError):  # no card, no network, or a card that does not parse
         return {}
     return {"license": card.data.license, "language": card.data.language}

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from startup_llm.evaluation.environment import StageClock
     from startup_llm.run_folder import RunFolder
     from startup_llm.training.finetuning import Prepared, Trained
+    from startup_llm.training.preflight import Estimate
 
 
 def write_finished_run(
@@ -40,6 +41,7 @@ def write_finished_run(
     command: str,
     data_card: Mapping[str, Any],
     load_code: str | None = None,
+    estimate: Estimate | None = None,
 ) -> None:
     """Write `config.yaml`, `predictions.jsonl`, the report, the card and `results.json`, and finish the run.
 
@@ -58,6 +60,7 @@ def write_finished_run(
         stage: Seconds per stage.
         command: The command line that made the run.
         data_card: License and language of the dataset.
+        estimate: What the run was expected to take.
         load_code: Python that loads the model from the Hub repository REPOSITORY, where no pipeline does.
     """
     data, checkpoint, model = prepared.data, prepared.checkpoint, prepared.classifier.model
@@ -102,6 +105,7 @@ def write_finished_run(
         "command": command,
         "config": {**asdict(config), "train": dict(train_section)},
         "seed": train_section["seed"],
+        "estimate": estimate.as_dict() if estimate else None,
         "seconds": stage.total,
         "stage_seconds": dict(stage.seconds),
         "peak_memory_bytes": read_peak_memory_bytes(),

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from startup_llm.models.sequence_classifier import SequenceClassifier
     from startup_llm.run_folder import RunFolder
     from startup_llm.tasks.base import Task, Truncation
+    from startup_llm.training.trainer import HeadTrainer
 
 
 @dataclass(frozen=True)
@@ -130,9 +131,23 @@ def start_from_probe(prepared: Prepared) -> tuple[np.ndarray, float]:
 
 
 def train(
-    prepared: Prepared, config: FinetuneConfig, section: dict[str, Any], run: RunFolder, feature_norm: float
+    prepared: Prepared,
+    config: FinetuneConfig,
+    section: dict[str, Any],
+    run: RunFolder,
+    feature_norm: float,
+    before: Callable[[HeadTrainer], None] | None = None,
 ) -> Trained:
-    """Train with the method of the config and keep the best checkpoint's weights."""
+    """Train with the method of the config and keep the best checkpoint's weights.
+
+    Args:
+        prepared: Rows and model.
+        config: The method, and whether to resume.
+        section: The `train` section.
+        run: Where checkpoints go.
+        feature_norm: Norm of the features that the head reads.
+        before: Called with the trainer before its first step.
+    """
     classifier, plan = prepared.classifier, prepared.plan
     model: Any = classifier.model
     if config.method == "probe":
@@ -159,6 +174,7 @@ def train(
         run,
         head_parameters=list(_trained_output_layer(model).parameters()),
         head_learning_rate=config.model.head_learning_rate / feature_norm,
+        before=before,
     )
 
 
@@ -171,6 +187,7 @@ def run_trainer(
     *,
     head_parameters: list[nn.Parameter],
     head_learning_rate: float,
+    before: Callable[[HeadTrainer], None] | None = None,
 ) -> Trained:
     """Train a model on the encoded rows and keep the best checkpoint's weights.
 
@@ -182,6 +199,7 @@ def run_trainer(
         run: Where checkpoints go.
         head_parameters: Parameters with a learning rate of their own; may be none.
         head_learning_rate: Their learning rate.
+        before: Called with the trainer before its first step.
     """
     plan = prepared.plan
     metric = rank_metrics(prepared.task.metrics(prepared.data), config.evaluation.decides)[0]
@@ -201,6 +219,8 @@ def run_trainer(
         tokens_per_batch=plan.tokens_per_batch,
         early_stopping_patience=config.early_stopping_patience,
     )
+    if before is not None:
+        before(trainer)
     last = run.last_checkpoint() if config.resume else None
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     throughput = {}

@@ -317,3 +317,23 @@ def test_two_processes_train_and_count_as_one_does(tiny_checkpoint, work):
     predictions = [(work / name / "predictions.jsonl").read_text().splitlines() for name in ("one", "two")]
     assert len(predictions[1]) == 11
     assert predictions[0] == predictions[1]
+
+
+def test_preflight_alone_estimates_and_leaves_nothing(tiny_checkpoint, work, monkeypatch, capsys):
+    write_rows(work / "rows.csv", greetings())
+    words = ["--data.train_file", "rows.csv", "--model.checkpoint", str(tiny_checkpoint("bert"))]
+    monkeypatch.setattr(sys, "argv", [str(RECIPE), *words, "--preflight.only", "--preflight.dollars_per_hour", "3600"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(RECIPE), run_name="__main__")
+    assert stop.value.code == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith("preflight: about ")
+    assert line.count("$") == 1
+    assert not list(work.glob("runs/*"))
+
+
+def test_the_estimate_is_kept_beside_the_outcome_and_moves_no_weight(finished_run):
+    results = json.loads((finished_run / "results.json").read_text())
+    assert results["estimate"]["seconds"] > 0
+    assert results["estimate"]["peak_memory_bytes"] > 0
+    assert results["estimate"]["dollars"] is None
