@@ -60,6 +60,7 @@ _METHODS: Mapping[str, str] = {
     "probe": "used frozen, with a linear head on its features",
     "dnn": "trained as a deep averaging network over hashed n-grams",
     "transformer": "trained as a transformer encoder with mean pooling",
+    "gan": "trained as the generator of a class-conditional GAN",
 }
 _SETTINGS: Mapping[str, tuple[str, ...]] = {
     "model": (
@@ -73,11 +74,19 @@ _SETTINGS: Mapping[str, tuple[str, ...]] = {
         "vocab_size",
         "longest_ngram",
         "tokenizer",
+        "noise_size",
     ),
     "lora": ("rank", "alpha", "dropout", "target_modules"),
     "train": (
         "learning_rate",
+        "generator_learning_rate",
+        "discriminator_learning_rate",
+        "beta1",
+        "r1_gamma",
+        "ema_decay",
         "num_train_epochs",
+        "epochs",
+        "batch_size",
         "max_steps",
         "per_device_train_batch_size",
         "gradient_accumulation_steps",

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from startup_llm.errors import UserError
+from startup_llm.models.scratch.gan import ImageGenerator
 from startup_llm.models.scratch.transformer import ACTIVATIONS, Decoder, Encoder, EncoderDecoder
 from startup_llm.models.scratch.vit import VisionTransformer
 
@@ -238,6 +239,31 @@ def load_vit(folder: str | os.PathLike[str], kernel: str = "eager") -> VisionTra
         tensors[_VIT_PATCHES] = tensors[_VIT_PATCHES].flatten(1)
     model.load_state_dict(_from_published(tensors, _vit_names(len(model.blocks)), folder))
     return model.eval()
+
+
+def save_generator(generator: ImageGenerator, folder: str | os.PathLike[str], **sizes: int) -> None:
+    """Write an image generator: config.json and model.safetensors.
+
+    Args:
+        generator: The model.
+        folder: Made if it is not there.
+        sizes: The arguments that it was built with.
+    """
+    _write_folder(folder, {"model_type": "startup_llm-image-generator", "sizes": sizes}, generator.state_dict())
+
+
+def load_generator(folder: str | os.PathLike[str]) -> ImageGenerator:
+    """Read what `save_generator` wrote.
+
+    Returns:
+        The generator, in evaluation mode.
+
+    Raises:
+        UserError: if a file is missing or the folder holds another kind of model.
+    """
+    generator = ImageGenerator(**_read_config(folder, "startup_llm-image-generator")["sizes"])
+    generator.load_state_dict(_read_tensors(folder, ""))
+    return generator.eval()
 
 
 def convert_encoder_decoder_to_torch(model: EncoderDecoder) -> dict[str, Tensor]:

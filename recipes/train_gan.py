@@ -1,0 +1,100 @@
+"""Train a class-conditional image GAN on digits, and measure what its images are good for.
+
+accelerate launch recipes/train_gan.py
+accelerate launch recipes/train_gan.py --config recipes/configs/gan/digits_gan.yaml --train.epochs 50
+"""
+
+import base64
+import json
+import shlex
+import sys
+from dataclasses import asdict
+
+from startup_llm.config import GanConfig, parse_config
+from startup_llm.errors import run_recipe
+from startup_llm.run_folder import RunFolder
+
+LOAD = """import torch
+from huggingface_hub import snapshot_download
+from startup_llm.models.scratch.formats import load_generator
+
+generator = load_generator(snapshot_download("REPOSITORY"))
+images = generator(torch.randn(10, generator.noise_size), torch.arange(10))"""
+
+
+def main() -> None:
+    config, _, config_text = parse_config(GanConfig)
+    with RunFolder(config.run_dir or "runs/digits-gan", overwrite=config.overwrite, resume=config.resume) as run:
+        train_gan(config, config_text, run)
+
+
+def train_gan(config: GanConfig, config_text: str, run: RunFolder) -> None:
+    import torch
+
+    from startup_llm.data.images import load_digits
+    from startup_llm.evaluation.environment import StageClock
+    from startup_llm.evaluation.sample_grids import lay_out_grid, plot_losses, render_png
+    from startup_llm.hub.gan_run import write_gan_run
+    from startup_llm.models.scratch.formats import load_generator, save_generator
+    from startup_llm.training.gan import build_gan_trainer, draw_labelled_images
+    from startup_llm.training.gan_evaluation import evaluate_generator
+    from startup_llm.training.processes import join_processes
+
+    join_processes()
+    stage = StageClock()
+    say = print if run.is_writer else lambda *words: None
+    data = load_digits(config.split_seed)
+    classes, epochs = len(data.label_names), config.train.epochs
+    say(*data.notes, sep="\n")
+    trainer = build_gan_trainer(config.model, config.train, data)
+    if config.resume and (last := run.last_checkpoint()):
+        trainer.load(last)
+        say(f"goes on after epoch {len(trainer.history)}")
+    grid_labels = torch.arange(classes).repeat_interleave(classes)  # a row of the grid per class
+    grid_epochs = {round(epochs * (number + 1) / config.train.grids) for number in range(config.train.grids)}
+    (run.path / "samples").mkdir(exist_ok=True)
+
+    def draw_grid():
+        images = draw_labelled_images(trainer.average.average, grid_labels, seed=config.train.seed)
+        return lay_out_grid(images.numpy(), columns=classes)
+
+    with stage("train"):
+        for epoch in trainer.run_epochs():
+            if epoch in grid_epochs:
+                losses = {name: value for name, value in trainer.history[-1].items() if name.endswith("loss")}
+                say(f"epoch {epoch}/{epochs}:", *(f"{name} {value:.3f}" for name, value in losses.items()))
+                if run.is_writer:
+                    (run.path / "samples" / f"epoch_{epoch:04d}.png").write_bytes(render_png(draw_grid(), scale=4))
+            if epoch % config.train.checkpoint_epochs == 0 or epoch == epochs:
+                trainer.save(run)
+
+    if not run.is_writer:
+        return
+    with stage("save"):
+        sizes = {"image_size": data.train_images.shape[-1], "channels": data.train_images.shape[1]}
+        save_generator(trainer.average.average, run.model, **sizes, **asdict(config.model), classes=classes)
+        generator = load_generator(run.model)
+        again = draw_labelled_images(generator, grid_labels, seed=1)
+        kept = draw_labelled_images(trainer.average.average, grid_labels, seed=1)
+        gate = {"rows": len(again), "tolerance": 1e-3, "saved_max_difference": float((again - kept).abs().max())}
+    with stage("evaluate"):
+        scores, predictions = evaluate_generator(
+            generator, data, config.evaluation, rows=config.generated_rows, seed=config.train.seed
+        )
+    losses_png = plot_losses(trainer.history, ("discriminator_loss", "generator_loss", "r1_penalty"))
+    (run.path / "losses.png").write_bytes(losses_png)
+    caption = f"Generated digits after {epochs} epochs, a row per class, none chosen by hand"
+    samples = {"caption": caption, "png_base64": base64.b64encode(render_png(draw_grid())).decode()}
+    write_gan_run(
+        run, config, config_text, data, trainer, scores, gate, samples, stage,
+        predictions=predictions, load_code=LOAD,
+        command=shlex.join(["accelerate", "launch", "recipes/train_gan.py", *sys.argv[1:]]),
+    )  # fmt: skip
+    say(*scores["sentences"], sep="\n")
+    for name in ("generated images", "real test images"):
+        say(f"{name}: {json.dumps({metric: round(v['value'], 3) for metric, v in scores['models'][name].items()})}")
+    say(f"run: {run.final} ({stage.total:.0f} s); look at {run.final}/report.html")
+
+
+if __name__ == "__main__":
+    run_recipe(main)
