@@ -49,7 +49,7 @@ def pretrain(config: PretrainConfig, train_section: dict, config_text: str, run:
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     stage = StageClock()
-    say = print if run.is_writer else lambda *words: None
+    say = print if run.is_writer else lambda *words, **options: None
     task = load_task(config.task)
 
     with stage("data"):

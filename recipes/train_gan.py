@@ -42,7 +42,7 @@ def train_gan(config: GanConfig, config_text: str, run: RunFolder) -> None:
 
     join_processes()
     stage = StageClock()
-    say = print if run.is_writer else lambda *words: None
+    say = print if run.is_writer else lambda *words, **options: None
     data = load_digits(config.split_seed)
     classes, epochs = len(data.label_names), config.train.epochs
     say(*data.notes, sep="\n")
@@ -52,7 +52,8 @@ def train_gan(config: GanConfig, config_text: str, run: RunFolder) -> None:
         say(f"goes on after epoch {len(trainer.history)}")
     grid_labels = torch.arange(classes).repeat_interleave(classes)  # a row of the grid per class
     grid_epochs = {round(epochs * (number + 1) / config.train.grids) for number in range(config.train.grids)}
-    (run.path / "samples").mkdir(exist_ok=True)
+    if run.is_writer:
+        (run.path / "samples").mkdir(exist_ok=True)
 
     def draw_grid():
         images = draw_labelled_images(trainer.average.average, grid_labels, seed=config.train.seed)

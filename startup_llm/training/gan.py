@@ -127,9 +127,9 @@ def build_gan_trainer(model: GanModelConfig, train: GanTrainConfig, data: Labell
     from accelerate import Accelerator
     from accelerate.utils import DataLoaderConfiguration, set_seed
 
-    set_seed(train.seed)
     seeded = DataLoaderConfiguration(use_seedable_sampler=True, data_seed=train.seed)
     accelerator = Accelerator(dataloader_config=seeded)
+    set_seed(train.seed, device_specific=True)  # each process draws noise of its own
     size, channels = data.train_images.shape[-1], data.train_images.shape[1]
     generator, discriminator = build_gan(size, channels, model.noise_size, model.width, classes=len(data.label_names))
     average = ExponentialMovingAverage(generator, train.ema_decay)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import runpy
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -38,12 +39,17 @@ def test_the_config_s_header_tells_its_command():
     )
 
 
-def test_the_config_runs_and_leaves_a_whole_run(tmp_path, monkeypatch):
+def test_two_processes_run_the_config_and_leave_one_whole_run(tmp_path):
     run = tmp_path / "run"
     words = ["--config", CONFIG, "--run_dir", run, "--train.epochs", 2, "--train.grids", 2, "--model.width", 8]
     words += ["--evaluation.resamples", 20, "--generated_rows", 200]
-    monkeypatch.setattr(sys, "argv", [str(RECIPE), *map(str, words)])
-    runpy.run_path(str(RECIPE), run_name="__main__")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    launch += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", "--"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launch, str(RECIPE), *map(str, words)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((run / "results.json").read_text())
     assert set(results["models"]["generated images"]) == {"frechet_distance", "precision", "recall"}
     assert results["models"]["train-on-real"]["accuracy"]["value"] > 0.9

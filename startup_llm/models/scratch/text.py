@@ -93,8 +93,16 @@ class NgramHasher:
 def build_text_dnn(
     hasher: NgramHasher, classes: int, width: int, hidden: Sequence[int] = (), dropout: float = 0.0
 ) -> TextDnn:
-    """Build a `TextDnn` over a hasher's numbers."""
-    return TextDnn(hasher.buckets, classes, width, tuple(hidden), dropout=dropout)
+    """Build a `TextDnn` over a hasher's numbers.
+
+    Its embeddings start in U(-1/width, 1/width), as fastText's do: at PyTorch's N(0, 1) the n-grams that were seen
+    once or never would stay noise louder than what is learned.
+    """
+    model = TextDnn(hasher.buckets, classes, width, tuple(hidden), dropout=dropout)
+    with torch.no_grad():
+        model.embedding.weight.uniform_(-1 / width, 1 / width)
+        model.embedding.weight[model.padding] = 0
+    return model
 
 
 def build_text_transformer(

@@ -63,6 +63,12 @@ def test_the_tokenizer_learns_from_the_training_split_alone(tmp_path):
     assert "quixotic" not in tokenizer.get_vocab()
 
 
+def test_an_unseen_ngram_starts_quiet():
+    embedding = build_text_dnn(NgramHasher(100), 3, 8).embedding.weight
+    assert float(embedding[:-1].abs().max()) <= 1 / 8
+    assert not embedding[-1].any()
+
+
 @pytest.fixture(params=["dnn", "transformer"])
 def classifier(request):
     torch.manual_seed(0)
