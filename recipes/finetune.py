@@ -38,9 +38,8 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
     from startup_llm.training import finetuning
     from startup_llm.training.inference import predict_logits
     from startup_llm.training.preflight import estimate_run
-    from startup_llm.training.processes import call_on_main_process, join_processes
+    from startup_llm.training.processes import join_processes
     from startup_llm.training.reload_gate import check_reload
-    from startup_llm.training.speed import plan_speed
 
     join_processes()
     # peft asks transformers for a name that it is about to drop: not the reader's concern
@@ -61,17 +60,16 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
     with stage("checkpoint"):
         checkpoint = load_checkpoint(config.model)
         tokenizer = load_tokenizer(checkpoint, config.model.max_length_tokens, config.model.trust_remote_code)
-        plan = call_on_main_process(plan_speed)
+        plan = finetuning.choose_plan(config, run)
         prepared = finetuning.prepare(task, data, config, checkpoint, tokenizer, plan)
         about = f"checkpoint: {checkpoint.name} ({checkpoint.source}), pooling {prepared.classifier.pooling}"
         say("\n  ".join([about, *prepared.classifier.notes, *plan.reasons]))
         for name, cut in prepared.truncation.items():
-            limit = f"{tokenizer.model_max_length} tokens"
-            say(f"  {name}: {cut.rows} rows cut at {limit}, {cut.tokens_share:.2%} of the tokens lost")
+            cut_at = f"{cut.rows} rows cut at {tokenizer.model_max_length} tokens"
+            say(f"  {name}: {cut_at}, {cut.tokens_share:.2%} of the tokens lost")
 
     metrics = rank_metrics(task.metrics(data), config.evaluation.decides)
-    test = data.splits["test"]
-    references = task.references(test)
+    test, references = data.splits["test"], task.references(data.splits["test"])
     predictions = {}
     if run.is_writer:
         with stage("baselines"):

@@ -127,6 +127,23 @@ class PreflightConfig:
 
 
 @dataclass(frozen=True)
+class SpeedConfig:
+    """How to compute: what is left out is measured on the device at hand, or its usual choice."""
+
+    plan: Literal["auto", "plain"] = "auto"
+    """auto: the fastest that was measured here; plain: transformers' Trainer as it comes, in float32: its own
+    batches, samples and attention kernel, and LoRA as PEFT computes it."""
+    compute_dtype: Literal["float32", "bfloat16"] | None = None
+    """Type of matrix products."""
+    attention_kernel: Literal["eager", "sdpa", "flash_attention_2"] | None = None
+    """How attention is computed."""
+    tokens_per_batch: int | None = None
+    """Padded tokens that are computed at once; a plain plan trains on whole batches and predicts by this."""
+    threads: int | None = None
+    """Threads of each process on the CPU."""
+
+
+@dataclass(frozen=True)
 class FinetuneConfig:
     """Fine-tune a pretrained checkpoint and compare it with honest baselines."""
 
@@ -147,6 +164,7 @@ class FinetuneConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
     preflight: PreflightConfig = field(default_factory=PreflightConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ A run is written in `NAME.partial/` and renamed to `NAME/` when it is whole, so 
     adapter/     the LoRA adapter with its head and tokenizer (method lora)
     model/       the merged model with its tokenizer, for `pipeline`
     checkpoints/ the trainer's
+    plan.json    how an unfinished run computes, for --resume
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import IO, Any
 from startup_llm.errors import UserError
 
 RESULTS = "results.json"
+PLAN = "plan.json"
 
 
 class RunFolder:
@@ -140,10 +142,16 @@ class RunFolder:
         """Write plain data as JSON, whole or not at all."""
         self.write_text(name, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
+    def read_plan(self) -> dict[str, Any] | None:
+        """Return the plan that an unfinished run began with, or None."""
+        file = self.path / PLAN
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
     def finish(self) -> None:
         """Give the run its final name; a run that it replaces goes only now."""
         if not (self.path / RESULTS).is_file():
             raise RuntimeError(f"{self.path} has no {RESULTS}: the run is not whole")
+        (self.path / PLAN).unlink(missing_ok=True)
         replaced = self.final.with_name(f".{self.final.name}.replaced")
         if self.final.exists():
             self.final.rename(replaced)

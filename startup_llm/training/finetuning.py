@@ -12,11 +12,13 @@ import numpy as np
 from startup_llm.evaluation.metrics import get_metric, rank_metrics
 from startup_llm.models.adapters import add_lora
 from startup_llm.models.sequence_classifier import find_output_layer
+from startup_llm.run_folder import PLAN
 from startup_llm.training.fused_lora import fuse_lora
 from startup_llm.training.inference import extract_features, predict_logits
 from startup_llm.training.probe import compute_feature_norm, fit_linear_probe, write_head
+from startup_llm.training.processes import call_on_main_process
 from startup_llm.training.reload_gate import ReloadError
-from startup_llm.training.speed import SpeedPlan, store_frozen_weights
+from startup_llm.training.speed import SpeedPlan, plan_speed, resume_plan, store_frozen_weights, use_threads
 from startup_llm.training.trainer import build_trainer, build_training_arguments
 
 if TYPE_CHECKING:
@@ -80,6 +82,24 @@ class Trained:
     history: list[dict[str, float]]
     trainable_parameters: int
     throughput: dict[str, float]
+
+
+def choose_plan(config: FinetuneConfig, run: RunFolder) -> SpeedPlan:
+    """Choose one plan for all processes and keep it in the run's folder; a resumed run computes as it began.
+
+    Raises:
+        UserError: If the config asks for what cannot be, or for another plan than the interrupted run's.
+    """
+
+    def choose() -> SpeedPlan:
+        stored = run.read_plan() if config.resume else None
+        plan = resume_plan(stored, config.speed) if stored else plan_speed(config.speed)
+        run.write_json(PLAN, stored or plan.as_dict())
+        return plan
+
+    plan = call_on_main_process(choose)
+    use_threads(config.speed)
+    return plan
 
 
 def prepare(
@@ -162,7 +182,8 @@ def train(
             constant_modules=classifier.constant_modules,
         )
         store_frozen_weights(model, plan.frozen_dtype)
-        fuse_lora(model)
+        if not plan.plain:
+            fuse_lora(model)
     else:
         for name in classifier.constant_modules:
             model.get_submodule(name).requires_grad_(False)
@@ -216,7 +237,7 @@ def run_trainer(
         compute_metrics=_metric_of(prepared, metric),
         head_parameters=head_parameters,
         head_learning_rate=head_learning_rate,
-        tokens_per_batch=plan.tokens_per_batch,
+        tokens_per_batch=None if plan.plain else plan.tokens_per_batch,
         early_stopping_patience=config.early_stopping_patience,
     )
     if before is not None:

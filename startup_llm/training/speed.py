@@ -7,6 +7,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from startup_llm.config import SpeedConfig
+from startup_llm.errors import UserError
+
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
@@ -22,17 +25,19 @@ class SpeedPlan:
         device: cpu, cuda, xpu, mps, xla.
         compute_dtype: bfloat16 or float32: the type of matrix products, under autocast.
         frozen_dtype: Type in which weights that are not trained are kept while training.
-        attention_kernel: eager or sdpa.
+        attention_kernel: eager, sdpa or flash_attention_2; None for what transformers picks.
         tokens_per_batch: Padded tokens that are computed at once, in training and in prediction.
         reasons: One sentence per choice.
+        plain: Train as transformers' Trainer and PEFT do, without what this package adds for speed.
     """
 
     device: str
     compute_dtype: str
     frozen_dtype: str
-    attention_kernel: str
+    attention_kernel: str | None
     tokens_per_batch: int
     reasons: tuple[str, ...]
+    plain: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data."""
@@ -49,48 +54,118 @@ class SpeedPlan:
         return torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.compute_dtype == "bfloat16")
 
 
-def plan_speed() -> SpeedPlan:
-    """Look at the device, measure what cannot be looked up, and choose.
+def plan_speed(config: SpeedConfig | None = None) -> SpeedPlan:
+    """Look at the device, measure what cannot be looked up, and choose; what the config gives is taken as it is.
 
     A CPU that lists bfloat16 among its instructions is not always faster with it: without matrix units (AMX) it can be
     slower than float32. And which attention kernel is faster, forwards and backwards, depends on the processor. So
     both are timed.
+
+    Raises:
+        UserError: If a number of the config is below 1.
     """
-    import torch
     from accelerate import PartialState
 
-    device, threads = PartialState().device.type, ""
-    kernel, why_kernel = "sdpa", "fused, which a GPU is fastest with"
+    config = config or SpeedConfig()
+    for name in ("tokens_per_batch", "threads"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise UserError(f"speed.{name} must be at least 1, got {value}")
+    device = PartialState().device.type
+    use_threads(config)
+    tokens = config.tokens_per_batch or (2048 if device == "cpu" else 65536)
+    if config.plan == "plain":
+        name, kernel = config.compute_dtype or "float32", config.attention_kernel
+        reason = f"the Trainer as it comes, in {name}, with {kernel or 'its own choice of'} attention: as asked for"
+        return SpeedPlan(device, name, "float32", kernel, tokens, (reason,), plain=True)
     if device == "cpu":
-        use_idle_cores()
         keep_freed_memory()
+    name, why = _choose_dtype(config, device)
+    kernel, why_kernel = _choose_kernel(config, device, name)
+    return SpeedPlan(
+        device=device,
+        compute_dtype=name,
+        frozen_dtype=name,
+        attention_kernel=kernel,
+        tokens_per_batch=tokens,
+        reasons=(
+            f"matrix products in {name}: {why}",
+            f"frozen weights kept in {name}, trained ones in float32",
+            f"{kernel} attention: {why_kernel}",
+        ),
+    )
+
+
+def resume_plan(stored: dict[str, Any], config: SpeedConfig) -> SpeedPlan:
+    """Return the plan that an interrupted run began with, on the device at hand.
+
+    Args:
+        stored: `SpeedPlan.as_dict` of that plan.
+        config: What is asked for now.
+
+    Raises:
+        UserError: If the config asks for another plan.
+    """
+    from accelerate import PartialState
+
+    device = PartialState().device.type
+    plan = SpeedPlan(**{**stored, "device": device, "reasons": (*stored["reasons"], "as the interrupted run began")})
+    asked = {name: getattr(config, name) for name in ("compute_dtype", "attention_kernel", "tokens_per_batch")}
+    began = plan.as_dict() | {"plan": "plain" if plan.plain else "auto"}
+    for name, value in (asked | {"plan": config.plan if config.plan == "plain" else None}).items():
+        if value not in (None, began[name]):
+            raise UserError(
+                f"speed.{name} is {value}, but the interrupted run began with {began[name]}; "
+                "leave the option out, or start again with --overwrite"
+            )
+    use_threads(config)
+    if device == "cpu" and not plan.plain:
+        keep_freed_memory()
+    return plan
+
+
+def _choose_dtype(config: SpeedConfig, device: str) -> tuple[str, str]:
+    """Return the type of matrix products and why."""
+    import torch
+
+    if config.compute_dtype:
+        return config.compute_dtype, "as asked for"
+    if device == "cpu":
         rates = {name: measure_matrix_product(name) for name in ("float32", "bfloat16")}
         fast = rates["bfloat16"] > 1.2 * rates["float32"]
-        why = "measured " + ", ".join(f"{name} {rate:,.0f} GFLOP/s" for name, rate in rates.items())
-        dtype = torch.bfloat16 if fast else torch.float32
-        times = {name: measure_attention(name, dtype) for name in ("eager", "sdpa")}
-        threads = f" with {torch.get_num_threads()} threads"
-        kernel = min(times, key=times.__getitem__)
-        why_kernel = "measured " + ", ".join(f"{name} {seconds * 1e3:.1f} ms" for name, seconds in times.items())
+        measured = ", ".join(f"{name} {rate:,.0f} GFLOP/s" for name, rate in rates.items())
+        why = f"measured {measured} with {torch.get_num_threads()} threads"
     elif device == "cuda":
         fast = torch.cuda.is_bf16_supported()
         why = f"the GPU has {'' if fast else 'no '}bfloat16 units"
     else:
         fast = device == "xla"
         why = f"the usual choice on {device}"
-    name = "bfloat16" if fast else "float32"
-    return SpeedPlan(
-        device=device,
-        compute_dtype=name,
-        frozen_dtype=name,
-        attention_kernel=kernel,
-        tokens_per_batch=2048 if device == "cpu" else 65536,
-        reasons=(
-            f"matrix products in {name}: {why}{threads}",
-            f"frozen weights kept in {name}, trained ones in float32",
-            f"{kernel} attention: {why_kernel}",
-        ),
-    )
+    return "bfloat16" if fast else "float32", why
+
+
+def _choose_kernel(config: SpeedConfig, device: str, dtype_name: str) -> tuple[str, str]:
+    """Return the attention kernel and why."""
+    import torch
+
+    if config.attention_kernel:
+        return config.attention_kernel, "as asked for"
+    if device != "cpu":
+        return "sdpa", "fused, which a GPU is fastest with"
+    times = {name: measure_attention(name, getattr(torch, dtype_name)) for name in ("eager", "sdpa")}
+    measured = ", ".join(f"{name} {seconds * 1e3:.1f} ms" for name, seconds in times.items())
+    return min(times, key=times.__getitem__), f"measured {measured}"
+
+
+def use_threads(config: SpeedConfig) -> None:
+    """Compute with the threads that the config gives, else with every idle core of the CPU."""
+    import torch
+    from accelerate import PartialState
+
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    elif PartialState().device.type == "cpu":
+        use_idle_cores()
 
 
 def use_idle_cores() -> None:

@@ -17,6 +17,7 @@ from startup_llm.errors import UserError
 if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor, nn
+    from torch.utils.data import Sampler
     from transformers import EvalPrediction
 
     from startup_llm.training.speed import SpeedPlan
@@ -26,7 +27,8 @@ class HeadTrainer(Trainer):
     """A Trainer whose head has a learning rate of its own, and which computes a batch in parts of like length.
 
     The parts of a batch give the batch's own gradient: each part's mean loss counts by its share of the rows. So
-    memory is bounded by tokens, whatever the batch size, and hardly any padding is computed.
+    memory is bounded by tokens, whatever the batch size, and hardly any padding is computed. Without a number of
+    tokens per batch, samples and batches are the Trainer's own.
     """
 
     def __init__(
@@ -34,7 +36,7 @@ class HeadTrainer(Trainer):
         *args: Any,
         head_parameters: list[nn.Parameter],
         head_learning_rate: float,
-        tokens_per_batch: int,
+        tokens_per_batch: int | None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -55,7 +57,9 @@ class HeadTrainer(Trainer):
             self.optimizer = optimizer_class([group for group in groups if group["params"]], **arguments)
         return self.optimizer
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedSampler:
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | LengthGroupedSampler | None:
+        if self._tokens_per_batch is None:
+            return super()._get_train_sampler(train_dataset)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         batch_rows = self.args.train_batch_size * self.args.world_size
         return LengthGroupedSampler(np.asarray(self.train_dataset["length"]), batch_rows, seed)
@@ -64,6 +68,8 @@ class HeadTrainer(Trainer):
         """Compute a batch's gradient part by part; processes exchange gradients once, with the last part."""
         import torch
 
+        if self._tokens_per_batch is None:
+            return super().training_step(model, inputs, num_items_in_batch)
         model.train()
         inputs = self._prepare_inputs(inputs)
         lengths = inputs["attention_mask"].sum(dim=1)
@@ -153,7 +159,7 @@ def build_trainer(
     compute_metrics: Callable[[EvalPrediction], dict[str, float]],
     head_parameters: list[nn.Parameter],
     head_learning_rate: float,
-    tokens_per_batch: int,
+    tokens_per_batch: int | None,
     early_stopping_patience: int | None,
 ) -> tuple[HeadTrainer, TrainingClock]:
     """Build the trainer of a run.
@@ -168,7 +174,7 @@ def build_trainer(
         compute_metrics: From an `EvalPrediction` to figures.
         head_parameters: Parameters of the output layer.
         head_learning_rate: Their learning rate.
-        tokens_per_batch: Padded tokens computed at once.
+        tokens_per_batch: Padded tokens computed at once; None for the Trainer's own batches.
         early_stopping_patience: Evaluations without a better score before training stops, or None.
 
     Raises:
