@@ -275,6 +275,18 @@ class GanConfig:
 
 
 @dataclass(frozen=True)
+class ReproduceConfig:
+    """Make a finished run again from what its lock says, and compare every number."""
+
+    run: str
+    """Folder of a finished run."""
+    run_dir: str | None = None
+    """Where the new run is kept; default RUN-again."""
+    overwrite: bool = False
+    """Replace a finished run in run_dir."""
+
+
+@dataclass(frozen=True)
 class PredictConfig:
     """Answer the rows of a file or a pipe with a finished run's model: the input's columns, then the answer's."""
 

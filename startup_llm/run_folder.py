@@ -3,6 +3,7 @@
 A run is written in `NAME.partial/` and renamed to `NAME/` when it is whole, so `NAME/` is always a finished run:
 
     config.yaml  results.json  report.html  README.md  predictions.jsonl
+    run.lock.json what the run was made from, by hash, for recipes/reproduce.py
     adapter/     the LoRA adapter with its head and tokenizer (method lora)
     model/       the merged model with its tokenizer, for `pipeline`
     checkpoints/ the trainer's
@@ -24,6 +25,7 @@ from typing import IO, Any
 from startup_llm.errors import UserError
 
 RESULTS = "results.json"
+RUN_LOCK = "run.lock.json"
 PLAN = "plan.json"
 
 
@@ -192,6 +194,24 @@ def read_results(run: str | Path) -> dict[str, Any]:
         )
         raise UserError(f"no finished run in {run}; {hint}")
     return json.loads(file.read_text(encoding="utf-8"))
+
+
+def read_run_lock(run: str | Path) -> dict[str, Any]:
+    """Read a finished run's `run.lock.json`.
+
+    Raises:
+        UserError: If the folder holds no finished run, or the run has no lock.
+    """
+    read_results(run)
+    file = Path(run) / RUN_LOCK
+    if not file.is_file():
+        raise UserError(
+            f"no {RUN_LOCK} in {run}: what the run was made from is not known; make it anew with recipes/finetune.py"
+        )
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} is no JSON file ({error}); copy the run again") from None
 
 
 def find_model(run: str | Path) -> tuple[Path, dict[str, Any]]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from startup_llm import __version__
 
 PACKAGES = (
     "startup-llm",
@@ -18,6 +23,20 @@ PACKAGES = (
     "scikit-learn",
     "scipy",
 )
+VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_CBWR",
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "NVIDIA_TF32_OVERRIDE",
+    "PYTHONHASHSEED",
+    "ACCELERATE_MIXED_PRECISION",
+    "ACCELERATE_USE_CPU",
+)
+"""Environment variables that move numbers."""
 
 
 class StageClock:
@@ -47,6 +66,93 @@ def read_versions() -> dict[str, str]:
     from importlib.metadata import version
 
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def read_required_versions(package: str = "startup-llm") -> dict[str, str]:
+    """Return the version of a package and of all that it requires, directly or through others, as installed."""
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    found: dict[str, str] = {}
+    seen, waiting = set(), [(canonicalize_name(package), "")]
+    while waiting:
+        name, extra = waiting.pop()
+        if (name, extra) in seen:
+            continue
+        seen.add((name, extra))
+        try:
+            installed = distribution(name)
+        except PackageNotFoundError:
+            continue  # a requirement of another platform
+        found[name] = installed.version
+        for line in installed.requires or ():
+            needed = Requirement(line)
+            if needed.marker is None or needed.marker.evaluate({"extra": extra}):
+                waiting += [(canonicalize_name(needed.name), wanted) for wanted in ("", *needed.extras)]
+    return dict(sorted(found.items()))
+
+
+def describe_code() -> dict[str, Any]:
+    """Return this package's version, the SHA-256 of its sources, and the commit that they were checked out from.
+
+    The commit is None where the package does not lie in a git repository that holds it; `dirty` says whether a file
+    of that repository differs from the commit.
+    """
+    import hashlib
+
+    folder = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*.py")):
+        digest.update(f"{file.relative_to(folder).as_posix()}\0".encode() + file.read_bytes() + b"\0")
+    tracked = _ask_git("ls-files", "--error-unmatch", "__init__.py", folder=folder) is not None
+    changes = _ask_git("status", "--porcelain", "--untracked-files=no", folder=folder) if tracked else None
+    return {
+        "version": __version__,
+        "sources_sha256": digest.hexdigest(),
+        "commit": _ask_git("rev-parse", "HEAD", folder=folder) if tracked else None,
+        "dirty": None if changes is None else bool(changes),
+    }
+
+
+def _ask_git(*words: str, folder: Path) -> str | None:
+    import subprocess
+
+    try:
+        answer = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=False)
+    except OSError:
+        return None  # git is not installed
+    return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+def describe_environment() -> dict[str, Any]:
+    """Return what the numbers of a computation depend on beside its inputs: packages, machine, threads, variables."""
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": read_required_versions(),
+        "hardware": describe_hardware(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+    }
+
+
+def describe_determinism() -> dict[str, Any]:
+    """Return what PyTorch was told about giving the same numbers twice."""
+    import torch
+
+    return {
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "cudnn_deterministic": torch.backends.cudnn.deterministic,
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+    }
 
 
 def describe_hardware() -> str:

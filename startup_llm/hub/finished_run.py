@@ -11,6 +11,8 @@ from startup_llm.evaluation.environment import describe_hardware, read_peak_memo
 from startup_llm.evaluation.report import build_report
 from startup_llm.evaluation.results import SCHEMA_VERSION
 from startup_llm.hub.model_card import build_model_card
+from startup_llm.hub.run_lock import build_run_lock
+from startup_llm.run_folder import RUN_LOCK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,7 +45,7 @@ def write_finished_run(
     load_code: str | None = None,
     estimate: Estimate | None = None,
 ) -> None:
-    """Write `config.yaml`, `predictions.jsonl`, the report, the card and `results.json`, and finish the run.
+    """Write `config.yaml`, `predictions.jsonl`, report, card, lock and `results.json`, and finish the run.
 
     Args:
         run: The run's folder, models already in it.
@@ -120,5 +122,6 @@ def write_finished_run(
     run.write_text("predictions.jsonl", "\n".join(lines) + "\n")
     run.write_text("report.html", build_report(results))
     run.write_text("README.md", build_model_card(results))
+    run.write_json(RUN_LOCK, build_run_lock(run, config_text, train_section, prepared, results))
     run.write_json("results.json", results)
     run.finish()

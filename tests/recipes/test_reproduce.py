@@ -1,0 +1,282 @@
+"""A run is made again from its lock: exactly here, and not at all from other files."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FINETUNE, REPRODUCE = ROOT / "recipes" / "finetune.py", ROOT / "recipes" / "reproduce.py"
+WORDS = ["--data.train_file", "tickets.csv", "--model.checkpoint", "base", "--evaluation.resamples", "50"]
+WORDS += ["--train.per_device_train_batch_size", "8"]
+TEXTS = {
+    "greeting": [
+        "hello there",
+        "good morning to you",
+        "hi how are you",
+        "greetings from us",
+        "hey you",
+        "good evening",
+    ],
+    "parting": ["goodbye now", "see you tomorrow", "farewell my friend", "until next week", "bye bye", "take care"],
+}
+
+
+def make_work_folder(folder: Path, checkpoint: Path) -> Path:
+    """Write the rows and the checkpoint that `WORDS` name by relative paths."""
+    rows = [f"{text} {number},{label}" for number in range(3) for label, texts in TEXTS.items() for text in texts]
+    (folder / "tickets.csv").write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf-8")
+    shutil.copytree(checkpoint, folder / "base")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(tiny_checkpoint, tmp_path_factory) -> Path:
+    """A folder to work in with the finished run runs/first; tests leave it as it is."""
+    folder = make_work_folder(tmp_path_factory.mktemp("made"), tiny_checkpoint("bert"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", [str(FINETUNE), *WORDS, "--train.max_steps", "4", "--run_dir", "runs/first"])
+        runpy.run_path(str(FINETUNE), run_name="__main__")
+    return folder
+
+
+@pytest.fixture
+def work(made, tmp_path, monkeypatch) -> Path:
+    """A copy of that folder to tamper with, as the current one."""
+    folder = tmp_path / "work"
+    shutil.copytree(made, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def call(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
+    """Return a function that runs a recipe in this process: exit code, standard output, standard error."""
+
+    def run(recipe: Path, *words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [str(recipe), *map(str, words)])
+        try:
+            runpy.run_path(str(recipe), run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code or 0
+        else:
+            code = 0
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def copy_instead_of_training(monkeypatch) -> Callable[[Callable[[dict], None]], list]:
+    """Return a function that lets the new run be a copy of runs/first with a changed lock; it gives the calls."""
+    really_run, calls = subprocess.run, []
+
+    def install(change: Callable[[dict], None] = lambda lock: None) -> list:
+        def run(words, **options):
+            if str(FINETUNE) not in words:
+                return really_run(words, **options)
+            calls.append((words, options["env"]))
+            target = Path(next(word for word in words if word.startswith("--run_dir=")).partition("=")[2])
+            shutil.copytree("runs/first", target)
+            change_lock(target, change)
+            return SimpleNamespace(returncode=0)
+
+        monkeypatch.setattr(subprocess, "run", run)
+        return calls
+
+    return install
+
+
+def read_lock(run: Path) -> dict:
+    return json.loads((run / "run.lock.json").read_text())
+
+
+def change_lock(run: Path, change: Callable[[dict], None]) -> None:
+    lock = read_lock(run)
+    change(lock)
+    (run / "run.lock.json").write_text(json.dumps(lock))
+
+
+def flip_last_letter(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    place = len(content) - 2
+    content[place] ^= 1
+    file.write_bytes(content)
+
+
+def test_the_lock_names_inputs_by_relative_paths_and_hashes(made):
+    lock = read_lock(made / "runs" / "first")
+    assert str(made) not in json.dumps(lock)
+    assert lock["recipe"] == "finetune.py"
+    assert [file["path"] for source in lock["data"] for file in source["files"]] == ["tickets.csv"]
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= lock["checkpoint"]["files"].keys()
+    assert lock["splits"].keys() == {"train", "validation", "test"}
+    assert {"torch", "numpy", "tokenizers", "safetensors"} <= lock["environment"]["packages"].keys()
+    assert lock["environment"]["threads"] >= 1
+    assert lock["seeds"]["train.seed"] == 42
+    assert {"commit", "dirty", "version", "sources_sha256"} == lock["code"].keys()
+    assert all(score["tolerance"] > 0 for scores in lock["metrics"].values() for score in scores.values())
+
+
+def test_a_run_is_made_again_exactly_from_any_folder(made, tmp_path, monkeypatch, call):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call(REPRODUCE, made / "runs" / "first", "--run_dir", "again")
+    assert code == 0, out + err
+    first, again = made / "runs" / "first", tmp_path / "again"
+    for name in ("predictions.jsonl", "model/model.safetensors", "adapter/adapter_model.safetensors"):
+        assert (first / name).read_bytes() == (again / name).read_bytes(), name
+        assert f"{name}: the same bytes" in out
+    scores = [json.loads((run / "results.json").read_text())["models"] for run in (first, again)]
+    assert scores[0] == scores[1]
+    numbers = sum(map(len, scores[0].values()))
+    assert f"{numbers} numbers: {numbers} exactly equal, {numbers} inside, 0 outside" in out
+    plans = [{**read_lock(run)["plan"], "reasons": ()} for run in (first, again)]
+    assert plans[0] == plans[1]
+    threads = [read_lock(run)["environment"]["threads"] for run in (first, again)]
+    assert threads[0] == threads[1]
+
+
+@pytest.mark.parametrize("name", ["tickets.csv", "base/model.safetensors", "base/tokenizer.json", "config.yaml"])
+def test_a_changed_file_is_named_with_both_hashes_before_training(name, work, call, copy_instead_of_training):
+    calls = copy_instead_of_training()
+    file = work / "runs" / "first" / name if name == "config.yaml" else work / name
+    if name == "config.yaml":
+        file.write_text(file.read_text() + "# a note\n")
+    else:
+        flip_last_letter(file)
+    code, _, err = call(REPRODUCE, "runs/first")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert err.startswith("error: runs/first was made from other files: ")
+    assert f"{name}: SHA-256 expected " in err
+    assert ", found " in err
+    assert not calls
+    assert not (work / "runs" / "first-again").exists()
+
+
+def test_every_changed_and_missing_file_is_named(work, call):
+    flip_last_letter(work / "base" / "model.safetensors")
+    (work / "tickets.csv").unlink()
+    code, _, err = call(REPRODUCE, "runs/first")
+    assert code == 2
+    assert "tickets.csv: not there, expected SHA-256 " in err
+    assert "base/model.safetensors: SHA-256 expected " in err
+
+
+def test_rows_cut_in_another_way_stop_before_training(work, call, copy_instead_of_training):
+    calls = copy_instead_of_training()
+    change_lock(work / "runs" / "first", lambda lock: lock["splits"]["test"].update(sha256="0" * 64))
+    code, _, err = call(REPRODUCE, "runs/first")
+    assert code == 2
+    assert "rows of split test: SHA-256 expected 000000000000..., found " in err
+    assert not calls
+
+
+def test_another_package_version_is_named_and_the_run_goes_on(work, call, copy_instead_of_training):
+    change_lock(work / "runs" / "first", lambda lock: lock["environment"]["packages"].update(torch="0.0.1"))
+    calls = copy_instead_of_training()
+    code, out, _ = call(REPRODUCE, "runs/first")
+    assert code == 0
+    assert "warning: packages.torch: 0.0.1 then, " in out
+    [(words, environment)] = calls
+    lock = read_lock(work / "runs" / "first")
+    threads = lock["environment"]["threads"]
+    assert {f"--speed.threads={threads}", "--speed.plan=auto", "--data.train_file=tickets.csv"} <= set(words)
+    assert environment.items() >= lock["environment"]["variables"].items()
+
+
+def raise_accuracy(lock: dict, by: float) -> None:
+    lock["metrics"]["lora"]["accuracy"]["value"] += by
+
+
+def test_any_difference_is_outside_in_the_same_environment(work, call, copy_instead_of_training):
+    copy_instead_of_training(lambda lock: raise_accuracy(lock, 1e-9))
+    code, out, _ = call(REPRODUCE, "runs/first")
+    assert code == 1
+    assert "the numbers have to be exactly equal" in out
+    assert "difference +1e-09 (expected the same): OUTSIDE" in out
+
+
+@pytest.mark.parametrize(("by", "code", "verdict"), [(0.01, 0, "inside"), (0.9, 1, "OUTSIDE")])
+def test_elsewhere_a_difference_is_held_against_the_tolerance(by, code, verdict, work, call, copy_instead_of_training):
+    def change(lock: dict) -> None:
+        lock["environment"]["hardware"] = "4 cores of another kind"
+        raise_accuracy(lock, by)
+
+    copy_instead_of_training(change)
+    found, out, _ = call(REPRODUCE, "runs/first")
+    assert found == code
+    assert "differs: hardware: " in out
+    assert any(line.startswith("lora accuracy: ") and line.endswith(verdict) for line in out.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("run", "told"), [("runs/first", "no run.lock.json in runs/first"), ("runs/none", "no finished run in runs/none")]
+)
+def test_a_missing_lock_is_one_line(run, told, work, call):
+    (work / "runs" / "first" / "run.lock.json").unlink()
+    code, out, err = call(REPRODUCE, run)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert told in err
+
+
+def test_a_run_is_not_made_again_over_itself(work, call):
+    code, _, err = call(REPRODUCE, "runs/first", "--run_dir", "runs/first", "--overwrite")
+    assert code == 2
+    assert "is the run itself" in err
+
+
+def test_a_plain_plan_trains_and_is_kept_by_resuming(tiny_checkpoint, tmp_path, monkeypatch, call):
+    from startup_llm.training import finetuning, trainer
+
+    monkeypatch.chdir(make_work_folder(tmp_path, tiny_checkpoint("bert")))
+    words = [*WORDS, "--train.max_steps", "4", "--train.save_strategy", "steps", "--train.save_steps", "2"]
+    words += ["--train.eval_strategy", "steps", "--train.eval_steps", "2", "--run_dir", "cut"]
+    for place, name in ((finetuning, "fuse_lora"), (trainer, "split_by_length"), (trainer, "LengthGroupedSampler")):
+        monkeypatch.setattr(place, name, lambda *_, name=name: pytest.fail(f"{name} is not the Trainer's own"))
+    with monkeypatch.context() as patch:
+        patch.setattr(finetuning, "save_model", lambda *_: (_ for _ in ()).throw(RuntimeError("power cut")))
+        with pytest.raises(RuntimeError, match="power cut"):
+            call(FINETUNE, *words, "--speed.plan", "plain", "--speed.tokens_per_batch", "100")
+    began = json.loads(Path("cut.partial/plan.json").read_text())
+    assert (began["plain"], began["compute_dtype"], began["attention_kernel"]) == (True, "float32", None)
+    code, _, err = call(FINETUNE, *words, "--resume", "--speed.compute_dtype", "bfloat16")
+    assert code == 2
+    assert "speed.compute_dtype is bfloat16, but the interrupted run began with float32" in err
+    code, out, err = call(FINETUNE, *words, "--resume")
+    assert code == 0, err
+    lock = read_lock(Path("cut"))
+    assert (lock["plan"]["plain"], lock["plan"]["tokens_per_batch"]) == (True, 100)
+    assert lock["overrides"]["speed.plan"] == "plain"
+    assert "as the interrupted run began" in out
+    assert not Path("cut/plan.json").exists()
+
+
+def test_what_the_config_gives_is_not_measured(monkeypatch):
+    from startup_llm.config import SpeedConfig
+    from startup_llm.training import speed
+
+    for name in ("measure_matrix_product", "measure_attention"):
+        monkeypatch.setattr(speed, name, lambda *_: pytest.fail("measured"))
+    plan = speed.plan_speed(SpeedConfig("auto", "bfloat16", "eager", 77, 1))
+    chosen = (plan.compute_dtype, plan.frozen_dtype, plan.attention_kernel, plan.tokens_per_batch, plan.plain)
+    assert chosen == ("bfloat16", "bfloat16", "eager", 77, False)
+
+
+@pytest.mark.parametrize("name", ["tokens_per_batch", "threads"])
+def test_a_number_below_one_is_refused(name):
+    from startup_llm.config import SpeedConfig
+    from startup_llm.errors import UserError
+    from startup_llm.training.speed import plan_speed
+
+    with pytest.raises(UserError, match=rf"speed\.{name} must be at least 1, got 0"):
+        plan_speed(SpeedConfig(**{name: 0}))
