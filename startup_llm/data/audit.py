@@ -216,6 +216,7 @@ def audit_rows(config: AuditConfig) -> Audit:
     search.find_text_faults()
     search.find_copies()
     search.find_shared_groups()
+    search.find_missing_labels()
     if problem_type != "regression":
         search.find_label_faults()
     else:
@@ -419,13 +420,15 @@ class _Search:
         count = len({self.rows.groups[position] for position in shared})
         self.add("groups-across-splits", shared, partners=np.array(partners, np.int64), details={"groups": count})
 
-    def find_label_faults(self) -> None:
+    def find_missing_labels(self) -> None:
         rows = self.rows
-        unlabelled = np.array([not labels for labels in rows.labels])
         if isinstance(rows.columns.label, list) or rows.problem_type == "multi_label_classification":
             self.notes.append("Rows without any label are taken for such, as several labels may be none.")
         else:
-            self.add("missing-labels", np.flatnonzero(unlabelled))
+            self.add("missing-labels", [i for i, labels in enumerate(rows.labels) if not labels])
+
+    def find_label_faults(self) -> None:
+        rows = self.rows
         counts = Counter(name for labels in rows.labels for name in labels)
         spellings = find_spellings(counts)
         positions = [i for i, labels in enumerate(rows.labels) if any(name in spellings for name in labels)]
@@ -446,7 +449,8 @@ class _Search:
             self.findings["imbalance"].details |= {"rows_of_the_most_frequent_label": most}
         self.label_counts = train
         if rows.problem_type == "single_label_classification":
-            self._find_suspects(spelled, ~unlabelled & ~self.is_empty)
+            is_labelled = np.array([bool(labels) for labels in spelled], bool)
+            self._find_suspects(spelled, is_labelled & ~self.is_empty)
 
     def _add_labels(self, kind: str, spelled: list[tuple[str, ...]], names: set[str]) -> None:
         """Add a finding about whole labels, which are listed with their number of rows."""

@@ -11,8 +11,8 @@ FOLDS = 5
 FEWEST_ROWS_PER_LABEL = FOLDS
 FEWEST_ROWS = 50
 """Of fewer texts nothing can be learned about their labels."""
-_MOST_TRAINING_TEXTS = 20_000
-_MOST_PROBABILITIES = 20_000_000
+_MOST_TRAINING_TEXTS = 50_000
+_MOST_PROBABILITIES = 80_000_000
 _MOST_WORDS = 50_000
 
 
@@ -51,7 +51,7 @@ def find_suspect_labels(
     Returns:
         Positions of the suspect labels, the most suspect first; what is probable instead; the probability of the
         given label, both in that order; and the positions that were judged, ascending. Labels of fewer than 5 texts
-        are not judged, and no more texts than keep the probabilities in 160 MB.
+        are not judged, and no more texts than keep the probabilities in 320 MB.
     """
     from cleanlab.filter import find_label_issues
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -60,7 +60,7 @@ def find_suspect_labels(
     generator = np.random.default_rng(seed)
     names, codes, sizes = np.unique(np.asarray(labels, dtype=str), return_inverse=True, return_counts=True)
     judged = np.flatnonzero(sizes[codes] >= FEWEST_ROWS_PER_LABEL)
-    most_texts = _MOST_PROBABILITIES // len(names)
+    most_texts = _MOST_PROBABILITIES // max(len(names), 1)
     if len(judged) > most_texts:
         judged = np.sort(generator.choice(judged, most_texts, replace=False))
     kept, codes = np.unique(codes[judged], return_inverse=True)

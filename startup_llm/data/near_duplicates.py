@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -19,15 +19,18 @@ BANDS, ROWS_PER_BAND = 16, 4
 _COMPARED_CHARACTERS = 5_000
 _BATCH_TEXTS = 20_000
 _BATCH_PAIRS = 20_000
+_CROWD = 8
 _NEIGHBOURS = 4
-_PREFILTER_SLACK = 0.2
+_PREFILTER_SLACK = 0.12
+"""How far signatures may be below the wanted similarity: more than two standard errors of their estimate."""
 _WORD = re.compile(r"\w+")
 
 
 def find_near_duplicates(texts: Sequence[str], similarity: float) -> tuple[np.ndarray, np.ndarray]:
     """Find pairs of texts that are near-equal, punctuation, case and white space aside.
 
-    In a large crowd of like texts not every pair is compared, but each text with its neighbours and with the first.
+    In a crowd of like texts not every pair is compared, but each text with some neighbours and with the first, and no
+    longer when both have eight partners.
 
     Args:
         texts: Different texts.
@@ -37,16 +40,23 @@ def find_near_duplicates(texts: Sequence[str], similarity: float) -> tuple[np.nd
         Pairs of positions, shape (pairs, 2), int64, the smaller first, ordered; and their similarity, shape (pairs,).
     """
     normal = [normalise_text(text)[:_COMPARED_CHARACTERS] for text in texts]
-    signatures = compute_signatures(normal)
-    candidates = np.unique(np.concatenate([np.empty(0, np.int64), *_propose_pairs(signatures, similarity)]))
-    pairs = np.stack([candidates // max(len(normal), 1), candidates % max(len(normal), 1)], axis=1)
-    found = [np.empty(0)]
-    for start in range(0, len(pairs), _BATCH_PAIRS):
-        left, right = pairs[start : start + _BATCH_PAIRS].T
-        found.append(compute_similarities([normal[i] for i in left], [normal[i] for i in right]))
-    similarities = np.concatenate(found)
-    is_near = similarities >= similarity
-    return pairs[is_near], similarities[is_near]
+    compared, shares = np.empty(0, np.int64), np.empty(0)
+    partners = np.zeros(len(normal), np.int64)
+    for candidates in _propose_pairs(compute_signatures(normal), similarity):
+        ends = np.stack([candidates // len(normal), candidates % len(normal)])
+        candidates = candidates[(partners[ends] < _CROWD).any(axis=0) & ~np.isin(candidates, compared)]
+        new = [np.empty(0)]
+        for start in range(0, len(candidates), _BATCH_PAIRS):
+            batch = candidates[start : start + _BATCH_PAIRS]
+            left, right = ([normal[i] for i in side] for side in (batch // len(normal), batch % len(normal)))
+            new.append(compute_similarities(left, right))
+        compared, shares = np.concatenate([compared, candidates]), np.concatenate([shares, *new])
+        near = candidates[np.concatenate(new) >= similarity]
+        partners += np.bincount(np.concatenate([near // len(normal), near % len(normal)]), minlength=len(normal))
+    order = np.argsort(compared, kind="stable")
+    order = order[shares[order] >= similarity]
+    pairs = compared[order]
+    return np.stack([pairs // max(len(normal), 1), pairs % max(len(normal), 1)], axis=1), shares[order]
 
 
 def normalise_text(text: str) -> str:
@@ -101,16 +111,16 @@ def compute_similarities(left: Sequence[str], right: Sequence[str]) -> np.ndarra
     for texts in (left, right):
         hashes, starts = hash_shingles(texts)
         owners = np.repeat(np.arange(len(texts), dtype=np.uint64), np.diff(starts))
-        sets.append(np.unique(owners << np.uint64(32) | hashes))
+        sets.append(_sort_distinct(owners << np.uint64(32) | hashes))
     both = np.sort(np.concatenate(sets))
     shared = both[1:][both[1:] == both[:-1]]
     sizes = [np.bincount((keys >> np.uint64(32)).astype(np.int64), minlength=len(left)) for keys in (*sets, shared)]
     return sizes[2] / (sizes[0] + sizes[1] - sizes[2])
 
 
-def _propose_pairs(signatures: np.ndarray, similarity: float) -> list[np.ndarray]:
-    """Return pairs that share a band, as smaller * texts + larger, those left out whose signatures differ much."""
-    count, found = len(signatures), []
+def _propose_pairs(signatures: np.ndarray, similarity: float) -> Iterator[np.ndarray]:
+    """Yield per band the pairs that share it, as smaller * texts + larger, but for those whose signatures differ."""
+    count = len(signatures)
     for band in range(BANDS):
         part = signatures[:, band * ROWS_PER_BAND : (band + 1) * ROWS_PER_BAND]
         keys = np.zeros(count, np.uint64)
@@ -122,16 +132,27 @@ def _propose_pairs(signatures: np.ndarray, similarity: float) -> list[np.ndarray
         first = np.flatnonzero(np.concatenate([np.ones(min(count, 1), bool), keys[1:] != keys[:-1]]))
         leader = np.repeat(first, np.diff(np.append(first, count)))  # where each one's group begins
         follows = np.arange(count) - leader
-        places = [np.flatnonzero(follows >= distance) for distance in range(1, _NEIGHBOURS + 1)]
+        is_small = np.repeat(np.diff(np.append(first, count)), np.diff(np.append(first, count))) <= _CROWD**2
+        places = [
+            np.flatnonzero((follows >= distance) & (is_small | (distance == 1)))
+            for distance in range(1, _NEIGHBOURS + 1)
+        ]
         left = [place - distance for distance, place in enumerate(places, start=1)]
         far = np.flatnonzero(follows > _NEIGHBOURS)
         ends = np.stack([order[np.concatenate([*left, leader[far]])], order[np.concatenate([*places, far])]])
-        pairs = np.unique(ends.min(axis=0) * count + ends.max(axis=0))
+        pairs = _sort_distinct(ends.min(axis=0) * count + ends.max(axis=0))
+        kept = [np.empty(0, np.int64)]
         for start in range(0, len(pairs), _BATCH_PAIRS):
             batch = pairs[start : start + _BATCH_PAIRS]
             agree = (signatures[batch // count] == signatures[batch % count]).mean(axis=1)
-            found.append(batch[agree >= similarity - _PREFILTER_SLACK])
-    return found
+            kept.append(batch[agree >= similarity - _PREFILTER_SLACK])
+        yield np.concatenate(kept)
+
+
+def _sort_distinct(values: np.ndarray) -> np.ndarray:
+    """Return the different values, ascending; `np.unique` hashes them, several times slower for such keys."""
+    values = np.sort(values)
+    return values[np.concatenate([np.ones(min(len(values), 1), bool), values[1:] != values[:-1]])]
 
 
 def _mix(hashes: np.ndarray) -> np.ndarray:

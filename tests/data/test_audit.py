@@ -358,6 +358,22 @@ def test_other_problem_types_are_audited(tmp_path, faulty):
     assert result.findings == {}
 
 
+@pytest.mark.parametrize(
+    ("rows", "kinds"),
+    [
+        ([("", "a"), (" ", "b")], {"empty-texts", "rare-labels"}),
+        ([("hello there my friend", None)] * 3, {"missing-labels", "duplicates"}),
+        ([("hello there my friend", "a")], {"rare-labels"}),
+        ([(f"hi {i} word", i / 7 if i % 3 else None) for i in range(60)], {"missing-labels"}),
+    ],
+)
+def test_rows_that_training_refuses_are_audited(tmp_path, rows, kinds):
+    lines = [json.dumps({"text": text, "label": label}) for text, label in rows]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    data = DataConfig(train_file=str(tmp_path / "rows.jsonl"), text_column="text", label_column="label")
+    assert set(audit_rows(AuditConfig(data=data)).findings) == kinds
+
+
 def run_recipe(*words):
     return subprocess.run([sys.executable, RECIPE, *map(str, words)], capture_output=True, text=True, check=False)
 
