@@ -1,8 +1,7 @@
 """Train a reference model from scratch on your own data: what the task's rows alone can teach, and what they cannot.
 
-accelerate launch recipes/pretrain.py
 accelerate launch recipes/pretrain.py --data.train_file tickets.csv --model.name transformer
-accelerate launch recipes/pretrain.py --config recipes/configs/pretrain/banking77_dnn.yaml
+accelerate launch recipes/pretrain.py --config recipes/configs/banking77_dnn.yaml
 """
 
 import shlex
@@ -61,8 +60,7 @@ def pretrain(config: PretrainConfig, train_section: dict, config_text: str, run:
     with stage("model"):
         plan = call_on_main_process(plan_speed)
         prepared = pretraining.prepare(task, data, config, plan)
-        parameters = sum(p.numel() for p in prepared.classifier.model.parameters())
-        say(f"model: {config.method} from random weights, {parameters:,} parameters")
+        say(f"model: {config.method} from random weights")
         say(*(f"  {line}" for line in (*prepared.classifier.notes, *plan.reasons)), sep="\n")
 
     metrics = rank_metrics(task.metrics(data), config.evaluation.decides)

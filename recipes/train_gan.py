@@ -1,7 +1,7 @@
 """Train a class-conditional image GAN on digits, and measure what its images are good for.
 
 accelerate launch recipes/train_gan.py
-accelerate launch recipes/train_gan.py --config recipes/configs/gan/digits_gan.yaml --train.epochs 50
+accelerate launch recipes/train_gan.py --config recipes/configs/digits_gan.yaml --train.epochs 50
 """
 
 import base64

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
+ALL = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
+CONFIGS = [file for file in ALL if "recipes/finetune.py" in file.read_text()]
 QUICK = ["--train.max_steps", "2", "--evaluation.resamples", "50", "--train.per_device_train_batch_size", "8"]
 FINE = ["the parcel came today", "i like the new filter", "thanks for the quick help", "all is well here"]
 POOR = ["the parcel never came", "my filter is broken", "nobody answers me", "this is the wrong item"]
@@ -67,7 +69,10 @@ def test_a_config_runs(config, tiny_checkpoint, tmp_path):
     assert not overlap, overlap
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("config", ALL, ids=lambda path: path.stem)
 def test_a_config_s_header_tells_its_command(config):
-    head = [line for line in config.read_text().splitlines() if line.startswith("#")]
-    assert f"# accelerate launch recipes/finetune.py --config recipes/configs/{config.name}" in head
+    commands = re.findall(r"^# accelerate launch recipes/(\w+)\.py --config (\S+)$", config.read_text(), re.MULTILINE)
+    assert len(commands) == 1
+    recipe, named = commands[0]
+    assert (ROOT / "recipes" / f"{recipe}.py").is_file()
+    assert named == f"recipes/configs/{config.name}"

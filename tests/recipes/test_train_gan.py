@@ -21,7 +21,7 @@ from startup_llm.training.image_classifier import fit_image_classifier, predict_
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "train_gan.py"
-CONFIG = ROOT / "recipes" / "configs" / "gan" / "digits_gan.yaml"
+CONFIG = ROOT / "recipes" / "configs" / "digits_gan.yaml"
 TINY = GanModelConfig(noise_size=8, width=8)
 
 
@@ -34,9 +34,7 @@ def few() -> LabelledImages:
 
 
 def test_the_config_s_header_tells_its_command():
-    assert (
-        "# accelerate launch recipes/train_gan.py --config recipes/configs/gan/digits_gan.yaml" in CONFIG.read_text()
-    )
+    assert "# accelerate launch recipes/train_gan.py --config recipes/configs/digits_gan.yaml" in CONFIG.read_text()
 
 
 def test_two_processes_run_the_config_and_leave_one_whole_run(tmp_path):
