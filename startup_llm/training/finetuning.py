@@ -227,11 +227,12 @@ def run_trainer(
     arguments = build_training_arguments(
         section, run.checkpoints, plan, metric if "validation" in prepared.encoded else ""
     )
+    validation = prepared.encoded.get("validation")
     trainer, clock = build_trainer(
         model,
         arguments,
         train_rows=prepared.encoded["train"],
-        validation_rows=prepared.encoded.get("validation"),
+        validation_rows=validation.sort("length") if validation is not None else None,
         collator=prepared.collator,
         tokenizer=prepared.tokenizer,
         compute_metrics=_metric_of(prepared, metric),
