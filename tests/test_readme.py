@@ -70,8 +70,9 @@ def work(tmp_path_factory, tiny_checkpoint) -> Path:
 
 
 def test_defaults_run(work):
-    words = [*find("accelerate launch recipes/finetune.py")[:3]]
-    answer = run([*words, "--data.max_train_rows", "60", "--data.max_test_rows", "60", *QUICK], work)
+    defaults = "accelerate launch recipes/finetune.py"
+    assert defaults in COMMANDS
+    answer = run([*defaults.split(), "--data.max_train_rows", "60", "--data.max_test_rows", "60", *QUICK], work)
     assert answer.returncode == 0, answer.stderr[-2000:]
     assert (work / "runs" / "helpdesk-lora" / "report.html").is_file()
 
