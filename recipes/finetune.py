@@ -8,7 +8,6 @@ accelerate launch recipes/finetune.py --config recipes/configs/banking77_lora.ya
 import functools
 import shlex
 import sys
-import warnings
 from pathlib import Path
 
 from startup_llm.config import FinetuneConfig, default_run_dir, parse_config
@@ -24,9 +23,6 @@ def main() -> None:
 
 
 def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run: RunFolder) -> None:
-    import datasets
-    import transformers
-
     from startup_llm.evaluation.baselines import predict_baselines
     from startup_llm.evaluation.environment import StageClock
     from startup_llm.evaluation.metrics import rank_metrics
@@ -38,15 +34,11 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
     from startup_llm.training import finetuning
     from startup_llm.training.inference import predict_logits
     from startup_llm.training.preflight import estimate_run
-    from startup_llm.training.processes import join_processes
+    from startup_llm.training.processes import start_run
     from startup_llm.training.reload_gate import check_reload
+    from startup_llm.training.trainer import HeadTrainer
 
-    join_processes()
-    # peft asks transformers for a name that it is about to drop: not the reader's concern
-    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-    transformers.set_seed(train_section["seed"])
-    datasets.disable_progress_bars()
-    transformers.utils.logging.disable_progress_bar()
+    start_run(train_section["seed"])
     stage = StageClock()
     say = functools.partial(print, flush=True) if run.is_writer else lambda *words: None
     task = load_task(config.task)
@@ -80,7 +72,7 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
 
     estimates = []
 
-    def preflight(trainer: transformers.Trainer) -> None:
+    def preflight(trainer: HeadTrainer) -> None:
         taken = {"elapsed_seconds": stage.total, "probe_seconds": stage.seconds["probe"]}
         prices = {"dollars_per_hour": config.preflight.dollars_per_hour}
         estimates.append(estimate_run(trainer, prepared, **taken, **prices))

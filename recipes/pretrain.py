@@ -27,9 +27,6 @@ def main() -> None:
 
 
 def pretrain(config: PretrainConfig, train_section: dict, config_text: str, run: RunFolder) -> None:
-    import datasets
-    import transformers
-
     from startup_llm.evaluation.baselines import predict_baselines
     from startup_llm.evaluation.environment import StageClock
     from startup_llm.evaluation.metrics import rank_metrics
@@ -39,14 +36,11 @@ def pretrain(config: PretrainConfig, train_section: dict, config_text: str, run:
     from startup_llm.tasks import load_task
     from startup_llm.training import finetuning, pretraining
     from startup_llm.training.inference import predict_logits
-    from startup_llm.training.processes import call_on_main_process, join_processes
+    from startup_llm.training.processes import call_on_main_process, start_run
     from startup_llm.training.reload_gate import check_reload
     from startup_llm.training.speed import plan_speed
 
-    join_processes()
-    transformers.set_seed(train_section["seed"])
-    datasets.disable_progress_bars()
-    transformers.utils.logging.disable_progress_bar()
+    start_run(train_section["seed"])
     stage = StageClock()
     say = print if run.is_writer else lambda *words, **options: None
     task = load_task(config.task)

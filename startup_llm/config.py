@@ -17,6 +17,9 @@ from startup_llm.errors import UserError, nearest
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
+DEFAULT_DATASET = "helpdesk"
+"""Shipped dataset that is used where neither a dataset nor a file nor a folder is named."""
+
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 
 
@@ -86,6 +89,11 @@ class DataConfig:
     """Train on at most this many rows, drawn by split_seed."""
     max_test_rows: int | None = None
     """Test on at most this many rows, drawn by split_seed."""
+
+    @property
+    def named_dataset(self) -> str | None:
+        """The dataset that is named, the shipped one where nothing is, or None for rows of one's own."""
+        return self.dataset or (None if self.train_file or self.data_dir else DEFAULT_DATASET)
 
 
 @dataclass(frozen=True)
@@ -460,7 +468,7 @@ def parse_config(
 def default_run_dir(data: DataConfig, method: str) -> str:
     """Return runs/DATASET-METHOD, the dataset named by its Hub id, its file or its folder."""
     files = [data.train_file] if isinstance(data.train_file, str) else data.train_file
-    name = data.dataset or (Path(files[0]).name.split(".")[0] if files else Path(data.data_dir or "helpdesk").name)
+    name = data.named_dataset or (Path(files[0]).name.split(".")[0] if files else Path(str(data.data_dir)).name)
     parts = [name.rsplit("/", 1)[-1], data.subset, method]
     return "runs/" + "-".join(part for part in parts if part)
 

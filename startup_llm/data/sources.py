@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from startup_llm.config import DataConfig
+from startup_llm.config import DEFAULT_DATASET, DataConfig
 from startup_llm.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import datasets
     import pyarrow
 
-DEFAULT_DATASET = "helpdesk"
 EXTENSIONS = ("csv", "tsv", "jsonl", "json", "parquet")
 SPLIT_ALIASES = {
     "train": "train",

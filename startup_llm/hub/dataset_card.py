@@ -21,7 +21,7 @@ def read_dataset_card(data: DataConfig, folder: Path) -> dict[str, Any]:
     from huggingface_hub import DatasetCard
     from huggingface_hub.errors import HTTPError
 
-    name = data.dataset or (None if data.train_file or data.data_dir else "helpdesk")
+    name = data.named_dataset
     if name is None:
         return {}
     local = folder / f"{name.rsplit('/', 1)[-1]}.md"

@@ -90,7 +90,7 @@ def write_finished_run(
             "trainable_parameters": trained.trainable_parameters,
         },
         "data": {
-            "dataset": config.data.dataset or (None if config.data.train_file or config.data.data_dir else "helpdesk"),
+            "dataset": config.data.named_dataset,
             "subset": config.data.subset,
             "revision": config.data.revision,
             **data_card,

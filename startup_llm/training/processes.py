@@ -35,6 +35,25 @@ def join_processes(longest_wait: timedelta = timedelta(days=7)) -> PartialState:
     return PartialState(cpu=on_cpu, timeout=longest_wait)
 
 
+def start_run(seed: int) -> None:
+    """Join the other processes, seed every generator, and keep libraries from talking over the run.
+
+    Args:
+        seed: `train.seed`.
+    """
+    import warnings
+
+    import datasets
+    import transformers
+
+    join_processes()
+    # peft asks transformers for a name that it is about to drop: not the reader's concern
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+    transformers.set_seed(seed)
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+
+
 def call_on_main_process(function: Callable[[], Value]) -> Value:
     """Call a function on the main process alone and return its value on every process.
 

@@ -106,7 +106,7 @@ class TrainingClock(TrainerCallback):
         self._start = 0.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start the clock; the first step of a run, which warms up, is not counted."""
+        """Start the clock."""
         self._start = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

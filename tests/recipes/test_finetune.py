@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "finetune.py"
+SAME_PLAN = ["--speed.compute_dtype", "float32", "--speed.attention_kernel", "sdpa"]  # not what a busy machine measures
 QUICK = ["--train.max_steps", "2", "--evaluation.resamples", "50", "--train.per_device_train_batch_size", "8"]
 GREETINGS = ["hello there", "good morning to you", "hi, how are you", "greetings from us", "hey you", "good evening"]
 PARTINGS = ["goodbye now", "see you tomorrow", "farewell my friend", "until next week", "bye bye", "take care"]
@@ -147,7 +148,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_weights(tiny_checkpoint, work
     table = write_rows(work / "tickets.csv", greetings())
     words = ["--data.train_file", table, "--model.checkpoint", tiny_checkpoint("bert"), *QUICK[2:]]
     words += ["--train.max_steps", "6", "--train.save_strategy", "steps", "--train.save_steps", "2"]
-    words += ["--train.eval_strategy", "steps", "--train.eval_steps", "2"]
+    words += ["--train.eval_strategy", "steps", "--train.eval_steps", "2", *SAME_PLAN]
     assert call(*words, "--run_dir", "whole")[0] == 0
     from startup_llm.training import finetuning
 
@@ -298,7 +299,7 @@ def test_two_processes_train_and_count_as_one_does(tiny_checkpoint, work):
     write_rows(work / "test.csv", [(f"{text} today", label) for text, label in greetings(1)][:11])
     words = ["--data.train_file", "train.csv", "--data.test_file", "test.csv", "--data.validation_fraction", "0"]
     words += ["--model.checkpoint", tiny_checkpoint("bert"), "--evaluation.resamples", "50"]
-    words += ["--train.num_train_epochs", "2", "--train.logging_steps", "1"]
+    words += ["--train.num_train_epochs", "2", "--train.logging_steps", "1", *SAME_PLAN]
     two = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--"]
     for name, launcher, rows in (("one", [], 8), ("two", two, 4)):
         command = [sys.executable, *launcher, RECIPE, *words, "--run_dir", name]
