@@ -14,7 +14,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "finetune.py"
-SAME_PLAN = ["--speed.compute_dtype", "float32", "--speed.attention_kernel", "sdpa"]  # not what a busy machine measures
+# not what a busy machine happens to measure
+SAME_PLAN = ["--speed.compute_dtype", "float32", "--speed.attention_kernel", "sdpa"]
 QUICK = ["--train.max_steps", "2", "--evaluation.resamples", "50", "--train.per_device_train_batch_size", "8"]
 GREETINGS = ["hello there", "good morning to you", "hi, how are you", "greetings from us", "hey you", "good evening"]
 PARTINGS = ["goodbye now", "see you tomorrow", "farewell my friend", "until next week", "bye bye", "take care"]
