@@ -25,17 +25,13 @@ def main() -> None:
 def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run: RunFolder) -> None:
     from startup_llm.evaluation.baselines import predict_baselines
     from startup_llm.evaluation.environment import StageClock
-    from startup_llm.evaluation.metrics import rank_metrics
-    from startup_llm.evaluation.results import describe_errors, score_models
     from startup_llm.hub.dataset_card import read_dataset_card
-    from startup_llm.hub.finished_run import write_finished_run
-    from startup_llm.models.checkpoints import load_checkpoint, load_tokenizer
+    from startup_llm.hub.finished_run import finish_run
+    from startup_llm.models.checkpoints import load_checkpoint
     from startup_llm.tasks import load_task
     from startup_llm.training import finetuning
-    from startup_llm.training.inference import predict_logits
     from startup_llm.training.preflight import estimate_run
     from startup_llm.training.processes import start_run
-    from startup_llm.training.reload_gate import check_reload
     from startup_llm.training.trainer import HeadTrainer
 
     start_run(train_section["seed"])
@@ -45,35 +41,27 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
 
     with stage("data"):
         data = task.load_data(config.data)
-        rows = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
-        about = f"data: {rows} rows; {data.problem_type}, {len(data.label_names)} labels"
-        say("\n  ".join([about, *data.notes]))
+        say("\n  ".join([f"data: {data.describe()}", *data.notes]))
 
     with stage("checkpoint"):
         checkpoint = load_checkpoint(config.model)
-        tokenizer = load_tokenizer(checkpoint, config.model.max_length_tokens, config.model.trust_remote_code)
+        processor = task.load_processor(checkpoint, config.model)
         plan = finetuning.choose_plan(config, run)
-        prepared = finetuning.prepare(task, data, config, checkpoint, tokenizer, plan)
-        about = f"checkpoint: {checkpoint.name} ({checkpoint.source}), pooling {prepared.classifier.pooling}"
-        say("\n  ".join([about, *prepared.classifier.notes, *plan.reasons]))
-        for name, cut in prepared.truncation.items():
-            cut_at = f"{cut.rows} rows cut at {tokenizer.model_max_length} tokens"
-            say(f"  {name}: {cut_at}, {cut.tokens_share:.2%} of the tokens lost")
+        prepared = finetuning.prepare(task, data, config, checkpoint, processor, plan)
+        about = f"checkpoint: {checkpoint.name} ({checkpoint.source})"
+        say("\n  ".join([about, *prepared.task_model.notes, *plan.reasons, *prepared.describe_truncation()]))
 
-    metrics = rank_metrics(task.metrics(data), config.evaluation.decides)
-    test, references = data.splits["test"], task.references(data.splits["test"])
-    predictions = {}
+    predictions, feature_norm, estimates = {}, None, []
     if run.is_writer:
         with stage("baselines"):
-            predictions = predict_baselines(task.baselines(data), data.splits, data.problem_type)
+            predictions = predict_baselines(task.baselines(data), data)
 
-    with stage("probe"):
-        predictions["linear-probe"], feature_norm = finetuning.start_from_probe(prepared)
-
-    estimates = []
+    if task.supports_probe:
+        with stage("probe"):
+            predictions["linear-probe"], feature_norm = finetuning.start_from_probe(prepared)
 
     def preflight(trainer: HeadTrainer) -> None:
-        taken = {"elapsed_seconds": stage.total, "probe_seconds": stage.seconds["probe"]}
+        taken = {"elapsed_seconds": stage.total, "probe_seconds": stage.seconds.get("probe")}
         prices = {"dollars_per_hour": config.preflight.dollars_per_hour}
         estimates.append(estimate_run(trainer, prepared, **taken, **prices))
         say(f"preflight: {estimates[0]}")
@@ -82,39 +70,18 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
 
     with stage("train"):
         trained = finetuning.train(prepared, config, train_section, run, feature_norm, preflight)
-
-    with stage("evaluate"):
         model = finetuning.save_model(trained, prepared, config, run)
-        finetuning.check_against_training(
-            trained, model, prepared, prepared.encoded["test"].select(range(len(test))[:256])
-        )
-        predict_start = stage.total
-        logits = predict_logits(model, prepared.encoded["test"], prepared.collator, plan)
-        predict_seconds = stage.total - predict_start
-        candidate = "linear-probe" if config.method == "probe" else config.method
-        predictions[candidate] = task.decide(logits, data.problem_type)
-        sample = test.shuffle(seed=0).select(range(min(64, len(test))))
-        exact = predict_logits(model, task.encode(sample, tokenizer)[0], prepared.collator, plan.exact())
 
-    if not run.is_writer:
-        return
-    with stage("statistics"):
-        scores = score_models(metrics, references, predictions, candidate, config.evaluation)
-        errors = describe_errors(test, task.probabilities(logits, data.problem_type), data)
-
-    with stage("reload gate"):
-        base, arguments = checkpoint.path, prepared.classifier.load_arguments
-        gate = check_reload(run, task=task.tag, rows=sample, logits=exact, base=base, load_arguments=arguments)
-
-    throughput = {**trained.throughput, "predict_examples_per_second": len(test) / predict_seconds}
-    command = shlex.join(["accelerate", "launch", "recipes/finetune.py", *sys.argv[1:]])
-    write_finished_run(
-        run, config, config_text, train_section, prepared, trained, scores, errors, gate,
-        predictions=predictions, throughput=throughput, stage=stage, command=command,
+    sentences = finish_run(
+        run, config, config_text, train_section, prepared, trained, model, predictions,
+        candidate="linear-probe" if config.method == "probe" else config.method,
+        base=checkpoint.path,
+        stage=stage,
+        command=shlex.join(["accelerate", "launch", "recipes/finetune.py", *sys.argv[1:]]),
         estimate=estimates[0] if estimates else None,
         data_card=read_dataset_card(config.data, Path(__file__).parents[1] / "data_cards"),
     )  # fmt: skip
-    say("\n".join(scores["sentences"]))
+    say("\n".join(sentences))
     say(f"run: {run.final} ({stage.total:.0f} s); look at {run.final}/report.html")
 
 

@@ -43,9 +43,9 @@ def predict(config: PredictConfig) -> None:
     from tqdm import tqdm
 
     from startup_llm.data.questions import Questions
-    from startup_llm.models.checkpoints import check_head, load_checkpoint, load_tokenizer
+    from startup_llm.models.checkpoints import check_head, load_checkpoint
     from startup_llm.tasks import load_task
-    from startup_llm.training.inference import predict_logits
+    from startup_llm.training.inference import predict_outputs
     from startup_llm.training.speed import plan_speed
 
     datasets.disable_progress_bars()
@@ -61,8 +61,7 @@ def predict(config: PredictConfig) -> None:
     task = load_task(results.get("task", config.task))
     checkpoint = call_on_main_process(lambda: load_checkpoint(ModelConfig(checkpoint=str(model_folder))))
     call_on_main_process(lambda: check_head(checkpoint, task.auto_class))
-    tokenizer = load_tokenizer(checkpoint, max_length_tokens=sys.maxsize)
-    collator = task.build_collator(tokenizer)
+    processor = task.load_processor(checkpoint, ModelConfig(max_length_tokens=sys.maxsize))
     model = task.load_plain(str(checkpoint.path)).to(state.device)
     plan = plan_speed() if config.compute_dtype == "auto" else plan_speed().exact()
     example = task.answer(np.ones(model.config.num_labels, np.float32), model.config)
@@ -73,12 +72,12 @@ def predict(config: PredictConfig) -> None:
             say(f"{source.name}: {survey.note}; model {checkpoint.name}, {plan.compute_dtype} on {devices}")
         with tqdm(total=survey.rows, unit=" rows", unit_scale=True, disable=not state.is_main_process) as progress:
             while (texts := call_on_main_process(questions.read)) is not None:
-                logits = []
+                outputs = []
                 if texts["text"]:
-                    encoded, _ = task.encode(datasets.Dataset.from_dict(texts), tokenizer)
-                    logits = predict_logits(model, encoded, collator, plan)
+                    encoded, _ = task.encode(datasets.Dataset.from_dict(texts), processor)
+                    outputs = predict_outputs(task, model, encoded, processor, plan)
                 if state.is_main_process:
-                    answers = [task.answer(row, model.config) for row in logits]
+                    answers = [task.answer(row, model.config) for row in outputs]
                     target.write(questions.piece, questions.place(answers))
                     progress.update(len(questions.piece))
     state.destroy_process_group()

@@ -220,6 +220,7 @@ class PretrainConfig:
     model: ScratchModelConfig = field(default_factory=ScratchModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
 
     @property
     def method(self) -> str:

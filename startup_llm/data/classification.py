@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import re
 from collections import Counter
@@ -83,20 +81,6 @@ def load_labelled_text(data: DataConfig) -> TaskData:
     if columns.group:
         splits = splits.remove_columns("group")
     return TaskData(splits, label_names, problem_type, notes, loaded.sources)
-
-
-def compute_rows_sha256(dataset: datasets.Dataset) -> str:
-    """Return the sha256 of a split's texts, text pairs and labels in their order.
-
-    Args:
-        dataset: A split of `TaskData.splits`.
-    """
-    columns = [column for column in ("text", "text_pair", "label") if column in dataset.column_names]
-    table = dataset.select_columns(columns).with_format("arrow")[:]
-    digest = hashlib.sha256()
-    for row in zip(*(table[column].to_pylist() for column in columns), strict=True):
-        digest.update(json.dumps(row).encode() + b"\n")
-    return digest.hexdigest()
 
 
 def _describe_place(split: str, loaded: LoadedData) -> str:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +18,42 @@ class TaskData:
             1-based place in the source split, int64. Classification has text, text_pair (where there are pairs) and
             label: int64 class id, float32 vector of 0/1, or float64.
         label_names: Name of each class id or vector place; empty where there are none.
-        problem_type: What a label is, as `PretrainedConfig.problem_type`.
+        problem_type: What a label is, as `PretrainedConfig.problem_type`; empty where the rows have no such label.
         notes: Sentences about what was found and decided, to be said aloud.
         sources: One record per source split: files with sha256 and rows, or Hub id with revision and fingerprint.
     """
 
     splits: datasets.DatasetDict
-    label_names: tuple[str, ...]
-    problem_type: str
+    label_names: tuple[str, ...] = ()
+    problem_type: str = ""
     notes: list[str] = field(default_factory=list)
     sources: list[dict[str, Any]] = field(default_factory=list)
+
+    def describe(self) -> str:
+        """Say how many rows there are and what they are labelled with."""
+        rows = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items()) + " rows"
+        return f"{rows}; {self.problem_type}, {len(self.label_names)} labels" if self.problem_type else rows
+
+
+def compute_rows_sha256(dataset: datasets.Dataset) -> str:
+    """Return the sha256 of a split's rows in their order, without the column `row`.
+
+    Files, as `datasets.Image` and `datasets.Audio` keep them, count by their bytes, not by their path.
+
+    Args:
+        dataset: A split of `TaskData.splits`.
+    """
+    first = ("text", "text_pair", "label")
+    rest = sorted(set(dataset.column_names) - {*first, "row"})
+    table = dataset.with_format("arrow")[:]
+    columns = [table[name].to_pylist() for name in (*first, *rest) if name in dataset.column_names]
+    digest = hashlib.sha256()
+    for row in zip(*columns, strict=True):
+        digest.update(json.dumps([_plain(value) for value in row]).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
+        value = value["bytes"]
+    return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else value

@@ -10,21 +10,20 @@ import numpy as np
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
+    from startup_llm.data.task_data import TaskData
 
-def predict_baselines(names: Sequence[str], splits: DatasetDict, problem_type: str) -> dict[str, np.ndarray]:
+
+def predict_baselines(names: Sequence[str], data: TaskData) -> dict[str, Sequence[Any]]:
     """Fit each baseline on the training rows and predict the test rows.
 
     Args:
         names: Keys of `BASELINES`.
-        splits: `train` and `test` with the columns text, label and perhaps text_pair.
-        problem_type: As `PretrainedConfig.problem_type`.
+        data: The task's rows.
 
     Returns:
-        Predictions per name: class ids, shape (rows,); 0/1, shape (rows, labels); or floats, shape (rows,).
+        Predictions per name, in the form that the task decides in.
     """
-    texts, test = join_pairs(splits["train"]), join_pairs(splits["test"])
-    labels = np.asarray(splits["train"]["label"])
-    return {name: BASELINES[name](problem_type).fit(texts, labels).predict(test) for name in names}
+    return {name: BASELINES[name](data.splits, data) for name in names}
 
 
 def join_pairs(rows: Any) -> list[str]:
@@ -34,26 +33,34 @@ def join_pairs(rows: Any) -> list[str]:
     return list(rows["text"])
 
 
-def _build_majority(problem_type: str) -> Any:
-    """The most frequent class; for a target in numbers, its mean."""
+def predict_majority(splits: DatasetDict, data: TaskData) -> np.ndarray:
+    """Answer with the most frequent class; for a target in numbers, with its mean."""
     from sklearn.dummy import DummyClassifier, DummyRegressor
 
-    return DummyRegressor() if problem_type == "regression" else DummyClassifier(strategy="most_frequent")
+    model = DummyRegressor() if data.problem_type == "regression" else DummyClassifier(strategy="most_frequent")
+    labels = np.asarray(splits["train"]["label"])
+    return model.fit(np.zeros((len(labels), 1)), labels).predict(np.zeros((len(splits["test"]), 1)))
 
 
-def _build_tfidf_linear_svm(problem_type: str) -> Any:
-    """TF-IDF over words and word pairs, and a linear support vector machine (Joachims 1998)."""
+def predict_tfidf_linear_svm(splits: DatasetDict, data: TaskData) -> np.ndarray:
+    """Answer by TF-IDF over words and word pairs, and a linear support vector machine (Joachims 1998)."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.multiclass import OneVsRestClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.svm import LinearSVC, LinearSVR
 
-    model = {
+    machine = {
         "single_label_classification": LinearSVC,
         "multi_label_classification": lambda: OneVsRestClassifier(LinearSVC()),
         "regression": lambda: LinearSVR(max_iter=10_000),
-    }[problem_type]()
-    return make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), model)
+    }[data.problem_type]()
+    model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), machine)
+    model.fit(join_pairs(splits["train"]), np.asarray(splits["train"]["label"]))
+    return model.predict(join_pairs(splits["test"]))
 
 
-BASELINES: dict[str, Callable[[str], Any]] = {"majority": _build_majority, "tfidf-linear-svm": _build_tfidf_linear_svm}
+BASELINES: dict[str, Callable[[DatasetDict, TaskData], Sequence[Any]]] = {
+    "majority": predict_majority,
+    "tfidf-linear-svm": predict_tfidf_linear_svm,
+}
+"""From the splits and what is known of their labels to predictions on the test rows."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from startup_llm.errors import UserError, nearest
 
 if TYPE_CHECKING:
+    import datasets
     import evaluate
 
 Array = np.ndarray
@@ -81,10 +82,32 @@ def _counts(references: Array, predictions: Array) -> tuple[Array, Array, Array]
 
 @dataclass(frozen=True)
 class MetricFunction:
-    """A metric as a function of (references, predictions)."""
+    """A metric as a function of (references, predictions), each an array or a list with one value per row.
 
-    compute: Callable[[Array, Array], float]
+    Attributes:
+        compute: The function.
+        lower_is_better: Whether it is an error.
+        count: For a metric of a whole corpus: from (references, predictions) to what is counted in each row, shape
+            (rows, counts). A bootstrap then resamples rows of counts, not rows of data.
+        combine: From the counts' sums, shape (counts,), to the metric.
+    """
+
+    compute: Callable[[Any, Any], float]
     lower_is_better: bool = False
+    count: Callable[[Any, Any], Array] | None = None
+    combine: Callable[[Array], float] | None = None
+
+
+def additive(
+    count: Callable[[Any, Any], Array], combine: Callable[[Array], float], *, lower_is_better: bool = False
+) -> MetricFunction:
+    """Return a metric of a whole corpus, made from counts that add up over its rows."""
+
+    def compute(references: Sequence[Any], predictions: Sequence[Any]) -> float:
+        return float(combine(np.asarray(count(references, predictions), dtype=float).sum(axis=0)))
+
+    compute.__doc__ = combine.__doc__
+    return MetricFunction(compute, lower_is_better, count, combine)
 
 
 METRICS: dict[str, MetricFunction] = {
@@ -131,19 +154,36 @@ def get_metric(name: str) -> MetricFunction:
     return METRICS[name]
 
 
+def score_rows(name: str, references: Sequence[Any], predictions: Sequence[Any]) -> float:
+    """Compute a metric through its `evaluate.Metric`, whose features are read off the rows."""
+    import datasets
+
+    columns = {"predictions": list(predictions), "references": list(references)}
+    if isinstance(references, Array):
+        kind = "multilabel" if references.ndim == 2 else str(references.dtype)
+        return load_metric(name, kind).compute(**columns)[name]
+    return _wrap_metric(name, datasets.Dataset.from_dict(columns).features).compute(**columns)[name]
+
+
 @cache
 def load_metric(name: str, kind: str = "int64") -> evaluate.Metric:
     """Return a metric as an `evaluate.Metric`, without the Hub.
 
     Args:
         name: A key of `METRICS`.
-        kind: Type of one value: int64 or float64, or `multilabel` for rows of 0/1.
+        kind: Type of one value: int64 or float64, string, or `multilabel` for rows of 0/1.
     """
     import datasets
+
+    value = datasets.List(datasets.Value("int64")) if kind == "multilabel" else datasets.Value(kind)
+    return _wrap_metric(name, datasets.Features({"predictions": value, "references": value}))
+
+
+def _wrap_metric(name: str, features: datasets.Features) -> evaluate.Metric:
     import evaluate
 
     function = get_metric(name).compute
-    value = datasets.List(datasets.Value("int64")) if kind == "multilabel" else datasets.Value(kind)
+    as_array = not isinstance(features["references"], dict) and get_metric(name).count is None
 
     class LocalMetric(evaluate.Metric):
         def _info(self) -> evaluate.MetricInfo:
@@ -151,10 +191,10 @@ def load_metric(name: str, kind: str = "int64") -> evaluate.Metric:
                 description=function.__doc__ or "",
                 citation="",
                 inputs_description="predictions and references of the same length",
-                features=datasets.Features({"predictions": value, "references": value}),
+                features=features,
             )
 
         def _compute(self, predictions: list, references: list) -> dict[str, float]:
-            return {name: function(np.asarray(references), np.asarray(predictions))}
+            return {name: function(*(np.asarray(v) if as_array else v for v in (references, predictions)))}
 
     return LocalMetric(config_name=name, keep_in_memory=True)

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from startup_llm.config import EvaluationConfig
-from startup_llm.evaluation.baselines import join_pairs
-from startup_llm.evaluation.metrics import get_metric, load_metric
+from startup_llm.evaluation.metrics import get_metric, score_rows
 from startup_llm.evaluation.statistics import compare_models, compute_interval, describe_comparison
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from startup_llm.data.task_data import TaskData
+    from startup_llm.tasks.base import Task
 
 SCHEMA_VERSION = 1
 
 
 def score_models(
     metrics: Sequence[str],
-    references: np.ndarray,
-    predictions: Mapping[str, np.ndarray],
+    references: Sequence[Any],
+    predictions: Mapping[str, Sequence[Any]],
     candidate: str,
     evaluation: EvaluationConfig,
 ) -> dict[str, Any]:
@@ -46,12 +46,9 @@ def score_models(
         name: {metric: asdict(compute_interval(metric, references, values, evaluation)) for metric in metrics}
         for name, values in predictions.items()
     }
-    kind = "multilabel" if references.ndim == 2 else str(references.dtype)
     for name, values in predictions.items():  # the published objects give the figures; the bootstrap surrounds them
         for metric in metrics:
-            models[name][metric]["value"] = load_metric(metric, kind).compute(
-                predictions=values, references=references
-            )[metric]
+            models[name][metric]["value"] = score_rows(metric, references, values)
     lower = [metric for metric in metrics if get_metric(metric).lower_is_better]
     others = sorted(
         (name for name in predictions if name != candidate), key=lambda name: models[name][decides]["value"]
@@ -74,12 +71,32 @@ def score_models(
     }
 
 
-def describe_errors(rows: Dataset, probabilities: np.ndarray, data: TaskData, *, most: int = 20) -> dict[str, Any]:
+def describe_errors(
+    task: Task, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Sequence[Any], data: TaskData
+) -> dict[str, Any]:
+    """Look into the answers of a model: sections of `results.json` as the task asks for, and its gallery.
+
+    Args:
+        task: The task.
+        rows: Raw test rows.
+        outputs: The model's, one per encoded row.
+        predictions: What they decide.
+        data: The task's rows.
+    """
+    found = DESCRIBERS[task.errors](task, rows, outputs, data) if task.errors else {}
+    gallery = task.show(rows, predictions, data)
+    return {**found, "gallery": gallery} if gallery else found
+
+
+def describe_classification(
+    task: Task, rows: Dataset, outputs: Sequence[np.ndarray], data: TaskData, *, most: int = 20
+) -> dict[str, Any]:
     """Look into a classifier's answers; empty where a row has not exactly one label.
 
     Args:
+        task: The task, which turns outputs into probabilities.
         rows: Raw rows with label and row.
-        probabilities: Shape (rows, classes).
+        outputs: Logits, one row of them per row.
         data: The task's rows.
         most: Most confusions and mistakes to list.
 
@@ -90,7 +107,8 @@ def describe_errors(rows: Dataset, probabilities: np.ndarray, data: TaskData, *,
         return {}
     from sklearn.metrics import precision_recall_fscore_support
 
-    texts, references, label_names = join_pairs(rows), np.asarray(rows["label"]), data.label_names
+    probabilities = task.probabilities(outputs, data.problem_type)
+    texts, references, label_names = task.summarize(rows), np.asarray(rows["label"]), data.label_names
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     classes = np.arange(len(label_names))
     scores = precision_recall_fscore_support(references, predicted, labels=classes, zero_division=0)
@@ -151,3 +169,7 @@ def compute_calibration(confidence: np.ndarray, right: np.ndarray, bins: int = 1
             )
     error = sum(b["rows"] * abs(b["confidence"] - b["accuracy"]) for b in found) / len(confidence)
     return {"expected_calibration_error": float(error), "bins": found}
+
+
+DESCRIBERS: dict[str, Callable[..., dict[str, Any]]] = {"classification": describe_classification}
+"""What looks into a task's answers, by the name that the task gives."""

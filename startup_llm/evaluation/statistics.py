@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -40,22 +40,28 @@ class Comparison:
     test: str
 
 
-def compute_interval(metric: str, references: Array, predictions: Array, evaluation: EvaluationConfig) -> Interval:
+def compute_interval(
+    metric: str, references: Sequence[Any], predictions: Sequence[Any], evaluation: EvaluationConfig
+) -> Interval:
     """Bootstrap a metric over the rows (percentile method, Efron 1979).
 
     Args:
         metric: A key of `METRICS`.
-        references: True values, shape (rows,) or (rows, labels).
-        predictions: Predictions of the same shape.
+        references: True values: an array, shape (rows,) or (rows, labels), or a list with one value per row.
+        predictions: Predictions of the same form.
         evaluation: Level, resamples and seed.
     """
-    compute = get_metric(metric).compute
-    low, high, _ = _bootstrap(lambda rows: compute(references[rows], predictions[rows]), len(references), evaluation)
-    return Interval(compute(references, predictions), low, high)
+    compute = _resample(metric, references, predictions)
+    low, high, _ = _bootstrap(compute, len(references), evaluation)
+    return Interval(compute(np.arange(len(references))), low, high)
 
 
 def compare_models(
-    metric: str, references: Array, a: tuple[str, Array], b: tuple[str, Array], evaluation: EvaluationConfig
+    metric: str,
+    references: Sequence[Any],
+    a: tuple[str, Sequence[Any]],
+    b: tuple[str, Sequence[Any]],
+    evaluation: EvaluationConfig,
 ) -> Comparison:
     """Test whether two models differ on the same rows.
 
@@ -70,11 +76,11 @@ def compare_models(
         b: Name and predictions of the second.
         evaluation: Level, resamples and seed.
     """
-    compute = get_metric(metric).compute
     (name_a, predictions_a), (name_b, predictions_b) = a, b
+    compute_a, compute_b = (_resample(metric, references, values) for values in (predictions_a, predictions_b))
 
     def difference(rows: Array) -> float:
-        return compute(references[rows], predictions_a[rows]) - compute(references[rows], predictions_b[rows])
+        return compute_a(rows) - compute_b(rows)
 
     low, high, distribution = _bootstrap(difference, len(references), evaluation)
     if metric == "accuracy":
@@ -134,6 +140,15 @@ def describe_comparison(comparison: Mapping[str, Any], *, lower_is_better: bool 
 def _right(references: Array, predictions: Array) -> Array:
     right = references == predictions
     return right.all(axis=1) if right.ndim == 2 else right
+
+
+def _resample(metric: str, references: Sequence[Any], predictions: Sequence[Any]) -> Callable[[Array], float]:
+    """Return the metric as a function of row indices."""
+    function = get_metric(metric)
+    if function.count is None or function.combine is None:
+        return lambda rows: function.compute(references[rows], predictions[rows])
+    counts = np.asarray(function.count(references, predictions), dtype=float)
+    return lambda rows: float(function.combine(counts[rows].sum(axis=0)))
 
 
 def _bootstrap(statistic, rows: int, evaluation: EvaluationConfig) -> tuple[float, float, Array]:

@@ -6,18 +6,20 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from startup_llm.data.classification import compute_rows_sha256
+from startup_llm.data.task_data import compute_rows_sha256
 from startup_llm.evaluation.environment import describe_hardware, read_peak_memory_bytes, read_versions
+from startup_llm.evaluation.metrics import rank_metrics
 from startup_llm.evaluation.report import build_report
-from startup_llm.evaluation.results import SCHEMA_VERSION
+from startup_llm.evaluation.results import SCHEMA_VERSION, describe_errors, score_models
 from startup_llm.hub.model_card import build_model_card
 from startup_llm.hub.run_lock import build_run_lock
 from startup_llm.run_folder import RUN_LOCK
+from startup_llm.training.finetuning import check_against_training
+from startup_llm.training.reload_gate import check_reload
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import numpy as np
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from startup_llm.config import FinetuneConfig, PretrainConfig
     from startup_llm.evaluation.environment import StageClock
@@ -26,26 +28,27 @@ if TYPE_CHECKING:
     from startup_llm.training.preflight import Estimate
 
 
-def write_finished_run(
+def finish_run(
     run: RunFolder,
     config: FinetuneConfig | PretrainConfig,
     config_text: str,
     train_section: Mapping[str, Any],
     prepared: Prepared,
     trained: Trained,
-    scores: Mapping[str, Any],
-    errors: Mapping[str, Any],
-    gate: Mapping[str, Any],
+    model: Any,
+    predictions: dict[str, Sequence[Any]],
     *,
-    predictions: Mapping[str, np.ndarray],
-    throughput: Mapping[str, float],
+    candidate: str,
+    base: Path,
     stage: StageClock,
     command: str,
     data_card: Mapping[str, Any],
-    load_code: str | None = None,
     estimate: Estimate | None = None,
-) -> None:
-    """Write `config.yaml`, `predictions.jsonl`, report, card, lock and `results.json`, and finish the run.
+    load_code: str | None = None,
+) -> list[str]:
+    """Predict the test rows, score every model on them, pass the reload gate, and write what a finished run holds.
+
+    Every process predicts; the main one does the rest.
 
     Args:
         run: The run's folder, models already in it.
@@ -54,25 +57,50 @@ def write_finished_run(
         train_section: The `train` section.
         prepared: Data, checkpoint and model.
         trained: What training left.
-        scores: From `score_models`.
-        errors: From the task's `describe_errors`.
-        gate: From `check_reload`.
-        predictions: Test predictions per model name.
-        throughput: Examples and tokens per second.
+        model: The model as it was saved.
+        predictions: Test predictions of the baselines, by name; the candidate's are added.
+        candidate: Name of the model that has to prove itself.
+        base: Folder of the checkpoint that an adapter stands on.
         stage: Seconds per stage.
         command: The command line that made the run.
         data_card: License and language of the dataset.
         estimate: What the run was expected to take.
         load_code: Python that loads the model from the Hub repository REPOSITORY, where no pipeline does.
+
+    Returns:
+        The comparisons in sentences.
+
+    Raises:
+        ReloadError: If what was saved does not give the model's outputs.
     """
-    data, checkpoint, model = prepared.data, prepared.checkpoint, prepared.classifier.model
+    task, data, test = prepared.task, prepared.data, prepared.data.splits["test"]
+    with stage("evaluate"):
+        first = prepared.encoded["test"].select(range(min(256, len(prepared.encoded["test"]))))
+        check_against_training(trained, model, prepared, first)
+        start = stage.total
+        outputs = prepared.predict(model, prepared.encoded["test"])
+        predict_seconds = stage.total - start
+        predictions[candidate] = task.decide(outputs, prepared.encoded["test"], test, data)
+        sample = test.shuffle(seed=0).select(range(min(64, len(test))))
+        exact = prepared.predict(model, task.encode(sample, prepared.processor)[0], prepared.plan.exact())
+    if not run.is_writer:
+        return []
+    with stage("statistics"):
+        metrics = rank_metrics(task.metrics(data), config.evaluation.decides)
+        scores = score_models(metrics, task.references(test), predictions, candidate, config.evaluation)
+        errors = describe_errors(task, test, outputs, predictions[candidate], data)
+    with stage("reload gate"):
+        arguments = prepared.task_model.load_arguments
+        gate = check_reload(run, task=task.tag, rows=sample, outputs=exact, base=base, load_arguments=arguments)
+    throughput = {**trained.throughput, "predict_examples_per_second": len(test) / predict_seconds}
+    checkpoint, network = prepared.checkpoint, prepared.task_model.model
     results = {
         "schema_version": SCHEMA_VERSION,
         "task": prepared.task.tag,
         "problem_type": data.problem_type,
         "method": config.method,
         "run_name": run.final.name,
-        "test": {"rows": len(data.splits["test"]), "sha256": compute_rows_sha256(data.splits["test"])},
+        "test": {"rows": len(test), "sha256": compute_rows_sha256(test)},
         "rows": {name: len(rows) for name, rows in data.splits.items()},
         "labels": list(data.label_names),
         **scores,
@@ -84,9 +112,9 @@ def write_finished_run(
             "source": checkpoint.source,
             "sha256": checkpoint.weights_sha256,
             "license": checkpoint.license,
-            "architecture": type(model).__name__,
-            "pooling": prepared.classifier.pooling,
-            "parameters": sum(p.numel() for p in model.parameters()),
+            "architecture": type(network).__name__,
+            "pooling": prepared.task_model.pooling,
+            "parameters": sum(p.numel() for p in network.parameters()),
             "trainable_parameters": trained.trainable_parameters,
         },
         "data": {
@@ -98,11 +126,11 @@ def write_finished_run(
             "sources": data.sources,
         },
         "truncation": {
-            "max_length_tokens": prepared.tokenizer.model_max_length,
+            "max_length_tokens": getattr(prepared.processor, "model_max_length", None),
             **{name: asdict(cut) for name, cut in prepared.truncation.items()},
         },
         "reload_gate": dict(gate),
-        "load": {"adapter_model_kwargs": dict(prepared.classifier.load_arguments), "python": load_code},
+        "load": {"adapter_model_kwargs": dict(prepared.task_model.load_arguments), "python": load_code},
         "plan": prepared.plan.as_dict(),
         "command": command,
         "config": {**asdict(config), "train": dict(train_section)},
@@ -117,11 +145,15 @@ def write_finished_run(
     }
     results = json.loads(json.dumps(results, default=str))
     run.write_text("config.yaml", config_text)
-    rows = zip(data.splits["test"]["row"], *(values.tolist() for values in predictions.values()), strict=True)
-    lines = [json.dumps({"row": row, **dict(zip(predictions, values, strict=True))}) for row, *values in rows]
+    columns = [values.tolist() if hasattr(values, "tolist") else values for values in predictions.values()]
+    lines = [
+        json.dumps({"row": row, **dict(zip(predictions, values, strict=True))})
+        for row, *values in zip(test["row"], *columns, strict=True)
+    ]
     run.write_text("predictions.jsonl", "\n".join(lines) + "\n")
     run.write_text("report.html", build_report(results))
     run.write_text("README.md", build_model_card(results))
     run.write_json(RUN_LOCK, build_run_lock(run, config_text, train_section, prepared, results))
     run.write_json("results.json", results)
     run.finish()
+    return scores["sentences"]

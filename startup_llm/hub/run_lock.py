@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from startup_llm.data.classification import compute_rows_sha256
+from startup_llm.data.task_data import compute_rows_sha256
 from startup_llm.errors import UserError
 from startup_llm.evaluation.environment import VARIABLES, describe_code, describe_determinism, describe_environment
 from startup_llm.models.checkpoints import compute_sha256, load_checkpoint
@@ -86,7 +86,7 @@ def build_run_lock(
         else source
         for source in prepared.data.sources
     ]
-    implementation = getattr(getattr(prepared.classifier.model, "config", None), "_attn_implementation", None)
+    implementation = getattr(getattr(prepared.task_model.model, "config", None), "_attn_implementation", None)
     determinism = {**describe_determinism(), "full_determinism": bool(train_section.get("full_determinism"))}
     one_row = 1 / len(prepared.data.splits["test"])
     return {

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from startup_llm.errors import UserError
 from startup_llm.models.checkpoints import read_json
 from startup_llm.models.pooling import POOLED_FAMILIES, write_identity, write_mean_pooling
+from startup_llm.models.task_model import TaskModel
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,27 +16,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from startup_llm.models.checkpoints import Checkpoint
-
-
-@dataclass(frozen=True)
-class SequenceClassifier:
-    """A classifier and what is special about it.
-
-    Attributes:
-        model: The architecture's `...ForSequenceClassification`, float32.
-        pooling: mean, cls, last or native.
-        head_modules: Names of the modules that the checkpoint does not hold: they are saved with an adapter.
-        constant_modules: Names of those among them that hold a formula and are never trained.
-        load_arguments: Keyword arguments for `from_pretrained` on the bare checkpoint to get this model's shape.
-        notes: Sentences to say aloud.
-    """
-
-    model: PreTrainedModel
-    pooling: str
-    head_modules: tuple[str, ...]
-    constant_modules: tuple[str, ...]
-    load_arguments: Mapping[str, Any]
-    notes: tuple[str, ...]
 
 
 def build_sequence_classifier(
@@ -50,7 +28,7 @@ def build_sequence_classifier(
     dropout: float = 0.0,
     attention_kernel: str | None = None,
     trust_remote_code: bool = False,
-) -> SequenceClassifier:
+) -> TaskModel:
     """Load a checkpoint and put a classification head on it.
 
     Args:
@@ -112,7 +90,7 @@ def build_sequence_classifier(
             write_mean_pooling(model.base_model.get_submodule(layer))
             constants.append(f"{model.base_model_prefix}.{layer}")
     set_dropout(model, dropout)
-    return SequenceClassifier(
+    return TaskModel(
         model=model,
         pooling=pooling,
         head_modules=_head_modules(model, set(loading["missing_keys"]), constants),

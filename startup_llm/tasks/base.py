@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from startup_llm.errors import UserError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import numpy as np
     from datasets import Dataset
-    from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
     from startup_llm.config import DataConfig, ModelConfig, ScratchModelConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.models.checkpoints import Checkpoint
-    from startup_llm.models.sequence_classifier import SequenceClassifier
+    from startup_llm.models.task_model import TaskModel
+
+Collator = Callable[[list[dict[str, Any]]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -35,44 +42,89 @@ class Truncation:
 
 
 class Task(ABC):
-    """A task, named by its Hub pipeline tag."""
+    """A task, named by its Hub pipeline tag.
+
+    A processor is what turns a raw row into numbers: a tokenizer, an image processor or a feature extractor.
+
+    Attributes:
+        tag: Hub pipeline tag.
+        auto_class: Name of the Auto class that loads a model of the task.
+        peft_task_type: PEFT's name of the task.
+        supports_probe: Whether the head is one linear layer on a vector per row, so that a linear probe is a rung.
+        scratch_load_code: Python that loads a model from scratch from the Hub repository REPOSITORY, where no Auto
+            class does.
+        errors: Name of what looks into the answers, a key of `evaluation.results.DESCRIBERS`; empty for nothing.
+    """
 
     tag: str
     auto_class: str
-    peft_task_type: str
+    peft_task_type: str | None
+    supports_probe = False
+    errors = ""
+    scratch_load_code: str | None = None
 
     @abstractmethod
     def load_data(self, data: DataConfig) -> TaskData:
         """Read, check and split the rows."""
 
+    def load_processor(self, checkpoint: Checkpoint, model: ModelConfig) -> Any:
+        """Load what turns the checkpoint's rows into numbers."""
+        from startup_llm.models.checkpoints import load_tokenizer
+
+        return load_tokenizer(checkpoint, model.max_length_tokens, model.trust_remote_code)
+
+    def restore_processor(self, path: str) -> Any:
+        """Load the processor that was saved beside a model or an adapter, as anyone without this package would."""
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(path)
+
     @abstractmethod
     def build_model(
         self,
         checkpoint: Checkpoint,
-        tokenizer: PreTrainedTokenizerBase,
+        processor: Any,
         data: TaskData,
         model: ModelConfig,
         attention_kernel: str | None,
-    ) -> SequenceClassifier:
+    ) -> TaskModel:
         """Load the checkpoint with the task's head on it."""
 
-    @abstractmethod
     def build_scratch_model(
         self, data: TaskData, model: ScratchModelConfig, attention_kernel: str
-    ) -> tuple[Any, SequenceClassifier]:
-        """Return what cuts rows into numbers, fitted on the training rows alone, and a model with random weights."""
+    ) -> tuple[Any, TaskModel]:
+        """Return a processor fitted on the training rows alone, and a model with random weights.
+
+        Raises:
+            UserError: If the task has no such reference model.
+        """
+        raise UserError(f"model.name {model.name}: {self.tag} has no reference model of that name")
+
+    def save_scratch_model(self, model: Any, processor: Any, data: TaskData, folder: Path) -> None:
+        """Write a model from `build_scratch_model` so that `load_plain` and `restore_processor` read it."""
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
 
     @abstractmethod
-    def save_scratch_model(self, model: Any, tokenizer: Any, data: TaskData, folder: Path) -> None:
-        """Write a model from `build_scratch_model` so that `load_plain` and `check_pipeline` read it."""
+    def encode(self, rows: Dataset, processor: Any) -> tuple[Dataset, Truncation]:
+        """Turn raw rows into the model's inputs.
+
+        Returns:
+            Inputs, `labels` where the rows have them, and `length`: what a row costs, in tokens, patches or frames.
+            A raw row may become several; columns that begin with an underscore are for `decide` alone.
+        """
 
     @abstractmethod
-    def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, Truncation]:
-        """Tokenize rows: columns input_ids, length and what else the model takes, `labels` where rows have them."""
-
-    @abstractmethod
-    def build_collator(self, tokenizer: PreTrainedTokenizerBase) -> DataCollatorWithPadding:
+    def build_collator(self, processor: Any) -> Collator:
         """Return what makes a batch of encoded rows."""
+
+    def count_targets(self, batch: dict[str, Tensor]) -> Tensor:
+        """Return how many terms each row of a batch adds to the loss, which is their mean; shape (rows,)."""
+        return batch["labels"].new_ones(len(batch["labels"]), dtype=int)
+
+    def compute_outputs(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
+        """Return the model's output for each row of a batch: its logits, unless the task says otherwise."""
+        return list(model(**batch)["logits"].float().cpu().numpy())
 
     @abstractmethod
     def metrics(self, data: TaskData) -> tuple[str, ...]:
@@ -80,28 +132,58 @@ class Task(ABC):
 
     @abstractmethod
     def baselines(self, data: TaskData) -> tuple[str, ...]:
-        """Name the baselines."""
+        """Name the baselines, keys of `evaluation.baselines.BASELINES`."""
 
     @abstractmethod
-    def references(self, rows: Dataset) -> np.ndarray:
-        """Return the true values of rows, in the form of `decide`."""
+    def references(self, rows: Dataset) -> Sequence[Any]:
+        """Return the true values of raw rows, in the form of `decide`: an array, or a list of plain data."""
 
     @abstractmethod
-    def decide(self, logits: np.ndarray, problem_type: str) -> np.ndarray:
-        """Turn logits into predictions that the metrics take."""
+    def decide(self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData) -> Sequence[Any]:
+        """Turn outputs into one prediction per raw row, in the form that the metrics take.
+
+        Args:
+            outputs: One per encoded row.
+            encoded: The encoded rows.
+            rows: The raw rows.
+            data: What is known of the labels.
+        """
+
+    def read_validation(
+        self, logits: np.ndarray, labels: np.ndarray, data: TaskData
+    ) -> tuple[Sequence[Any], Sequence[Any]] | None:
+        """Return references and predictions of the validation rows; None where the loss tells the best checkpoint.
+
+        Args:
+            logits: As the Trainer gathers them, padded with -100.
+            labels: The encoded labels, padded with -100.
+            data: What is known of the labels.
+        """
+        return None
+
+    def probabilities(self, outputs: Sequence[np.ndarray], problem_type: str) -> np.ndarray:
+        """Turn a classifier's outputs into probabilities, shape (rows, labels)."""
+        raise NotImplementedError(f"{self.tag} is no classification")
+
+    def summarize(self, rows: Dataset) -> list[str]:
+        """Return a line of text for each raw row, to name it in a report."""
+        columns = [rows[name] for name in ("text", "text_pair") if name in rows.column_names]
+        return ["\n".join(texts) for texts in zip(*columns, strict=True)] if columns else [""] * len(rows)
+
+    def show(self, rows: Dataset, predictions: Sequence[Any], data: TaskData) -> list[dict[str, Any]]:
+        """Return what a person looks at: items of the report's gallery."""
+        return []
 
     @abstractmethod
-    def probabilities(self, logits: np.ndarray, problem_type: str) -> np.ndarray:
-        """Turn logits into probabilities, shape (rows, labels)."""
+    def answer(self, output: np.ndarray, config: Any) -> dict[str, Any]:
+        """Show one row's output as the task's pipeline would; `config` is the model's."""
 
     @abstractmethod
-    def answer(self, logits: np.ndarray, config: Any) -> dict[str, Any]:
-        """Show one row's logits as the task's pipeline would; `config` is the model's."""
+    def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
+        """Return the largest difference between `transformers.pipeline` on a saved folder and the model's outputs."""
 
-    @abstractmethod
-    def check_pipeline(self, model_folder: str, rows: Dataset) -> np.ndarray:
-        """Return the logits that `transformers.pipeline` gives for `rows`, shape (rows, labels)."""
-
-    @abstractmethod
     def load_plain(self, path: str, **arguments: Any) -> PreTrainedModel:
         """Load a folder with the task's Auto class alone, as anyone without this package would."""
+        import transformers
+
+        return getattr(transformers, self.auto_class).from_pretrained(path, dtype="float32", **arguments)

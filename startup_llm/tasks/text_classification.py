@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from startup_llm.data.classification import load_labelled_text
-from startup_llm.models.sequence_classifier import SequenceClassifier, build_sequence_classifier
-from startup_llm.tasks.base import Task, Truncation
+from startup_llm.models.sequence_classifier import build_sequence_classifier
+from startup_llm.models.task_model import TaskModel
+from startup_llm.tasks.base import Collator, Task, Truncation
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from datasets import Dataset
-    from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from startup_llm.config import DataConfig, ModelConfig, ScratchModelConfig
     from startup_llm.data.task_data import TaskData
@@ -33,6 +35,13 @@ class TextClassification(Task):
     tag = "text-classification"
     auto_class = "AutoModelForSequenceClassification"
     peft_task_type = "SEQ_CLS"
+    supports_probe = True
+    errors = "classification"
+    scratch_load_code = """from huggingface_hub import snapshot_download
+from startup_llm.models.scratch.text import load_text_classifier
+
+model, tokenizer, label_names = load_text_classifier(snapshot_download("REPOSITORY"))
+logits = model(**tokenizer.pad([tokenizer("a text")], return_tensors="pt"))["logits"]"""
 
     def load_data(self, data: DataConfig) -> TaskData:
         """Read, check and split the rows.
@@ -45,15 +54,15 @@ class TextClassification(Task):
     def build_model(
         self,
         checkpoint: Checkpoint,
-        tokenizer: PreTrainedTokenizerBase,
+        processor: PreTrainedTokenizerBase,
         data: TaskData,
         model: ModelConfig,
         attention_kernel: str | None,
-    ) -> SequenceClassifier:
+    ) -> TaskModel:
         """Load the checkpoint with a classification head on it."""
         return build_sequence_classifier(
             checkpoint,
-            tokenizer,
+            processor,
             label_names=data.label_names,
             problem_type=data.problem_type,
             pooling=model.pooling,
@@ -64,7 +73,7 @@ class TextClassification(Task):
 
     def build_scratch_model(
         self, data: TaskData, model: ScratchModelConfig, attention_kernel: str
-    ) -> tuple[Any, SequenceClassifier]:
+    ) -> tuple[Any, TaskModel]:
         """Return an n-gram hasher or a tokenizer trained on the training split, and a `TextDnn` or an encoder."""
         from startup_llm.models.scratch import text
 
@@ -72,7 +81,7 @@ class TextClassification(Task):
         if model.name == "dnn":
             hasher = text.NgramHasher(model.vocab_size, model.longest_ngram, model.max_length_tokens)
             network = text.build_text_dnn(hasher, classes, model.width, model.hidden, model.dropout)
-            return hasher, SequenceClassifier(network, "mean of n-gram vectors", (), (), {}, ())
+            return hasher, TaskModel(network, "mean of n-gram vectors")
         texts = [value for name in ("text", "text_pair") if name in rows.column_names for value in rows[name]]
         tokenizer = text.train_tokenizer(texts, model.tokenizer, model.vocab_size, model.max_length_tokens)
         network = text.build_text_transformer(
@@ -86,24 +95,24 @@ class TextClassification(Task):
             kernel=attention_kernel,
         )
         note = f"{model.tokenizer} tokenizer of {len(tokenizer):,} tokens, trained on the training split alone"
-        return tokenizer, SequenceClassifier(network, "mean", (), (), {}, (note,))
+        return tokenizer, TaskModel(network, "mean", notes=(note,))
 
-    def save_scratch_model(self, model: Any, tokenizer: Any, data: TaskData, folder: Path) -> None:
+    def save_scratch_model(self, model: Any, processor: Any, data: TaskData, folder: Path) -> None:
         """Write a `TextDnn` or a from-scratch encoder with its classifier."""
         from startup_llm.models.scratch.text import save_text_classifier
 
-        save_text_classifier(model, tokenizer, data.label_names, folder)
+        save_text_classifier(model, processor, data.label_names, folder)
 
-    def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, Truncation]:
+    def encode(self, rows: Dataset, processor: PreTrainedTokenizerBase) -> tuple[Dataset, Truncation]:
         """Tokenize texts or pairs, cut at the tokenizer's `model_max_length`, and count what is cut."""
-        limit = tokenizer.model_max_length
+        limit = processor.model_max_length
 
         def tokenize(batch: dict[str, list]) -> dict[str, list]:
             pairs = batch.get("text_pair")
-            encoded = dict(tokenizer(batch["text"], pairs, truncation=False, verbose=False))
+            encoded = dict(processor(batch["text"], pairs, truncation=False, verbose=False))
             encoded["whole_length"] = [len(ids) for ids in encoded["input_ids"]]
             for row in (row for row, length in enumerate(encoded["whole_length"]) if length > limit):
-                cut = tokenizer(batch["text"][row], pairs and pairs[row], truncation=True, max_length=limit)
+                cut = processor(batch["text"][row], pairs and pairs[row], truncation=True, max_length=limit)
                 for name, values in cut.items():
                     encoded[name][row] = values
             encoded["length"] = [len(ids) for ids in encoded["input_ids"]]
@@ -117,11 +126,11 @@ class TextClassification(Task):
         truncation = Truncation(cut, cut / len(whole), float((whole - lengths).sum() / whole.sum()))
         return encoded.remove_columns("whole_length"), truncation
 
-    def build_collator(self, tokenizer: PreTrainedTokenizerBase) -> DataCollatorWithPadding:
+    def build_collator(self, processor: PreTrainedTokenizerBase) -> Collator:
         """Pad each batch to its longest text."""
         from transformers import DataCollatorWithPadding
 
-        return DataCollatorWithPadding(tokenizer)
+        return DataCollatorWithPadding(processor)
 
     def metrics(self, data: TaskData) -> tuple[str, ...]:
         """Name the metrics; two classes have F1 of the second one as well."""
@@ -137,49 +146,51 @@ class TextClassification(Task):
         labels = np.asarray(rows["label"])
         return labels.astype(np.int64) if labels.ndim == 2 else labels
 
-    def decide(self, logits: np.ndarray, problem_type: str) -> np.ndarray:
+    def decide(self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData) -> np.ndarray:
         """Take the largest logit, each positive one, or the value itself."""
+        return self._decide(np.asarray(outputs), data.problem_type)
+
+    def read_validation(self, logits: np.ndarray, labels: np.ndarray, data: TaskData) -> tuple[np.ndarray, np.ndarray]:
+        """Return labels and what the logits decide."""
+        return labels, self._decide(logits, data.problem_type)
+
+    def _decide(self, logits: np.ndarray, problem_type: str) -> np.ndarray:
         if problem_type == "regression":
             return logits[:, 0]
         if problem_type == "multi_label_classification":
             return (logits > 0).astype(np.int64)
         return logits.argmax(axis=1)
 
-    def probabilities(self, logits: np.ndarray, problem_type: str) -> np.ndarray:
+    def probabilities(self, outputs: Sequence[np.ndarray], problem_type: str) -> np.ndarray:
         """Return softmax for one label, the logistic function for several; a number has none and stays."""
         from scipy.special import expit, softmax
 
+        logits = np.asarray(outputs)
         if problem_type == "regression":
             return logits
         return expit(logits) if problem_type == "multi_label_classification" else softmax(logits, axis=1)
 
-    def answer(self, logits: np.ndarray, config: Any) -> dict[str, Any]:
+    def answer(self, output: np.ndarray, config: Any) -> dict[str, Any]:
         """Return label and score as the pipeline does; for several labels those above 0.5; for a number the value."""
         if config.problem_type == "regression":
-            return {"score": float(logits[0])}
-        one_logit = config.problem_type is None and len(logits) == 1  # softmax would always say 1
+            return {"score": float(output[0])}
+        one_logit = config.problem_type is None and len(output) == 1  # softmax would always say 1
         kind = "multi_label_classification" if one_logit else config.problem_type
-        scores = self.probabilities(logits[None], kind)[0]
+        scores = self.probabilities(output[None], kind)[0]
         if config.problem_type == "multi_label_classification":
             names = [config.id2label[i] for i in np.flatnonzero(scores > 0.5)]
             return {"labels": names, "scores": {config.id2label[i]: float(s) for i, s in enumerate(scores)}}
         best = int(scores.argmax())
         return {"label": config.id2label[best], "score": float(scores[best])}
 
-    def check_pipeline(self, model_folder: str, rows: Dataset) -> np.ndarray:
-        """Return the raw scores of `pipeline("text-classification")`, labels in the order of their ids.
-
-        A model from scratch has no pipeline; its folder is read by its own loader.
-        """
+    def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
+        """Compare raw scores with `pipeline("text-classification")`; a model from scratch has no pipeline."""
         from transformers import pipeline
 
-        from startup_llm.models.scratch.text import holds_text_classifier, load_text_classifier
+        from startup_llm.models.scratch.text import holds_text_classifier
 
         if holds_text_classifier(model_folder):
-            model, tokenizer, _ = load_text_classifier(model_folder)
-            encoded, _ = self.encode(rows.remove_columns("label"), tokenizer)
-            batch = self.build_collator(tokenizer)(encoded.remove_columns("length").to_list())
-            return model(**batch)["logits"].detach().numpy()
+            return 0.0
         classify = pipeline(self.tag, model=model_folder, dtype="float32", device="cpu")
         inputs = rows.select_columns([name for name in ("text", "text_pair") if name in rows.column_names]).to_list()
         ids = classify.model.config.label2id
@@ -187,14 +198,16 @@ class TextClassification(Task):
         for row, one in enumerate(inputs):
             for score in classify(one, top_k=None, function_to_apply="none", truncation=True):
                 logits[row, ids[score["label"]]] = score["score"]
-        return logits
+        return float(np.abs(logits - np.asarray(outputs)).max())
+
+    def restore_processor(self, path: str) -> Any:
+        """Load the tokenizer, that of a model from scratch with its own loader."""
+        from startup_llm.models.scratch.text import holds_text_classifier, load_text_classifier
+
+        return load_text_classifier(path)[1] if holds_text_classifier(path) else super().restore_processor(path)
 
     def load_plain(self, path: str, **arguments: Any) -> PreTrainedModel:
         """Load with `AutoModelForSequenceClassification`, a model from scratch with its own loader."""
-        from transformers import AutoModelForSequenceClassification
-
         from startup_llm.models.scratch.text import holds_text_classifier, load_text_classifier
 
-        if holds_text_classifier(path):
-            return load_text_classifier(path)[0]
-        return AutoModelForSequenceClassification.from_pretrained(path, dtype="float32", **arguments)
+        return load_text_classifier(path)[0] if holds_text_classifier(path) else super().load_plain(path, **arguments)

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from startup_llm.errors import UserError
 from startup_llm.evaluation.metrics import get_metric, rank_metrics
 from startup_llm.models.adapters import add_lora
 from startup_llm.models.sequence_classifier import find_output_layer
 from startup_llm.run_folder import PLAN
+from startup_llm.tasks.base import Task
 from startup_llm.training.fused_lora import fuse_lora
-from startup_llm.training.inference import extract_features, predict_logits
+from startup_llm.training.inference import extract_features, predict_outputs
 from startup_llm.training.probe import compute_feature_norm, fit_linear_probe, write_head
 from startup_llm.training.processes import call_on_main_process
 from startup_llm.training.reload_gate import ReloadError
@@ -24,14 +26,14 @@ from startup_llm.training.trainer import build_trainer, build_training_arguments
 if TYPE_CHECKING:
     from datasets import Dataset
     from torch import nn
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
     from startup_llm.config import FinetuneConfig, PretrainConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.models.checkpoints import Checkpoint
-    from startup_llm.models.sequence_classifier import SequenceClassifier
+    from startup_llm.models.task_model import TaskModel
     from startup_llm.run_folder import RunFolder
-    from startup_llm.tasks.base import Task, Truncation
+    from startup_llm.tasks.base import Truncation
     from startup_llm.training.trainer import HeadTrainer
 
 
@@ -43,28 +45,38 @@ class Prepared:
         task: The task.
         data: Its rows.
         checkpoint: The pretrained files.
-        tokenizer: The checkpoint's.
-        classifier: The model with its head.
-        encoded: Tokenized rows per split.
+        processor: What turns rows into numbers: the checkpoint's tokenizer, or what the task has in its place.
+        task_model: The model with its head.
+        encoded: Encoded rows per split.
         truncation: What was cut, per split.
-        collator: Makes a batch.
         plan: How to compute here.
     """
 
     task: Task
     data: TaskData
     checkpoint: Checkpoint
-    tokenizer: PreTrainedTokenizerBase
-    classifier: SequenceClassifier
+    processor: Any
+    task_model: TaskModel
     encoded: dict[str, Dataset]
     truncation: dict[str, Truncation]
-    collator: Callable[[list], dict[str, Any]]
     plan: SpeedPlan
+
+    def describe_truncation(self) -> list[str]:
+        """Say for each split how much was cut, where anything was."""
+        return [
+            f"{name}: {cut.rows} rows cut, {cut.tokens_share:.2%} of the tokens lost"
+            for name, cut in self.truncation.items()
+            if cut.rows
+        ]
 
     def rebuild(self, config: FinetuneConfig) -> PreTrainedModel:
         """Load the checkpoint with a fresh head once more, in float32."""
         kernel = self.plan.attention_kernel
-        return self.task.build_model(self.checkpoint, self.tokenizer, self.data, config.model, kernel).model
+        return self.task.build_model(self.checkpoint, self.processor, self.data, config.model, kernel).model
+
+    def predict(self, model: Any, encoded: Dataset, plan: SpeedPlan | None = None) -> list[np.ndarray]:
+        """Return a model's output for each encoded row, computed as planned."""
+        return predict_outputs(self.task, model, encoded, self.processor, plan or self.plan)
 
 
 @dataclass(frozen=True)
@@ -84,7 +96,7 @@ class Trained:
     throughput: dict[str, float]
 
 
-def choose_plan(config: FinetuneConfig, run: RunFolder) -> SpeedPlan:
+def choose_plan(config: FinetuneConfig | PretrainConfig, run: RunFolder) -> SpeedPlan:
     """Choose one plan for all processes and keep it in the run's folder; a resumed run computes as it began.
 
     Raises:
@@ -107,29 +119,34 @@ def prepare(
     data: TaskData,
     config: FinetuneConfig,
     checkpoint: Checkpoint,
-    tokenizer: PreTrainedTokenizerBase,
+    processor: Any,
     plan: SpeedPlan,
 ) -> Prepared:
-    """Build the model and tokenize every split."""
-    classifier = task.build_model(checkpoint, tokenizer, data, config.model, plan.attention_kernel)
-    return encode_splits(task, data, checkpoint, tokenizer, classifier, plan)
+    """Build the model and encode every split.
+
+    Raises:
+        UserError: If a probe is asked for where the task has none.
+    """
+    if config.method == "probe" and not task.supports_probe:
+        raise UserError(f"--method probe: {task.tag} has no linear probe; use lora or full")
+    task_model = task.build_model(checkpoint, processor, data, config.model, plan.attention_kernel)
+    return encode_splits(task, data, checkpoint, processor, task_model, plan)
 
 
 def encode_splits(
     task: Task,
     data: TaskData,
     checkpoint: Checkpoint,
-    tokenizer: PreTrainedTokenizerBase,
-    classifier: SequenceClassifier,
+    processor: Any,
+    task_model: TaskModel,
     plan: SpeedPlan,
 ) -> Prepared:
-    """Put the model on the plan's device and tokenize every split."""
-    classifier.model.to(plan.device)
+    """Put the model on the plan's device and encode every split."""
+    task_model.model.to(plan.device)
     encoded, truncation = {}, {}
     for name, rows in data.splits.items():
-        encoded[name], truncation[name] = task.encode(rows, tokenizer)
-    collator = task.build_collator(tokenizer)
-    return Prepared(task, data, checkpoint, tokenizer, classifier, encoded, truncation, collator, plan)
+        encoded[name], truncation[name] = task.encode(rows, processor)
+    return Prepared(task, data, checkpoint, processor, task_model, encoded, truncation, plan)
 
 
 def start_from_probe(prepared: Prepared) -> tuple[np.ndarray, float]:
@@ -138,16 +155,22 @@ def start_from_probe(prepared: Prepared) -> tuple[np.ndarray, float]:
     Returns:
         The probe's predictions on the test rows, and the norm of the features.
     """
-    model, rows, problem_type = prepared.classifier.model, prepared.encoded, prepared.data.problem_type
-    features = extract_features(model, rows["train"], prepared.collator, prepared.plan)
+    task, model, data = prepared.task, prepared.task_model.model, prepared.data
+    features, test = (
+        extract_features(task, model, prepared.encoded[name], prepared.processor, prepared.plan)
+        for name in ("train", "test")
+    )
     output = find_output_layer(model)
-    labels = prepared.task.references(prepared.data.splits["train"])
     weight, bias = fit_linear_probe(
-        features, labels, problem_type, classes=output.out_features, intercept=output.bias is not None
+        features,
+        np.asarray(task.references(data.splits["train"])),
+        data.problem_type,
+        classes=output.out_features,
+        intercept=output.bias is not None,
     )
     write_head(output, weight, bias)
-    test = extract_features(model, rows["test"], prepared.collator, prepared.plan)
-    return prepared.task.decide(test @ weight.T + bias, problem_type), compute_feature_norm(features)
+    decided = task.decide(test @ weight.T + bias, prepared.encoded["test"], data.splits["test"], data)
+    return np.asarray(decided), compute_feature_norm(features)
 
 
 def train(
@@ -155,7 +178,7 @@ def train(
     config: FinetuneConfig,
     section: dict[str, Any],
     run: RunFolder,
-    feature_norm: float,
+    feature_norm: float | None,
     before: Callable[[HeadTrainer], None] | None = None,
 ) -> Trained:
     """Train with the method of the config and keep the best checkpoint's weights.
@@ -165,11 +188,11 @@ def train(
         config: The method, and whether to resume.
         section: The `train` section.
         run: Where checkpoints go.
-        feature_norm: Norm of the features that the head reads.
+        feature_norm: Norm of the features that the head reads; None for a head that learns at the common rate.
         before: Called with the trainer before its first step.
     """
-    classifier, plan = prepared.classifier, prepared.plan
-    model: Any = classifier.model
+    task_model, plan = prepared.task_model, prepared.plan
+    model: Any = task_model.model
     if config.method == "probe":
         return Trained(model, [], sum(p.numel() for p in find_output_layer(model).parameters()), {})
     if config.method == "lora":
@@ -178,25 +201,20 @@ def train(
             config.lora,
             task_type=prepared.task.peft_task_type,
             base_name=str(prepared.checkpoint.path),
-            head_modules=classifier.head_modules,
-            constant_modules=classifier.constant_modules,
+            head_modules=task_model.head_modules,
+            constant_modules=task_model.constant_modules,
         )
         store_frozen_weights(model, plan.frozen_dtype)
         if not plan.plain:
             fuse_lora(model)
     else:
-        for name in classifier.constant_modules:
+        for name in task_model.constant_modules:
             model.get_submodule(name).requires_grad_(False)
-    return run_trainer(
-        prepared,
-        model,
-        config,
-        section,
-        run,
-        head_parameters=list(_trained_output_layer(model).parameters()),
-        head_learning_rate=config.model.head_learning_rate / feature_norm,
-        before=before,
-    )
+    head: dict[str, Any] = {"head_parameters": [], "head_learning_rate": 0.0}
+    if feature_norm is not None:
+        parameters = list(_trained_output_layer(model).parameters())
+        head = {"head_parameters": parameters, "head_learning_rate": config.model.head_learning_rate / feature_norm}
+    return run_trainer(prepared, model, config, section, run, **head, before=before)
 
 
 def run_trainer(
@@ -223,19 +241,25 @@ def run_trainer(
         before: Called with the trainer before its first step.
     """
     plan = prepared.plan
-    metric = rank_metrics(prepared.task.metrics(prepared.data), config.evaluation.decides)[0]
+    task, validation = prepared.task, prepared.encoded.get("validation")
+    metric = rank_metrics(task.metrics(prepared.data), config.evaluation.decides)[0]
+    by_metric = type(task).read_validation is not Task.read_validation
+    decides = metric if by_metric else "loss"
     arguments = build_training_arguments(
-        section, run.checkpoints, plan, metric if "validation" in prepared.encoded else ""
+        section,
+        run.checkpoints,
+        plan,
+        decides if validation is not None else "",
+        lower_is_better=not by_metric or get_metric(metric).lower_is_better,
     )
-    validation = prepared.encoded.get("validation")
     trainer, clock = build_trainer(
         model,
         arguments,
         train_rows=prepared.encoded["train"],
         validation_rows=validation.sort("length") if validation is not None else None,
-        collator=prepared.collator,
-        tokenizer=prepared.tokenizer,
-        compute_metrics=_metric_of(prepared, metric),
+        task=task,
+        processor=prepared.processor,
+        compute_metrics=_metric_of(prepared, metric) if by_metric else None,
         head_parameters=head_parameters,
         head_learning_rate=head_learning_rate,
         tokens_per_batch=None if plan.plain else plan.tokens_per_batch,
@@ -277,13 +301,13 @@ def save_model(trained: Trained, prepared: Prepared, config: FinetuneConfig, run
             adapter_config.base_model_name_or_path = prepared.checkpoint.name
             adapter_config.revision = prepared.checkpoint.revision
             model.save_pretrained(run.adapter, save_embedding_layers=False)
-            prepared.tokenizer.save_pretrained(run.adapter)
+            prepared.processor.save_pretrained(run.adapter)
         PartialState().wait_for_everyone()
         gc.collect()
         model = PeftModel.from_pretrained(prepared.rebuild(config), str(run.adapter)).merge_and_unload()
     if run.is_writer:
         model.save_pretrained(run.model)
-        prepared.tokenizer.save_pretrained(run.model)
+        prepared.processor.save_pretrained(run.model)
     PartialState().wait_for_everyone()
     return model.to(prepared.plan.device).eval()
 
@@ -294,8 +318,7 @@ def check_against_training(trained: Trained, merged: Any, prepared: Prepared, ro
     Raises:
         ReloadError: If they differ by more than a tenth of the logits' spread.
     """
-    kept = predict_logits(trained.model, rows, prepared.collator, prepared.plan)
-    saved = predict_logits(merged, rows, prepared.collator, prepared.plan)
+    kept, saved = (np.concatenate([np.ravel(o) for o in prepared.predict(m, rows)]) for m in (trained.model, merged))
     difference, spread = float(np.abs(kept - saved).mean()), float(kept.std())
     if difference > 0.1 * max(spread, 1e-6):
         raise ReloadError(
@@ -314,7 +337,9 @@ def _metric_of(prepared: Prepared, metric: str) -> Callable[[Any], dict[str, flo
     compute = get_metric(metric).compute
 
     def compute_metrics(prediction: Any) -> dict[str, float]:
-        decided = prepared.task.decide(np.asarray(prediction.predictions), prepared.data.problem_type)
-        return {metric: compute(np.asarray(prediction.label_ids), decided)}
+        found = prepared.task.read_validation(
+            np.asarray(prediction.predictions), np.asarray(prediction.label_ids), prepared.data
+        )
+        return {metric: compute(*found)} if found else {}
 
     return compute_metrics

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,29 +13,26 @@ from startup_llm.models.sequence_classifier import find_output_layer, gather_las
 if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
-    from transformers import PreTrainedModel
 
+    from startup_llm.tasks.base import Collator, Task
     from startup_llm.training.speed import SpeedPlan
 
-Collator = Callable[[list[dict[str, Any]]], dict[str, Any]]
 
-
-def predict_logits(model: Any, rows: Dataset, collator: Collator, plan: SpeedPlan) -> np.ndarray:
-    """Return the logits of encoded rows, in their order.
+def predict_outputs(task: Task, model: Any, encoded: Dataset, processor: Any, plan: SpeedPlan) -> list[np.ndarray]:
+    """Return the task's output for each encoded row, in their order.
 
     Args:
-        model: A classifier, perhaps with an adapter; put into evaluation mode.
-        rows: Encoded rows with a column `length`.
-        collator: Makes a batch of rows.
+        task: The task, which says what an output is.
+        model: Its model, perhaps with an adapter; put into evaluation mode.
+        encoded: Encoded rows with a column `length`.
+        processor: What encoded them.
         plan: Number type and batch size.
-
-    Returns:
-        float32, shape (rows, labels).
     """
-    return _collect(model, rows, collator, plan, lambda batch, output: output["logits"])
+    collator = task.build_collator(processor)
+    return _collect(lambda batch: task.compute_outputs(model, batch, processor), model, encoded, collator, plan)
 
 
-def extract_features(model: PreTrainedModel, rows: Dataset, collator: Collator, plan: SpeedPlan) -> np.ndarray:
+def extract_features(task: Task, model: Any, encoded: Dataset, processor: Any, plan: SpeedPlan) -> np.ndarray:
     """Return what the output layer reads: one vector per row.
 
     Returns:
@@ -44,39 +41,43 @@ def extract_features(model: PreTrainedModel, rows: Dataset, collator: Collator, 
     seen: list[Tensor] = []
     handle = find_output_layer(model).register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
 
-    def pooled(batch: dict[str, Any], output: object) -> Tensor:
+    def pool(batch: dict[str, Any]) -> Sequence[np.ndarray]:
+        model(**batch)
         features = seen.pop()
         if features.dim() == 3:
-            return gather_last_token(features, batch["input_ids"], model.config.pad_token_id)
-        return features
+            features = gather_last_token(features, batch["input_ids"], model.config.pad_token_id)
+        return list(features.float().cpu().numpy())
 
     try:
-        return _collect(model, rows, collator, plan, pooled)
+        return np.stack(_collect(pool, model, encoded, task.build_collator(processor), plan))
     finally:
         handle.remove()
 
 
 def _collect(
-    model: Any, rows: Dataset, collator: Collator, plan: SpeedPlan, pick: Callable[[dict[str, Any], Any], Tensor]
-) -> np.ndarray:
+    compute: Callable[[dict[str, Any]], Sequence[np.ndarray]],
+    model: Any,
+    encoded: Dataset,
+    collator: Collator,
+    plan: SpeedPlan,
+) -> list[np.ndarray]:
     import torch
     from accelerate import PartialState
     from accelerate.utils import gather_object
 
     state = PartialState()
     model.eval()
-    unused = [name for name in ("labels", "length") if name in rows.column_names]
-    inputs = rows.remove_columns(unused)
-    parts: list[tuple[np.ndarray, np.ndarray]] = []
-    batches = list(split_by_length(np.asarray(rows["length"]), plan.tokens_per_batch))
+    inputs = encoded.remove_columns(
+        [name for name in encoded.column_names if name in ("labels", "length") or name.startswith("_")]
+    )
+    found: list[tuple[int, np.ndarray]] = []
+    batches = list(split_by_length(np.asarray(encoded["length"]), plan.tokens_per_batch))
     with torch.inference_mode(), plan.autocast():
         for index in batches[state.process_index :: state.num_processes]:
-            batch = {name: values.to(state.device) for name, values in collator(_as_rows(inputs[index])).items()}
-            parts.append((index, pick(batch, model(**batch)).float().cpu().numpy()))
-    parts = gather_object(parts)
-    order = np.concatenate([index for index, _ in parts])
-    values = np.concatenate([value for _, value in parts])
-    return values[np.argsort(order)]
+            batch = collator(_as_rows(inputs[index]))
+            values = compute({name: tensor.to(state.device) for name, tensor in batch.items()})
+            found += zip(index.tolist(), values, strict=True)
+    return [value for _, value in sorted(gather_object(found), key=lambda item: item[0])]
 
 
 def _as_rows(columns: dict[str, list]) -> list[dict[str, Any]]:

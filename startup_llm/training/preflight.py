@@ -49,19 +49,19 @@ def estimate_run(
     prepared: Prepared,
     *,
     elapsed_seconds: float,
-    probe_seconds: float,
+    probe_seconds: float | None,
     dollars_per_hour: float | None = None,
 ) -> Estimate:
     """Time real steps on a median and on the longest batch, forwards and backwards, without moving a weight.
 
     The time of a step is taken as linear in its padded tokens. Evaluation costs as much for a token as the probe's
-    features did.
+    features did; where there was no probe, a third of a step.
 
     Args:
         trainer: The trainer, before training.
         prepared: Rows and plan.
         elapsed_seconds: Seconds since the process was started.
-        probe_seconds: Seconds that the features of the training and test rows took.
+        probe_seconds: Seconds that the features of the training and test rows took; None without a probe.
         dollars_per_hour: Price of the machine, if it is known.
     """
     lengths = np.asarray(prepared.encoded["train"]["length"])
@@ -78,7 +78,9 @@ def estimate_run(
     if trainer.args.max_steps > 0:
         epochs = trainer.args.max_steps * trainer.args.gradient_accumulation_steps / len(batches)
     counted = {name: float(np.sum(rows["length"])) for name, rows in prepared.encoded.items()}
-    per_token = probe_seconds / (counted["train"] + counted["test"])
+    per_token = per_epoch / counted["train"] / 3
+    if probe_seconds is not None:
+        per_token = probe_seconds / (counted["train"] + counted["test"])
     evaluated = 1.3 * counted["test"] + epochs * counted.get("validation", 0.0)
     total = elapsed_seconds + epochs * per_epoch + evaluated * per_token + CLOSING_SECONDS
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
@@ -92,7 +94,9 @@ def _cut(rows: list[int], size: int) -> list[list[int]]:
 
 def _time_step(trainer: HeadTrainer, prepared: Prepared, rows: np.ndarray) -> float:
     """Return the seconds of one step's gradient; the first of two warms up. No weight moves."""
-    batch = prepared.collator(prepared.encoded["train"].select(rows).remove_columns("length").to_list())
+    encoded = prepared.encoded["train"].select(rows)
+    unused = [name for name in encoded.column_names if name == "length" or name.startswith("_")]
+    batch = prepared.task.build_collator(prepared.processor)(encoded.remove_columns(unused).to_list())
     trainer.current_gradient_accumulation_steps = 1
     for _ in range(2):
         start = time.perf_counter()

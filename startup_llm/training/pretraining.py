@@ -20,14 +20,14 @@ RANDOM_WEIGHTS = Checkpoint("random weights", Path(), "from scratch", None, "", 
 
 
 def prepare(task: Task, data: TaskData, config: PretrainConfig, plan: SpeedPlan) -> Prepared:
-    """Fit the tokenizer on the training rows, draw the model's weights and encode every split."""
-    tokenizer, classifier = task.build_scratch_model(data, config.model, plan.attention_kernel)
-    return encode_splits(task, data, RANDOM_WEIGHTS, tokenizer, classifier, plan)
+    """Fit the processor on the training rows, draw the model's weights and encode every split."""
+    processor, task_model = task.build_scratch_model(data, config.model, plan.attention_kernel)
+    return encode_splits(task, data, RANDOM_WEIGHTS, processor, task_model, plan)
 
 
 def train(prepared: Prepared, config: PretrainConfig, section: dict[str, Any], run: RunFolder) -> Trained:
     """Train every weight and keep the best checkpoint's."""
-    model = prepared.classifier.model
+    model = prepared.task_model.model
     return run_trainer(prepared, model, config, section, run, head_parameters=[], head_learning_rate=0.0)
 
 
@@ -37,6 +37,6 @@ def save_model(trained: Trained, prepared: Prepared, run: RunFolder) -> Any:
 
     if run.is_writer:
         run.model.mkdir(parents=True, exist_ok=True)
-        prepared.task.save_scratch_model(trained.model, prepared.tokenizer, prepared.data, run.model)
+        prepared.task.save_scratch_model(trained.model, prepared.processor, prepared.data, run.model)
     PartialState().wait_for_everyone()
     return prepared.task.load_plain(str(run.model)).to(prepared.plan.device).eval()

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,15 +30,21 @@ class ReloadError(RuntimeError):
 
 
 def check_reload(
-    run: RunFolder, *, task: str, rows: Dataset, logits: np.ndarray, base: Path, load_arguments: Mapping[str, Any]
+    run: RunFolder,
+    *,
+    task: str,
+    rows: Dataset,
+    outputs: Sequence[np.ndarray],
+    base: Path,
+    load_arguments: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Load the run's adapter and merged model in a fresh process and compare logits.
+    """Load the run's adapter and merged model in a fresh process and compare outputs, and the pipeline's answers.
 
     Args:
         run: The run, with `model/` and perhaps `adapter/` written.
         task: Pipeline tag.
         rows: Raw rows to compare on.
-        logits: The model's float32 logits on them, shape (rows, labels).
+        outputs: The model's float32 outputs on them, one array per encoded row.
         base: Folder of the pretrained checkpoint.
         load_arguments: What `from_pretrained` on the base needs to get the model's shape.
 
@@ -46,16 +52,16 @@ def check_reload(
         Rows, tolerance, and the largest difference of each form.
 
     Raises:
-        ReloadError: If a form cannot be loaded or its logits differ by more than `TOLERANCE`.
+        ReloadError: If a form cannot be loaded or its outputs differ by more than `TOLERANCE`.
     """
     with tempfile.TemporaryDirectory(dir=run.path, prefix=".gate-") as folder:
         request = Path(folder) / "request.json"
+        rows.save_to_disk(str(Path(folder) / "rows"))
+        np.savez(Path(folder) / "outputs.npz", *outputs)
         request.write_text(
             json.dumps(
                 {
                     "task": task,
-                    "rows": rows.to_list(),
-                    "logits": logits.tolist(),
                     "base": str(base),
                     "load_arguments": dict(load_arguments),
                     "adapter": str(run.adapter) if run.adapter.is_dir() else None,
@@ -76,7 +82,7 @@ def check_reload(
     for form, difference in differences.items():
         if not difference <= TOLERANCE:
             raise ReloadError(
-                f"the reloaded {form} differs from the trained model by {difference:.3g} in a logit "
+                f"the reloaded {form} differs from the trained model by {difference:.3g} in an output "
                 f"(tolerance {TOLERANCE:g}); the run is not finished"
             )
     return {
@@ -99,32 +105,43 @@ def _plain_environment() -> dict[str, str]:
 def _answer(request_file: Path) -> None:
     """Run in the fresh process: load each saved form, write the largest differences beside the request."""
     import torch
-    from datasets import Dataset
-    from transformers import AutoTokenizer
+    from datasets import load_from_disk
 
     from startup_llm.tasks import load_task
 
-    request = json.loads(request_file.read_text())
-    task, rows, expected = (
-        load_task(request["task"]),
-        Dataset.from_list(request["rows"]),
-        np.asarray(request["logits"]),
-    )
-    differences = {"merged": float(np.abs(task.check_pipeline(request["model"], rows) - expected).max())}
+    request, folder = json.loads(request_file.read_text()), request_file.parent
+    task, rows = load_task(request["task"]), load_from_disk(str(folder / "rows"))
+    with np.load(folder / "outputs.npz") as stored:
+        expected = [stored[f"arr_{place}"] for place in range(len(stored.files))]
+
+    def compare(model: Any, saved: str) -> float:
+        processor = task.restore_processor(saved)
+        model.config.pad_token_id = getattr(processor, "pad_token_id", None)
+        encoded, _ = task.encode(rows, processor)
+        unused = [name for name in encoded.column_names if name in ("labels", "length") or name.startswith("_")]
+        collator, inputs = task.build_collator(processor), encoded.remove_columns(unused)
+        with torch.inference_mode():
+            found = [task.compute_outputs(model.eval(), collator([row]), processor)[0] for row in inputs]
+        return max(_difference(*pair) for pair in zip(found, expected, strict=True))
+
+    model = task.load_plain(request["model"])
+    differences = {
+        "merged": compare(model, request["model"]),
+        "pipeline": task.check_pipeline(request["model"], rows, expected),
+    }
     if request["adapter"]:
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(
-            task.load_plain(request["base"], **request["load_arguments"]), request["adapter"]
-        )
-        tokenizer = AutoTokenizer.from_pretrained(request["adapter"])
-        model.config.pad_token_id = model.base_model.config.pad_token_id = tokenizer.pad_token_id
-        encoded, _ = task.encode(rows.remove_columns("label"), tokenizer)
-        batch = task.build_collator(tokenizer)(encoded.remove_columns("length").to_list())
-        with torch.inference_mode():
-            logits = model.eval()(**batch).logits.numpy()
-        differences["adapter"] = float(np.abs(logits - expected).max())
-    (request_file.parent / "answer.json").write_text(json.dumps(differences))
+        base = task.load_plain(request["base"], **request["load_arguments"])
+        differences["adapter"] = compare(PeftModel.from_pretrained(base, request["adapter"]), request["adapter"])
+    (folder / "answer.json").write_text(json.dumps(differences))
+
+
+def _difference(found: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest difference of two outputs; outputs of other shapes differ without bound."""
+    if found.shape != expected.shape:
+        return float("inf")
+    return float(np.abs(found - expected).max(initial=0.0))
 
 
 if __name__ == "__main__":

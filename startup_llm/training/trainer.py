@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from torch.utils.data import Sampler
     from transformers import EvalPrediction
 
+    from startup_llm.tasks.base import Task
     from startup_llm.training.speed import SpeedPlan
 
 
 class HeadTrainer(Trainer):
     """A Trainer whose head has a learning rate of its own, and which computes a batch in parts of like length.
 
-    The parts of a batch give the batch's own gradient: each part's mean loss counts by its share of the rows. So
+    The parts of a batch give the batch's own gradient: each part's mean loss counts by its share of the targets. So
     memory is bounded by tokens, whatever the batch size, and hardly any padding is computed. Without a number of
     tokens per batch, samples and batches are the Trainer's own.
     """
@@ -34,12 +35,15 @@ class HeadTrainer(Trainer):
     def __init__(
         self,
         *args: Any,
+        task: Task,
         head_parameters: list[nn.Parameter],
         head_learning_rate: float,
         tokens_per_batch: int | None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self._task = task
+        self._longest = max(self.train_dataset["length"])
         self._tokens_per_batch = tokens_per_batch
         self._head_ids = {id(parameter) for parameter in head_parameters}
         self._head_learning_rate = head_learning_rate
@@ -64,6 +68,12 @@ class HeadTrainer(Trainer):
         batch_rows = self.args.train_batch_size * self.args.world_size
         return LengthGroupedSampler(np.asarray(self.train_dataset["length"]), batch_rows, seed)
 
+    def _measure_lengths(self, inputs: dict[str, Any]) -> Tensor:
+        """Return what each row of a batch costs; rows without a mask are all of one size."""
+        if "attention_mask" in inputs:
+            return inputs["attention_mask"].sum(dim=1)
+        return inputs["labels"].new_full((len(inputs["labels"]),), self._longest, dtype=int)
+
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Compute a batch's gradient part by part; processes exchange gradients once, with the last part."""
         import torch
@@ -72,29 +82,39 @@ class HeadTrainer(Trainer):
             return super().training_step(model, inputs, num_items_in_batch)
         model.train()
         inputs = self._prepare_inputs(inputs)
-        lengths = inputs["attention_mask"].sum(dim=1)
+        lengths = self._measure_lengths(inputs)
+        targets = self._task.count_targets(inputs)
         parts = list(split_by_length(lengths.cpu().numpy(), self._tokens_per_batch))
         total = torch.zeros((), device=lengths.device)
         for number, rows in enumerate(parts):
-            part = _select_rows(inputs, torch.from_numpy(rows).to(lengths.device), int(lengths[rows[0]]))
+            index = torch.from_numpy(rows).to(lengths.device)
+            part = _select_rows(inputs, index, int(lengths[rows[0]]))
             last = number == len(parts) - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
                 with self.compute_loss_context_manager():
-                    loss = self.compute_loss(model, part) * len(rows) / len(lengths)
+                    loss = self.compute_loss(model, part) * (targets[index].sum() / targets.sum())
                 self.accelerator.backward(loss / self.current_gradient_accumulation_steps)
             total += loss.detach()
         return total / self.current_gradient_accumulation_steps
 
 
 def _select_rows(inputs: dict[str, Tensor], rows: Tensor, length: int) -> dict[str, Tensor]:
-    """Take rows of a right-padded batch, cut to the longest among them; labels in floats are not per token."""
-    width = inputs["attention_mask"].shape[1]
-    per_token = {
-        name
-        for name, values in inputs.items()
-        if values.dim() > 1 and values.shape[1] == width and not values.is_floating_point()
-    }
-    return {name: values[rows][:, :length] if name in per_token else values[rows] for name, values in inputs.items()}
+    """Take rows of a right-padded batch and cut the padding that none of them needs.
+
+    What is as wide as the attention mask is cut with it, except labels in floats, which are not per token; labels of
+    another width are cut behind their last target.
+    """
+    width = inputs["attention_mask"].shape[1] if "attention_mask" in inputs else None
+    part = {}
+    for name, values in inputs.items():
+        part[name] = values[rows]
+        if values.dim() < 2 or (name == "labels" and values.is_floating_point()):
+            continue
+        if values.shape[1] == width:
+            part[name] = part[name][:, :length]
+        elif name == "labels" and values.dim() == 2 and bool((values == -100).any()):
+            part[name] = part[name][:, : int((part[name] != -100).sum(dim=1).max())]
+    return part
 
 
 class TrainingClock(TrainerCallback):
@@ -116,7 +136,7 @@ class TrainingClock(TrainerCallback):
 
 
 def build_training_arguments(
-    train: Mapping[str, Any], output_dir: Path, plan: SpeedPlan, metric: str
+    train: Mapping[str, Any], output_dir: Path, plan: SpeedPlan, metric: str, *, lower_is_better: bool = False
 ) -> TrainingArguments:
     """Complete the `train` section with the run's folder and the plan's number type.
 
@@ -125,6 +145,7 @@ def build_training_arguments(
         output_dir: Where checkpoints go.
         plan: The speed plan.
         metric: The metric that decides which checkpoint is best; empty without validation rows.
+        lower_is_better: Whether it is an error.
 
     Raises:
         UserError: If `TrainingArguments` refuses the values.
@@ -135,7 +156,11 @@ def build_training_arguments(
     elif arguments.get("eval_strategy", "no") != "no" and arguments.get("eval_strategy") == arguments.get(
         "save_strategy"
     ):
-        arguments |= {"load_best_model_at_end": True, "metric_for_best_model": metric}
+        arguments |= {
+            "load_best_model_at_end": True,
+            "metric_for_best_model": metric,
+            "greater_is_better": not lower_is_better,
+        }
     arguments |= {
         "output_dir": str(output_dir),
         "bf16": plan.compute_dtype == "bfloat16",
@@ -154,9 +179,9 @@ def build_trainer(
     *,
     train_rows: Dataset,
     validation_rows: Dataset | None,
-    collator: Callable,
-    tokenizer: Any,
-    compute_metrics: Callable[[EvalPrediction], dict[str, float]],
+    task: Task,
+    processor: Any,
+    compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None,
     head_parameters: list[nn.Parameter],
     head_learning_rate: float,
     tokens_per_batch: int | None,
@@ -169,9 +194,9 @@ def build_trainer(
         arguments: The completed `train` section.
         train_rows: Encoded rows.
         validation_rows: Encoded rows, or None.
-        collator: Makes a batch.
-        tokenizer: Saved with each checkpoint.
-        compute_metrics: From an `EvalPrediction` to figures.
+        task: Makes the batches and counts their targets.
+        processor: What encoded the rows; saved with each checkpoint.
+        compute_metrics: From an `EvalPrediction` to figures; None where the loss is enough.
         head_parameters: Parameters of the output layer.
         head_learning_rate: Their learning rate.
         tokens_per_batch: Padded tokens computed at once; None for the Trainer's own batches.
@@ -194,8 +219,9 @@ def build_trainer(
         args=arguments,
         train_dataset=train_rows,
         eval_dataset=validation_rows,
-        data_collator=collator,
-        processing_class=tokenizer,
+        data_collator=task.build_collator(processor),
+        processing_class=processor,
+        task=task,
         compute_metrics=compute_metrics,
         callbacks=callbacks,
         head_parameters=head_parameters,

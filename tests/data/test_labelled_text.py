@@ -5,7 +5,8 @@ import datasets
 import pytest
 
 from startup_llm.config import DataConfig
-from startup_llm.data.classification import compute_rows_sha256, load_labelled_text
+from startup_llm.data.classification import load_labelled_text
+from startup_llm.data.task_data import compute_rows_sha256
 from startup_llm.errors import UserError
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]

@@ -1,0 +1,31 @@
+"""A model with a task's head on it, and what has to be known to train, save and load it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class TaskModel:
+    """A model and what is special about it.
+
+    Attributes:
+        model: The architecture's class for the task, float32.
+        pooling: How token features become one vector: mean, cls, last or native; None where there is no such thing.
+        head_modules: Names of the modules that the checkpoint does not hold: they are saved with an adapter.
+        constant_modules: Names of those among them that hold a formula and are never trained.
+        load_arguments: Keyword arguments for `from_pretrained` on the bare checkpoint to get this model's shape.
+        notes: Sentences to say aloud.
+    """
+
+    model: PreTrainedModel
+    pooling: str | None = None
+    head_modules: tuple[str, ...] = ()
+    constant_modules: tuple[str, ...] = ()
+    load_arguments: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
