@@ -116,7 +116,6 @@ def _answer(request_file: Path) -> None:
 
     def compare(model: Any, saved: str) -> float:
         processor = task.restore_processor(saved)
-        model.config.pad_token_id = getattr(processor, "pad_token_id", None)
         encoded, _ = task.encode(rows, processor)
         unused = [name for name in encoded.column_names if name in ("labels", "length") or name.startswith("_")]
         collator, inputs = task.build_collator(processor), encoded.remove_columns(unused)
@@ -133,6 +132,8 @@ def _answer(request_file: Path) -> None:
         from peft import PeftModel
 
         base = task.load_plain(request["base"], **request["load_arguments"])
+        if hasattr(processor := task.restore_processor(request["adapter"]), "pad_token_id"):
+            base.config.pad_token_id = processor.pad_token_id
         differences["adapter"] = compare(PeftModel.from_pretrained(base, request["adapter"]), request["adapter"])
     (folder / "answer.json").write_text(json.dumps(differences))
 

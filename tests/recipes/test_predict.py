@@ -288,7 +288,7 @@ def test_overwrite_replaces_the_output_only_when_the_new_one_is_whole(predict, t
     write_rows(tmp_path / "a.csv", rows_of_texts())
     (tmp_path / "b.csv").write_text("precious")
     with monkeypatch.context() as patch:
-        patch.setattr("startup_llm.training.inference.predict_logits", lambda *_: 1 / 0)
+        patch.setattr("startup_llm.training.inference.predict_outputs", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             predict("--input", tmp_path / "a.csv", "--output", tmp_path / "b.csv", "--overwrite")
     assert (tmp_path / "b.csv").read_text() == "precious"

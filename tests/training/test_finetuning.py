@@ -22,7 +22,7 @@ from startup_llm.models.sequence_classifier import find_output_layer
 from startup_llm.run_folder import RunFolder
 from startup_llm.tasks import load_task
 from startup_llm.training import finetuning
-from startup_llm.training.inference import extract_features, predict_logits
+from startup_llm.training.inference import extract_features
 from startup_llm.training.reload_gate import ReloadError, check_reload
 from startup_llm.training.speed import SpeedPlan
 
@@ -74,17 +74,22 @@ class Steps:
     merged: Any
     run: RunFolder
 
+    def decide(self, outputs: Any, split: str) -> np.ndarray:
+        """Turn outputs on a split into predictions."""
+        prepared = self.prepared
+        return prepared.task.decide(outputs, prepared.encoded[split], prepared.data.splits[split], prepared.data)
+
     def reload(self) -> dict[str, Any]:
         """Call the reload gate as the recipe does."""
         test, prepared = self.prepared.data.splits["test"], self.prepared
-        exact = predict_logits(self.merged, prepared.encoded["test"], prepared.collator, PLAN)
+        exact = prepared.predict(self.merged, prepared.encoded["test"])
         return check_reload(
             self.run,
             task=prepared.task.tag,
             rows=test,
-            logits=exact,
+            outputs=exact,
             base=prepared.checkpoint.path,
-            load_arguments=prepared.classifier.load_arguments,
+            load_arguments=prepared.task_model.load_arguments,
         )
 
 
@@ -95,9 +100,9 @@ def run_steps(base: Path, run_dir: Path, kind: str = "single", method: str = "lo
     checkpoint = load_checkpoint(config.model)
     tokenizer = load_tokenizer(checkpoint, 64)
     prepared = finetuning.prepare(task, data, config, checkpoint, tokenizer, PLAN)
-    before = {name: value.clone() for name, value in prepared.classifier.model.state_dict().items()}
+    before = {name: value.clone() for name, value in prepared.task_model.model.state_dict().items()}
     probe, norm = finetuning.start_from_probe(prepared)
-    probe_logits = predict_logits(prepared.classifier.model, prepared.encoded["test"], prepared.collator, PLAN)
+    probe_logits = np.stack(prepared.predict(prepared.task_model.model, prepared.encoded["test"]))
     section = {
         **SHARED_TRAIN_DEFAULTS,
         "max_steps": 2,
@@ -163,8 +168,8 @@ def test_two_steps_of_lora_move_the_head_and_every_adapted_layer_and_nothing_els
         for name, module in steps.trained.model.named_modules()
         if hasattr(module, "lora_A")
     }
-    heads = tuple(f"{name}." for name in steps.prepared.classifier.head_modules)
-    constants = tuple(f"{name}." for name in steps.prepared.classifier.constant_modules)
+    heads = tuple(f"{name}." for name in steps.prepared.task_model.head_modules)
+    constants = tuple(f"{name}." for name in steps.prepared.task_model.constant_modules)
     assert adapted <= moved
     assert all(name.startswith(heads) for name in moved - adapted)
     assert not any(name.startswith(constants) for name in moved)
@@ -176,8 +181,8 @@ def test_two_steps_of_lora_move_the_head_and_every_adapted_layer_and_nothing_els
 def test_merged_model_equals_the_adapter_on_the_plain_base(finetuned, architecture):
     steps = finetuned(architecture)
     task, prepared = steps.prepared.task, steps.prepared
-    base = task.load_plain(str(prepared.checkpoint.path), **prepared.classifier.load_arguments)
-    base.config.pad_token_id = prepared.tokenizer.pad_token_id
+    base = task.load_plain(str(prepared.checkpoint.path), **prepared.task_model.load_arguments)
+    base.config.pad_token_id = prepared.processor.pad_token_id
     adapter = logits_by_hand(PeftModel.from_pretrained(base, str(steps.run.adapter)), steps)
     merged = logits_by_hand(task.load_plain(str(steps.run.model)), steps)
     np.testing.assert_allclose(adapter, merged, atol=1e-3)
@@ -186,7 +191,7 @@ def test_merged_model_equals_the_adapter_on_the_plain_base(finetuned, architectu
 
 def test_training_changes_what_is_predicted(finetuned, architecture):
     steps = finetuned(architecture)
-    after = predict_logits(steps.merged, steps.prepared.encoded["test"], steps.prepared.collator, PLAN)
+    after = np.stack(steps.prepared.predict(steps.merged, steps.prepared.encoded["test"]))
     assert np.abs(after - steps.probe_logits).max() > 1e-3
 
 
@@ -194,21 +199,23 @@ def test_batched_prediction_keeps_row_order_and_equals_prediction_one_by_one(fin
     steps = finetuned(architecture)
     rows = steps.prepared.encoded["test"]
     assert rows["length"] != sorted(rows["length"], reverse=True)  # so that sorting alone would show
-    together = predict_logits(steps.merged, rows, steps.prepared.collator, PLAN)
+    together = np.stack(steps.prepared.predict(steps.merged, rows))
     np.testing.assert_allclose(together, logits_by_hand(steps.merged, steps), atol=1e-4)
 
 
 def test_prediction_does_not_depend_on_the_batch_size(finetuned):
     steps = finetuned("bert")
-    rows, collator = steps.prepared.encoded["test"], steps.prepared.collator
-    one = predict_logits(steps.merged, rows, collator, dataclasses.replace(PLAN, tokens_per_batch=1))
-    all_ = predict_logits(steps.merged, rows, collator, dataclasses.replace(PLAN, tokens_per_batch=10_000))
+    rows = steps.prepared.encoded["test"]
+    one, all_ = (
+        np.stack(steps.prepared.predict(steps.merged, rows, dataclasses.replace(PLAN, tokens_per_batch=tokens)))
+        for tokens in (1, 10_000)
+    )
     np.testing.assert_allclose(one, all_, atol=1e-4)
 
 
 def test_probe_written_into_the_head_gives_the_probes_own_predictions(finetuned, architecture):
     steps = finetuned(architecture)
-    decided = steps.prepared.task.decide(steps.probe_logits, steps.prepared.data.problem_type)
+    decided = steps.decide(steps.probe_logits, "test")
     np.testing.assert_array_equal(decided, steps.probe)
     assert len(set(steps.probe.tolist())) > 1
 
@@ -216,7 +223,7 @@ def test_probe_written_into_the_head_gives_the_probes_own_predictions(finetuned,
 @pytest.mark.parametrize("kind", KINDS)
 def test_probe_of_every_kind_of_label_is_what_the_head_gives(finetuned, kind):
     steps = finetuned("bert", kind)
-    decided = steps.prepared.task.decide(steps.probe_logits, steps.prepared.data.problem_type)
+    decided = steps.decide(steps.probe_logits, "test")
     np.testing.assert_allclose(decided, steps.probe, atol=1e-4)
 
 
@@ -239,11 +246,11 @@ def test_every_kind_of_label_is_trained_and_saved(finetuned, kind, architecture_
 
 def test_pairs_are_told_apart_by_their_second_text(finetuned):
     steps = finetuned("bert", "pairs")
-    task, tokenizer = steps.prepared.task, steps.prepared.tokenizer
+    task, tokenizer = steps.prepared.task, steps.prepared.processor
     rows = datasets.Dataset.from_dict({"text": ["refund", "refund"], "text_pair": ["parcel", "my password"]})
     encoded, _ = task.encode(rows, tokenizer)
     assert 1 in encoded["token_type_ids"][0]
-    logits = predict_logits(steps.merged, encoded, steps.prepared.collator, PLAN)
+    logits = steps.prepared.predict(steps.merged, encoded)
     assert np.abs(logits[0] - logits[1]).max() > 1e-3
 
 
@@ -265,7 +272,7 @@ def test_full_fine_tuning_moves_the_base_too_and_writes_no_adapter(finetuned):
 def test_full_fine_tuning_leaves_the_pooling_constants_alone(finetuned):
     steps = finetuned("roberta", method="full")
     after = steps.merged.state_dict()
-    constants = [n for n in after if n.startswith(tuple(f"{c}." for c in steps.prepared.classifier.constant_modules))]
+    constants = [n for n in after if n.startswith(tuple(f"{c}." for c in steps.prepared.task_model.constant_modules))]
     assert len(constants) > 10
     assert all(torch.equal(after[name], steps.before[name]) for name in constants)
 
@@ -285,7 +292,9 @@ def test_probe_trains_the_output_layer_alone(finetuned):
 def test_features_are_what_the_output_layer_reads(finetuned, architecture):
     steps = finetuned(architecture)
     output = find_output_layer(steps.merged)
-    features = extract_features(steps.merged, steps.prepared.encoded["test"], steps.prepared.collator, PLAN)
+    features = extract_features(
+        steps.prepared.task, steps.merged, steps.prepared.encoded["test"], steps.prepared.processor, PLAN
+    )
     with torch.inference_mode():
         logits = output(torch.from_numpy(features)).numpy()
     np.testing.assert_allclose(logits, logits_by_hand(steps.merged, steps), atol=1e-4)
@@ -296,9 +305,7 @@ def test_trained_weights_are_those_of_the_best_checkpoint(finetuned, tiny_checkp
     scores = {e["epoch"]: e["eval_accuracy"] for e in steps.trained.history if "eval_accuracy" in e}
     assert sorted(scores) == [1, 2, 3]
     rows, data = steps.prepared.encoded["validation"], steps.prepared.data
-    decided = steps.prepared.task.decide(
-        predict_logits(steps.merged, rows, steps.prepared.collator, PLAN), data.problem_type
-    )
+    decided = steps.decide(steps.prepared.predict(steps.merged, rows), "validation")
     assert (decided == np.asarray(data.splits["validation"]["label"])).mean() == max(scores.values())
 
 
@@ -384,7 +391,7 @@ def test_reload_gate_finds_labels_in_another_order(copied_run):
     steps = copied_run(architecture="bert")
     file = steps.run.model / "config.json"
     file.write_text(file.read_text().replace('"refund": 0', '"refund": 1').replace('"parcel": 1', '"parcel": 0'))
-    with pytest.raises(ReloadError, match=r"^the reloaded merged differs"):
+    with pytest.raises(ReloadError, match=r"^the reloaded pipeline differs"):
         steps.reload()
 
 
