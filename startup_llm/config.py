@@ -296,6 +296,32 @@ class ReproduceConfig:
 
 
 @dataclass(frozen=True)
+class BenchmarkConfig:
+    """Time this package beside the public ways of doing the same, each in a process of its own, taking turns."""
+
+    what: Literal["training", "inference"] = "training"
+    """training: LoRA on a text classification; inference: the trained architecture's predictions."""
+    ways: list[str] | None = None
+    """Which ways to time; default all."""
+    rows: int | None = 1500
+    """Training rows, drawn anew where there are fewer; null for each row once."""
+    epochs: int = 1
+    """Passes over the training rows."""
+    repetitions: int = 3
+    """How often each way is timed; the table gives medians."""
+    accuracy: bool = False
+    """Measure the test accuracy after each epoch too."""
+    target_accuracy: float = 0.93
+    """Test accuracy whose time, from the start of the process, is told where it is reached."""
+    run_dir: str = "runs/benchmark"
+    """Where the table, the figure and the numbers are kept."""
+    overwrite: bool = False
+    """Replace a finished benchmark."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+@dataclass(frozen=True)
 class PredictConfig:
     """Answer the rows of a file or a pipe with a finished run's model: the input's columns, then the answer's."""
 

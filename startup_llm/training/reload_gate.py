@@ -71,7 +71,7 @@ def check_reload(
         )
         answer = subprocess.run(
             [sys.executable, "-m", "startup_llm.training.reload_gate", str(request)],
-            env=_plain_environment(),
+            env=plain_environment(),
             capture_output=True,
             text=True,
             check=False,
@@ -92,7 +92,7 @@ def check_reload(
     }
 
 
-def _plain_environment() -> dict[str, str]:
+def plain_environment() -> dict[str, str]:
     """Return the environment without what would make the child a part of a distributed run."""
     distributed = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK")
     return {

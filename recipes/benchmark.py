@@ -1,0 +1,62 @@
+"""Time this package beside the public ways of doing the same, on one machine, one data set and in one run.
+
+python recipes/benchmark.py
+python recipes/benchmark.py --data.data_dir banking77 --ways '[ours, setfit]' --rows null --epochs 1 --accuracy
+python recipes/benchmark.py --what inference --rows 3000
+"""
+
+import shlex
+import sys
+
+from startup_llm.config import BenchmarkConfig, parse_config
+from startup_llm.errors import UserError, nearest, run_recipe
+from startup_llm.run_folder import RunFolder
+
+
+def main() -> None:
+    config, _, config_text = parse_config(BenchmarkConfig)
+    with RunFolder(config.run_dir, overwrite=config.overwrite) as run:
+        benchmark(config, config_text, run)
+
+
+def benchmark(config: BenchmarkConfig, config_text: str, run: RunFolder) -> None:
+    from startup_llm.evaluation.environment import describe_hardware, read_versions
+    from startup_llm.evaluation.timings import build_timing_table, draw_timings, summarize_timings
+    from startup_llm.training.benchmark import WAYS, measure_peak, time_way
+
+    known = WAYS[config.what]
+    ways = config.ways or list(known)
+    for way in ways:
+        if way not in known:
+            raise UserError(f"ways: unknown way {way}{nearest(way, known)}; of {config.what}: {', '.join(known)}")
+    if config.repetitions < 1 or config.epochs < 1 or (config.rows is not None and config.rows < 100):
+        given = f"repetitions {config.repetitions}, epochs {config.epochs}, rows {config.rows}"
+        raise UserError(f"{given}: expected at least 1, 1 and 100 (rows null for each row once)")
+
+    peak = measure_peak()
+    print(f"matrix products here: {', '.join(f'{name} {rate:,.0f} GFLOP/s' for name, rate in peak.items())}")
+    timings = {way: [] for way in ways}
+    for repetition in range(config.repetitions):
+        for way in ways:  # ways take turns, so that a slow minute of the machine falls on all
+            record = time_way(way, config)
+            if "error" not in record:
+                done = record["tokens_per_second"] * record.pop("flop_per_token")
+                record["peak_share"] = done / (max(peak.values()) * 1e9)
+            timings[way].append(record)
+            rate = record.get("error") or f"{record['rows_per_second']:,.1f} rows/s"
+            print(f"{repetition + 1}/{config.repetitions} {way}: {rate}", flush=True)
+
+    summary = summarize_timings(timings)
+    table, hardware = build_timing_table(summary), describe_hardware()
+    draw_timings(summary, f"{config.what}, {hardware}", run.path / "benchmark.png")
+    run.write_text("config.yaml", config_text)
+    run.write_text("table.md", table + "\n")
+    results = {"what": config.what, "summary": summary, "timings": timings, "peak_gflop_per_second": peak}
+    about = {"hardware": hardware, "versions": read_versions(), "command": shlex.join(["python", *sys.argv])}
+    run.write_json("results.json", {**results, **about})
+    run.finish()
+    print(f"{table}\nbenchmark: {run.final}")
+
+
+if __name__ == "__main__":
+    run_recipe(main)

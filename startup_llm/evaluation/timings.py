@@ -1,0 +1,94 @@
+"""Repeated timings of several ways of doing the same: medians, a table and a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+COLUMNS: dict[str, tuple[str, float, str]] = {
+    "rows_per_second": ("rows/s", 1, ",.1f"),
+    "tokens_per_second": ("tokens/s", 1, ",.0f"),
+    "peak_share": ("share of peak", 1, ".0%"),
+    "peak_memory_bytes": ("peak memory, GiB", 2**-30, ".2f"),
+    "accuracy": ("accuracy", 1, ".2%"),
+    "seconds_to_target": ("s to target", 1, ".0f"),
+    "seconds": ("s in all", 1, ".0f"),
+}
+"""Figure -> its heading, what it is multiplied by, and its format."""
+
+
+def summarize_timings(timings: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Return for each way and figure the median, the least and the greatest; the error of a way that never ran.
+
+    Args:
+        timings: Per way, one record of figures per repetition; a figure may be None, a record may be an `error`.
+    """
+    summary: dict[str, dict[str, Any]] = {}
+    for way, records in timings.items():
+        ran = [record for record in records if "error" not in record]
+        if not ran:
+            summary[way] = {"error": records[-1]["error"]}
+            continue
+        summary[way] = {"repetitions": len(ran)}
+        for name in COLUMNS:
+            values = [record[name] for record in ran if record.get(name) is not None]
+            if values:
+                low, middle, high = (float(f(values)) for f in (np.min, np.median, np.max))
+                summary[way][name] = {"median": middle, "low": low, "high": high}
+    return summary
+
+
+def build_timing_table(summary: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a Markdown table of medians, the rates with their spread and their ratio to the first way."""
+    ways = {way: figures for way, figures in summary.items() if "error" not in figures}
+    names = [name for name in COLUMNS if any(name in figures for figures in ways.values())]
+    first = next(iter(ways.values()), {}).get("rows_per_second", {}).get("median")
+    lines = [
+        "| way | " + " | ".join(COLUMNS[name][0] for name in names) + " | first way / this |",
+        "|---" * (len(names) + 2) + "|",
+    ]
+    for way, figures in summary.items():
+        if "error" in figures:
+            lines.append(f"| {way} | does not run: {figures['error']} |" + " |" * len(names))
+            continue
+        cells = [_show(name, figures.get(name)) for name in names]
+        lines.append(f"| {way} | {' | '.join(cells)} | {first / figures['rows_per_second']['median']:.2f} |")
+    return "\n".join(lines)
+
+
+def _show(name: str, figure: Mapping[str, float] | None) -> str:
+    if figure is None:
+        return ""
+    _, scale, form = COLUMNS[name]
+    shown = format(figure["median"] * scale, form)
+    if name == "rows_per_second" and figure["low"] < figure["high"]:
+        shown += f" ({format(figure['low'] * scale, form)} to {format(figure['high'] * scale, form)})"
+    return shown
+
+
+def draw_timings(summary: Mapping[str, Mapping[str, Any]], title: str, path: Path) -> None:
+    """Draw the rates as bars with their spread, the first way on top.
+
+    Args:
+        summary: From `summarize_timings`.
+        title: What was timed, where.
+        path: PNG file to write.
+    """
+    from matplotlib.figure import Figure
+
+    ways = [way for way, figures in summary.items() if "error" not in figures][::-1]
+    rates = [summary[way]["rows_per_second"] for way in ways]
+    figure = Figure(figsize=(7, 0.45 * len(ways) + 1.1), layout="constrained")
+    axes = figure.subplots()
+    middle = np.array([rate["median"] for rate in rates])
+    spread = np.abs(np.array([[rate["low"], rate["high"]] for rate in rates]).T - middle)
+    bars = axes.barh(ways, middle, xerr=spread, color="#1d5fa8", ecolor="#5b6471", capsize=3)
+    axes.bar_label(bars, labels=[f"{value:,.0f}" for value in middle], padding=6)
+    axes.margins(x=0.15)
+    axes.set_xlabel("rows per second (median, least to greatest)")
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
