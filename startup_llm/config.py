@@ -87,6 +87,8 @@ class DataConfig:
     """Remove from training the rows that stand in the test split too."""
     max_train_rows: int | None = None
     """Train on at most this many rows, drawn by split_seed."""
+    labels_per_class: int | None = None
+    """Train on this many rows of each class, drawn by split_seed, and keep the others without their labels."""
     max_test_rows: int | None = None
     """Test on at most this many rows, drawn by split_seed."""
 

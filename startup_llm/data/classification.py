@@ -42,6 +42,11 @@ def load_labelled_text(data: DataConfig) -> TaskData:
     problem_type, decision = decide_problem_type(loaded.splits, columns, data)
     if decision:
         notes.append(decision)
+    if data.labels_per_class is not None and problem_type != "single_label_classification":
+        raise UserError(
+            f"data.labels_per_class is {data.labels_per_class}, but the problem type is {problem_type}; expected "
+            "one class per row, as rows are drawn per class: leave it out, or use --data.max_train_rows"
+        )
 
     label_names: tuple[str, ...] = ()
     if problem_type == "regression":
@@ -80,7 +85,54 @@ def load_labelled_text(data: DataConfig) -> TaskData:
             splits[split] = sample_rows(splits[split], count, data.split_seed, stratify_by=stratify_by)
     if columns.group:
         splits = splits.remove_columns("group")
-    return TaskData(splits, label_names, problem_type, notes, loaded.sources)
+    unlabelled = None
+    if data.labels_per_class is not None:
+        train = splits["train"]
+        drawn = draw_rows_per_class(
+            read_column(train, "label").to_numpy(), data.labels_per_class, data.split_seed, label_names
+        )
+        splits["train"], unlabelled = train.select(drawn[0]), train.select(drawn[1]).remove_columns("label")
+        counts = _count_labels(splits["train"], label_names)
+        notes.append(
+            f"{len(drawn[0]):,} of the {train.num_rows:,} train rows keep their labels, {data.labels_per_class} per "
+            f"class (seed {data.split_seed})."
+        )
+        if len(short := (counts < data.labels_per_class).nonzero()[0]):
+            notes.append(f"{len(short)} classes have fewer rows: {_list_names(short, label_names, counts)}.")
+    return TaskData(splits, label_names, problem_type, notes, loaded.sources, unlabelled)
+
+
+def draw_rows_per_class(
+    labels: np.ndarray, count: int, seed: int, label_names: tuple[str, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw as many rows of each class; a smaller count draws a part of what a larger one draws.
+
+    Args:
+        labels: Class ids, shape (rows,), int64.
+        count: Rows of each class; a class with fewer gives all.
+        seed: Seed of the draw.
+        label_names: Name of each class id.
+
+    Returns:
+        Positions of the drawn rows and of the others, each ascending.
+
+    Raises:
+        UserError: if count is below 1 or a class has no row.
+    """
+    import numpy as np
+
+    if count < 1:
+        raise UserError(f"data.labels_per_class must be 1 or more, not {count}")
+    sizes = np.bincount(labels, minlength=len(label_names))
+    if len(empty := (sizes == 0).nonzero()[0]):
+        raise UserError(
+            f"data.labels_per_class is {count}, but {len(empty)} classes have no training row: "
+            f"{_list_names(empty, label_names)}; add rows of them, or take the classes out of the data"
+        )
+    shuffled = np.random.default_rng(seed).permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    rank = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # place within the row's class
+    return np.sort(by_class[rank < count]), np.sort(by_class[rank >= count])
 
 
 def _describe_place(split: str, loaded: LoadedData) -> str:

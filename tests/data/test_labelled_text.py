@@ -2,10 +2,11 @@ import json
 from collections import Counter
 
 import datasets
+import numpy as np
 import pytest
 
 from startup_llm.config import DataConfig
-from startup_llm.data.classification import load_labelled_text
+from startup_llm.data.classification import draw_rows_per_class, load_labelled_text
 from startup_llm.data.task_data import compute_rows_sha256
 from startup_llm.errors import UserError
 
@@ -298,3 +299,44 @@ def test_banking77_loads_from_its_folder(real_data):
     assert loaded.splits["train"].num_rows == 10_003
     assert loaded.splits["test"].num_rows == 3_080
     assert len(loaded.label_names) == 77
+
+
+def test_as_many_rows_of_each_class_keep_their_labels_and_the_others_lose_them(load):
+    rows = [{"text": f"text {number}", "label": "abc"[number % 7 % 3]} for number in range(70)]
+    drawn = {
+        (count, seed): load(rows, test=vary(rows[:3]), labels_per_class=count, split_seed=seed)
+        for count, seed in ((2, 0), (5, 0), (5, 1))
+    }
+    kept = {key: loaded.splits["train"]["row"][:] for key, loaded in drawn.items()}
+    assert Counter(drawn[5, 0].splits["train"]["label"]) == {0: 5, 1: 5, 2: 5}
+    assert drawn[5, 0].unlabelled.column_names == ["text", "row"]
+    assert sorted(kept[5, 0] + drawn[5, 0].unlabelled["row"][:]) == list(range(1, 71))
+    assert "15 of the 70 train rows keep their labels, 5 per class (seed 0)." in drawn[5, 0].notes
+    assert set(kept[2, 0]) < set(kept[5, 0]) != set(kept[5, 1])
+    assert load(rows, test=vary(rows[:3]), labels_per_class=5).splits["train"]["row"][:] == kept[5, 0]
+    assert drawn[5, 0].splits["test"].num_rows == 3
+
+
+def test_a_class_with_fewer_rows_than_asked_for_gives_all_and_is_named(load):
+    loaded = load(relabel(*"aaaaaaabbb"), test=vary(TEN[:2]), labels_per_class=5)
+    assert Counter(loaded.splits["train"]["label"]) == {0: 5, 1: 3}
+    assert "1 classes have fewer rows: 'b' (3 rows)." in loaded.notes
+
+
+@pytest.mark.parametrize(
+    ("labels", "count", "message"),
+    [
+        ("ab" * 5, 0, "labels_per_class must be 1 or more, not 0"),
+        ([number + 0.5 for number in range(10)], 3, "labels_per_class is 3, but the problem type is regression"),
+        ([["a"], ["a", "b"]] * 5, 3, "labels_per_class is 3, but the problem type is multi_label_classification"),
+    ],
+)
+def test_rows_per_class_need_a_number_and_classes(load, labels, count, message):
+    options = {"problem_type": "regression"} if isinstance(labels[0], float) else {}
+    with pytest.raises(UserError, match=message):
+        load(relabel(*labels), test=vary(relabel(*labels)[:4]), labels_per_class=count, **options)
+
+
+def test_rows_per_class_need_a_training_row_of_every_named_class():
+    with pytest.raises(UserError, match="labels_per_class is 2, but 1 classes have no training row: 'b'"):
+        draw_rows_per_class(np.array([0, 0, 2, 2]), 2, 0, ("a", "b", "c"))
