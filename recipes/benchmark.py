@@ -3,13 +3,14 @@
 python recipes/benchmark.py
 python recipes/benchmark.py --data.data_dir banking77 --ways '[ours, setfit]' --rows null --epochs 1 --accuracy
 python recipes/benchmark.py --what inference --rows 3000
+python recipes/benchmark.py --what causal-lm --rows 100 --data.train_file shakespeare.txt
 """
 
 import shlex
 import sys
 
 from startup_llm.config import BenchmarkConfig, parse_config
-from startup_llm.errors import UserError, nearest, run_recipe
+from startup_llm.errors import run_recipe
 from startup_llm.run_folder import RunFolder
 
 
@@ -22,17 +23,9 @@ def main() -> None:
 def benchmark(config: BenchmarkConfig, config_text: str, run: RunFolder) -> None:
     from startup_llm.evaluation.environment import describe_hardware, read_versions
     from startup_llm.evaluation.timings import build_timing_table, draw_timings, summarize_timings
-    from startup_llm.training.benchmark import WAYS, measure_peak, time_way
+    from startup_llm.training.benchmark import choose_ways, measure_peak, time_way
 
-    known = WAYS[config.what]
-    ways = config.ways or list(known)
-    for way in ways:
-        if way not in known:
-            raise UserError(f"ways: unknown way {way}{nearest(way, known)}; of {config.what}: {', '.join(known)}")
-    if config.repetitions < 1 or config.epochs < 1 or (config.rows is not None and config.rows < 100):
-        given = f"repetitions {config.repetitions}, epochs {config.epochs}, rows {config.rows}"
-        raise UserError(f"{given}: expected at least 1, 1 and 100 (rows null for each row once)")
-
+    ways = choose_ways(config)
     peak = measure_peak()
     print(f"matrix products here: {', '.join(f'{name} {rate:,.0f} GFLOP/s' for name, rate in peak.items())}")
     timings = {way: [] for way in ways}

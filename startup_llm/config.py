@@ -91,6 +91,8 @@ class DataConfig:
     """Train on this many rows of each class, drawn by split_seed, and keep the others without their labels."""
     max_test_rows: int | None = None
     """Test on at most this many rows, drawn by split_seed."""
+    skip_bad: bool = False
+    """Leave out images that cannot be read, and count them; otherwise they are an error."""
 
     @property
     def named_dataset(self) -> str | None:
@@ -301,12 +303,13 @@ class ReproduceConfig:
 class BenchmarkConfig:
     """Time this package beside the public ways of doing the same, each in a process of its own, taking turns."""
 
-    what: Literal["training", "inference"] = "training"
-    """training: LoRA on a text classification; inference: the trained architecture's predictions."""
+    what: Literal["training", "inference", "causal-lm"] = "training"
+    """training: LoRA on a text classification; inference: the trained architecture's predictions; causal-lm: a small
+    Llama-style model with random weights on packed text, data.train_file being .txt, or the rows' texts."""
     ways: list[str] | None = None
     """Which ways to time; default all."""
     rows: int | None = 1500
-    """Training rows, drawn anew where there are fewer; null for each row once."""
+    """Training rows, drawn anew where there are fewer; null for each row once. For causal-lm blocks of 512 tokens."""
     epochs: int = 1
     """Passes over the training rows."""
     repetitions: int = 3

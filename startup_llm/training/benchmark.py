@@ -6,6 +6,7 @@ has the same threads, and shows its own peak memory.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -19,7 +20,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.config import BenchmarkConfig, DataConfig, FinetuneConfig, LoraConfig, ModelConfig, SpeedConfig
+from startup_llm.errors import UserError, nearest, run_recipe
 from startup_llm.evaluation.environment import read_peak_memory_bytes
+from startup_llm.training import benchmark_causal_lm as causal_lm
 from startup_llm.training.reload_gate import plain_environment
 
 if TYPE_CHECKING:
@@ -34,16 +37,48 @@ BATCH_ROWS = 32
 PADDED_LENGTH = 128
 
 
+def choose_ways(config: BenchmarkConfig) -> list[str]:
+    """Return the ways that the config asks for.
+
+    Raises:
+        UserError: If there is no such way, a library of another's is missing, or an option makes no sense.
+    """
+    known = WAYS[config.what]
+    ways = config.ways or list(known)
+    for way in ways:
+        if way not in known:
+            raise UserError(f"ways: unknown way {way}{nearest(way, known)}; of {config.what}: {', '.join(known)}")
+    for library in ("setfit", "trl"):
+        theirs = [way for way in ways if way.startswith(library)]
+        if theirs and importlib.util.find_spec(library) is None:
+            raise UserError(
+                f"ways: {', '.join(theirs)} needs {library}; install it: pip install 'startup-llm[benchmark]', "
+                "or name other --ways"
+            )
+    if config.repetitions < 1 or config.epochs < 1:
+        raise UserError(f"repetitions {config.repetitions}, epochs {config.epochs}: expected at least 1")
+    if config.what == "causal-lm":
+        causal_lm.check_causal_lm_config(config)
+    elif config.rows is not None and config.rows < 100:
+        raise UserError(f"rows {config.rows}: expected at least 100, or null for each row once")
+    if config.what == "inference" and config.accuracy:
+        raise UserError("accuracy was asked for, but inference times a model that is not trained; leave it out")
+    return ways
+
+
 def time_way(way: str, config: BenchmarkConfig) -> dict[str, Any]:
     """Run one way in a fresh process.
 
     Args:
-        way: A key of `TRAINING_WAYS` or `INFERENCE_WAYS`.
+        way: A key of `WAYS[config.what]`.
         config: Rows and data.
 
     Returns:
         rows_per_second, tokens_per_second, seconds (of the whole process) and peak_memory_bytes; for training also
         accuracy, and seconds_to_target where it was reached; `error` alone where the way does not run.
+
+    Raises:
+        UserError: On a mistake in the data or the options, which no way could do with.
     """
     with tempfile.TemporaryDirectory() as folder:
         request, answer = Path(folder) / "request.json", Path(folder) / "answer.json"
@@ -57,6 +92,8 @@ def time_way(way: str, config: BenchmarkConfig) -> dict[str, Any]:
         )
         if child.returncode != 0:
             lines = child.stderr.strip().splitlines() or [f"exit code {child.returncode}"]
+            if child.returncode == 2 and lines[-1].startswith("error: "):
+                raise UserError(lines[-1].removeprefix("error: "))
             return {"error": lines[-1]}
         return json.loads(answer.read_text())
 
@@ -340,6 +377,10 @@ def _describe_inference(rate: float, tokens: float, model: Any) -> dict[str, flo
     return {"rows_per_second": rate, "tokens_per_second": rate * tokens, "flop_per_token": flop}
 
 
+def _time_steps(config: BenchmarkConfig, started: float) -> _Clock:
+    return _Clock(started, config.target_accuracy, None)
+
+
 Way = Callable[[BenchmarkConfig, float], dict[str, Any]]
 
 TRAINING_WAYS: dict[str, Way] = {
@@ -364,7 +405,24 @@ INFERENCE_WAYS: dict[str, Way] = {
     "pipeline-32": lambda config, started: _predict_pipeline(config, started, 32),
     "pipeline-128": lambda config, started: _predict_pipeline(config, started, 128),
 }
-WAYS: dict[str, dict[str, Way]] = {"training": TRAINING_WAYS, "inference": INFERENCE_WAYS}
+CAUSAL_LM_WAYS: dict[str, Way] = {
+    "ours": lambda config, started: causal_lm.train_ours(config, _time_steps(config, started), lora=False),
+    "ours-lora": lambda config, started: causal_lm.train_ours(config, _time_steps(config, started), lora=True),
+    "trl": lambda config, started: causal_lm.train_with_trl(
+        config, _time_steps(config, started), lora=False, tuned=False
+    ),
+    "trl-tuned": lambda config, started: causal_lm.train_with_trl(
+        config, _time_steps(config, started), lora=False, tuned=True
+    ),
+    "trl-tuned-lora": lambda config, started: causal_lm.train_with_trl(
+        config, _time_steps(config, started), lora=True, tuned=True
+    ),
+}
+WAYS: dict[str, dict[str, Way]] = {
+    "training": TRAINING_WAYS,
+    "inference": INFERENCE_WAYS,
+    "causal-lm": CAUSAL_LM_WAYS,
+}
 
 
 def _answer(request_file: Path, answer_file: Path) -> None:
@@ -383,4 +441,4 @@ def _answer(request_file: Path, answer_file: Path) -> None:
 
 
 if __name__ == "__main__":
-    _answer(Path(sys.argv[1]), Path(sys.argv[2]))
+    run_recipe(lambda: _answer(Path(sys.argv[1]), Path(sys.argv[2])))

@@ -1,0 +1,146 @@
+import json
+
+import pytest
+import torch
+
+from startup_llm.config import BenchmarkConfig, DataConfig, ModelConfig
+from startup_llm.errors import UserError
+from startup_llm.training import benchmark, benchmark_causal_lm
+from startup_llm.training.benchmark import WAYS, _Clock, choose_ways, count_flop_per_token, time_way
+from startup_llm.training.speed import plan_speed
+
+PLAY = ["First Citizen:\nBefore we proceed any further, hear me speak.", "All:\nSpeak, speak.", "Second: One word."]
+
+
+@pytest.fixture
+def play(tmp_path):
+    """A text file, and the model and its blocks made so small that a step takes milliseconds."""
+    file = tmp_path / "play.txt"
+    file.write_text("\n\n".join(PLAY) + "\n\n\n", encoding="utf-8")
+    return DataConfig(train_file=str(file))
+
+
+@pytest.fixture
+def tiny_llama(monkeypatch):
+    sizes = {"BLOCK_TOKENS": 16, "BLOCKS_PER_STEP": 2, "VOCABULARY": 300, "WIDTH": 32, "LAYERS": 2, "HEADS": 4}
+    for name, value in {**sizes, "KEY_VALUE_HEADS": 2, "INNER_WIDTH": 64}.items():
+        monkeypatch.setattr(benchmark_causal_lm, name, value)
+
+
+def test_paragraphs_of_a_text_file_are_the_texts(play):
+    assert benchmark_causal_lm.load_texts(play) == [*PLAY[:2], f"{PLAY[2]}"]
+
+
+def test_rows_of_a_text_classification_are_texts_too():
+    texts = benchmark_causal_lm.load_texts(DataConfig())
+    assert len(texts) > 1000
+    assert all(isinstance(text, str) for text in texts)
+
+
+def test_a_text_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"gone\.txt cannot be read"):
+        benchmark_causal_lm.load_texts(DataConfig(train_file=str(tmp_path / "gone.txt")))
+
+
+def test_drawn_texts_fill_the_blocks_and_no_more(tiny_llama):
+    tokenizer = benchmark_causal_lm.train_tokenizer(PLAY)
+    drawn = benchmark_causal_lm.draw_texts(PLAY, tokenizer, 20, seed=0)
+    lengths = [len(ids) + 1 for ids in tokenizer(drawn)["input_ids"]]
+    assert sum(lengths) >= 20 * 16 > sum(lengths[:-1])
+    assert sorted(benchmark_causal_lm.draw_texts(PLAY, tokenizer, None, seed=0)) == sorted(PLAY)
+
+
+def test_blocks_are_the_drawn_texts_one_after_the_other(tiny_llama):
+    tokenizer = benchmark_causal_lm.train_tokenizer(PLAY)
+    blocks = benchmark_causal_lm.pack_blocks(PLAY, tokenizer, 6, seed=3)
+    assert [len(block) for block in blocks] == [16] * len(blocks)
+    assert len(blocks) >= 6
+    stream = benchmark_causal_lm.END.join(benchmark_causal_lm.draw_texts(PLAY, tokenizer, 6, seed=3))
+    text = tokenizer.decode([token for block in blocks for token in block], clean_up_tokenization_spaces=False)
+    assert stream.startswith(text.removesuffix(benchmark_causal_lm.END))
+
+
+def test_texts_too_short_for_two_steps_are_an_error(tiny_llama):
+    tokenizer = benchmark_causal_lm.train_tokenizer(PLAY)
+    with pytest.raises(UserError, match="rows: 0 blocks of 16 tokens, expected at least 4"):
+        benchmark_causal_lm.pack_blocks(["a"], tokenizer, None, seed=0)
+
+
+def test_choosing_a_kernel_leaves_the_weights_alone(tiny_llama):
+    tokenizer = benchmark_causal_lm.train_tokenizer(PLAY)
+    model = benchmark_causal_lm.build_llama(tokenizer)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert benchmark_causal_lm.choose_kernel(model, plan_speed(), [list(range(16))] * 2) in ("eager", "sdpa")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("way", WAYS["causal-lm"])
+def test_every_way_trains_the_same_language_model(way, play, tiny_llama):
+    config = BenchmarkConfig(what="causal-lm", rows=40, data=play)
+    figures = WAYS["causal-lm"][way](config, 0.0)
+    blocks_per_text_token = figures["tokens_per_second"] / figures["rows_per_second"]
+    assert 0 < blocks_per_text_token <= 16
+    assert 4.5 < figures["train_loss"] < 6.0  # ln(300) = 5.7 for weights that know nothing
+    assert figures["flop_per_token"] > 0
+
+
+def test_a_trained_weight_costs_six_operations_a_frozen_one_four_and_two_without_training():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Linear(5, 7))
+    model[0].weight.requires_grad_(False)
+    assert count_flop_per_token(model, training=True) == 4 * 15 + 6 * 35
+    assert count_flop_per_token(model, training=False) == 2 * 50
+
+
+def test_the_clock_leaves_out_the_first_step_and_the_pauses(monkeypatch):
+    now = iter([100.0, 101.0, 150.0, 180.0, 182.0, 182.0, 212.0])  # two steps, a pause of 30 s, a step, a pause
+    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: next(now))
+    monkeypatch.setattr(benchmark.time, "time", lambda: 500.0)
+    clock = _Clock(started=440.0, target=0.9, measure_accuracy=lambda: 0.95)
+    tell = clock.callback()
+    tell.on_step_end()
+    tell.on_step_end()
+    clock.measure()
+    assert clock.seconds_to_target == 60.0
+    tell.on_step_end()
+    clock.measure()
+    found = clock.read(rows=30, epochs=2, mean_tokens=7.0, model=torch.nn.Linear(2, 3))
+    assert found["rows_per_second"] == pytest.approx(40 / 52)  # two of three steps, 82 s without the pause inside
+    assert found["tokens_per_second"] == pytest.approx(7 * 40 / 52)
+    assert (found["accuracy"], found["seconds_to_target"]) == (0.95, 60.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ways": ["setfi"]}, "unknown way setfi; did you mean setfit"),
+        ({"what": "inference", "ways": ["setfit"]}, "of inference: ours, pipeline"),
+        ({"rows": 99}, "rows 99: expected at least 100"),
+        ({"repetitions": 0}, "repetitions 0"),
+        ({"what": "inference", "accuracy": True}, "inference times a model that is not trained"),
+        ({"what": "causal-lm", "accuracy": True}, "a language model has none"),
+        ({"what": "causal-lm", "rows": 15}, "15 blocks of 512 tokens, expected at least 16"),
+        ({"what": "causal-lm", "model": ModelConfig(checkpoint="gpt2")}, "model.checkpoint gpt2: causal-lm trains"),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_an_error(options, message):
+    with pytest.raises(UserError, match=message.replace("?", r"\?")):
+        choose_ways(BenchmarkConfig(**options))
+
+
+def test_a_missing_library_is_told_with_the_extra(monkeypatch):
+    monkeypatch.setattr(benchmark.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"setfit needs setfit; install it: pip install 'startup-llm\[benchmark\]'"):
+        choose_ways(BenchmarkConfig())
+    assert choose_ways(BenchmarkConfig(ways=["ours"])) == ["ours"]
+
+
+def test_a_mistake_in_the_data_ends_the_benchmark(tmp_path):
+    config = BenchmarkConfig(data=DataConfig(train_file=str(tmp_path / "gone.csv")))
+    with pytest.raises(UserError, match=r"gone\.csv"):
+        time_way("peft-dynamic", config)
+
+
+def test_the_answer_of_a_way_is_plain_data(tiny_llama, play):
+    config = BenchmarkConfig(what="causal-lm", rows=40, data=play)
+    assert json.loads(json.dumps(WAYS["causal-lm"]["ours"](config, 0.0)))["accuracy"] is None
