@@ -327,6 +327,34 @@ class BenchmarkConfig:
 
 
 @dataclass(frozen=True)
+class CompareConfig:
+    """Put every rung on one ladder: the same test rows, several label budgets, and what to use at which."""
+
+    task: str = "text-classification"
+    """Hub pipeline tag of the task."""
+    rungs: list[str] = field(
+        default_factory=lambda: ["majority", "tfidf-linear-svm", "dnn", "transformer", "linear-probe", "lora", "full"]
+    )
+    """What is compared."""
+    budgets: list[int | Literal["all"]] = field(default_factory=lambda: [5, 10, 30, "all"])
+    """Labels per class; all for every label."""
+    draws: int = 3
+    """Draws of the rows at each budget, each with a training seed of its own."""
+    draws_of_all: int = 1
+    """Training seeds where every label is used."""
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Options of the recipes by RUNG or RUNG-BUDGET, such as lora-10: {train.num_train_epochs: 20}."""
+    run_dir: str | None = None
+    """Where the comparison and its runs are kept; default runs/DATASET-ladder."""
+    overwrite: bool = False
+    """Replace a finished comparison, and drop an interrupted one."""
+    resume: bool = False
+    """Go on with an interrupted comparison; the runs that it finished are kept."""
+    data: DataConfig = field(default_factory=DataConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+@dataclass(frozen=True)
 class PredictConfig:
     """Answer the rows of a file or a pipe with a finished run's model: the input's columns, then the answer's."""
 
