@@ -6,8 +6,9 @@ BIN := .venv/bin
 finetune: .venv/installed
 	$(BIN)/accelerate launch recipes/finetune.py
 
+# Waiting threads sleep, because runs beside each other would otherwise spin on each other's cores.
 test: .venv/installed
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses auto
 
 lint: .venv/installed
 	$(BIN)/ruff check .
