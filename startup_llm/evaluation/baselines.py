@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from startup_llm.evaluation.language_modelling import predict_sixgram, predict_trigram, predict_unigram
+
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
@@ -62,5 +64,8 @@ def predict_tfidf_linear_svm(splits: DatasetDict, data: TaskData) -> np.ndarray:
 BASELINES: dict[str, Callable[[DatasetDict, TaskData], Sequence[Any]]] = {
     "majority": predict_majority,
     "tfidf-linear-svm": predict_tfidf_linear_svm,
+    "character-unigram": predict_unigram,
+    "character-trigram": predict_trigram,
+    "character-sixgram": predict_sixgram,
 }
 """From the splits and what is known of their labels to predictions on the test rows."""

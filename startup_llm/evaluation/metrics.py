@@ -10,6 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.errors import UserError, nearest
+from startup_llm.evaluation.language_modelling import (
+    combine_bits_per_byte,
+    combine_byte_perplexity,
+    combine_loss,
+    combine_perplexity,
+    count_likelihood,
+)
 
 if TYPE_CHECKING:
     import datasets
@@ -119,6 +126,10 @@ METRICS: dict[str, MetricFunction] = {
     "pearson": MetricFunction(compute_pearson),
     "spearman": MetricFunction(compute_spearman),
     "mean_squared_error": MetricFunction(compute_mean_squared_error, lower_is_better=True),
+    "bits_per_byte": additive(count_likelihood, combine_bits_per_byte, lower_is_better=True),
+    "loss": additive(count_likelihood, combine_loss, lower_is_better=True),
+    "perplexity": additive(count_likelihood, combine_perplexity, lower_is_better=True),
+    "byte_perplexity": additive(count_likelihood, combine_byte_perplexity, lower_is_better=True),
 }
 
 
