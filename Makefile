@@ -8,7 +8,7 @@ finetune: .venv/installed
 
 # Waiting threads sleep, because runs beside each other would otherwise spin on each other's cores.
 test: .venv/installed
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses auto
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: .venv/installed
 	$(BIN)/ruff check .
