@@ -1,0 +1,67 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "benchmark.py"
+ON_CPU = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def run_benchmark(folder, *options):
+    words = [sys.executable, str(RECIPE), "--run_dir", str(folder), "--repetitions", "1", *options]
+    return subprocess.run(words, env=ON_CPU, capture_output=True, text=True, check=False)
+
+
+def read_results(folder):
+    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+
+
+def test_training_is_timed_beside_a_public_way_each_in_its_own_process(tiny_checkpoint, tmp_path):
+    options = ["--ways", "[ours, setfit]", "--rows", "150", "--accuracy", "--data.max_test_rows", "24"]
+    run = tmp_path / "bench"
+    done = run_benchmark(run, *options, "--model.checkpoint", str(tiny_checkpoint("bert")), "--target_accuracy", "0")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n| ours |") == done.stdout.count("\n| setfit |") == 1
+    results = read_results(run)
+    for way in ("ours", "setfit"):
+        figures = {name: figure["median"] for name, figure in results["summary"][way].items() if name != "repetitions"}
+        assert figures["rows_per_second"] > 0
+        assert figures["tokens_per_second"] > figures["rows_per_second"]
+        assert 0 < figures["peak_share"] < 1
+        assert 2**27 < figures["peak_memory_bytes"] < 2**33
+        assert 0 <= figures["accuracy"] <= 1
+        assert figures["seconds_to_target"] <= figures["seconds"]
+    assert list(results)[-1] == "command"
+    assert results["command"].startswith("python ")
+    assert "--rows 150" in results["command"]
+    with Image.open(run / "benchmark.png") as image:
+        assert image.size[0] > 800
+
+
+def test_prediction_is_timed_beside_the_pipeline(tiny_checkpoint, tmp_path):
+    options = ["--what", "inference", "--ways", "[ours, pipeline-32]", "--rows", "100"]
+    run = tmp_path / "bench"
+    done = run_benchmark(run, *options, "--model.checkpoint", str(tiny_checkpoint("bert")))
+    assert done.returncode == 0, done.stderr
+    summary = read_results(run)["summary"]
+    assert list(summary) == ["ours", "pipeline-32"]
+    assert all(summary[way]["rows_per_second"]["median"] > 0 for way in summary)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--ways", "[ours, setfi]"], "error: ways: unknown way setfi; did you mean setfit?"),
+        (["--what", "causal-lm", "--model.checkpoint", "x"], "error: model.checkpoint x: causal-lm trains"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_no_folder(options, message, tmp_path):
+    done = run_benchmark(tmp_path / "bench", *options)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(message)
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
