@@ -183,8 +183,9 @@ class FinetuneConfig:
 class ScratchModelConfig:
     """A reference model of this package, its weights drawn at random."""
 
-    name: Literal["dnn", "transformer"] = "dnn"
-    """dnn: mean of hashed n-gram embeddings and a feed-forward network; transformer: encoder with mean pooling."""
+    name: Literal["dnn", "transformer", "gpt", "vit"] = "dnn"
+    """dnn: feed-forward network on the mean of hashed n-gram embeddings, or on an image's pixels; transformer: encoder
+    with mean pooling; gpt: decoder that writes text; vit: encoder over an image's patches."""
     width: int = 128
     """Width of the vector of an n-gram or a token."""
     hidden: list[int] = field(default_factory=list)
@@ -203,8 +204,14 @@ class ScratchModelConfig:
     """Buckets that n-grams are hashed into (dnn), or at most this many tokens (transformer)."""
     longest_ngram: int = 2
     """Words in the longest n-gram (dnn)."""
-    tokenizer: Literal["wordpiece", "bpe"] = "wordpiece"
-    """How words are cut (transformer); trained on the training split alone."""
+    tokenizer: Literal["wordpiece", "bpe", "character"] = "wordpiece"
+    """How text is cut: wordpiece or bpe (transformer), character (gpt); trained on the training split alone."""
+    image_size: int = 32
+    """Images are resized to squares of this many pixels a side."""
+    patch_size: int = 4
+    """Pixels a side of a patch (vit)."""
+    shift_pixels: int = 0
+    """While training, images are shifted by up to this many pixels, another way each time."""
 
 
 @dataclass(frozen=True)
@@ -269,11 +276,37 @@ class GanTrainConfig:
 
 
 @dataclass(frozen=True)
-class GanConfig:
-    """Train a class-conditional image GAN on scikit-learn's digits and measure what its images are good for."""
+class GanBertConfig:
+    """GAN-BERT's two players on sentence vectors (Croce et al. 2020), and how they are trained: Adam for each."""
 
+    noise_size: int = 100
+    """Width of the noise z."""
+    hidden_size: int = 384
+    """Width of the hidden layer of each player."""
+    dropout: float = 0.1
+    """Dropout of each player."""
+    epochs: int = 20
+    """Passes over the training rows, the unlabelled ones among them."""
+    batch_size: int = 64
+    """Rows per step and process."""
+    generator_learning_rate: float = 5e-4
+    """Learning rate of the generator."""
+    discriminator_learning_rate: float = 5e-4
+    """Learning rate of the discriminator."""
+    seed: int = 0
+    """Seed of weights, order and noise."""
+    checkpoint_epochs: int = 5
+    """Epochs between checkpoints, from which --resume goes on."""
+
+
+@dataclass(frozen=True)
+class GanConfig:
+    """Train a class-conditional image GAN on digits, or GAN-BERT on few labelled and many unlabelled texts."""
+
+    kind: Literal["image", "text"] = "image"
+    """image: digits, by the sections model and train; text: GAN-BERT, by data, encoder, text and speed."""
     run_dir: str | None = None
-    """Where the run is kept; default runs/digits-gan."""
+    """Where the run is kept; default runs/digits-gan or runs/DATASET-ganbert."""
     overwrite: bool = False
     """Replace a finished run."""
     resume: bool = False
@@ -284,6 +317,10 @@ class GanConfig:
     """Generated labelled images that a classifier is trained on, as many of each class."""
     model: GanModelConfig = field(default_factory=GanModelConfig)
     train: GanTrainConfig = field(default_factory=GanTrainConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    encoder: ModelConfig = field(default_factory=ModelConfig)
+    text: GanBertConfig = field(default_factory=GanBertConfig)
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
@@ -450,6 +487,8 @@ TRAIN_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "probe": {"num_train_epochs": 0},
     "dnn": {"learning_rate": 5e-3, "num_train_epochs": 20},
     "transformer": {"learning_rate": 1e-3, "num_train_epochs": 20},
+    "gpt": {"learning_rate": 1e-3, "num_train_epochs": 2},
+    "vit": {"learning_rate": 1e-3, "num_train_epochs": 40},
 }
 """Defaults of the `train` section by method or reference model, where they differ from `TrainingArguments`."""
 

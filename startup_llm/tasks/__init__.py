@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from startup_llm.tasks.base import Task
 
 TASKS: dict[str, str] = {
+    "image-classification": "startup_llm.tasks.image_classification:ImageClassification",
     "text-classification": "startup_llm.tasks.text_classification:TextClassification",
+    "text-generation": "startup_llm.tasks.text_generation:TextGeneration",
 }
 """Pipeline tag -> where its class is; imported when asked for."""
 
