@@ -71,7 +71,7 @@ class TextGeneration(Task):
         if model.name != "gpt":
             raise UserError(f"model.name {model.name} does not write text; use --model.name gpt")
         if model.tokenizer != "character":
-            raise UserError(f"model.tokenizer {model.tokenizer}: gpt reads characters; use --model.tokenizer character")
+            raise UserError(f"model.tokenizer {model.tokenizer}: gpt reads characters; set it to character")
         tokenizer = train_character_tokenizer(data.splits["train"]["text"], model.max_length_tokens)
         decoder = Decoder(
             len(tokenizer),
