@@ -23,3 +23,56 @@ def test_a_file_tells_its_command_and_whether_it_was_run(file):
     head = [line for line in file.read_text().splitlines() if line.startswith("#")]
     assert f"accelerate launch --config_file recipes/accelerate/{file.name}" in head[1]
     assert "Not run for this version." in head[0] or file.stem == "cpu"
+
+
+def load(name: str):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    return load_config_from_file(str(ROOT / "recipes" / "accelerate" / f"{name}.yaml"))
+
+
+def launched_environment(monkeypatch, name: str) -> dict[str, str]:
+    """Return what `accelerate launch` would tell each process, by its own arithmetic."""
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import prepare_multi_gpu_env
+
+    for variable in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"):
+        monkeypatch.delenv(variable, raising=False)
+    file = str(ROOT / "recipes" / "accelerate" / f"{name}.yaml")
+    arguments, _, _ = _validate_launch_command(
+        launch_command_parser().parse_args(["--config_file", file, "recipes/finetune.py"])
+    )
+    return prepare_multi_gpu_env(arguments)
+
+
+def test_fsdp2_shards_everything_and_saves_whole_files(monkeypatch):
+    config = load("fsdp2")
+    assert str(config.distributed_type) == "DistributedType.FSDP"
+    told = launched_environment(monkeypatch, "fsdp2")
+    assert told["ACCELERATE_USE_FSDP"] == "true"
+    assert told["FSDP_VERSION"] == "2"
+    assert told["FSDP_RESHARD_AFTER_FORWARD"] == "true"
+    assert told["FSDP_STATE_DICT_TYPE"] == "FULL_STATE_DICT"
+    assert told["FSDP_AUTO_WRAP_POLICY"] == "TRANSFORMER_BASED_WRAP"
+    assert told["ACCELERATE_MIXED_PRECISION"] == "bf16"
+
+
+def test_fsdp2_names_only_fields_that_accelerate_has():
+    import dataclasses
+
+    from accelerate.utils import FullyShardedDataParallelPlugin
+
+    known = {field.name for field in dataclasses.fields(FullyShardedDataParallelPlugin)}
+    known |= {"offload_params", "version"}  # the launcher's own names of cpu_offload and fsdp_version
+    assert {key.removeprefix("fsdp_") for key in load("fsdp2").fsdp_config} <= known
+
+
+def test_zero3_shards_everything_and_saves_whole_files():
+    from accelerate.commands.launch import launch_command_parser
+
+    config = load("deepspeed_zero3")
+    assert str(config.distributed_type) == "DistributedType.DEEPSPEED"
+    assert config.deepspeed_config["zero_stage"] == 3
+    assert config.deepspeed_config["zero3_save_16bit_model"] is True
+    known = {action.dest for action in launch_command_parser()._actions}
+    assert set(config.deepspeed_config) <= known
