@@ -13,7 +13,11 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 ALL = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
-CONFIGS = [file for file in ALL if "recipes/finetune.py" in file.read_text()]
+CONFIGS = [
+    file
+    for file in ALL
+    if "recipes/finetune.py" in file.read_text() and "task" not in yaml.safe_load(file.read_text())
+]
 QUICK = ["--train.max_steps", "2", "--evaluation.resamples", "50", "--train.per_device_train_batch_size", "8"]
 FINE = ["the parcel came today", "i like the new filter", "thanks for the quick help", "all is well here"]
 POOR = ["the parcel never came", "my filter is broken", "nobody answers me", "this is the wrong item"]

@@ -13,7 +13,9 @@ import yaml
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "pretrain.py"
 CONFIGS = [
-    file for file in sorted((ROOT / "recipes" / "configs").glob("*.yaml")) if "recipes/pretrain.py" in file.read_text()
+    file
+    for file in sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
+    if "recipes/pretrain.py" in file.read_text() and "task" not in yaml.safe_load(file.read_text())
 ]
 QUICK = ["--train.max_steps", 2, "--evaluation.resamples", 20, "--train.per_device_train_batch_size", 8]
 
