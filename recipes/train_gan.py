@@ -1,16 +1,19 @@
-"""Train a class-conditional image GAN on digits, and measure what its images are good for.
+"""Train a class-conditional image GAN on digits, or GAN-BERT on few labelled and many unlabelled texts.
 
 accelerate launch recipes/train_gan.py
 accelerate launch recipes/train_gan.py --config recipes/configs/digits_gan.yaml --train.epochs 50
+accelerate launch recipes/train_gan.py --kind text --data.train_file tickets.csv --data.labels_per_class 10
 """
 
 import base64
+import functools
 import json
 import shlex
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
-from startup_llm.config import GanConfig, parse_config
+from startup_llm.config import GanConfig, default_run_dir, parse_config
 from startup_llm.errors import run_recipe
 from startup_llm.run_folder import RunFolder
 
@@ -20,15 +23,22 @@ from startup_llm.models.scratch.formats import load_generator
 
 generator = load_generator(snapshot_download("REPOSITORY"))
 images = generator(torch.randn(10, generator.noise_size), torch.arange(10))"""
+LOAD_TEXT = """from huggingface_hub import snapshot_download
+from startup_llm.training.ganbert import load_ganbert
+
+model, tokenizer = load_ganbert(snapshot_download("REPOSITORY"))
+logits = model(**tokenizer("a text", return_tensors="pt"))["logits"]"""
 
 
 def main() -> None:
     config, _, config_text = parse_config(GanConfig)
-    with RunFolder(config.run_dir or "runs/digits-gan", overwrite=config.overwrite, resume=config.resume) as run:
-        train_gan(config, config_text, run)
+    train = {"image": train_image_gan, "text": train_ganbert}[config.kind]
+    default = "runs/digits-gan" if config.kind == "image" else default_run_dir(config.data, "ganbert")
+    with RunFolder(config.run_dir or default, overwrite=config.overwrite, resume=config.resume) as run:
+        train(config, config_text, run)
 
 
-def train_gan(config: GanConfig, config_text: str, run: RunFolder) -> None:
+def train_image_gan(config: GanConfig, config_text: str, run: RunFolder) -> None:
     import torch
 
     from startup_llm.data.images import load_digits
@@ -94,6 +104,74 @@ def train_gan(config: GanConfig, config_text: str, run: RunFolder) -> None:
     say(*scores["sentences"], sep="\n")
     for name in ("generated images", "real test images"):
         say(f"{name}: {json.dumps({metric: round(v['value'], 3) for metric, v in scores['models'][name].items()})}")
+    say(f"run: {run.final} ({stage.total:.0f} s); look at {run.final}/report.html")
+
+
+def train_ganbert(config: GanConfig, config_text: str, run: RunFolder) -> None:
+    from startup_llm.evaluation.baselines import predict_baselines
+    from startup_llm.evaluation.environment import StageClock
+    from startup_llm.evaluation.sample_grids import plot_losses
+    from startup_llm.hub.dataset_card import read_dataset_card
+    from startup_llm.hub.gan_run import write_ganbert_run
+    from startup_llm.models.checkpoints import load_checkpoint
+    from startup_llm.tasks import load_task
+    from startup_llm.training import finetuning, ganbert
+    from startup_llm.training.processes import start_run
+
+    start_run(config.text.seed)
+    stage = StageClock()
+    say = functools.partial(print, flush=True) if run.is_writer else lambda *words: None
+    task = load_task("text-classification")
+
+    with stage("data"):
+        data = ganbert.load_few_labels(task, config.data)
+        say("\n  ".join([f"data: {data.describe()}, {len(data.unlabelled):,} unlabelled", *data.notes]))
+
+    with stage("features"):
+        checkpoint = load_checkpoint(config.encoder)
+        processor = task.load_processor(checkpoint, config.encoder)
+        plan = finetuning.choose_plan(config, run)
+        task_model = task.build_model(checkpoint, processor, data, config.encoder, plan.attention_kernel)
+        prepared = finetuning.encode_splits(task, data, checkpoint, processor, task_model, plan)
+        say("\n  ".join([f"encoder: {checkpoint.name} ({checkpoint.source}), frozen", *task_model.notes]))
+        vectors = ganbert.extract_sentence_vectors(prepared)
+
+    predictions = {}
+    if run.is_writer:
+        with stage("baselines"):
+            predictions = predict_baselines(task.baselines(data), data)
+            predictions["linear-probe"] = ganbert.predict_probe(prepared, vectors)
+
+    with stage("discriminator alone"):
+        alone = ganbert.build_ganbert_trainer(config.text, vectors, data, adversarial=False)
+        list(alone.run_epochs())
+        predictions["discriminator-alone"] = ganbert.predict_classes(alone, prepared, vectors)
+
+    trainer = ganbert.build_ganbert_trainer(config.text, vectors, data)
+    if config.resume and (last := run.last_checkpoint()):
+        trainer.load(last)
+        say(f"goes on after epoch {len(trainer.history)}")
+    with stage("train"):
+        for epoch in trainer.run_epochs():
+            if epoch % config.text.checkpoint_epochs == 0 or epoch == config.text.epochs:
+                losses = {name: value for name, value in trainer.history[-1].items() if name.endswith("loss")}
+                say(f"epoch {epoch}/{config.text.epochs}:", *(f"{name} {value:.3f}" for name, value in losses.items()))
+                trainer.save(run)
+
+    if not run.is_writer:
+        return
+    predictions["ganbert"] = ganbert.predict_classes(trainer, prepared, vectors)
+    with stage("save"):
+        gate = ganbert.save_and_check(trainer, prepared, vectors, run.model)
+    names = ("supervised_loss", "unsupervised_loss", "generator_loss")
+    (run.path / "losses.png").write_bytes(plot_losses(trainer.history, names))
+    sentences = write_ganbert_run(
+        run, config, config_text, prepared, trainer, vectors, predictions, gate, stage,
+        load_code=LOAD_TEXT,
+        command=shlex.join(["accelerate", "launch", "recipes/train_gan.py", *sys.argv[1:]]),
+        data_card=read_dataset_card(config.data, Path(__file__).parents[1] / "data_cards"),
+    )  # fmt: skip
+    say("\n".join(sentences))
     say(f"run: {run.final} ({stage.total:.0f} s); look at {run.final}/report.html")
 
 

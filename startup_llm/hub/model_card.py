@@ -61,6 +61,7 @@ _METHODS: Mapping[str, str] = {
     "dnn": "trained as a deep averaging network over hashed n-grams",
     "transformer": "trained as a transformer encoder with mean pooling",
     "gan": "trained as the generator of a class-conditional GAN",
+    "ganbert": "used frozen, under a discriminator trained as in GAN-BERT on few labelled and many unlabelled texts",
 }
 _SETTINGS: Mapping[str, tuple[str, ...]] = {
     "model": (

@@ -1,8 +1,9 @@
-"""Adversarial training of the image GAN under Accelerate: two models, two optimizers, one loop."""
+"""Adversarial training under Accelerate: two models, two optimizers, one loop; and the image GAN."""
 
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,6 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from startup_llm.models.scratch.gan import (
     ExponentialMovingAverage,
-    ImageDiscriminator,
     ImageGenerator,
     build_gan,
     discriminator_loss,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor
 
-    from startup_llm.config import GanModelConfig, GanTrainConfig
+    from startup_llm.config import GanBertConfig, GanModelConfig, GanTrainConfig
     from startup_llm.data.images import LabelledImages
     from startup_llm.run_folder import RunFolder
 
@@ -34,8 +34,8 @@ STATE = "trainer_state.json"
 
 
 @dataclass
-class GanTrainer:
-    """The two players with all that their training keeps between steps.
+class AdversarialTrainer(ABC):
+    """Two players with all that their training keeps between steps.
 
     Attributes:
         accelerator: Places and synchronizes everything.
@@ -43,20 +43,18 @@ class GanTrainer:
         discriminator: D, prepared.
         generator_optimizer: Adam over G, prepared.
         discriminator_optimizer: Adam over D, prepared.
-        average: Running mean of G's weights; what is saved and judged.
-        loader: Batches of real images with labels, prepared.
+        loader: Batches of real examples with labels, prepared.
         train: Settings.
         history: One record per epoch: step, epoch, and mean losses.
     """
 
     accelerator: Accelerator
-    generator: ImageGenerator
-    discriminator: ImageDiscriminator
+    generator: Any
+    discriminator: Any
     generator_optimizer: Any
     discriminator_optimizer: Any
-    average: ExponentialMovingAverage
     loader: DataLoader
-    train: GanTrainConfig
+    train: GanTrainConfig | GanBertConfig
     history: list[dict[str, float]]
 
     def run_epochs(self) -> Iterator[int]:
@@ -68,33 +66,16 @@ class GanTrainer:
         for epoch in range(len(self.history) + 1, self.train.epochs + 1):
             self.loader.set_epoch(epoch)
             sums: dict[str, Tensor] = {}
-            for images, labels in self.loader:
-                for name, value in self._step(images, labels).items():
+            for examples, labels in self.loader:
+                for name, value in self._step(examples, labels).items():
                     sums[name] = sums.get(name, 0.0) + value.detach()
             means = {name: float(total) / len(self.loader) for name, total in sums.items()}
             self.history.append({"epoch": epoch, "step": epoch * len(self.loader), **means})
             yield epoch
 
-    def _step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Move D, then G, on one batch."""
-        unwrapped = self.accelerator.unwrap_model(self.generator)
-        noise = torch.randn(len(images), unwrapped.noise_size, device=images.device)
-        fake = self.generator(noise, labels)
-
-        real = images.detach().requires_grad_()
-        real_logits = self.discriminator(real, labels)
-        penalty = r1_penalty(real_logits, real, self.train.r1_gamma)
-        loss_d = discriminator_loss(real_logits, self.discriminator(fake.detach(), labels))
-        self.discriminator_optimizer.zero_grad()
-        self.accelerator.backward(loss_d + penalty)
-        self.discriminator_optimizer.step()
-
-        loss_g = generator_loss(self.discriminator(fake, labels))
-        self.generator_optimizer.zero_grad()
-        self.accelerator.backward(loss_g)
-        self.generator_optimizer.step()
-        self.average.update(unwrapped)
-        return {"discriminator_loss": loss_d, "generator_loss": loss_g, "r1_penalty": penalty}
+    @abstractmethod
+    def _step(self, examples: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Move D, then G, on one batch, and return the losses."""
 
     def save(self, run: RunFolder) -> None:
         """Write a checkpoint of everything, and drop the one before it."""
@@ -114,6 +95,37 @@ class GanTrainer:
         """Go back to a checkpoint: weights, optimizers, running mean and random states."""
         self.accelerator.load_state(str(folder))
         self.history[:] = json.loads((folder / STATE).read_text())["history"]
+
+
+@dataclass
+class GanTrainer(AdversarialTrainer):
+    """The image GAN.
+
+    Attributes:
+        average: Running mean of G's weights; what is saved and judged.
+    """
+
+    average: ExponentialMovingAverage
+
+    def _step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        unwrapped = self.accelerator.unwrap_model(self.generator)
+        noise = torch.randn(len(images), unwrapped.noise_size, device=images.device)
+        fake = self.generator(noise, labels)
+
+        real = images.detach().requires_grad_()
+        real_logits = self.discriminator(real, labels)
+        penalty = r1_penalty(real_logits, real, self.train.r1_gamma)
+        loss_d = discriminator_loss(real_logits, self.discriminator(fake.detach(), labels))
+        self.discriminator_optimizer.zero_grad()
+        self.accelerator.backward(loss_d + penalty)
+        self.discriminator_optimizer.step()
+
+        loss_g = generator_loss(self.discriminator(fake, labels))
+        self.generator_optimizer.zero_grad()
+        self.accelerator.backward(loss_g)
+        self.generator_optimizer.step()
+        self.average.update(unwrapped)
+        return {"discriminator_loss": loss_d, "generator_loss": loss_g, "r1_penalty": penalty}
 
 
 def build_gan_trainer(model: GanModelConfig, train: GanTrainConfig, data: LabelledImages) -> GanTrainer:
@@ -145,7 +157,7 @@ def build_gan_trainer(model: GanModelConfig, train: GanTrainConfig, data: Labell
     loader = DataLoader(rows, batch_size=train.batch_size, shuffle=True, drop_last=True)
     prepared = accelerator.prepare(generator, discriminator, *optimizers, loader)
     accelerator.register_for_checkpointing(average.average)
-    return GanTrainer(accelerator, *prepared[:4], average, prepared[4], train, [])
+    return GanTrainer(accelerator, *prepared, train, [], average)
 
 
 @torch.inference_mode()
