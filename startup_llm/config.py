@@ -65,6 +65,9 @@ class DataConfig:
     """Column with the text; found by itself where that is unambiguous."""
     text_pair_column: str | None = None
     """Column with the second text of a pair."""
+    target_column: str | None = None
+    """Column with the text to be written for a text: a translation, a summary. For a folder with a file per language,
+    text_column and target_column are the languages."""
     label_column: str | list[str] | None = None
     """Column with the label; several columns of 0/1 make a multi-label task."""
     group_column: str | None = None
@@ -421,6 +424,45 @@ class PredictConfig:
     a score by up to about 0.01."""
     piece_rows: int = 10_000
     """Rows held in memory at a time; 1 answers each line of a pipe as it comes."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Measure a checkpoint on a data set, a suite or lm-eval's tasks, with intervals; compare it with another run."""
+
+    model: str
+    """Folder of a finished run, checkpoint or adapter, or a Hub id; {entry} stands for each entry of the suite."""
+    suite: str | None = None
+    """Shipped suite (glue, superglue, intents) or a YAML file of one; default: one data set, that of `data`."""
+    only: list[str] | None = None
+    """Entries of the suite to run; default all."""
+    lm_tasks: list[str] | None = None
+    """Measure a causal language model on these tasks of EleutherAI's lm-eval instead (extra lm-eval)."""
+    lm_task_folder: str | None = None
+    """Folder with task YAML files for lm-eval; their data_files are paths as lm-eval reads them."""
+    lm_limit: int | None = None
+    """Rows of each lm-eval task; default all."""
+    task: str = "text-classification"
+    """Hub pipeline tag of a plain checkpoint; a run knows its own."""
+    checkpoint: str | None = None
+    """Folder or Hub id of an adapter's base, where it is not the one that the adapter names."""
+    revision: str | None = None
+    """Hub branch, tag or commit of the model."""
+    compare: str | None = None
+    """Finished run, or folder of an earlier evaluation, to test against on the same rows."""
+    fail_under: str | None = None
+    """Least values, by commas, such as accuracy=0.93,macro_f1=0.9; for an error the most. Missed: exit code 1."""
+    fail_if_worse_than: str | None = None
+    """Like compare; exit code 1 where the model is shown to be worse by an entry's first metric."""
+    run_dir: str = "evaluation"
+    """Where results.json, table.md, table.html and the predictions are kept."""
+    overwrite: bool = False
+    """Replace an earlier evaluation."""
+    batch_size: int = 8
+    """Rows that lm-eval computes at once."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Default the run's own data. A test file alone is enough; in a suite what is given here replaces an entry's."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.evaluation.language_modelling import predict_sixgram, predict_trigram, predict_unigram
+from startup_llm.evaluation.written_baselines import predict_copy, predict_first_sentences, predict_word_by_word
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -61,9 +62,30 @@ def predict_tfidf_linear_svm(splits: DatasetDict, data: TaskData) -> np.ndarray:
     return model.predict(join_pairs(splits["test"]))
 
 
+def predict_nearest_pixels(splits: DatasetDict, data: TaskData) -> np.ndarray:
+    """Answer as most of the 5 training images do whose pixels are nearest, all shrunk to at most 32x32 pixels."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    from startup_llm.data.labelled_images import read_images
+
+    side = min(32, *(min(image.size) for image in read_images(splits["train"])))
+
+    def read_pixels(rows: Any) -> np.ndarray:
+        return np.stack([np.asarray(image.resize((side, side)), np.float32).ravel() for image in read_images(rows)])
+
+    model = KNeighborsClassifier(min(5, len(splits["train"])))
+    model.fit(read_pixels(splits["train"]), np.asarray(splits["train"]["label"]))
+    return model.predict(read_pixels(splits["test"]))
+
+
 BASELINES: dict[str, Callable[[DatasetDict, TaskData], Sequence[Any]]] = {
     "majority": predict_majority,
     "tfidf-linear-svm": predict_tfidf_linear_svm,
+    "nearest-pixels": predict_nearest_pixels,
+    "copy": predict_copy,
+    "word-by-word": predict_word_by_word,
+    "first-sentence": predict_first_sentences(1),
+    "first-three-sentences": predict_first_sentences(3),
     "character-unigram": predict_unigram,
     "character-trigram": predict_trigram,
     "character-sixgram": predict_sixgram,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.errors import UserError, nearest
+from startup_llm.evaluation import text_overlap
 from startup_llm.evaluation.language_modelling import (
     combine_bits_per_byte,
     combine_byte_perplexity,
@@ -126,6 +127,11 @@ METRICS: dict[str, MetricFunction] = {
     "pearson": MetricFunction(compute_pearson),
     "spearman": MetricFunction(compute_spearman),
     "mean_squared_error": MetricFunction(compute_mean_squared_error, lower_is_better=True),
+    "bleu": additive(text_overlap.count_bleu, text_overlap.combine_bleu),
+    "chrf": additive(text_overlap.count_chrf, text_overlap.combine_chrf),
+    "rouge_1": additive(text_overlap.count_rouge("rouge1"), text_overlap.combine_mean),
+    "rouge_2": additive(text_overlap.count_rouge("rouge2"), text_overlap.combine_mean),
+    "rouge_l": additive(text_overlap.count_rouge("rougeL"), text_overlap.combine_mean),
     "bits_per_byte": additive(count_likelihood, combine_bits_per_byte, lower_is_better=True),
     "loss": additive(count_likelihood, combine_loss, lower_is_better=True),
     "perplexity": additive(count_likelihood, combine_perplexity, lower_is_better=True),

@@ -82,13 +82,15 @@ def finish_run(
         predict_seconds = stage.total - start
         predictions[candidate] = task.decide(outputs, prepared.encoded["test"], test, data)
         sample = test.shuffle(seed=0).select(range(min(64, len(test))))
-        exact = prepared.predict(model, task.encode(sample, prepared.processor)[0], prepared.plan.exact())
+        exact = prepared.score(model, task.encode(sample, prepared.processor)[0], prepared.plan.exact())
     if not run.is_writer:
         return []
     with stage("statistics"):
         metrics = rank_metrics(task.metrics(data), config.evaluation.decides)
         scores = score_models(metrics, task.references(test), predictions, candidate, config.evaluation)
         errors = describe_errors(task, test, outputs, predictions[candidate], data)
+        if written := task.write_samples(model, prepared.processor, test):
+            errors["gallery"] = [*errors.get("gallery", []), *written]
     with stage("reload gate"):
         arguments = prepared.task_model.load_arguments
         gate = check_reload(run, task=task.tag, rows=sample, outputs=exact, base=base, load_arguments=arguments)

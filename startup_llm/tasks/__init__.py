@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 TASKS: dict[str, str] = {
     "image-classification": "startup_llm.tasks.image_classification:ImageClassification",
     "text-classification": "startup_llm.tasks.text_classification:TextClassification",
+    "summarization": "startup_llm.tasks.sequence_to_sequence:Summarization",
+    "translation": "startup_llm.tasks.sequence_to_sequence:Translation",
     "text-generation": "startup_llm.tasks.text_generation:TextGeneration",
 }
 """Pipeline tag -> where its class is; imported when asked for."""

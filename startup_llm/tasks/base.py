@@ -126,6 +126,13 @@ class Task(ABC):
         """Return the model's output for each row of a batch: its logits, unless the task says otherwise."""
         return list(model(**batch)["logits"].float().cpu().numpy())
 
+    def compute_scores(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
+        """Return numbers for each row that show whether two copies of a model are the same.
+
+        They are the outputs, except where an output is a choice that rounding can tip over, such as a written text.
+        """
+        return self.compute_outputs(model, batch, processor)
+
     @abstractmethod
     def metrics(self, data: TaskData) -> tuple[str, ...]:
         """Name the metrics; the first decides."""
@@ -172,6 +179,10 @@ class Task(ABC):
 
     def show(self, rows: Dataset, predictions: Sequence[Any], data: TaskData) -> list[dict[str, Any]]:
         """Return what a person looks at: items of the report's gallery."""
+        return []
+
+    def write_samples(self, model: Any, processor: Any, rows: Dataset) -> list[dict[str, Any]]:
+        """Return what the trained model writes by itself: further items of the report's gallery."""
         return []
 
     @abstractmethod

@@ -16,7 +16,7 @@ from startup_llm.models.sequence_classifier import find_output_layer
 from startup_llm.run_folder import PLAN
 from startup_llm.tasks.base import Task
 from startup_llm.training.fused_lora import fuse_lora
-from startup_llm.training.inference import extract_features, predict_outputs
+from startup_llm.training.inference import extract_features, predict_outputs, predict_scores
 from startup_llm.training.probe import compute_feature_norm, fit_linear_probe, write_head
 from startup_llm.training.processes import call_on_main_process
 from startup_llm.training.reload_gate import ReloadError
@@ -60,6 +60,10 @@ class Prepared:
     encoded: dict[str, Dataset]
     truncation: dict[str, Truncation]
     plan: SpeedPlan
+
+    def score(self, model: Any, encoded: Dataset, plan: SpeedPlan | None = None) -> list[np.ndarray]:
+        """Return for each encoded row the numbers by which two copies of a model are compared."""
+        return predict_scores(self.task, model, encoded, self.processor, plan or self.plan)
 
     def describe_truncation(self) -> list[str]:
         """Say for each split how much was cut, where anything was."""
@@ -318,7 +322,10 @@ def check_against_training(trained: Trained, merged: Any, prepared: Prepared, ro
     Raises:
         ReloadError: If they differ by more than a tenth of the logits' spread.
     """
-    kept, saved = (np.concatenate([np.ravel(o) for o in prepared.predict(m, rows)]) for m in (trained.model, merged))
+    kept, saved = (
+        np.concatenate([np.ravel(scores) for scores in prepared.score(model, rows)])
+        for model in (trained.model, merged)
+    )
     difference, spread = float(np.abs(kept - saved).mean()), float(kept.std())
     if difference > 0.1 * max(spread, 1e-6):
         raise ReloadError(

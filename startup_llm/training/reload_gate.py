@@ -44,7 +44,7 @@ def check_reload(
         run: The run, with `model/` and perhaps `adapter/` written.
         task: Pipeline tag.
         rows: Raw rows to compare on.
-        outputs: The model's float32 outputs on them, one array per encoded row.
+        outputs: The model's float32 scores on them (`Task.compute_scores`), one array per encoded row.
         base: Folder of the pretrained checkpoint.
         load_arguments: What `from_pretrained` on the base needs to get the model's shape.
 
@@ -120,7 +120,7 @@ def _answer(request_file: Path) -> None:
         unused = [name for name in encoded.column_names if name in ("labels", "length") or name.startswith("_")]
         collator, inputs = task.build_collator(processor), encoded.remove_columns(unused)
         with torch.inference_mode():
-            found = [task.compute_outputs(model.eval(), collator([row]), processor)[0] for row in inputs]
+            found = [task.compute_scores(model.eval(), collator([row]), processor)[0] for row in inputs]
         return max(_difference(*pair) for pair in zip(found, expected, strict=True))
 
     model = task.load_plain(request["model"])

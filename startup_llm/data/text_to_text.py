@@ -1,0 +1,121 @@
+"""Pairs of a text and the text that is to be written for it: translations, summaries."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from startup_llm.config import DataConfig
+from startup_llm.data.sources import SPLIT_ALIASES, LoadedData, load_splits
+from startup_llm.data.splits import make_splits, sample_rows
+from startup_llm.data.task_data import TaskData
+from startup_llm.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    import datasets
+
+SOURCE_COLUMNS = ("text", "source", "document", "article", "dialogue", "input")
+TARGET_COLUMNS = ("target", "summary", "translation", "highlights", "output")
+
+
+def load_text_to_text(data: DataConfig) -> TaskData:
+    """Load texts and targets: a table with a column for each, or a folder with a file for each language.
+
+    A folder such as train.en.gz, train.de.gz, val.en.gz ... has one text a line; data.text_column and
+    data.target_column are then the languages. The Hub's `translation` column, a text per language, is read alike.
+
+    Returns:
+        Splits with text, target and row.
+
+    Raises:
+        UserError: If a column or a file is missing, the two sides differ in length, or a text or target is empty.
+    """
+    loaded = _load_parallel_files(data) or load_splits(data)
+    splits = {name: _read_pairs(rows, data, name) for name, rows in loaded.splits.items()}
+    import datasets
+
+    cut, notes = make_splits(datasets.DatasetDict(splits), data)
+    for name, most in (("train", data.max_train_rows), ("test", data.max_test_rows)):
+        if most is not None and most < len(cut[name]):
+            notes.append(f"{most:,} of the {len(cut[name]):,} {name} rows are used (seed {data.split_seed}).")
+            cut[name] = sample_rows(cut[name], most, data.split_seed)
+    return TaskData(cut, notes=[*loaded.notes, *notes], sources=loaded.sources)
+
+
+def _read_pairs(rows: datasets.Dataset, data: DataConfig, split: str) -> datasets.Dataset:
+    import datasets
+
+    columns = {name: rows[name] for name in rows.column_names}
+    languages = columns.get("translation", [None])[0]
+    if isinstance(languages, dict):
+        columns = {name: [pair.get(name) for pair in columns["translation"]] for name in languages}
+    source = _find_column(list(columns), data.text_column, SOURCE_COLUMNS, "text_column", split)
+    target = _find_column(list(columns), data.target_column, TARGET_COLUMNS, "target_column", split)
+    if source == target:
+        raise UserError(f"data.text_column and data.target_column are both {source!r}; name two different columns")
+    for name in (source, target):
+        for row, value in enumerate(columns[name], start=1):
+            if not isinstance(value, str) or not value.strip():
+                shown = "empty" if value is None or isinstance(value, str) else f"no text: {value!r}"
+                raise UserError(f"{split} row {row}: the column {name!r} is {shown}; fill it in or take the row out")
+    pairs = {"text": columns[source], "target": columns[target], "row": list(range(1, len(rows) + 1))}
+    return datasets.Dataset.from_dict(pairs)
+
+
+def _find_column(names: list[str], named: str | None, usual: tuple[str, ...], option: str, split: str) -> str:
+    if named:
+        if named not in names:
+            raise UserError(f"data.{option}: no column {named!r} in the {split} split{nearest(named, names)}")
+        return named
+    found = [name for name in usual if name in names]
+    if not found:
+        raise UserError(f"the {split} split has the columns {', '.join(names)}; say which one with data.{option}")
+    return found[0]
+
+
+def _load_parallel_files(data: DataConfig) -> LoadedData | None:
+    """Read a folder of line files, one per split and language; None where the data are something else."""
+    import datasets
+
+    folder = Path(data.data_dir) if data.data_dir else None
+    languages = (data.text_column, data.target_column)
+    if folder is None or not folder.is_dir() or not all(languages):
+        return None
+    found: dict[str, dict[str, Path]] = {}
+    for path in sorted(folder.iterdir()):
+        stem, _, language = path.name.removesuffix(".gz").rpartition(".")
+        split = SPLIT_ALIASES.get(stem.split("_")[0].lower())
+        if split and language in languages:
+            if language in found.setdefault(split, {}):
+                raise UserError(f"{folder}: {found[split][language].name} and {path.name} are both {split}; keep one")
+            found[split][language] = path
+    if "train" not in found:
+        return None
+    splits, sources = {}, []
+    for split, files in found.items():
+        if missing := [language for language in languages if language not in files]:
+            raise UserError(f"{folder}: the {split} split has no file for {missing[0]}, only {next(iter(files))}")
+        lines, records = {}, []
+        for language, path in files.items():
+            lines[language], record = _read_lines(path)
+            records.append(record)
+        counts = {files[language].name: len(lines[language]) for language in files}
+        if len(set(counts.values())) > 1:
+            raise UserError(
+                f"{folder}: {' and '.join(f'{n} has {c} lines' for n, c in counts.items())}; they must pair"
+            )
+        splits[split] = datasets.Dataset.from_dict(lines)
+        sources.append({"split": split, "files": records, "rows": len(splits[split])})
+    return LoadedData(datasets.DatasetDict(splits), [], sources)
+
+
+def _read_lines(path: Path) -> tuple[list[str], dict[str, Any]]:
+    content = path.read_bytes()
+    try:
+        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8")
+    except (UnicodeDecodeError, OSError, EOFError) as error:
+        raise UserError(f"{path}: cannot be read as UTF-8 lines ({error})") from None
+    lines = text.removesuffix("\n").replace("\r\n", "\n").split("\n")
+    return lines, {"path": path.name, "sha256": hashlib.sha256(content).hexdigest()}

@@ -1,0 +1,70 @@
+"""How much a written text overlaps with the one it was meant to be: BLEU, chrF and ROUGE, as their libraries count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray
+
+
+@cache
+def _bleu() -> Any:
+    from sacrebleu import BLEU
+
+    return BLEU()
+
+
+@cache
+def _chrf() -> Any:
+    from sacrebleu import CHRF
+
+    return CHRF()
+
+
+def count_bleu(references: Sequence[str], predictions: Sequence[str]) -> Array:
+    """Count matching and all n-grams up to 4, and both lengths in tokens; shape (rows, 10)."""
+    scores = [_bleu().sentence_score(text, [right]) for text, right in zip(predictions, references, strict=True)]
+    return np.array([[*score.counts, *score.totals, score.sys_len, score.ref_len] for score in scores])
+
+
+def combine_bleu(sums: Array) -> float:
+    """Return BLEU of the corpus, 0 to 100, as sacreBLEU's defaults have it (Post 2018)."""
+    counts = [round(value) for value in sums]
+    return _bleu().compute_bleu(counts[:4], counts[4:8], counts[8], counts[9], smooth_method="exp").score
+
+
+def count_chrf(references: Sequence[str], predictions: Sequence[str]) -> Array:
+    """Count for each character n-gram order those written, those meant and those that match; shape (rows, 18)."""
+    # sacreBLEU keeps chrF's counts to itself; they are what its own bootstrap adds up
+    return np.array(_chrf()._extract_corpus_statistics(list(predictions), [list(references)]))
+
+
+def combine_chrf(sums: Array) -> float:
+    """Return chrF2 of the corpus, 0 to 100, as sacreBLEU's defaults have it (Popovic 2015)."""
+    return _chrf()._compute_f_score([round(value) for value in sums])
+
+
+def count_rouge(kind: str) -> Callable[[Sequence[str], Sequence[str]], Array]:
+    """Return what counts F1 of a kind of overlap, and one, for each row; shape (rows, 2).
+
+    Args:
+        kind: rouge1, rouge2 or rougeL of the rouge-score library (Lin 2004), with its stemmer.
+    """
+
+    def count(references: Sequence[str], predictions: Sequence[str]) -> Array:
+        from rouge_score.rouge_scorer import RougeScorer
+
+        scorer = RougeScorer([kind], use_stemmer=True)
+        pairs = zip(references, predictions, strict=True)
+        return np.array([[scorer.score(right, text)[kind].fmeasure, 1.0] for right, text in pairs])
+
+    return count
+
+
+def combine_mean(sums: Array) -> float:
+    """Return the mean over the rows."""
+    return sums[0] / sums[1]

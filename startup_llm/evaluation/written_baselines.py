@@ -1,0 +1,45 @@
+"""Honest baselines for a text that is to be written: the text itself, its first sentences, its words one by one."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+    from startup_llm.data.task_data import TaskData
+
+
+def predict_copy(splits: DatasetDict, data: TaskData) -> list[str]:
+    """Answer with the text as it was given."""
+    return list(splits["test"]["text"])
+
+
+def predict_first_sentences(sentences: int) -> Callable[[DatasetDict, TaskData], list[str]]:
+    """Return a baseline that answers with the first sentences, the turns of a dialogue counting as such."""
+
+    def predict(splits: DatasetDict, data: TaskData) -> list[str]:
+        cut = (re.split(r"(?<=[.!?])\s+|\n", text.strip()) for text in splits["test"]["text"])
+        return [" ".join(parts[:sentences]) for parts in cut]
+
+    return predict
+
+
+def predict_word_by_word(splits: DatasetDict, data: TaskData) -> list[str]:
+    """Answer with each word's likeliest partner, by Dice's coefficient over the training pairs (Dice 1945)."""
+    together: dict[str, Counter[str]] = defaultdict(Counter)
+    left, right = Counter(), Counter()
+    for text, target in zip(splits["train"]["text"], splits["train"]["target"], strict=True):
+        words, partners = set(text.split()), set(target.split())
+        left.update(words)
+        right.update(partners)
+        for word in words:
+            together[word].update(partners)
+    table = {}
+    for word, partners in together.items():
+        dice = {partner: 2 * both / (left[word] + right[partner]) for partner, both in partners.items()}
+        table[word] = max(dice, key=dice.__getitem__)
+    return [" ".join(table.get(word, word) for word in text.split()) for text in splits["test"]["text"]]

@@ -1,0 +1,162 @@
+"""Tasks that write a text for a text, with an encoder and a decoder: translation, summarization."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from startup_llm.data.text_to_text import load_text_to_text
+from startup_llm.models.sequence_to_sequence import build_sequence_to_sequence
+from startup_llm.tasks.base import Collator, Task, Truncation
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from startup_llm.config import DataConfig, ModelConfig
+    from startup_llm.data.task_data import TaskData
+    from startup_llm.models.checkpoints import Checkpoint
+    from startup_llm.models.task_model import TaskModel
+
+MOST_WRITTEN_TOKENS = 128
+
+
+class SequenceToSequence(Task):
+    """Columns text and target; an output is what the model writes: an array of one string."""
+
+    auto_class = "AutoModelForSeq2SeqLM"
+    peft_task_type = "SEQ_2_SEQ_LM"
+
+    def load_data(self, data: DataConfig) -> TaskData:
+        """Read, check and split the pairs.
+
+        Raises:
+            UserError: On anything wrong with the files, the columns or a row.
+        """
+        return load_text_to_text(data)
+
+    def build_model(
+        self,
+        checkpoint: Checkpoint,
+        processor: PreTrainedTokenizerBase,
+        data: TaskData,
+        model: ModelConfig,
+        attention_kernel: str | None,
+    ) -> TaskModel:
+        """Load the encoder-decoder."""
+        return build_sequence_to_sequence(
+            checkpoint,
+            dropout=model.dropout,
+            attention_kernel=attention_kernel,
+            trust_remote_code=model.trust_remote_code,
+        )
+
+    def encode(self, rows: Dataset, processor: PreTrainedTokenizerBase) -> tuple[Dataset, Truncation]:
+        """Tokenize texts, and targets where there are any, each cut at the tokenizer's `model_max_length`."""
+        limit = processor.model_max_length
+
+        def tokenize(batch: dict[str, list]) -> dict[str, list]:
+            whole = processor(batch["text"], truncation=False, verbose=False)["input_ids"]
+            encoded = dict(processor(batch["text"], truncation=True, max_length=limit))
+            encoded["whole"] = list(map(len, whole))
+            encoded["length"] = list(map(len, encoded["input_ids"]))
+            if "target" in batch:
+                encoded["labels"] = processor(text_target=batch["target"], truncation=True, max_length=limit)[
+                    "input_ids"
+                ]
+            return encoded
+
+        encoded = rows.map(tokenize, batched=True, remove_columns=rows.column_names)
+        whole, kept = np.asarray(encoded["whole"]), np.asarray(encoded["length"])
+        cut = int((whole > kept).sum())
+        truncation = Truncation(cut, cut / len(whole), float((whole - kept).sum() / whole.sum()))
+        return encoded.remove_columns("whole"), truncation
+
+    def build_collator(self, processor: PreTrainedTokenizerBase) -> Collator:
+        """Pad each batch to its longest text, and labels to their longest target with -100."""
+        from transformers import DataCollatorForSeq2Seq
+
+        pad = DataCollatorForSeq2Seq(processor)
+
+        def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
+            batch = pad(rows)
+            return {
+                name: values for name, values in batch.items() if values is not None
+            }  # labels, where there are none
+
+        return collate
+
+    def count_targets(self, batch: dict[str, Tensor]) -> Tensor:
+        """Count the tokens to be written."""
+        return (batch["labels"] != -100).sum(dim=1)
+
+    def compute_outputs(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
+        """Write a text for each row: the likeliest token at each step, or as the model's generation config says."""
+        written = model.generate(**batch, max_new_tokens=MOST_WRITTEN_TOKENS)
+        return [np.array(text.strip()) for text in processor.batch_decode(written, skip_special_tokens=True)]
+
+    def compute_scores(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
+        """Return the logits of the first token to be written, shape (vocabulary,)."""
+        start = model.config.decoder_start_token_id
+        if start is None:
+            start = model.config.bos_token_id
+        first = batch["input_ids"].new_full((len(batch["input_ids"]), 1), start)
+        return list(model(**batch, decoder_input_ids=first)["logits"][:, 0].float().cpu().numpy())
+
+    def references(self, rows: Dataset) -> list[str]:
+        """Return the targets."""
+        return list(rows["target"])
+
+    def decide(self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData) -> list[str]:
+        """Take what was written."""
+        return [str(output) for output in outputs]
+
+    def show(self, rows: Dataset, predictions: Sequence[Any], data: TaskData) -> list[dict[str, Any]]:
+        """Show the first rows: what was given, what was meant, what was written."""
+        return [
+            {
+                "title": f"row {row['row']}",
+                "kind": "text",
+                "pairs": [["given", row["text"]], ["meant", row["target"]], ["written", text]],
+            }
+            for row, text in zip(rows.select(range(min(10, len(rows)))), predictions, strict=False)
+        ]
+
+    def answer(self, output: np.ndarray, config: Any) -> dict[str, Any]:
+        """Return the written text."""
+        return {f"{self.tag}_text": str(output)}
+
+    def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
+        """Return 0: transformers has no pipeline for encoder-decoders of text since version 5."""
+        return 0.0
+
+
+class Translation(SequenceToSequence):
+    """A text in another language."""
+
+    tag = "translation"
+
+    def metrics(self, data: TaskData) -> tuple[str, ...]:
+        """Name the metrics."""
+        return ("bleu", "chrf")
+
+    def baselines(self, data: TaskData) -> tuple[str, ...]:
+        """Name the baselines."""
+        return ("copy", "word-by-word")
+
+
+class Summarization(SequenceToSequence):
+    """A shorter text that says the same."""
+
+    tag = "summarization"
+
+    def metrics(self, data: TaskData) -> tuple[str, ...]:
+        """Name the metrics."""
+        return ("rouge_l", "rouge_1", "rouge_2")
+
+    def baselines(self, data: TaskData) -> tuple[str, ...]:
+        """Name the baselines."""
+        return ("first-sentence", "first-three-sentences")
