@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 class HeadTrainer(Trainer):
     """A Trainer whose head has a learning rate of its own, and which computes a batch in parts of like length.
 
-    The parts of a batch give the batch's own gradient: each part's mean loss counts by its share of the targets. So
-    memory is bounded by tokens, whatever the batch size, and hardly any padding is computed. Without a number of
-    tokens per batch, samples and batches are the Trainer's own.
+    The parts of a batch give the batch's own gradient: each part's mean loss counts by its share of the targets, over
+    all processes. So memory is bounded by tokens, whatever the batch size, and hardly any padding is computed. Without
+    a number of tokens per batch, samples and batches are the Trainer's own.
     """
 
     def __init__(
@@ -74,6 +74,13 @@ class HeadTrainer(Trainer):
             return inputs["attention_mask"].sum(dim=1)
         return inputs["labels"].new_full((len(inputs["labels"]),), self._longest, dtype=int)
 
+    def _count_own_rows(self, rows: int) -> int:
+        """Return how many of this process's rows are its own; accelerate fills up an epoch's last batch by others."""
+        state = self.accelerator.gradient_state
+        if not (state.end_of_dataloader and state.sync_gradients and state.remainder > 0):
+            return rows
+        return min(max(state.remainder - self.accelerator.process_index * self.args.train_batch_size, 0), rows)
+
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Compute a batch's gradient part by part; processes exchange gradients once, with the last part."""
         import torch
@@ -82,8 +89,11 @@ class HeadTrainer(Trainer):
             return super().training_step(model, inputs, num_items_in_batch)
         model.train()
         inputs = self._prepare_inputs(inputs)
+        own = self._count_own_rows(len(inputs["labels"]))
+        inputs = {name: values[: max(own, 1)] for name, values in inputs.items()}
         lengths = self._measure_lengths(inputs)
-        targets = self._task.count_targets(inputs)
+        targets = self._task.count_targets(inputs) * (own > 0)
+        mean_targets = self.accelerator.reduce(targets.sum().float(), reduction="mean")  # over the processes
         parts = list(split_by_length(lengths.cpu().numpy(), self._tokens_per_batch))
         total = torch.zeros((), device=lengths.device)
         for number, rows in enumerate(parts):
@@ -92,7 +102,7 @@ class HeadTrainer(Trainer):
             last = number == len(parts) - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
                 with self.compute_loss_context_manager():
-                    loss = self.compute_loss(model, part) * (targets[index].sum() / targets.sum())
+                    loss = self.compute_loss(model, part) * (targets[index].sum() / mean_targets)
                 self.accelerator.backward(loss / self.current_gradient_accumulation_steps)
             total += loss.detach()
         return total / self.current_gradient_accumulation_steps
