@@ -7,6 +7,7 @@ A run is written in `NAME.partial/` and renamed to `NAME/` when it is whole, so 
     adapter/     the LoRA adapter with its head and tokenizer (method lora)
     model/       the merged model with its tokenizer, for `pipeline`
     checkpoints/ the trainer's
+    runs/        the runs that a comparison is made of, each a run folder
     plan.json    how an unfinished run computes, for --resume
 """
 
@@ -62,7 +63,7 @@ class RunFolder:
 
     def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
         if self.is_writer:
-            if error_type is not None and self.path.is_dir() and self.last_checkpoint() is None:
+            if error_type is not None and self.path.is_dir() and not self._holds_work():
                 shutil.rmtree(self.path, ignore_errors=True)
             self._release_lock()
 
@@ -103,7 +104,7 @@ class RunFolder:
                 raise UserError(
                     f"run {self.final} is finished; name another with --run_dir, or replace it with --overwrite"
                 )
-        if self.last_checkpoint() is not None and not self._resume:
+        if self._holds_work() and not self._resume:
             if not self._overwrite:
                 raise UserError(
                     f"run {self.final} was interrupted and has checkpoints in {self.path}; "
@@ -135,6 +136,10 @@ class RunFolder:
         """Return the newest whole checkpoint of the trainer, or None."""
         found = [c for c in self.checkpoints.glob("checkpoint-*") if (c / "trainer_state.json").is_file()]
         return max(found, key=lambda checkpoint: int(checkpoint.name.rsplit("-", 1)[1]), default=None)
+
+    def _holds_work(self) -> bool:
+        """Say whether an interrupted run left what it can go on from: a checkpoint, or runs of its own."""
+        return self.last_checkpoint() is not None or any((self.path / "runs").glob("*"))
 
     def write_text(self, name: str, text: str) -> None:
         """Write a file whole or not at all."""

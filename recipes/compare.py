@@ -1,0 +1,172 @@
+"""Put every rung on one ladder: one data set, one test split, several label budgets, and what to use at which.
+
+python recipes/compare.py --config recipes/configs/banking77_ladder.yaml
+python recipes/compare.py --data.train_file tickets.csv --data.test_file later.csv --budgets '[10, all]'
+"""
+
+import dataclasses
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from startup_llm.config import CompareConfig, DataConfig, default_run_dir, parse_config
+from startup_llm.errors import UserError, nearest, run_recipe
+from startup_llm.run_folder import RunFolder, read_results
+
+RUNGS = {
+    "majority": None,
+    "tfidf-linear-svm": None,
+    "dnn": ("pretrain.py", {"model.name": "dnn"}),
+    "transformer": ("pretrain.py", {"model.name": "transformer"}),
+    "linear-probe": ("finetune.py", {"method": "probe"}),
+    "lora": ("finetune.py", {"method": "lora"}),
+    "full": ("finetune.py", {"method": "full"}),
+}
+"""Rung -> the recipe that trains it and with what; the ones without a recipe are baselines, fitted here."""
+
+
+def main() -> None:
+    config, _, config_text = parse_config(CompareConfig)
+    check(config)
+    run_dir = config.run_dir or default_run_dir(config.data, "ladder")
+    with RunFolder(run_dir, overwrite=config.overwrite, resume=config.resume) as run:
+        compare(config, config_text, run)
+
+
+def check(config: CompareConfig) -> None:
+    """Find what cannot run before hours are spent."""
+    for name in config.rungs:
+        if name not in RUNGS:
+            raise UserError(f"rungs: unknown rung {name}{nearest(name, RUNGS)}; known: {', '.join(RUNGS)}")
+    targets = {*config.rungs, *(f"{rung}-{budget}" for rung in config.rungs for budget in config.budgets)}
+    for name in config.options:
+        if name not in targets:
+            raise UserError(f"options: {name} is no rung or RUNG-BUDGET of this ladder{nearest(name, targets)}")
+    if not config.rungs or not config.budgets or min(config.draws, config.draws_of_all) < 1:
+        given = f"{len(config.rungs)} rungs, {len(config.budgets)} budgets, {config.draws} draws"
+        raise UserError(f"{given}, {config.draws_of_all} draws of all: expected at least one of each")
+    if too_small := [budget for budget in config.budgets if budget != "all" and budget < 1]:
+        raise UserError(f"budgets: {too_small[0]} labels per class; expected at least 1, or all")
+    if config.data.labels_per_class is not None:
+        raise UserError(f"data.labels_per_class {config.data.labels_per_class}: the budgets say it; leave it out")
+
+
+def compare(config: CompareConfig, config_text: str, run: RunFolder) -> None:
+    from startup_llm.data.task_data import compute_rows_sha256
+    from startup_llm.evaluation import comparison
+    from startup_llm.evaluation.baselines import BASELINES
+    from startup_llm.evaluation.environment import describe_hardware, read_versions
+    from startup_llm.evaluation.metrics import rank_metrics
+    from startup_llm.tasks import load_task
+
+    begun = time.perf_counter()
+    task, runs = load_task(config.task), []
+    drawn = {(budget, draw): draw_data(config, budget, draw) for budget, draw in list_draws(config)}
+    loaded = {place: task.load_data(data) for place, data in drawn.items()}
+    test = {compute_rows_sha256(data.splits["test"]) for data in loaded.values()}
+    if len(test) > 1:
+        raise UserError(
+            f"{len(loaded)} draws make {len(test)} different test splits, expected one; give the test rows as a split "
+            "of their own (data.test_file), without data.max_test_rows"
+        )
+    for (budget, draw), data in loaded.items():
+        for rung in config.rungs:
+            if RUNGS[rung]:
+                found = train(rung, budget, draw, drawn[budget, draw], config, run)
+            else:
+                start = time.perf_counter()
+                predictions = BASELINES[rung](data.splits, data)
+                seconds = time.perf_counter() - start
+                rows = len(data.splits["train"])
+                found = comparison.RungRun(rung, budget, draw, predictions, *test, rows, seconds)
+            runs.append(found)
+            print(f"{rung}, labels per class: {budget}, draw {draw}: {found.seconds:.0f} s", flush=True)
+
+    metric = rank_metrics(task.metrics(data), config.evaluation.decides)[0]
+    found = comparison.build_comparison(runs, task.references(data.splits["test"]), metric, config.evaluation)
+    about = {
+        "title": run.final.name,
+        "task": task.tag,
+        "command": shlex.join(["python", "recipes/compare.py", *sys.argv[1:]]),
+        "hardware": describe_hardware(),
+        "versions": read_versions(),
+        "seconds": time.perf_counter() - begun,
+    }
+    results = {**about, **found}
+    figure = comparison.draw_budget_curve(found, classes=len(data.label_names))
+    comparison.write_curve(figure, run.path / "curve.png")
+    run.write_text("config.yaml", config_text)
+    run.write_text("report.html", comparison.build_comparison_page(results, figure))
+    run.write_json("results.json", results)
+    run.finish()
+    print("\n".join(found["sentences"]))
+    print(f"ladder: {run.final} ({about['seconds']:.0f} s); look at {run.final}/report.html")
+
+
+def list_draws(config: CompareConfig) -> list[tuple[int | str, int]]:
+    counts = {budget: config.draws_of_all if budget == "all" else config.draws for budget in config.budgets}
+    return [(budget, draw) for budget, count in counts.items() for draw in range(count)]
+
+
+def draw_data(config: CompareConfig, budget: int | str, draw: int) -> DataConfig:
+    labels = None if budget == "all" else budget
+    return dataclasses.replace(config.data, labels_per_class=labels, split_seed=config.data.split_seed + draw)
+
+
+def train(rung: str, budget: int | str, draw: int, data: DataConfig, config: CompareConfig, run: RunFolder):
+    """Train one rung in a process of its own, or take the run that an interrupted comparison has finished."""
+    import numpy as np
+
+    from startup_llm.evaluation.comparison import RungRun
+
+    recipe, own = RUNGS[rung]
+    folder = run.path / "runs" / f"{rung}-{budget}-{draw}"
+    options = {"task": config.task, **own, **list_changed(data, "data"), "train.seed": draw}
+    options |= {"evaluation.resamples": config.evaluation.resamples}
+    options |= config.options.get(rung, {}) | config.options.get(f"{rung}-{budget}", {}) | {"run_dir": str(folder)}
+    words = [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in options.items()]
+    if not (folder / "results.json").is_file():
+        launch(recipe, [*words, *["--resume"] * config.resume], folder.with_name(f"{folder.name}.log"))
+    results = read_results(folder)
+    if (made := shlex.split(results["command"])) not in ([*made[:3], *words], [*made[:3], *words, "--resume"]):
+        raise UserError(f"{folder} was made with other options; begin the comparison anew with --overwrite")
+    lines = (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    predictions = [json.loads(line)[rung] for line in lines]
+    return RungRun(
+        rung,
+        budget,
+        draw,
+        np.asarray(predictions) if results["problem_type"] else predictions,
+        results["test"]["sha256"],
+        results["rows"]["train"],
+        results["seconds"],
+        results["checkpoint"]["parameters"],
+        results["checkpoint"]["trainable_parameters"],
+        results["peak_memory_bytes"],
+        1000 / results["throughput"]["predict_examples_per_second"],
+        results["command"],
+    )
+
+
+def list_changed(data: DataConfig, section: str) -> dict[str, object]:
+    """Return the fields that are not at their default, as dotted options."""
+    defaults = dataclasses.asdict(DataConfig())
+    return {f"{section}.{name}": v for name, v in dataclasses.asdict(data).items() if v != defaults[name]}
+
+
+def launch(recipe: str, words: list[str], log: Path) -> None:
+    log.parent.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "accelerate.commands.launch", str(Path(__file__).with_name(recipe)), *words]
+    with log.open("w", encoding="utf-8") as output:
+        done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False)
+    if done.returncode != 0:
+        said = log.read_text(encoding="utf-8").splitlines()
+        why = next((line for line in said if line.startswith("error: ")), said[-1] if said else "it said nothing")
+        raise UserError(f"{log.stem} failed: {why.removeprefix('error: ')} (all of it in {log}); go on with --resume")
+
+
+if __name__ == "__main__":
+    run_recipe(main)

@@ -1,0 +1,299 @@
+"""The ladder over label budgets: many runs on the same test rows, put beside each other and into plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from startup_llm.errors import UserError
+from startup_llm.evaluation import report
+from startup_llm.evaluation.metrics import get_metric, is_share
+from startup_llm.evaluation.statistics import compare_models, compute_interval, judge_comparison
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from matplotlib.figure import Figure
+
+    from startup_llm.config import EvaluationConfig
+
+ALL = "all"
+"""The budget that takes every label."""
+
+Budget = int | str
+
+_LINE_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c7a5b", "#808080")
+"""Okabe and Ito's palette without yellow and black, which one kind of paper swallows."""
+
+_TOP_SHARE = 0.12
+"""Rungs that come this close to the best at the first budget are drawn once more, larger."""
+
+
+@dataclass(frozen=True)
+class RungRun:
+    """One rung, trained once at one budget.
+
+    Attributes:
+        rung: Name of the model.
+        budget: Labels per class, or `ALL`.
+        draw: Number of the draw of rows and of the training's seed.
+        predictions: On the test rows, in their order.
+        test_sha256: Of the test rows.
+        train_rows: Rows trained on.
+        seconds: What the run took, from reading the rows to the checked model.
+        parameters: Weights of the model; None where it is no network.
+        trainable_parameters: How many of them were trained.
+        peak_memory_bytes: Most memory that its process held.
+        milliseconds_per_prediction: Per test row, in batches.
+        command: What made it.
+    """
+
+    rung: str
+    budget: Budget
+    draw: int
+    predictions: Sequence[Any]
+    test_sha256: str
+    train_rows: int
+    seconds: float
+    parameters: int | None = None
+    trainable_parameters: int | None = None
+    peak_memory_bytes: int | None = None
+    milliseconds_per_prediction: float | None = None
+    command: str | None = None
+
+
+def build_comparison(
+    runs: Sequence[RungRun], references: Sequence[Any], metric: str, evaluation: EvaluationConfig
+) -> dict[str, Any]:
+    """Score every run on the same test rows, and at each budget the best rung against each other one.
+
+    A rung's figure at a budget is the mean over its draws. Two rungs are compared draw by draw on the same rows;
+    one is better where more than half of the draws show it.
+
+    Args:
+        runs: Of every rung at every budget, each with the same draws at a budget.
+        references: True values of the test rows.
+        metric: A key of `METRICS`; decides.
+        evaluation: Level, resamples and seed.
+
+    Returns:
+        Plain data: decides, lower_is_better, budgets (each with its rungs, best first, its comparisons, the rung to
+        use and the sentence that says so) and sentences.
+
+    Raises:
+        UserError: If two runs were tested on different rows.
+    """
+    first = runs[0]
+    for run in runs:
+        if run.test_sha256 != first.test_sha256:
+            raise UserError(
+                f"{run.rung} (labels per class: {run.budget}, draw {run.draw}) was tested on other rows "
+                f"({run.test_sha256[:12]}) than {first.rung} ({first.test_sha256[:12]}); "
+                "give the test rows as a split of their own, so that no draw changes them"
+            )
+    budgets = []
+    lower_is_better = get_metric(metric).lower_is_better
+    for budget in dict.fromkeys(run.budget for run in runs):
+        by_rung: dict[str, list[RungRun]] = {}
+        for run in runs:
+            if run.budget == budget:
+                by_rung.setdefault(run.rung, []).append(run)
+        rungs = []
+        for name, draws in by_rung.items():
+            scored = [asdict(compute_interval(metric, references, run.predictions, evaluation)) for run in draws]
+            values = [score["value"] for score in scored]
+            rungs.append(
+                {
+                    "name": name,
+                    "mean": float(np.mean(values)),
+                    "least": min(values),
+                    "most": max(values),
+                    "deviation": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+                    "train_rows": round(np.mean([run.train_rows for run in draws])),
+                    "seconds": float(np.mean([run.seconds for run in draws])),
+                    **{key: _mean_of(draws, key) for key in _COSTS},
+                    "draws": [
+                        {"draw": run.draw, **score, "seconds": run.seconds, "command": run.command}
+                        for run, score in zip(draws, scored, strict=True)
+                    ],
+                }
+            )
+        rungs.sort(key=lambda rung: rung["mean"], reverse=not lower_is_better)
+        leader = rungs[0]["name"]
+        comparisons = [
+            _compare(by_rung[leader], by_rung[rung["name"]], references, metric, evaluation) for rung in rungs[1:]
+        ]
+        entry = {"budget": budget, "rungs": rungs, "comparisons": comparisons}
+        budgets.append({**entry, **_recommend(entry, metric)})
+    return {
+        "decides": metric,
+        "lower_is_better": lower_is_better,
+        "level": evaluation.confidence_level,
+        "test": {"rows": len(references), "sha256": first.test_sha256},
+        "budgets": budgets,
+        "sentences": [entry["sentence"] for entry in budgets],
+    }
+
+
+_COSTS = ("parameters", "trainable_parameters", "peak_memory_bytes", "milliseconds_per_prediction")
+
+
+def _mean_of(draws: Sequence[RungRun], key: str) -> float | int | None:
+    values = [getattr(run, key) for run in draws]
+    if any(value is None for value in values):
+        return None
+    mean = float(np.mean(values))
+    return mean if isinstance(values[0], float) else round(mean)
+
+
+def _compare(
+    a: Sequence[RungRun], b: Sequence[RungRun], references: Sequence[Any], metric: str, evaluation: EvaluationConfig
+) -> dict[str, Any]:
+    """Compare two rungs draw by draw; the first draw's test stands for the rest, which are counted."""
+    lower_is_better = get_metric(metric).lower_is_better
+    others = {run.draw: run for run in b}
+    tests = [
+        asdict(
+            compare_models(
+                metric, references, (run.rung, run.predictions), (b[0].rung, others[run.draw].predictions), evaluation
+            )
+        )
+        for run in a
+    ]
+    level = {"lower_is_better": lower_is_better, "level": evaluation.confidence_level}
+    shown = sum(judge_comparison(test, **level) == "better" for test in tests)
+    mean = float(np.mean([test["difference"] for test in tests]))
+    return {**tests[0], "mean_difference": mean, "draws": len(tests), "draws_that_show_it": shown}
+
+
+def _recommend(entry: Mapping[str, Any], metric: str) -> dict[str, str]:
+    """Choose the quickest rung that the best is not shown to beat, and say why."""
+    leader, *_ = entry["rungs"]
+    beaten = {c["b"] for c in entry["comparisons"] if 2 * c["draws_that_show_it"] > c["draws"]}
+    chosen = min((rung for rung in entry["rungs"] if rung["name"] not in beaten), key=lambda rung: rung["seconds"])
+    draws = len(chosen["draws"])
+    spread = f", {_range(metric, chosen)} over {draws} draws" if draws > 1 else ""
+    said = (
+        f"{name_budget(entry['budget'], long=True)}, use {chosen['name']}: "
+        f"{report.format_value(metric, chosen['mean'])} {report.name_metric(metric)}{spread}, "
+        f"in {report.format_duration(chosen['seconds'])}"
+    )
+    if chosen is not leader:
+        said += (
+            f"; {leader['name']} has {report.format_value(metric, leader['mean'])} "
+            f"in {report.format_duration(leader['seconds'])}, which is not shown to be better"
+        )
+    elif beaten and len(beaten) == len(entry["comparisons"]):
+        said += "; it is shown to beat every other rung"
+    elif entry["comparisons"]:
+        level = [rung["name"] for rung in entry["rungs"][1:] if rung["name"] not in beaten]
+        said += f"; {' and '.join(level)} cannot be told apart from it, and took longer"
+    return {"use": chosen["name"], "sentence": f"{said}."}
+
+
+def _range(metric: str, rung: Mapping[str, Any]) -> str:
+    return report.format_interval(metric, {"low": rung["least"], "high": rung["most"]})
+
+
+def name_budget(budget: Budget, *, long: bool = False) -> str:
+    """Write a budget: `10` or `all`; the long form begins a sentence."""
+    if not long:
+        return str(budget)
+    if budget == ALL:
+        return "With all labels"
+    return f"With {budget} {'label' if budget == 1 else 'labels'} per class"
+
+
+def draw_budget_curve(comparison: Mapping[str, Any], classes: int) -> Figure:
+    """Draw each rung's figure over the label budget: the line is the mean of the draws, the band their range.
+
+    Args:
+        comparison: What `build_comparison` returns.
+        classes: Number of labels, which places the budget `all`.
+    """
+    from matplotlib.figure import Figure
+
+    metric, budgets = comparison["decides"], comparison["budgets"]
+    factor = 100 if is_share(metric) else 1
+    lines: dict[str, list[tuple[float, ...]]] = {}
+    for entry in budgets:
+        for rung in entry["rungs"]:
+            place = rung["train_rows"] / max(classes, 1) if entry["budget"] == ALL else entry["budget"]
+            lines.setdefault(rung["name"], []).append(
+                (float(place), *(factor * rung[key] for key in ("mean", "least", "most")))
+            )
+    lower = comparison["lower_is_better"]
+    order = sorted(lines, key=lambda name: lines[name][-1][1], reverse=not lower)
+    near = (1 - _TOP_SHARE) * factor * max(rung["mean"] for rung in budgets[0]["rungs"])
+    top = [name for name in order if not lower and lines[name][0][1] >= near] or order
+    figure = Figure(figsize=(9.2, 4.4), layout="constrained", facecolor="none")
+    panels = figure.subplots(1, 2)
+    for axes, shown, title in ((panels[0], order, "every rung"), (panels[1], top, "the top, larger")):
+        report._style_axes(axes)
+        for name in shown:
+            places, means, least, most = zip(*sorted(lines[name]), strict=True)
+            color = _LINE_COLORS[order.index(name) % len(_LINE_COLORS)]
+            axes.fill_between(places, least, most, color=color, alpha=0.18, linewidth=0)
+            axes.plot(places, means, color=color, marker="o", markersize=4.5, linewidth=1.7, label=name)
+        ticks = {}
+        for entry in budgets:
+            name, rows = name_budget(entry["budget"]), entry["rungs"][0]["train_rows"] / max(classes, 1)
+            ticks[rows if entry["budget"] == ALL else float(entry["budget"])] = name
+        axes.set_xscale("log")
+        axes.set_xticks(list(ticks), list(ticks.values()))
+        axes.set_xticks([], minor=True)
+        axes.set(xlabel="labels per class", ylabel=report.name_metric(metric))
+        axes.set_title(title, loc="left", fontsize=10.5, color=report.THEME["muted"][0])
+        if factor == 100:
+            axes.yaxis.set_major_formatter("{x:g} %")
+    handles, names = panels[0].get_legend_handles_labels()
+    ink = report.THEME["ink"][0]
+    figure.legend(handles, names, loc="outside upper left", ncols=4, frameon=False, fontsize=10, labelcolor=ink)
+    return figure
+
+
+def write_curve(figure: Figure, path: Path) -> None:
+    """Write the curve as PNG on light paper."""
+    figure.savefig(path, dpi=160, facecolor=report.THEME["paper"][0])
+
+
+def build_comparison_page(comparison: Mapping[str, Any], figure: Figure) -> str:
+    """Build the comparison as one HTML page without external assets.
+
+    Args:
+        comparison: What `build_comparison` returns, with title, hardware, command and data notes.
+        figure: What `draw_budget_curve` returns.
+    """
+    import importlib.resources
+
+    import jinja2
+
+    metric = comparison["decides"]
+    spoken = "; ".join(
+        f"{name_budget(entry['budget'], long=True)}: "
+        + ", ".join(f"{rung['name']} {report.format_value(metric, rung['mean'])}" for rung in entry["rungs"])
+        for entry in comparison["budgets"]
+    )
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {
+        "count": report.format_count,
+        "duration": report.format_duration,
+        "bytes": report.format_bytes,
+        "metric": report.name_metric,
+        "budget": name_budget,
+        "value": lambda value: report.format_value(metric, value),
+        "interval": lambda entry: report.format_interval(metric, entry),
+        "range": lambda rung: _range(metric, rung),
+        "difference": lambda value: report.format_difference(metric, value),
+        "p_value": report.format_p_value,
+    }
+    template = importlib.resources.files(__package__).joinpath("comparison.html.jinja").read_text("utf-8")
+    return environment.from_string(template).render(
+        comparison,
+        theme=report.THEME,
+        curve=report._render_svg(figure, spoken),
+        level=f"{100 * comparison['level']:g} %",
+    )
