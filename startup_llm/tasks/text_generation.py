@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from startup_llm.models.checkpoints import Checkpoint
 
 CHECKED_PROMPTS, PROMPT_TOKENS, CHECKED_TOKENS = 3, 16, 24
+SAMPLES, SAMPLE_TOKENS = 3, 200
 
 
 class TextGeneration(Task):
@@ -172,6 +173,26 @@ class TextGeneration(Task):
             }
             for title, i in (("Hardest to predict", order[-1]), ("Easiest to predict", order[0]))
         ]
+
+    def write_samples(self, model: Any, processor: Any, rows: Dataset) -> list[dict[str, Any]]:
+        """Continue the beginnings of passages by chance, the same for the same model."""
+        import torch
+
+        encoded = processor(rows["text"][:SAMPLES], add_special_tokens=False, verbose=False)["input_ids"]
+        pairs = []
+        with torch.random.fork_rng(), torch.inference_mode():
+            torch.manual_seed(0)
+            for ids in (passage[: min(PROMPT_TOKENS, processor.model_max_length // 2)] for passage in encoded):
+                written = model.generate(
+                    input_ids=torch.tensor([ids], device=model.device),
+                    attention_mask=torch.ones(1, len(ids), dtype=torch.long, device=model.device),
+                    do_sample=True,
+                    temperature=0.8,
+                    max_new_tokens=min(SAMPLE_TOKENS, processor.model_max_length - len(ids)),
+                    pad_token_id=processor.pad_token_id,
+                )[0, len(ids) :]
+                pairs.append([processor.decode(ids), processor.decode(written, skip_special_tokens=True)])
+        return [{"title": "Written by the model (temperature 0.8)", "kind": "text", "pairs": pairs}]
 
     def answer(self, output: np.ndarray, config: Any) -> dict[str, Any]:
         """Say how well a text is predicted."""

@@ -48,7 +48,9 @@ def test_a_gpt_is_pretrained_and_then_fine_tuned_with_lora(call, text, tmp_path)
     assert {"character-unigram", "character-trigram", "character-sixgram", "gpt"} == set(first["models"])
     assert first["models"]["gpt"]["loss"]["value"] < first["models"]["character-unigram"]["loss"]["value"]
     assert first["reload_gate"]["pipeline_max_difference"] == 0
-    assert first["gallery"][0]["kind"] == "text"
+    prompt, written = first["gallery"][-1]["pairs"][0]
+    assert prompt in TEXT
+    assert 0 < len(written) <= 65
     words = ["--data.data_dir", text, "--model.checkpoint", tmp_path / "gpt" / "model"]
     words += ["--train.max_steps", 20, "--data.test_fraction", 0.1]
     second = call("finetune", tmp_path / "lora", "--config", CONFIGS / "shakespeare_gpt_lora.yaml", *words)
