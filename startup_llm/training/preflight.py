@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from startup_llm.errors import UserError
 from startup_llm.evaluation.environment import read_peak_memory_bytes
 
 if TYPE_CHECKING:
@@ -51,6 +54,7 @@ def estimate_run(
     elapsed_seconds: float,
     probe_seconds: float | None,
     dollars_per_hour: float | None = None,
+    available_bytes: int | None = None,
 ) -> Estimate:
     """Time real steps on a median and on the longest batch, forwards and backwards, without moving a weight.
 
@@ -63,13 +67,27 @@ def estimate_run(
         elapsed_seconds: Seconds since the process was started.
         probe_seconds: Seconds that the features of the training and test rows took; None without a probe.
         dollars_per_hour: Price of the machine, if it is known.
+        available_bytes: Memory that this process may hold in all; default what the machine says.
+
+    Raises:
+        UserError: If it will not fit; it proposes settings that will.
     """
+    available = read_available_memory_bytes() if available_bytes is None else available_bytes
+    trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    before = read_memory_bytes()
+    if before + 12 * trained > available:  # gradients, and the two figures that Adam keeps, in float32
+        raise _explain_memory(trainer, prepared, before + 12 * trained, available, before)
     lengths = np.asarray(prepared.encoded["train"]["length"])
     batches = [np.asarray(rows) for rows in _cut(list(trainer._get_train_sampler()), trainer.args.train_batch_size)]
     tokens = np.array([len(rows) * lengths[rows].max() for rows in batches], dtype=float)
     order = np.argsort(tokens)
     chosen = [batches[order[len(order) // 2]], batches[order[-1]]]
-    seconds = [_time_step(trainer, prepared, rows) for rows in chosen]
+    try:
+        seconds = [_time_step(trainer, prepared, rows) for rows in chosen]
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise _explain_memory(trainer, prepared, None, available, before) from None
     median, longest = (float(len(rows) * lengths[rows].max()) for rows in chosen)
     slope = (seconds[1] - seconds[0]) / (longest - median) if longest > 1.2 * median else seconds[1] / longest
     slope = min(max(slope, 0.0), seconds[1] / longest)
@@ -83,9 +101,138 @@ def estimate_run(
         per_token = probe_seconds / (counted["train"] + counted["test"])
     evaluated = 1.3 * counted["test"] + epochs * counted.get("validation", 0.0)
     total = elapsed_seconds + epochs * per_epoch + evaluated * per_token + CLOSING_SECONDS
-    trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     memory = read_peak_memory_bytes() + 8 * trained  # Adam keeps two float32 figures for each weight
+    if memory > available:
+        raise _explain_memory(trainer, prepared, memory, available, before)
     return Estimate(total, memory, None if dollars_per_hour is None else total / 3600 * dollars_per_hour)
+
+
+def read_memory_bytes() -> int:
+    """Return what this process holds now: in memory, plus on the GPU."""
+    import psutil
+    import torch
+
+    return psutil.Process().memory_info().rss + (torch.cuda.memory_allocated() if torch.cuda.is_available() else 0)
+
+
+def read_available_memory_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return how much this process may hold in all: what it holds, and what it can still get.
+
+    The limits of the container (cgroup v2: memory.max) and of the process (ulimit -v) count. A GPU's free memory
+    is added, as the estimate adds what a run takes there; a step that needs more than the GPU has says so itself.
+
+    Args:
+        cgroup: Folder of the control group.
+    """
+    import resource
+
+    import psutil
+    import torch
+
+    used = psutil.Process().memory_info()
+    free = [psutil.virtual_memory().available]
+    limit = _read_figure(cgroup / "memory.max")
+    if limit is not None:
+        cache = re.search(r"^inactive_file (\d+)$", _read_text(cgroup / "memory.stat"), re.MULTILINE)
+        free.append(limit - (_read_figure(cgroup / "memory.current") or 0) + (int(cache[1]) if cache else 0))
+    address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if address_space != resource.RLIM_INFINITY:
+        free.append(address_space - used.vms)
+    held = used.rss + max(min(free), 0)
+    if torch.cuda.is_available():
+        held += torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
+    return held
+
+
+def propose_settings(
+    *,
+    available_bytes: int,
+    fixed_bytes: int,
+    activation_bytes: int,
+    tokens: int,
+    longest: int,
+    trained: int,
+    full: bool,
+    can_probe: bool,
+    plain: bool,
+) -> list[str]:
+    """Name the options under which a run fits, each with the memory that it will take.
+
+    Args:
+        available_bytes: Memory there is.
+        fixed_bytes: Memory before the first step.
+        activation_bytes: What the longest batch took on top of it; 0 where that is not known.
+        tokens: Padded tokens of that batch.
+        longest: Tokens of the longest row.
+        trained: Number of trained weights.
+        full: Whether every weight is trained.
+        can_probe: Whether the task has a linear probe.
+        plain: Whether batches are computed whole.
+    """
+    proposals = []
+    room = available_bytes - fixed_bytes - 12 * trained
+    fits = int(0.8 * tokens * min(room / activation_bytes, 0.5)) if activation_bytes else tokens // 4
+    if room > 0 and fits >= longest and not plain:
+        memory = fixed_bytes + 12 * trained + activation_bytes * fits / tokens
+        proposals.append(f"--speed.tokens_per_batch {fits} (about {_gib(memory)})")
+    elif room > 0 and plain:
+        proposals.append("a smaller --train.per_device_train_batch_size, or --speed.plan auto")
+    elif room > 0 and longest > 16:
+        length = max(min(fits, longest // 2), 16)
+        proposals.append(f"--model.max_length_tokens {length} --speed.tokens_per_batch {length}")
+    if full:
+        proposals.append(f"--method lora (about {_gib(fixed_bytes + activation_bytes + 0.24 * trained)})")
+    if can_probe:
+        proposals.append(f"--method probe (about {_gib(fixed_bytes)})")
+    return proposals
+
+
+def _explain_memory(
+    trainer: HeadTrainer, prepared: Prepared, needed: int | None, available: int, fixed: int
+) -> UserError:
+    """Return the error for a run that takes more memory than there is, with what would fit."""
+    trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    activations = max(needed - fixed - 12 * trained, 0) if needed else 0
+    longest = int(max(prepared.encoded["train"]["length"]))
+    rows = trainer.args.train_batch_size
+    tokens = rows * longest if prepared.plan.plain else min(rows * longest, prepared.plan.tokens_per_batch)
+    proposals = propose_settings(
+        available_bytes=available,
+        fixed_bytes=fixed,
+        activation_bytes=activations,
+        tokens=max(tokens, longest),
+        longest=longest,
+        trained=trained,
+        full=not hasattr(trainer.model, "peft_config"),
+        can_probe=prepared.task.supports_probe,
+        plain=prepared.plan.plain,
+    )
+    takes = f"training takes about {_gib(needed)}" if needed else "a step on the longest batch ran out of memory"
+    remedy = f"what fits: {', or '.join(proposals)}" if proposals else "use a machine with more memory"
+    return UserError(f"{takes}, and there are {_gib(available)}; {remedy}")
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    import torch
+
+    told = str(error)
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in told
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:
+        return ""  # no control group here
+
+
+def _read_figure(file: Path) -> int | None:
+    told = _read_text(file).strip()
+    return int(told) if told.isdigit() else None  # "max" is no limit
+
+
+def _gib(number: float) -> str:
+    return f"{number / 2**30:.2f} GiB"
 
 
 def _cut(rows: list[int], size: int) -> list[list[int]]:
