@@ -65,15 +65,39 @@ def build_report(results: Results) -> str:
         "metric": name_metric,
         "show": _show,
         "shorten": _shorten,
+        "cut_spans": cut_spans,
     }
     source = importlib.resources.files(__package__).joinpath("report.html.jinja").read_text("utf-8")
     return environment.from_string(source).render(_build_view(results))
+
+
+def cut_spans(item: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Cut a text at its marked spans.
+
+    Args:
+        item: `text`, and `spans` with start and end in characters, label, and whether the mark is right (`true`). A
+            span that overlaps one before it is left out.
+
+    Returns:
+        Pieces of text in their order, those marked with label and true; joined they are the text.
+    """
+    pieces, place = [], 0
+    for span in sorted(item["spans"], key=lambda span: (span["start"], -span["end"])):
+        if span["start"] < place:
+            continue
+        pieces += [{"text": item["text"][place : span["start"]]}] if span["start"] > place else []
+        pieces.append(
+            {"text": item["text"][span["start"] : span["end"]], "label": span["label"], "true": span["true"]}
+        )
+        place = span["end"]
+    return [*pieces, {"text": item["text"][place:]}] if place < len(item["text"]) else pieces
 
 
 def _build_view(results: Results) -> dict[str, Any]:
     """Arrange the results for the template; what is absent is None or empty."""
     optional = (
         "samples",
+        "gallery",
         "confusions",
         "calibration",
         "mistakes",

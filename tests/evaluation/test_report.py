@@ -333,3 +333,26 @@ def test_files_are_listed_from_plain_names_records_and_hub_splits():
     ]
     listed = [(file["name"], file["rows"], file["digest"]) for file in list_files({"data": {"sources": sources}})]
     assert listed == [("train.csv", 5, "aa"), ("v.csv", 2, "bb"), ("nyu-mll/glue sst2 test", 3, "cc")]
+
+
+def test_gallery_marks_spans_and_escapes_every_text():
+    spans = [
+        {"start": 0, "end": 5, "label": "person", "true": True},
+        {"start": 2, "end": 7, "label": "overlap", "true": True},
+        {"start": 9, "end": 14, "label": "place", "true": False},
+    ]
+    gallery = [
+        {"title": "row 1", "kind": "spans", "text": "Maria in Paris <b>", "spans": spans},
+        {"title": "row 2", "kind": "text", "pairs": [["meant", "a <script>"], ["written", "b"]]},
+        {"title": "row 3", "kind": "image", "png_base64": "AAAA", "caption": "a digit"},
+    ]
+    page = build_report({**MINIMAL, "gallery": gallery})
+    assert '<mark class="right">Maria <small>person</small></mark> in <mark class="wrong">Paris' in page
+    assert "overlap" not in page
+    assert "a &lt;script&gt;" in page
+    assert "a <script>" not in page
+    assert 'src="data:image/png;base64,AAAA"' in page
+
+
+def test_report_without_a_gallery_has_no_section_for_it():
+    assert 'id="gallery"' not in build_report(MINIMAL)
