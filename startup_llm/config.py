@@ -115,6 +115,8 @@ class LoraConfig:
     """Dropout on the adapter's input."""
     target_modules: list[str] | None = None
     """Names of the linear layers to adapt; default: every linear layer of the transformer blocks."""
+    quantize: Literal["4bit"] | None = None
+    """4bit keeps the adapted layers' frozen weights in four bits while training (QLoRA); needs an NVIDIA GPU."""
 
 
 @dataclass(frozen=True)
@@ -345,7 +347,7 @@ class BenchmarkConfig:
 
     what: Literal["training", "inference", "causal-lm"] = "training"
     """training: LoRA on a text classification; inference: the trained architecture's predictions; causal-lm: a small
-    Llama-style model with random weights on packed text, data.train_file being .txt, or the rows' texts."""
+    Llama-style model with random weights on packed text."""
     ways: list[str] | None = None
     """Which ways to time; default all."""
     rows: int | None = 1500

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from startup_llm.config import BenchmarkConfig, DataConfig, LoraConfig, ModelConfig
+from startup_llm.config import BenchmarkConfig, LoraConfig, ModelConfig
+from startup_llm.data.running_text import load_running_text
 from startup_llm.errors import UserError
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def train_ours(config: BenchmarkConfig, clock: Clock, *, lora: bool) -> dict[str
     from startup_llm.training.trainer import build_training_arguments
 
     plan = plan_speed()
-    texts = load_texts(config.data)
+    texts = list(load_running_text(config.data).splits["train"]["text"])
     tokenizer = train_tokenizer(texts)
     blocks = pack_blocks(texts, tokenizer, config.rows, config.data.split_seed)
     model: Any = build_llama(tokenizer)
@@ -112,7 +113,7 @@ def train_with_trl(config: BenchmarkConfig, clock: Clock, *, lora: bool, tuned: 
     from startup_llm.training.speed import use_idle_cores
 
     use_idle_cores()
-    texts = load_texts(config.data)
+    texts = list(load_running_text(config.data).splits["train"]["text"])
     tokenizer = train_tokenizer(texts)
     drawn = draw_texts(texts, tokenizer, config.rows, config.data.split_seed)
     adapter = peft.LoraConfig(
@@ -154,29 +155,6 @@ def _trainer_section(config: BenchmarkConfig) -> dict[str, Any]:
         "dataloader_drop_last": True,
         "use_cpu": not torch.accelerator.is_available(),
     }
-
-
-def load_texts(data: DataConfig) -> list[str]:
-    """Return the paragraphs of .txt files, or the training texts of a text classification.
-
-    Raises:
-        UserError: If a file cannot be read or holds no text.
-    """
-    from startup_llm.tasks import load_task
-
-    files = [data.train_file] if isinstance(data.train_file, str) else list(data.train_file or ())
-    if not files or not all(file.endswith(".txt") for file in files):
-        return list(load_task("text-classification").load_data(data).splits["train"]["text"])
-    texts: list[str] = []
-    for file in files:
-        try:
-            content = Path(file).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"data.train_file {file} cannot be read: {error}; expected text in UTF-8") from None
-        texts += [paragraph for paragraph in content.split("\n\n") if paragraph.strip()]
-    if not texts:
-        raise UserError(f"data.train_file {', '.join(files)} holds no text; expected paragraphs between empty lines")
-    return texts
 
 
 def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:

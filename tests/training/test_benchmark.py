@@ -14,32 +14,18 @@ PLAY = ["First Citizen:\nBefore we proceed any further, hear me speak.", "All:\n
 
 @pytest.fixture
 def play(tmp_path):
-    """A text file, and the model and its blocks made so small that a step takes milliseconds."""
-    file = tmp_path / "play.txt"
-    file.write_text("\n\n".join(PLAY) + "\n\n\n", encoding="utf-8")
+    """Short texts, none longer than a tiny block: TRL's default packing cuts what is."""
+    file = tmp_path / "play.csv"
+    file.write_text("text\n" + "".join(f"speak {number}\n" for number in range(40)), encoding="utf-8")
     return DataConfig(train_file=str(file))
 
 
 @pytest.fixture
 def tiny_llama(monkeypatch):
+    """Make the language model and its blocks so small that a step takes milliseconds."""
     sizes = {"BLOCK_TOKENS": 16, "BLOCKS_PER_STEP": 2, "VOCABULARY": 300, "WIDTH": 32, "LAYERS": 2, "HEADS": 4}
     for name, value in {**sizes, "KEY_VALUE_HEADS": 2, "INNER_WIDTH": 64}.items():
         monkeypatch.setattr(benchmark_causal_lm, name, value)
-
-
-def test_paragraphs_of_a_text_file_are_the_texts(play):
-    assert benchmark_causal_lm.load_texts(play) == [*PLAY[:2], f"{PLAY[2]}"]
-
-
-def test_rows_of_a_text_classification_are_texts_too():
-    texts = benchmark_causal_lm.load_texts(DataConfig())
-    assert len(texts) > 1000
-    assert all(isinstance(text, str) for text in texts)
-
-
-def test_a_text_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"gone\.txt cannot be read"):
-        benchmark_causal_lm.load_texts(DataConfig(train_file=str(tmp_path / "gone.txt")))
 
 
 def test_drawn_texts_fill_the_blocks_and_no_more(tiny_llama):
