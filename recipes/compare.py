@@ -6,6 +6,7 @@ python recipes/compare.py --data.train_file tickets.csv --data.test_file later.c
 
 import dataclasses
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -164,7 +165,8 @@ def launch(recipe: str, words: list[str], log: Path) -> None:
         done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False)
     if done.returncode != 0:
         said = log.read_text(encoding="utf-8").splitlines()
-        why = next((line for line in said if line.startswith("error: ")), said[-1] if said else "it said nothing")
+        errors = [line for line in said if re.match(r"(error|[\w.]+Error): ", line)]
+        why = errors[0] if errors else said[-1] if said else "it said nothing"
         raise UserError(f"{log.stem} failed: {why.removeprefix('error: ')} (all of it in {log}); go on with --resume")
 
 

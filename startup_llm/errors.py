@@ -26,6 +26,8 @@ def run_recipe(main: Callable[[], None]) -> None:
 
     A full disk is a user's matter too, whichever library meets it first.
     """
+    folder = os.path.dirname(os.path.abspath(sys.argv[0]))  # recipes/evaluate.py would hide the package evaluate
+    sys.path[:] = [path for path in sys.path if os.path.abspath(path) != folder]
     try:
         main()
     except UserError as error:
