@@ -63,7 +63,7 @@ def add_lora(
         constant_modules: Names of those that are saved but not trained.
 
     Raises:
-        UserError: If a rank is not positive or a target layer is not in the model.
+        UserError: If a rank is not positive, a target layer is not in the model, or it cannot be quantized here.
     """
     import peft
     from transformers.pytorch_utils import Conv1D
@@ -83,6 +83,9 @@ def add_lora(
         for name in linears
         if not lora.target_modules or any(name == t or name.endswith(f".{t}") for t in lora.target_modules)
     ]
+    fan_in_fan_out = isinstance(model.get_submodule(wanted[0]), Conv1D)
+    if lora.quantize:
+        quantize_linears(model, wanted)
     config = peft.LoraConfig(
         task_type=task_type,
         r=lora.rank,
@@ -90,7 +93,7 @@ def add_lora(
         lora_dropout=lora.dropout,
         target_modules=wanted,
         modules_to_save=list(head_modules),
-        fan_in_fan_out=isinstance(model.get_submodule(wanted[0]), Conv1D),
+        fan_in_fan_out=fan_in_fan_out,
     )
     adapted = peft.get_peft_model(model, config)
     adapted.peft_config["default"].base_model_name_or_path = base_name
@@ -98,6 +101,50 @@ def add_lora(
         if parameter.requires_grad and any(f"{constant}." in _plain_name(name) for constant in constant_modules):
             parameter.requires_grad_(False)
     return adapted
+
+
+def quantize_linears(model: nn.Module, names: Sequence[str]) -> None:
+    """Keep the weights of linear layers in four bits: NF4, its scales quantized again (Dettmers et al. 2023, QLoRA).
+
+    Everything else stays in float32, as QLoRA's own preparation leaves it. What is saved is the adapter, which is
+    merged into the checkpoint's own weights.
+
+    Args:
+        model: The model, on its device; its layers are replaced.
+        names: Full names of the layers.
+
+    Raises:
+        UserError: Without a CUDA device or bitsandbytes, or for layers that are not `nn.Linear`.
+    """
+    import torch
+    from torch import nn
+
+    if not torch.cuda.is_available():
+        raise UserError("lora.quantize 4bit needs an NVIDIA GPU, and this machine has none; leave it out")
+    try:
+        import bitsandbytes
+    except ImportError:
+        raise UserError("lora.quantize 4bit needs bitsandbytes; pip install 'startup-llm[gpu]'") from None
+    for name in names:
+        layer = model.get_submodule(name)
+        if not isinstance(layer, nn.Linear):
+            raise UserError(f"lora.quantize 4bit: {name} is a {type(layer).__name__}, not a Linear; leave it out")
+        quantized = bitsandbytes.nn.Linear4bit(
+            layer.in_features,
+            layer.out_features,
+            bias=layer.bias is not None,
+            compute_dtype=torch.bfloat16,
+            compress_statistics=True,
+            quant_type="nf4",
+            device="meta",
+        )
+        weight = layer.weight.data.cpu()  # it is quantized on its way to the GPU
+        quantized.weight = bitsandbytes.nn.Params4bit(
+            weight, requires_grad=False, quant_type="nf4", compress_statistics=True, module=quantized
+        )
+        quantized.bias = layer.bias
+        model.set_submodule(name, quantized.to(layer.weight.device))
+    model.is_loaded_in_4bit = True  # by which PEFT chooses its 4-bit LoRA layer
 
 
 def _plain_name(name: str) -> str:

@@ -194,3 +194,23 @@ def test_target_that_is_not_in_the_blocks_is_refused_with_those_that_are(build, 
     assert f"lora.target_modules: no linear layer {target} in {type(classifier.model).__name__}{hint}" in str(
         caught.value
     )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_four_bits_without_a_gpu_are_one_clear_error(build):
+    with pytest.raises(UserError, match=r"lora\.quantize 4bit needs an NVIDIA GPU, and this machine has none"):
+        adapt(build("bert")[0], LoraConfig(rank=4, quantize="4bit"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_four_bits_train_the_adapter_alone(build):
+    pytest.importorskip("bitsandbytes")
+    classifier, tokenizer = build("bert")
+    classifier.model.cuda()
+    adapted = adapt(classifier, LoraConfig(rank=4, quantize="4bit")).cuda()
+    batch = tokenizer(TEXTS, padding=True, return_tensors="pt").to("cuda")
+    adapted(**batch, labels=torch.tensor([0, 1, 2], device="cuda")).loss.backward()
+    layers = [module for module in adapted.modules() if type(module).__name__ == "Linear4bit"]
+    assert len(layers) >= 12
+    assert all(layer.weight.dtype == torch.uint8 for layer in layers)
+    assert all(p.grad is not None for n, p in adapted.named_parameters() if "lora_B" in n)
