@@ -1,0 +1,205 @@
+"""Measure a checkpoint on a data set, a suite or lm-eval's tasks, with intervals and paired tests.
+
+python recipes/evaluate.py --model runs/helpdesk-lora
+python recipes/evaluate.py --model runs/banking77-lora --suite intents --only '[banking77]' --fail_under accuracy=0.93
+python recipes/evaluate.py --model runs/helpdesk-full --fail_if_worse_than runs/helpdesk-lora
+python recipes/evaluate.py --model runs/gpt --lm_tasks '[my_task]' --lm_task_folder tasks
+"""
+
+import dataclasses
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from startup_llm.config import DataConfig, EvaluateConfig, ModelConfig, parse_config
+from startup_llm.errors import UserError, run_recipe
+from startup_llm.run_folder import RESULTS, RunFolder, find_model, read_results
+
+SUITES = Path(__file__).with_name("suites")
+
+
+def main() -> None:
+    config, _, config_text = parse_config(EvaluateConfig)
+    with RunFolder(config.run_dir, overwrite=config.overwrite, resume=False) as run:
+        failures = evaluate(config, config_text, run)
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    sys.exit(1 if failures else 0)
+
+
+def evaluate(config: EvaluateConfig, config_text: str, run: RunFolder) -> list[str]:
+    """Measure, write the tables, and return what was missed."""
+    from startup_llm.evaluation import benchmarks
+    from startup_llm.evaluation.environment import describe_hardware, read_versions
+
+    limits = benchmarks.parse_limits(config.fail_under)
+    others = list(dict.fromkeys(other for other in (config.compare, config.fail_if_worse_than) if other))
+    for other in others:
+        read_results(other)
+    if config.lm_tasks:
+        if others:
+            raise UserError("compare: lm-eval's tasks have no stored predictions; leave compare or lm_tasks out")
+        entries = measure_language_model(config)
+    else:
+        entries = [measure_entry(entry, config, others, run) for entry in list_entries(config)]
+    missed = benchmarks.find_missed(limits, entries)
+    comparisons = [(entry, one) for entry in entries for one in entry.get("comparisons", ())]
+    worse = [
+        f"{entry['name']}: {one['sentence']}"
+        for entry, one in comparisons
+        if one["with"] == config.fail_if_worse_than and one["decides"] and one["outcome"] == "worse"
+    ]
+    results = {
+        "model": config.model,
+        "entries": entries,
+        "sentences": [f"{entry['name']}: {one['sentence']}" for entry, one in comparisons],
+        "failed": [*missed, *worse],
+        "command": shlex.join(["python", "recipes/evaluate.py", *sys.argv[1:]]),
+        "versions": read_versions(),
+        "hardware": describe_hardware(),
+    }
+    table = benchmarks.build_markdown(results)
+    run.write_text("config.yaml", config_text)
+    run.write_text("table.md", table)
+    run.write_text("table.html", benchmarks.build_page(results))
+    run.write_json(RESULTS, results)
+    run.finish()
+    print(table)
+    return results["failed"]
+
+
+def list_entries(config: EvaluateConfig) -> list:
+    """Return the suite's entries, or one for the data that is named, by default the run's own."""
+    from startup_llm.evaluation.benchmarks import SuiteEntry, read_suite
+
+    if config.suite:
+        return read_suite(config.suite, SUITES, config.only)
+    if config.only:
+        raise UserError("only: chooses entries of a suite; name the suite too")
+    data = {}
+    if config.data == DataConfig():
+        for folder in (Path(config.model), Path(config.model).parent):
+            if (folder / RESULTS).is_file():
+                data = read_results(folder).get("config", {}).get("data", {})
+                break
+    return [SuiteEntry("test", data)]
+
+
+def measure_entry(entry: Any, config: EvaluateConfig, others: list[str], run: RunFolder) -> dict[str, Any]:
+    from startup_llm.data.task_data import compute_rows_sha256
+    from startup_llm.evaluation import benchmarks
+    from startup_llm.evaluation.metrics import rank_metrics
+    from startup_llm.training.inference import predict_outputs
+    from startup_llm.training.speed import plan_speed
+
+    name = config.model.replace("{entry}", entry.name)
+    task, model, processor = load(name, config, entry.task)
+    data = task.load_data(build_data(entry.data, config.data))
+    test = data.splits["test"]
+    encoded, _ = task.encode(test, processor)
+    plan = plan_speed().exact()
+    outputs = predict_outputs(task, model.to(plan.device), encoded, processor, plan)
+    if data.label_names:
+        known = [model.config.id2label[place] for place in range(len(model.config.id2label))]
+        order = benchmarks.match_labels(known, data.label_names, name, entry.name)
+        outputs = [output[..., order] for output in outputs]
+    elif data.problem_type == "regression" and outputs[0].shape[-1] != 1:
+        raise UserError(f"{name} has {outputs[0].shape[-1]} outputs; {entry.name} has numbers, which need one output")
+    predictions, references = task.decide(outputs, encoded, test, data), task.references(test)
+    metrics = entry.metrics or rank_metrics(task.metrics(data), config.evaluation.decides)
+    sha256, comparisons = compute_rows_sha256(test), []
+    for other in others:
+        theirs = benchmarks.read_predictions(other.replace("{entry}", entry.name), entry.name, sha256)
+        found = benchmarks.compare(metrics, references, (name, predictions), theirs, config.evaluation)
+        comparisons += [{**one, "with": other, "decides": one["metric"] == metrics[0]} for one in found]
+    plain = predictions.tolist() if hasattr(predictions, "tolist") else predictions
+    lines = [json.dumps({"row": row, "prediction": value}) for row, value in zip(test["row"], plain, strict=True)]
+    run.write_text(f"predictions-{entry.name}.jsonl", "\n".join(lines) + "\n")
+    return {
+        "name": entry.name,
+        "model": name,
+        "task": task.tag,
+        "rows": len(test),
+        "sha256": sha256,
+        "sources": data.sources,
+        "metrics": benchmarks.measure(metrics, references, predictions, config.evaluation),
+        "comparisons": comparisons,
+    }
+
+
+def build_data(entry: dict[str, Any], given: DataConfig) -> DataConfig:
+    """Return an entry's data with what is given in its place; files stand in for a data set that is named."""
+    defaults = dataclasses.asdict(DataConfig())
+    changed = {name: value for name, value in dataclasses.asdict(given).items() if value != defaults[name]}
+    if changed.keys() & {"train_file", "test_file", "data_dir", "dataset"}:
+        places = ("dataset", "subset", "revision", "data_dir", "train_file", "validation_file", "test_file")
+        splits = ("train_split", "validation_split", "test_split")
+        entry = {name: value for name, value in entry.items() if name not in (*places, *splits)}
+    merged = DataConfig(**{**entry, **changed})
+    if merged.test_file and not merged.train_file:  # nothing is trained, so the test rows may stand for both
+        return dataclasses.replace(merged, train_file=merged.test_file, validation_fraction=0.0)
+    return merged
+
+
+def load(name: str, config: EvaluateConfig, tag: str | None):
+    """Return the task, the model and its processor: a run's merged model, a checkpoint, or an adapter on its base."""
+    from startup_llm.models.checkpoints import load_checkpoint
+    from startup_llm.tasks import load_task
+
+    folder = Path(name).expanduser()
+    is_adapter = (folder / "adapter_config.json").is_file()
+    if is_adapter:
+        in_run = (folder.parent / RESULTS).is_file()
+        results = read_results(folder.parent) if in_run else {}
+    elif folder.is_dir():
+        folder, results = find_model(folder)
+    else:
+        results = {}
+    task = load_task(tag or results.get("task", config.task))
+    if is_adapter:
+        return task, *load_adapter(folder, results, task, config)
+    found = load_checkpoint(ModelConfig(checkpoint=str(folder) if folder.is_dir() else name, revision=config.revision))
+    try:
+        loaded = task.load_plain(str(found.path), output_loading_info=True)
+    except ValueError as error:
+        raise UserError(f"{name} is no checkpoint for {task.tag}: {str(error).strip().splitlines()[0]}") from None
+    model, loading = loaded if isinstance(loaded, tuple) else (loaded, {})  # a model from scratch tells nothing
+    if missing := sorted(loading.get("missing_keys", ())):
+        raise UserError(f"{name} has no weights {missing[0]}, which {task.tag} needs; fine-tune it first")
+    return task, model, task.load_processor(found, ModelConfig(max_length_tokens=sys.maxsize))
+
+
+def load_adapter(folder: Path, results: dict[str, Any], task: Any, config: EvaluateConfig):
+    """Return an adapter merged into its base, and its processor."""
+    from peft import PeftModel
+
+    from startup_llm.models.checkpoints import load_checkpoint
+
+    named = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    base = load_checkpoint(ModelConfig(checkpoint=config.checkpoint or named, revision=config.revision))
+    labels = results.get("labels") or []
+    if task.peft_task_type == "SEQ_CLS" and not results:
+        raise UserError(f"the adapter {folder} does not say its labels; measure its run's folder, or merge it first")
+    names = {"id2label": dict(enumerate(labels)), "label2id": {n: i for i, n in enumerate(labels)}} if labels else {}
+    arguments = results.get("load", {}).get("adapter_model_kwargs", {})
+    plain = task.load_plain(str(base.path), **{**arguments, **names})
+    processor = task.restore_processor(str(folder))
+    if hasattr(processor, "pad_token_id"):
+        plain.config.pad_token_id = processor.pad_token_id
+    return PeftModel.from_pretrained(plain, str(folder)).merge_and_unload(), processor
+
+
+def measure_language_model(config: EvaluateConfig) -> list[dict[str, Any]]:
+    from startup_llm.evaluation.language_model_evaluation import evaluate_language_model
+
+    _, model, tokenizer = load(config.model, config, "text-generation")
+    return evaluate_language_model(
+        model, tokenizer, config.lm_tasks, config.evaluation,
+        task_folder=config.lm_task_folder, batch_size=config.batch_size, limit=config.lm_limit,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    run_recipe(main)

@@ -1,0 +1,229 @@
+"""Suites of data sets, what a checkpoint scores on them, and limits that it has to keep."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from startup_llm.config import DataConfig, EvaluationConfig
+from startup_llm.errors import UserError, nearest
+from startup_llm.evaluation import statistics
+from startup_llm.evaluation.metrics import METRICS, get_metric
+from startup_llm.evaluation.report import find_run_model, format_interval, format_value, name_metric
+from startup_llm.run_folder import read_results
+
+
+@dataclass(frozen=True)
+class SuiteEntry:
+    """A data set of a suite.
+
+    Attributes:
+        name: Its name in the suite.
+        data: Where its rows are.
+        metrics: What is measured; the first decides. Empty for the task's own.
+        task: Hub pipeline tag, or None for the model's.
+    """
+
+    name: str
+    data: Mapping[str, Any]
+    metrics: tuple[str, ...] = ()
+    task: str | None = None
+
+
+def read_suite(name: str, folder: Path, only: Sequence[str] | None = None) -> list[SuiteEntry]:
+    """Read a suite: a YAML mapping from an entry's name to its `data` section, and perhaps `metrics` and `task`.
+
+    Args:
+        name: A YAML file, or the name of one in `folder`.
+        folder: The shipped suites.
+        only: Entries to keep, in the suite's order; default all.
+
+    Raises:
+        UserError: If there is no such suite, or an entry says what nobody knows.
+    """
+    import yaml
+
+    file = folder / f"{name}.yaml" if "/" not in name and not name.endswith((".yaml", ".yml")) else Path(name)
+    if not file.is_file():
+        shipped = sorted(path.stem for path in folder.glob("*.yaml"))
+        raise UserError(f"no suite {name}{nearest(name, shipped)}; name a YAML file or one of {', '.join(shipped)}")
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is no YAML file: {error}") from None
+    if not isinstance(found, dict) or not all(isinstance(entry, dict) for entry in found.values()):
+        raise UserError(f"{file}: expected a mapping from an entry's name to its data section and metrics")
+    for entry in only or ():
+        if entry not in found:
+            raise UserError(f"{file} has no entry {entry}{nearest(entry, found)}; entries: {', '.join(found)}")
+    return [_read_entry(name, entry, file) for name, entry in found.items() if not only or name in only]
+
+
+def _read_entry(name: str, entry: Mapping[str, Any], file: Path) -> SuiteEntry:
+    options = {f"data.{part.name}" for part in fields(DataConfig)} | {"data", "metrics", "task"}
+    data = entry.get("data")
+    if not isinstance(data, dict):
+        raise UserError(f"{file}: {name}.data is {data!r}; expected a data section, such as dataset and subset")
+    for option in [*entry, *(f"data.{option}" for option in data)]:
+        if option not in options:
+            raise UserError(f"{file}: {name} has an unknown option {option}{nearest(option, options)}")
+    metrics = entry.get("metrics") or ()
+    for metric in metrics:
+        get_metric(metric)
+    return SuiteEntry(name, data, tuple(metrics), entry.get("task"))
+
+
+def match_labels(model_names: Sequence[str], data_names: Sequence[str], model: str, place: str) -> list[int]:
+    """Return for each label of the data which output of the model is its own, by name.
+
+    Args:
+        model_names: The model's labels in the order of its outputs.
+        data_names: The data's labels in the order of their ids.
+        model: The model's name, for the error.
+        place: The data's name, for the error.
+
+    Raises:
+        UserError: If the two do not have the same labels.
+    """
+    if set(model_names) == set(data_names):
+        return [list(model_names).index(name) for name in data_names]
+
+    def show(names: set[str]) -> str:
+        return f"{', '.join(sorted(names)[:5])}{' ...' * (len(names) > 5)}" if names else "none"
+
+    raise UserError(
+        f"the labels differ: {model} alone has {show(set(model_names) - set(data_names))}; {place} alone has "
+        f"{show(set(data_names) - set(model_names))}; measure the model on rows with its own labels, or rename them "
+        "in the model's id2label"
+    )
+
+
+def measure(
+    metrics: Sequence[str], references: Sequence[Any], predictions: Sequence[Any], evaluation: EvaluationConfig
+) -> dict[str, dict[str, float]]:
+    """Return value, low and high of each metric."""
+    return {name: asdict(statistics.compute_interval(name, references, predictions, evaluation)) for name in metrics}
+
+
+def read_predictions(run: str | Path, entry: str, sha256: str) -> tuple[str, list[Any]]:
+    """Return the name and the test predictions of a finished run, or of an entry of an earlier evaluation.
+
+    Args:
+        run: The folder.
+        entry: Which entry of an evaluation.
+        sha256: The digest of the rows that are compared on, as `compute_rows_sha256` gives it.
+
+    Raises:
+        UserError: If the folder holds no predictions for those rows.
+    """
+    results = read_results(run)
+    if "entries" in results:
+        found = next((one for one in results["entries"] if one["name"] == entry), None)
+        if found is None or "sha256" not in found:
+            names = ", ".join(one["name"] for one in results["entries"])
+            raise UserError(f"{run} has no predictions for {entry}; it measured {names}")
+        name, key, theirs, file = results["model"], "prediction", found["sha256"], f"predictions-{entry}.jsonl"
+    else:
+        name, key = Path(run).name, find_run_model(results)
+        theirs, file = results["test"]["sha256"], "predictions.jsonl"
+    if theirs != sha256:
+        raise UserError(
+            f"{run} was tested on other rows (sha256 {theirs[:12]}..., {entry} has {sha256[:12]}...); a paired test "
+            "needs the same rows: measure both models on the same data"
+        )
+    path = Path(run) / file
+    if not path.is_file():
+        raise UserError(f"no {file} in {run}; copy the whole folder, or make it again")
+    return name, [json.loads(line)[key] for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def compare(
+    metrics: Sequence[str],
+    references: Sequence[Any],
+    ours: tuple[str, Sequence[Any]],
+    theirs: tuple[str, list[Any]],
+    evaluation: EvaluationConfig,
+) -> list[dict[str, Any]]:
+    """Test two models on the same rows, by each metric; each comparison has a `sentence` and an `outcome`."""
+    name, values = theirs
+    other = np.asarray(values) if isinstance(references, np.ndarray) else values
+    found = []
+    for metric in metrics:
+        comparison = asdict(statistics.compare_models(metric, references, ours, (name, other), evaluation))
+        judge = {"lower_is_better": get_metric(metric).lower_is_better, "level": evaluation.confidence_level}
+        comparison["outcome"] = statistics.judge_comparison(comparison, **judge)
+        comparison["sentence"] = statistics.describe_comparison(comparison, **judge)
+        found.append(comparison)
+    return found
+
+
+def parse_limits(text: str | None) -> dict[str, float]:
+    """Read `accuracy=0.93,macro_f1=0.9`.
+
+    Raises:
+        UserError: If a part is no name and number.
+    """
+    limits = {}
+    for part in (text or "").split(",") if text else ():
+        name, _, value = part.strip().partition("=")
+        try:
+            limits[name] = float(value)
+        except ValueError:
+            raise UserError(f"fail_under: {part!r}; expected METRIC=NUMBER, such as accuracy=0.93") from None
+    return limits
+
+
+def find_missed(limits: Mapping[str, float], entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a sentence for each value beyond its limit; an error may not be above, anything else not below.
+
+    Raises:
+        UserError: If no entry measures a metric that has a limit.
+    """
+    missed = []
+    for metric, limit in limits.items():
+        measured = [entry for entry in entries if metric in entry["metrics"]]
+        if not measured:
+            known = sorted({name for entry in entries for name in entry["metrics"]})
+            raise UserError(f"fail_under: {metric} is not measured{nearest(metric, known)}; here: {', '.join(known)}")
+        lower_is_better = metric in METRICS and METRICS[metric].lower_is_better
+        for entry in measured:
+            value = entry["metrics"][metric]["value"]
+            if not (value <= limit if lower_is_better else value >= limit):
+                side = "above" if lower_is_better else "under"
+                missed.append(f"{entry['name']}: {metric} {value:.6g} is {side} {limit:g}")
+    return missed
+
+
+HEADER = ("data", "metric", "value", "interval", "rows")
+
+
+def build_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return the table's rows of text, in the order of `HEADER`."""
+    return [
+        (entry["name"], name_metric(metric), format_value(metric, figure["value"]), format_interval(metric, figure),
+         f"{entry['rows']:,}")
+        for entry in results["entries"]
+        for metric, figure in entry["metrics"].items()
+    ]  # fmt: skip
+
+
+def build_markdown(results: Mapping[str, Any]) -> str:
+    """Write the table and the sentences as Markdown."""
+    lines = [HEADER, ("---", "---", "---:", "---", "---:"), *build_rows(results)]
+    table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    said = "".join(f"- {sentence}\n" for sentence in results["sentences"])
+    return f"# {results['model']}\n\n{table}\n\n{said}".rstrip() + "\n"
+
+
+def build_page(results: Mapping[str, Any]) -> str:
+    """Write the table and the sentences as a page of HTML that needs no other file."""
+    from jinja2 import Environment, PackageLoader
+
+    environment = Environment(loader=PackageLoader("startup_llm.evaluation", ""), autoescape=True, trim_blocks=True)
+    template = environment.get_template("benchmarks.html.jinja")
+    return template.render(header=HEADER, rows=build_rows(results), **results)

@@ -1,0 +1,200 @@
+import json
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from startup_llm.errors import run_recipe
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "evaluate.py"
+LABELS = ["delivery", "password", "refund"]
+ROWS = [
+    ("please refund my order", "refund"),
+    ("i want my money back", "refund"),
+    ("where is my parcel", "delivery"),
+    ("the parcel has not arrived", "delivery"),
+    ("i forgot my password", "password"),
+    ("reset my password please", "password"),
+    ("the password does not work", "password"),
+    ("when does the parcel arrive", "delivery"),
+]
+TASK = {
+    "task": "choose_end",
+    "dataset_path": "json",
+    "test_split": "test",
+    "output_type": "multiple_choice",
+    "doc_to_text": "{{text}}",
+    "doc_to_target": "answer",
+    "doc_to_choice": "{{choices}}",
+    "metric_list": [{"metric": "acc"}],
+}
+
+
+@pytest.fixture
+def evaluate(monkeypatch, capsys, tmp_path):
+    """Run the recipe in this process; return exit code, results and stderr."""
+
+    def run(*options, run_dir="evaluation"):
+        folder = tmp_path / run_dir
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", "--run_dir", str(folder), *map(str, options)])
+        code = 0
+        try:
+            run_recipe(runpy.run_path(str(RECIPE))["main"])
+        except SystemExit as stop:
+            code = stop.code
+        file = folder / "results.json"
+        return code, json.loads(file.read_text()) if file.is_file() else None, capsys.readouterr().err
+
+    return run
+
+
+def save_classifier(base, folder, labels, seed=0, steps=0):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    torch.manual_seed(seed)
+    names = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=len(labels), **names)
+    torch.nn.init.normal_(model.classifier.weight)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    inputs = tokenizer([text for text, _ in ROWS], padding=True, return_tensors="pt")
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    for _ in range(steps):
+        model(**inputs, labels=torch.tensor([labels.index(label) for _, label in ROWS])).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def rows_file(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in ROWS))
+    return file
+
+
+def test_a_checkpoint_is_measured_as_its_pipeline_answers(evaluate, tiny_checkpoint, rows_file, tmp_path):
+    from transformers import pipeline
+
+    model = save_classifier(tiny_checkpoint("bert"), tmp_path / "model", LABELS[::-1])  # not in the data's order
+    code, results, _ = evaluate("--model", model, "--data.test_file", rows_file)
+    answers = pipeline("text-classification", model=str(model), device="cpu")([text for text, _ in ROWS])
+    right = [answer["label"] == label for answer, (_, label) in zip(answers, ROWS, strict=True)]
+    figure = results["entries"][0]["metrics"]["accuracy"]
+    assert code == 0
+    assert figure["value"] == sum(right) / len(ROWS)
+    assert figure["low"] <= figure["value"] <= figure["high"]
+    assert 0 < sum(right) < len(ROWS)
+    table = (tmp_path / "evaluation" / "table.md").read_text()
+    assert f"{100 * figure['value']:.1f} %" in table
+    assert f"{100 * figure['value']:.1f} %" in (tmp_path / "evaluation" / "table.html").read_text()
+
+
+def test_limits_and_a_better_run_give_exit_code_1(evaluate, tiny_checkpoint, tmp_path):
+    rows = tmp_path / "many.jsonl"
+    rows.write_text("".join(json.dumps({"text": t, "label": n}) + "\n" for t, n in ROWS * 8))
+    data = ("--data.test_file", rows)
+    models = [save_classifier(tiny_checkpoint("bert"), tmp_path / f"m{n}", LABELS, steps=n) for n in (0, 30)]
+    found = [evaluate("--model", model, *data, run_dir=f"e{place}") for place, model in enumerate(models)]
+    scores = [results["entries"][0]["metrics"]["accuracy"]["value"] for _, results, _ in found]
+    worst, best = 0, 1
+    assert scores[best] - scores[worst] > 0.3
+    options = ("--model", models[worst], *data)
+    code, results, err = evaluate(*options, "--fail_under", f"accuracy={max(scores)}", run_dir="under")
+    assert (code, len(results["failed"])) == (1, 1)
+    assert "accuracy" in err
+    code, _, _ = evaluate(*options, "--fail_under", f"accuracy={min(scores)}", run_dir="kept")
+    assert code == 0
+    code, _, err = evaluate(*options, "--fail_if_worse_than", tmp_path / f"e{best}", run_dir="worse")
+    assert code == 1
+    assert "loses to" in err
+    code, results, _ = evaluate(*options, "--compare", tmp_path / f"e{best}", run_dir="told")
+    assert code == 0
+    assert results["entries"][0]["comparisons"][0]["test"] == "exact McNemar"
+    code, _, _ = evaluate(
+        "--model", models[best], *data, "--fail_if_worse_than", tmp_path / f"e{worst}", run_dir="good"
+    )
+    assert code == 0
+
+
+def test_other_labels_other_rows_and_unknown_names_are_told(evaluate, tiny_checkpoint, rows_file, tmp_path):
+    model = save_classifier(tiny_checkpoint("bert"), tmp_path / "model", ["delivery", "password", "invoice"])
+    code, _, err = evaluate("--model", tiny_checkpoint("bert"), "--data.test_file", rows_file)
+    assert (code, "classifier" in err) == (2, True), err
+    code, _, err = evaluate("--model", model, "--data.test_file", rows_file)
+    assert code == 2
+    assert "invoice" in err
+    assert "refund" in err
+    good = save_classifier(tiny_checkpoint("bert"), tmp_path / "good", LABELS)
+    assert evaluate("--model", good, "--data.test_file", rows_file, run_dir="first")[0] == 0
+    fewer = tmp_path / "fewer.jsonl"
+    fewer.write_text("".join(rows_file.read_text().splitlines(keepends=True)[:-1]))
+    code, _, err = evaluate("--model", good, "--data.test_file", fewer, "--compare", tmp_path / "first")
+    assert code == 2
+    assert "other rows" in err
+    for options, word in (
+        (("--suite", "gleu"), "did you mean glue?"),
+        (("--suite", "glue", "--only", "[sst3]"), "did you mean sst2?"),
+        (("--fail_under", "accuracy"), "METRIC=NUMBER"),
+        (("--data.test_file", rows_file, "--fail_under", "acuracy=1"), "did you mean accuracy?"),
+    ):
+        code, _, err = evaluate("--model", good, *options)
+        assert (code, word in err) == (2, True), err
+
+
+def test_a_suite_takes_a_model_per_entry(evaluate, tiny_checkpoint, rows_file, tmp_path):
+    for name in ("one", "two"):
+        save_classifier(tiny_checkpoint("bert"), tmp_path / f"m-{name}", LABELS, seed=len(name))
+    suite = tmp_path / "suite.yaml"
+    entry = {"data": {"test_file": str(rows_file)}, "metrics": ["macro_f1"]}
+    suite.write_text(yaml.safe_dump({"one": entry, "two": entry}))
+    code, results, _ = evaluate("--model", tmp_path / "m-{entry}", "--suite", suite)
+    assert code == 0
+    assert [entry["name"] for entry in results["entries"]] == ["one", "two"]
+    assert [list(entry["metrics"]) for entry in results["entries"]] == [["macro_f1"]] * 2
+
+
+def test_lm_eval_gives_a_gpt_its_copy_and_its_adapter_their_figures(evaluate, tiny_checkpoint, tmp_path):
+    pytest.importorskip("lm_eval")
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    base = tmp_path / "gpt"
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_pretrained(tiny_checkpoint("gpt2")).save_pretrained(base)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint("gpt2"))
+    tokenizer.save_pretrained(base)
+    rows = [
+        {"text": text, "choices": [f" {label}" for label in LABELS], "answer": LABELS.index(label)}
+        for text, label in ROWS * 3
+    ]
+    (tmp_path / "ends.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "tasks").mkdir()
+    task = {**TASK, "dataset_kwargs": {"data_files": {"test": str(tmp_path / "ends.jsonl")}}}
+    (tmp_path / "tasks" / "choose_end.yaml").write_text(yaml.safe_dump(task))
+    shutil.copytree(base, tmp_path / "copy")
+    settings = LoraConfig(task_type="CAUSAL_LM", r=4, init_lora_weights=False, target_modules=["c_attn"])
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(base), settings)
+    adapted.save_pretrained(tmp_path / "adapter")
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    adapted.merge_and_unload().save_pretrained(tmp_path / "merged")
+    tokenizer.save_pretrained(tmp_path / "merged")
+    found = {}
+    for name in ("gpt", "copy", "adapter", "merged"):
+        options = ("--lm_tasks", "[choose_end]", "--lm_task_folder", tmp_path / "tasks")
+        code, results, err = evaluate("--model", tmp_path / name, *options, run_dir=f"e-{name}")
+        assert code == 0, err
+        assert results["entries"][0]["rows"] == len(rows)
+        found[name] = results["entries"][0]["metrics"]
+    assert found["gpt"] == found["copy"]
+    assert found["adapter"] == found["merged"]
+    assert found["gpt"] != found["adapter"]
+    assert found["gpt"]["acc"]["low"] < found["gpt"]["acc"]["value"] < found["gpt"]["acc"]["high"]
+    code, _, err = evaluate("--model", base, "--lm_tasks", "[choose_ends]", "--lm_task_folder", tmp_path / "tasks")
+    assert code == 2
+    assert "choose_end" in err
