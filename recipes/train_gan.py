@@ -158,11 +158,11 @@ def train_ganbert(config: GanConfig, config_text: str, run: RunFolder) -> None:
                 say(f"epoch {epoch}/{config.text.epochs}:", *(f"{name} {value:.3f}" for name, value in losses.items()))
                 trainer.save(run)
 
-    if not run.is_writer:
-        return
     predictions["ganbert"] = ganbert.predict_classes(trainer, prepared, vectors)
     with stage("save"):
-        gate = ganbert.save_and_check(trainer, prepared, vectors, run.model)
+        gate = ganbert.save_and_check(trainer, prepared, vectors, run)
+    if not run.is_writer:
+        return
     names = ("supervised_loss", "unsupervised_loss", "generator_loss")
     (run.path / "losses.png").write_bytes(plot_losses(trainer.history, names))
     sentences = write_ganbert_run(

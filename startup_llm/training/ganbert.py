@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from startup_llm.config import DataConfig, GanBertConfig
     from startup_llm.data.task_data import TaskData
+    from startup_llm.run_folder import RunFolder
     from startup_llm.tasks.base import Task
     from startup_llm.training.finetuning import Prepared
 
@@ -226,9 +227,11 @@ class GanBertClassifier(nn.Module):
 
 
 def save_and_check(
-    trainer: GanBertTrainer, prepared: Prepared, vectors: SentenceVectors, folder: Path
+    trainer: GanBertTrainer, prepared: Prepared, vectors: SentenceVectors, run: RunFolder
 ) -> dict[str, float]:
     """Write encoder, tokenizer and discriminator, and compare what they say when read back, from the texts on.
+
+    Every process takes part; the main one writes.
 
     Returns:
         The reload gate: rows, tolerance and saved_max_difference of the logits.
@@ -245,13 +248,15 @@ def save_and_check(
         "hidden_size": train.hidden_size,
         "dropout": train.dropout,
     }
-    prepared.task_model.model.save_pretrained(folder / _ENCODER)
-    prepared.processor.save_pretrained(folder / _ENCODER)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in discriminator.state_dict().items()}
-    save_file(weights, folder / _WEIGHTS, metadata={"format": "pt"})
-    (folder / _CONFIG).write_text(json.dumps({"sizes": sizes, "scale": vectors.scale}, indent=2) + "\n")
+    if run.is_writer:
+        prepared.task_model.model.save_pretrained(run.model / _ENCODER)
+        prepared.processor.save_pretrained(run.model / _ENCODER)
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in discriminator.state_dict().items()}
+        save_file(weights, run.model / _WEIGHTS, metadata={"format": "pt"})
+        (run.model / _CONFIG).write_text(json.dumps({"sizes": sizes, "scale": vectors.scale}, indent=2) + "\n")
+    trainer.accelerator.wait_for_everyone()
 
-    again, _ = load_ganbert(folder)
+    again, _ = load_ganbert(run.model)
     rows = prepared.encoded["test"].select(range(min(64, len(prepared.encoded["test"]))))
     exact = prepared.plan.exact()
     found = np.asarray(prepared.predict(again.to(exact.device), rows, exact))

@@ -94,7 +94,7 @@ def test_few_labels_and_unlabelled_rows_are_asked_for(options, message):
         load_few_labels(load_task("text-classification"), DataConfig(**options))
 
 
-def test_the_config_runs_and_leaves_a_run_whose_model_reads_back(tiny_checkpoint, tmp_path):
+def test_two_processes_run_the_config_and_leave_a_run_whose_model_reads_back(tiny_checkpoint, tmp_path):
     for split, rows in (("train", 48), ("test", 12)):
         texts = [{"text": f"{('good', 'bad')[i % 2]} thing {split} {i}", "label": "pn"[i % 2]} for i in range(rows)]
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
@@ -102,8 +102,10 @@ def test_the_config_runs_and_leaves_a_run_whose_model_reads_back(tiny_checkpoint
     words = ["--config", ROOT / "recipes" / "configs" / "banking77_ganbert.yaml", "--data.data_dir", tmp_path]
     words += ["--encoder.checkpoint", tiny_checkpoint("bert"), "--run_dir", run, "--text.epochs", 2]
     words += ["--data.labels_per_class", 4, "--evaluation.resamples", 20]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    launch += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", "--"]
     done = subprocess.run(
-        [sys.executable, str(ROOT / "recipes" / "train_gan.py"), *map(str, words)],
+        [*launch, str(ROOT / "recipes" / "train_gan.py"), *map(str, words)],
         env={**os.environ, "ACCELERATE_USE_CPU": "true"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
