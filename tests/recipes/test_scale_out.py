@@ -1,4 +1,4 @@
-"""Runs of several processes, and runs that are killed."""
+"""Runs of several processes, on one machine and on two, and runs that are killed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -118,3 +119,27 @@ def test_a_process_that_dies_ends_the_run_and_leaves_whole_checkpoints(tiny_chec
     last = max(checkpoints.glob("checkpoint-*"), key=lambda folder: int(folder.name.split("-")[1]))
     assert load_file(last / "adapter_model.safetensors")
     assert json.loads((last / "trainer_state.json").read_text())["global_step"] == int(last.name.split("-")[1])
+
+
+def test_two_machines_give_one_processs_result(tiny_checkpoint, tmp_path):
+    """Two launchers that meet on loopback, each with its own rank."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = options(tmp_path, tiny_checkpoint("bert"), rows=48, batch=4)
+    launch = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"]
+    launch += ["--master_addr", "127.0.0.1", "--master_port", str(port), "--node_rank"]
+    machines = [
+        start(tmp_path, *words, "--train.num_train_epochs", 1, "--run_dir", "two", launcher=[*launch, rank, "--"])
+        for rank in ("0", "1")
+    ]
+    for machine in machines:
+        finish(tmp_path, machine)
+    words = options(tmp_path, tiny_checkpoint("bert"), rows=48, batch=8)
+    finish(tmp_path, start(tmp_path, *words, "--train.num_train_epochs", 1, "--run_dir", "one"))
+    one, two = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))
+    losses = [[entry["loss"] for entry in run["history"] if "loss" in entry] for run in (one, two)]
+    assert len(losses[0]) == 6
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    assert one["models"]["lora"] == two["models"]["lora"]
+    assert (tmp_path / "one" / "predictions.jsonl").read_text() == (tmp_path / "two" / "predictions.jsonl").read_text()
