@@ -25,7 +25,7 @@ def evaluate_language_model(
     Args:
         model: A transformers or PEFT causal language model.
         tokenizer: Its tokenizer.
-        tasks: Names of tasks, lm-eval's own or those of the YAML files in `task_folder`.
+        tasks: Names of tasks: those of the YAML files in `task_folder`, or lm-eval's own where none is given.
         evaluation: Level and seed.
         task_folder: Folder with task YAML files.
         batch_size: Rows at once.
@@ -48,7 +48,7 @@ def evaluate_language_model(
         raise UserError("lm_tasks needs EleutherAI's lm-eval: pip install 'startup-llm[lm-eval]'") from None
     if task_folder and not Path(task_folder).is_dir():
         raise UserError(f"lm_task_folder {task_folder}: no such folder; expected one with task YAML files")
-    manager = TaskManager(include_path=task_folder)
+    manager = TaskManager(include_path=task_folder, include_defaults=not task_folder)  # reading all takes long
     for task in tasks:
         if task not in manager.all_tasks:
             known = nearest(task, manager.all_tasks)

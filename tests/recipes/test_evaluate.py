@@ -30,7 +30,7 @@ TASK = {
     "doc_to_text": "{{text}}",
     "doc_to_target": "answer",
     "doc_to_choice": "{{choices}}",
-    "metric_list": [{"metric": "acc"}],
+    "metric_list": [{"metric": "acc"}, {"metric": "brier_score"}],
 }
 
 
