@@ -14,10 +14,10 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from hub.test_model_card import RESULTS
 from huggingface_hub import HfApi, close_session, constants, file_download, metadata_load, snapshot_download
 from huggingface_hub.utils import _http, disable_progress_bars, enable_progress_bars
 from loopback_hub import Answer, LoopbackHub
-from test_model_card import RESULTS
 
 from startup_llm.config import PushConfig
 from startup_llm.errors import UserError
