@@ -75,7 +75,8 @@ def test_a_config_runs(config, tiny_checkpoint, tmp_path):
 
 @pytest.mark.parametrize("config", ALL, ids=lambda path: path.stem)
 def test_a_config_s_header_tells_its_command(config):
-    commands = re.findall(r"^# (?:accelerate launch|python) recipes/(\w+)\.py --config (\S+)$", config.read_text(), re.MULTILINE)
+    command = r"^# (?:accelerate launch|python) recipes/(\w+)\.py --config (\S+)$"
+    commands = re.findall(command, config.read_text(), re.MULTILINE)
     assert len(commands) == 1
     recipe, named = commands[0]
     assert (ROOT / "recipes" / f"{recipe}.py").is_file()
