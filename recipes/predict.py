@@ -2,6 +2,7 @@
 
 accelerate launch recipes/predict.py --run runs/helpdesk-lora --input new.csv --output answers.csv
 accelerate launch --num_processes 8 recipes/predict.py --run runs/helpdesk-lora --input new.parquet --output a.jsonl.gz
+accelerate launch recipes/predict.py --run runs/digits-vit --input photos/ --output answers.csv
 tail -n 100 messages.txt | python recipes/predict.py --run runs/helpdesk-lora --input - --output -
 """
 
@@ -9,12 +10,14 @@ import sys
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from startup_llm.config import ModelConfig, PredictConfig, parse_config
+from startup_llm.data.questions import Questions
 from startup_llm.data.streams import RowSource, RowTarget
-from startup_llm.errors import run_recipe
+from startup_llm.errors import UserError, run_recipe
 from startup_llm.run_folder import find_model
+from startup_llm.tasks import load_task
+from startup_llm.tasks.base import Task
 
 say = partial(print, file=sys.stderr)
 
@@ -24,65 +27,68 @@ def main() -> None:
     predict(config)
 
 
-def open_files(config: PredictConfig) -> tuple[Path, dict[str, Any], RowSource, RowTarget]:
+def open_files(config: PredictConfig) -> tuple[Task, Path, Questions, RowSource, RowTarget]:
     model_folder, results = find_model(config.run)
+    task = load_task(results.get("task", config.task))
     source = RowSource(config.input, config.input_format, config.piece_rows)
+    if source.format == "folder" and not task.question_files:
+        raise UserError(f"{config.input} is a folder, expected a file: {task.tag} reads its rows")
     target = RowTarget(config.output, config.output_format, source, overwrite=config.overwrite)
-    return model_folder, results, source, target
+    trained = results.get("config", {}).get("data", {})
+    questions = Questions(
+        source,
+        task.question_columns,
+        task.find_question_fault,
+        columns=config.columns,
+        trained_columns={name: trained.get(f"{name}_column") for name in task.question_columns},
+        files=task.question_files,
+        skip_bad=config.skip_bad,
+    )
+    return task, model_folder, questions, source, target
 
 
 def predict(config: PredictConfig) -> None:
     from startup_llm.training.processes import call_on_main_process, join_processes
 
     state = join_processes()
-    model_folder, results, source, target = call_on_main_process(lambda: open_files(config))
+    task, model_folder, questions, source, target = call_on_main_process(lambda: open_files(config))
 
     import datasets
-    import numpy as np
     import transformers
     from tqdm import tqdm
 
-    from startup_llm.data.questions import Questions
     from startup_llm.models.checkpoints import check_head, load_checkpoint
-    from startup_llm.tasks import load_task
-    from startup_llm.training.inference import predict_outputs
+    from startup_llm.training.inference import predict_answers
     from startup_llm.training.speed import plan_speed
 
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
 
-    trained = results.get("config", {}).get("data", {})
-    questions = Questions(
-        source, config.text_column, config.text_pair_column, skip_bad=config.skip_bad,
-        trained_columns=(trained.get("text_column"), trained.get("text_pair_column")),
-    )  # fmt: skip
     survey = call_on_main_process(lambda: questions.survey(with_schema=target.format == "parquet"))
 
-    task = load_task(results.get("task", config.task))
     checkpoint = call_on_main_process(lambda: load_checkpoint(ModelConfig(checkpoint=str(model_folder))))
     call_on_main_process(lambda: check_head(checkpoint, task.auto_class))
     processor = task.load_processor(checkpoint, ModelConfig(max_length_tokens=sys.maxsize))
     model = task.load_plain(str(checkpoint.path)).to(state.device)
     plan = plan_speed() if config.compute_dtype == "auto" else plan_speed().exact()
-    example = task.answer(np.ones(model.config.num_labels, np.float32), model.config)
     with target if state.is_main_process else nullcontext():
-        call_on_main_process(lambda: target.open(survey.columns, example, survey.schema))
+        call_on_main_process(lambda: target.open(survey.columns, task.example_answer(model.config), survey.schema))
         if state.is_main_process:
             devices = f"{state.num_processes} x " * (state.num_processes > 1) + plan.device
             say(f"{source.name}: {survey.note}; model {checkpoint.name}, {plan.compute_dtype} on {devices}")
         with tqdm(total=survey.rows, unit=" rows", unit_scale=True, disable=not state.is_main_process) as progress:
-            while (texts := call_on_main_process(questions.read)) is not None:
-                outputs = []
-                if texts["text"]:
-                    encoded, _ = task.encode(datasets.Dataset.from_dict(texts), processor)
-                    outputs = predict_outputs(task, model, encoded, processor, plan)
+            while (columns := call_on_main_process(questions.read)) is not None:
+                answers = []
+                if rows := datasets.Dataset.from_dict(columns):
+                    encoded = task.encode_questions(rows, processor)
+                    outputs = predict_answers(task, model, encoded, processor, plan)
+                    answers = task.answer(outputs, encoded, rows, processor, model.config)
                 if state.is_main_process:
-                    answers = [task.answer(row, model.config) for row in outputs]
                     target.write(questions.piece, questions.place(answers))
                     progress.update(len(questions.piece))
     state.destroy_process_group()
     if state.is_main_process:
-        left_out = f", {questions.skipped:,} without a usable text left unanswered" if questions.skipped else ""
+        left_out = f", {questions.skipped:,} that cannot be answered left out" if questions.skipped else ""
         say(f"{progress.n:,} rows{left_out}; answers in {'stdout' if config.output == '-' else config.output}")
 
 

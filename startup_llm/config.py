@@ -403,7 +403,7 @@ class PredictConfig:
     run: str
     """Folder of a finished run, or of a plain transformers checkpoint such as runs/NAME/model."""
     input: str
-    """CSV, TSV, JSONL or Parquet file, gzip allowed; - for stdin."""
+    """CSV, TSV, JSONL or Parquet file, gzip allowed; - for stdin; for images and sounds also a folder of them."""
     output: str
     """CSV, TSV, JSONL or Parquet file, gzip allowed; - for stdout."""
     input_format: Literal["auto", "csv", "tsv", "jsonl", "lines", "parquet"] = "auto"
@@ -412,13 +412,12 @@ class PredictConfig:
     """auto goes by the extension; for stdout CSV and TSV stay what they are, the rest becomes JSONL."""
     overwrite: bool = False
     """Replace an existing output."""
-    text_column: str | None = None
-    """Column with the text; default the trained one, else found by itself where that is unambiguous."""
-    text_pair_column: str | None = None
-    """Column with the second text of a pair."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Columns by what they hold, such as --columns.text message, or question, context, image, audio; default the
+    trained ones, else found by themselves where that is unambiguous."""
     skip_bad: bool = False
-    """Leave rows without a usable text unanswered and count them; otherwise the first such row is an error: in a file
-    before anything is computed, in a pipe after the answers to the rows before it."""
+    """Leave rows that cannot be answered without an answer and count them; otherwise the first such row is an error:
+    in a file before anything is computed, in a pipe after the answers to the rows before it."""
     task: str = "text-classification"
     """Hub pipeline tag of a plain checkpoint; a run knows its own."""
     compute_dtype: Literal["float32", "auto"] = "float32"

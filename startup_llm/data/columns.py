@@ -99,7 +99,10 @@ def find_columns(splits: datasets.DatasetDict, data: DataConfig) -> TextColumns:
 
 
 def find_text_columns(
-    rows: datasets.Dataset, text_column: str | None = None, text_pair_column: str | None = None
+    rows: datasets.Dataset,
+    text_column: str | None = None,
+    text_pair_column: str | None = None,
+    option: str = "--data.text_column",
 ) -> tuple[str, str | None]:
     """Find the columns of rows without labels that hold the text and, for pairs, the second text.
 
@@ -107,14 +110,16 @@ def find_text_columns(
         rows: The rows, or the first of them.
         text_column: The text's column, where it is named.
         text_pair_column: The second text's column, where it is named.
+        option: What names the text's column, for an error.
 
     Raises:
-        UserError: if a named column does not exist, or none or several columns could be meant.
+        UserError: if the named column does not exist, none or several could be meant, or one is named twice.
     """
     columns = rows.column_names
-    for option, name in (("text_column", text_column), ("text_pair_column", text_pair_column)):
-        if name and name not in columns:
-            raise UserError(f"--{option}: no column {name!r} among {', '.join(columns)}{nearest(name, columns)}")
+    if text_column and text_column not in columns:
+        raise UserError(
+            f"{option}: no column {text_column!r} among {', '.join(columns)}{nearest(text_column, columns)}"
+        )
     if text_column:
         if text_column == text_pair_column:
             raise UserError(f"the column {text_column!r} is named twice; text and text pair are different columns")
@@ -122,7 +127,7 @@ def find_text_columns(
     if len(columns) == 1:
         return columns[0], None
     free = [column for column in columns if column != text_pair_column and not _ID_NAME.fullmatch(column)]
-    text, found_pair = _find_text(rows, free, find_pair=text_pair_column is None, option="--text_column")
+    text, found_pair = _find_text(rows, free, find_pair=text_pair_column is None, option=option)
     return text, text_pair_column or found_pair
 
 

@@ -1,17 +1,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from startup_llm.data.classification import LONGEST_TEXT_BYTES
 from startup_llm.data.columns import find_text_columns
 from startup_llm.data.streams import Piece, RowSource, extend_schema
-from startup_llm.errors import UserError
+from startup_llm.errors import UserError, nearest
 
 if TYPE_CHECKING:
     import pyarrow
+
+FILE_COLUMNS = ("file", "file_name", "path", "text")
+"""Where the path of a file is looked for; a pipe's bare lines are a column `text`."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class Survey:
         rows: Their number; None for a pipe.
         columns: Every column that a row has; of a pipe, that a row of the first piece has.
         schema: The columns' Arrow types, where they were asked for.
-        note: A sentence about the text's columns, to be said aloud.
+        note: A sentence about the columns that are read, to be said aloud.
     """
 
     rows: int | None
@@ -32,40 +36,51 @@ class Survey:
 
 
 class Questions:
-    """The texts of a source that are to be answered, piece by piece.
+    """The rows of a source that are to be answered, piece by piece.
 
     Args:
         source: The rows.
-        text_column: The text's column; default the trained one, else the one that fits.
-        text_pair_column: The second text's column, for pairs.
-        trained_columns: The two columns as the training's config names them, each perhaps None.
-        skip_bad: Leave rows without a usable text unanswered, and count them, instead of refusing them.
+        wanted: What a question holds, such as text and text_pair, which may be missing, or question and context.
+        find_fault: Says what is wrong with a value, given what it is and itself; None where nothing is.
+        columns: The source's columns by what they hold, where they are named.
+        trained_columns: The same as the training's config names them, for where none is named here.
+        files: Whether a question is the path of a file, from the folder of the source.
+        skip_bad: Leave rows that cannot be answered without an answer, and count them, instead of refusing them.
 
     Attributes:
         piece: The rows that were read last.
         skipped: Rows left unanswered so far.
+
+    Raises:
+        UserError: If a column is named for what no question holds.
     """
 
     def __init__(
         self,
         source: RowSource,
-        text_column: str | None = None,
-        text_pair_column: str | None = None,
+        wanted: Sequence[str] = ("text", "text_pair"),
+        find_fault: Callable[[str, Any], str | None] = lambda wanted, value: find_text_fault(value),
         *,
-        trained_columns: tuple[str | None, str | None] = (None, None),
+        columns: Mapping[str, str] | None = None,
+        trained_columns: Mapping[str, str] | None = None,
+        files: bool = False,
         skip_bad: bool = False,
     ) -> None:
-        self._source, self._skip_bad = source, skip_bad
-        self._asked, self._trained = (text_column, text_pair_column), trained_columns
+        self._source, self._wanted, self._fault_of, self._skip_bad = source, wanted, find_fault, skip_bad
+        self._asked, self._trained = columns or {}, trained_columns or {}
+        self._folder = source.folder if files else None
+        for name in self._asked:
+            if name not in wanted:
+                raise UserError(f"columns.{name}: this model reads {', '.join(wanted)}{nearest(name, wanted)}")
         self._failure: UserError | None = None
         self.piece = Piece(0)
         self.skipped = 0
 
     def survey(self, *, with_schema: bool = False) -> Survey:
-        """Find the text's columns and, where the source can be read twice, check every row.
+        """Find the columns and, where the source can be read twice, check every row.
 
         Raises:
-            UserError: If there are no rows, no text column, or a bad row that is not to be skipped.
+            UserError: If there are no rows, a column is missing, or a bad row is not to be skipped.
         """
         pieces = self._source.pieces()
         first = next(pieces, None)
@@ -84,11 +99,11 @@ class Questions:
         self._pieces: Iterator[Piece] = (
             self._source.pieces() if self._source.can_reread else itertools.chain([first], pieces)
         )
-        note = ", ".join(f"{role} from column {name!r}" for role, name in self._columns.items())
-        return Survey(rows if self._source.can_reread else None, list(columns), schema, note.replace("_", " ", 1))
+        note = ", ".join(f"{name.replace('_', ' ')} from column {column!r}" for name, column in self._columns.items())
+        return Survey(rows if self._source.can_reread else None, list(columns), schema, note)
 
-    def read(self) -> dict[str, list[str]] | None:
-        """Read the next piece and return its texts, as columns text and perhaps text_pair; None at the end.
+    def read(self) -> dict[str, list[Any]] | None:
+        """Read the next piece and return its questions as columns; None at the end.
 
         Raises:
             UserError: If a row is bad and not to be skipped; the rows before it have been returned by then.
@@ -106,38 +121,63 @@ class Questions:
                 raise self._failure
             piece, faults = piece.first(count), {}
         self.piece, self.skipped = piece, self.skipped + len(faults)
-        self._good = [index for index in range(len(piece)) if index not in faults]
-        texts = {}
-        for role, column in self._columns.items():
-            values = piece.values(column)
-            texts[role] = [values[index] for index in self._good]
-        return texts
+        self._is_good = [index not in faults for index in range(len(piece))]
+        return {
+            name: [value for value, is_good in zip(self._values(piece, column), self._is_good, strict=True) if is_good]
+            for name, column in self._columns.items()
+        }
 
     def place(self, answers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return one answer per row of `piece`: {} for a row that was skipped."""
-        placed: list[dict[str, Any]] = [{} for _ in range(len(self.piece))]
-        for index, answer in zip(self._good, answers, strict=True):
-            placed[index] = answer
-        return placed
+        left = iter(answers)
+        return [next(left) if is_good else {} for is_good in self._is_good]
 
     def _find_columns(self, first: Piece) -> dict[str, str]:
+        trained = {name: column for name, column in self._trained.items() if column in first.columns}
+        known = dict(self._asked) or trained
+        for name, column in self._asked.items():
+            if column not in first.columns:
+                among = f"among {', '.join(first.columns)}{nearest(column, first.columns)}"
+                raise UserError(f"columns.{name}: no column {column!r} {among}")
+        if self._wanted[0] == "text":
+            return self._find_text_columns(first, known)
+        return {name: known.get(name) or self._find_column(first, name) for name in self._wanted}
+
+    def _find_text_columns(self, first: Piece, known: Mapping[str, str]) -> dict[str, str]:
         import datasets
 
-        text, text_pair = self._asked
-        if text is None and self._trained[0] in first.columns:
-            text, text_pair = self._trained[0], text_pair or self._trained[1]
         texts = {
-            column: [value if _find_fault(value) is None else None for value in first.values(column)]
+            column: [value if self._fault_of("text", value) is None else None for value in first.values(column)]
             for column in first.columns
         }
-        text, text_pair = find_text_columns(datasets.Dataset.from_dict(texts), text, text_pair)
-        return {"text": text} | ({"text_pair": text_pair} if text_pair else {})
+        columns = known.get("text"), known.get("text_pair")
+        found = find_text_columns(datasets.Dataset.from_dict(texts), *columns, option="--columns.text")
+        return {
+            name: column
+            for name, column in zip(("text", "text_pair"), found, strict=True)
+            if column and name in self._wanted
+        }
+
+    def _find_column(self, first: Piece, name: str) -> str:
+        for column in (name, *(FILE_COLUMNS if self._folder else ())):
+            if column in first.columns:
+                return column
+        if len(first.columns) == 1 == len(self._wanted):
+            return first.columns[0]
+        among = ", ".join(first.columns)
+        raise UserError(f"{self._source.name}: no column {name!r} among {among}; name it: --columns.{name} COLUMN")
+
+    def _values(self, piece: Piece, column: str) -> list[Any]:
+        values = piece.values(column) if column in piece.columns else [None] * len(piece)
+        if self._folder is None:
+            return values
+        return [str(self._folder / value) if isinstance(value, str) and value.strip() else value for value in values]
 
     def _find_faults(self, piece: Piece) -> dict[int, UserError]:
         faults = {}
-        for column in self._columns.values():
-            for index, value in enumerate(piece.values(column) if column in piece.columns else [None] * len(piece)):
-                if (fault := _find_fault(value)) and index not in faults:
+        for name, column in self._columns.items():
+            for index, value in enumerate(self._values(piece, column)):
+                if index not in faults and (fault := self._fault_of(name, value)):
                     faults[index] = UserError(
                         f"{self._source.name}: row {piece.start + index + 1}: column {column!r} {fault}; mend the "
                         "row, or leave such rows unanswered with --skip_bad"
@@ -145,7 +185,15 @@ class Questions:
         return faults
 
 
-def _find_fault(value: Any) -> str | None:
+def find_file_fault(value: Any) -> str | None:
+    """Return why a value is not the path of a file; None where it is."""
+    if (fault := find_text_fault(value)) is not None:
+        return fault.replace("text", "path")
+    return None if Path(value).is_file() else f"names {value}, which is no file"
+
+
+def find_text_fault(value: Any) -> str | None:
+    """Return why a value is no usable text, such as "has no text"; None where it is one."""
     if value is None or value == "" or (isinstance(value, str) and not value.strip()):
         return "has no text"
     if not isinstance(value, str):

@@ -72,17 +72,19 @@ class Piece:
 
 
 class RowSource:
-    """Rows of a file or of stdin, read in pieces.
+    """Rows of a file or of stdin, or the files of a folder, read in pieces.
 
     Args:
-        path: CSV, TSV, JSONL or Parquet file, each perhaps with .gz; `-` for stdin.
+        path: CSV, TSV, JSONL or Parquet file, each perhaps with .gz; `-` for stdin; a folder, whose files in the order
+            of their paths are rows with a column `file`.
         row_format: csv, tsv, jsonl, parquet; lines (a JSON object, or else the text itself); auto goes by the file's
             extension, and by lines for stdin.
         piece_rows: Rows in one piece.
 
     Attributes:
         name: The path, or `stdin`: how errors name the source.
-        format: What auto stands for, or the given format.
+        format: What auto stands for, or the given format; folder for a folder.
+        folder: From where paths in the rows are read.
         can_reread: Whether the rows can be read twice, as those of a pipe cannot.
 
     Raises:
@@ -96,10 +98,14 @@ class RowSource:
         self.name = "stdin" if path == PIPE else path
         if path == PIPE:
             self.format = "lines" if row_format == "auto" else row_format
+        elif Path(path).is_dir():
+            self.format = "folder"
         else:
             _check_file(Path(path))
             self.format = _choose_format(path, row_format)
-        self.can_reread = path != PIPE and Path(path).is_file()
+        self.folder = Path() if path == PIPE else Path(path) if self.format == "folder" else Path(path).parent
+        self.folder = self.folder.resolve()
+        self.can_reread = path != PIPE and (self.format == "folder" or Path(path).is_file())
         if self.format == "parquet" and not self.can_reread:
             raise UserError(f"{self.name}: Parquet cannot be read from a pipe; name the file")
 
@@ -124,16 +130,25 @@ class RowSource:
     def _open(self) -> AbstractContextManager[IO[bytes]]:
         if self.path == PIPE:
             return contextlib.nullcontext(sys.stdin.buffer)
+        if self.format == "folder":
+            return contextlib.nullcontext()
         try:
             return gzip.open(self.path) if self.path.lower().endswith(".gz") else open(self.path, "rb")
         except PermissionError:
             raise UserError(f"{self.path} cannot be read: permission denied; change its permissions") from None
 
     def _read_rows(self, stream: IO[bytes]) -> Iterator[dict[str, Any]]:
+        if self.format == "folder":
+            return self._list_files()
         lines = self._read_lines(stream)
         if self.format in _DELIMITERS:
             return self._read_delimited(lines, _DELIMITERS[self.format])
         return self._read_json(lines, strict=self.format == "jsonl")
+
+    def _list_files(self) -> Iterator[dict[str, str]]:
+        for path in sorted(self.folder.rglob("*")):
+            if path.is_file() and not path.name.startswith("."):
+                yield {"file": str(path.relative_to(self.folder))}
 
     def _read_lines(self, stream: IO[bytes]) -> Iterator[str]:
         number = 0
@@ -474,8 +489,6 @@ def _choose_format(path: str, row_format: str) -> str:
 
 
 def _check_file(path: Path) -> None:
-    if path.is_dir():
-        raise UserError(f"{path} is a folder, expected a file")
     if not path.exists():
         siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         raise UserError(f"no such file: {path}{nearest(path.name, siblings)}")

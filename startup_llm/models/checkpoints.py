@@ -141,9 +141,15 @@ def check_head(checkpoint: Checkpoint, auto_class: str) -> None:
     Raises:
         UserError: If no architecture of the checkpoint's config has the head.
     """
-    head = auto_class.removeprefix("AutoModel")
+    import transformers
+
+    loaded = getattr(transformers, auto_class)._model_mapping._model_mapping.values()  # names, nothing imported
+    heads = {name for names in loaded for name in ([names] if isinstance(names, str) else names)}
     architectures = read_json(checkpoint.path / "config.json").get("architectures") or []
-    if not any(architecture.endswith(head) for architecture in architectures):
+    if not heads.intersection(architectures) and not any(
+        name.endswith(auto_class.removeprefix("AutoModel"))
+        for name in architectures  # a checkpoint's own code
+    ):
         found = ", ".join(architectures) or "no architecture"
         raise UserError(
             f"{checkpoint.name} has no head for {auto_class} (its config names {found}); fine-tune it first"

@@ -51,6 +51,8 @@ class Task(ABC):
         auto_class: Name of the Auto class that loads a model of the task.
         peft_task_type: PEFT's name of the task.
         supports_probe: Whether the head is one linear layer on a vector per row, so that a linear probe is a rung.
+        question_columns: What a row to be answered holds, as `encode_questions` reads it; text_pair may be missing.
+        question_files: Whether a question is a file: its column then holds absolute paths.
         scratch_load_code: Python that loads a model from scratch from the Hub repository REPOSITORY, where no Auto
             class does.
         errors: Name of what looks into the answers, a key of `evaluation.results.DESCRIBERS`; empty for nothing.
@@ -61,6 +63,8 @@ class Task(ABC):
     peft_task_type: str | None
     supports_probe = False
     errors = ""
+    question_columns: tuple[str, ...] = ("text",)
+    question_files = False
     scratch_load_code: str | None = None
 
     @abstractmethod
@@ -185,9 +189,42 @@ class Task(ABC):
         """Return what the trained model writes by itself: further items of the report's gallery."""
         return []
 
+    def find_question_fault(self, column: str, value: Any) -> str | None:
+        """Return what is wrong with a question, such as "has no text"; None where it can be answered.
+
+        Args:
+            column: One of `question_columns`.
+            value: The row's value there.
+        """
+        from startup_llm.data.questions import find_file_fault, find_text_fault
+
+        return (find_file_fault if self.question_files else find_text_fault)(value)
+
+    def encode_questions(self, rows: Dataset, processor: Any) -> Dataset:
+        """Turn rows of `question_columns` into the model's inputs, as `encode` does."""
+        return self.encode(rows, processor)[0]
+
+    def compute_answers(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
+        """Return what `answer` reads, for each row of a batch: the model's outputs, or a text that it writes."""
+        return self.compute_outputs(model, batch, processor)
+
     @abstractmethod
-    def answer(self, output: np.ndarray, config: Any) -> dict[str, Any]:
-        """Show one row's output as the task's pipeline would; `config` is the model's."""
+    def answer(
+        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
+    ) -> list[dict[str, Any]]:
+        """Show answers as the task's pipeline would: one dict of plain values per raw row, always with the same keys.
+
+        Args:
+            outputs: From `compute_answers`, one per encoded row.
+            encoded: From `encode_questions`.
+            rows: The questions.
+            processor: What encoded them.
+            config: The model's.
+        """
+
+    @abstractmethod
+    def example_answer(self, config: Any) -> dict[str, Any]:
+        """Return an answer with every key and no empty list, which tells a table's columns and their types."""
 
     @abstractmethod
     def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +17,6 @@ from startup_llm.models.task_model import TaskModel
 from startup_llm.tasks.base import Collator, Task, Truncation
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from datasets import Dataset
     from PIL.Image import Image
     from torch import Tensor
@@ -42,6 +41,8 @@ class ImageClassification(Task):
     auto_class = "AutoModelForImageClassification"
     peft_task_type = None
     supports_probe = True
+    question_columns = ("image",)
+    question_files = True
     errors = "classification"
     scratch_load_code = """from huggingface_hub import snapshot_download
 from PIL import Image
@@ -201,11 +202,28 @@ logits = model(**processor([Image.open("image.png")], return_tensors="pt"))["log
             for image, row, label, place in zip(read_images(shown), shown["row"], shown["label"], wrong, strict=True)
         ]
 
-    def answer(self, output: np.ndarray, config: Any) -> dict[str, Any]:
+    def find_question_fault(self, column: str, value: Any) -> str | None:
+        """Return why a path leads to no usable image."""
+        if (fault := super().find_question_fault(column, value)) is None:
+            try:
+                read_image(Path(value).read_bytes())
+            except UserError as error:
+                fault = f"names {value}: {error}"
+        return fault
+
+    def answer(
+        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
+    ) -> list[dict[str, Any]]:
         """Return label and score as the pipeline does."""
-        scores = self.probabilities(output[None], "")[0]
-        best = int(scores.argmax())
-        return {"label": config.id2label[best], "score": float(scores[best])}
+        scores = self.probabilities(outputs, "")
+        return [
+            {"label": config.id2label[int(best)], "score": float(row[best])}
+            for row, best in zip(scores, scores.argmax(axis=1), strict=True)
+        ]
+
+    def example_answer(self, config: Any) -> dict[str, Any]:
+        """Return an answer of the right types."""
+        return {"label": config.id2label[0], "score": 1.0}
 
     def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
         """Compare raw scores with `pipeline("image-classification")`; a DNN has no pipeline."""

@@ -125,9 +125,15 @@ class SequenceToSequence(Task):
             for row, text in zip(rows.select(range(min(10, len(rows)))), predictions, strict=False)
         ]
 
-    def answer(self, output: np.ndarray, config: Any) -> dict[str, Any]:
-        """Return the written text."""
-        return {f"{self.tag}_text": str(output)}
+    def answer(
+        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
+    ) -> list[dict[str, Any]]:
+        """Return the written texts."""
+        return [{f"{self.tag}_text": str(output)} for output in outputs]
+
+    def example_answer(self, config: Any) -> dict[str, Any]:
+        """Return an answer of the right types."""
+        return {f"{self.tag}_text": ""}
 
     def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
         """Return 0: transformers has no pipeline for encoder-decoders of text since version 5."""

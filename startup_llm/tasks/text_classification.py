@@ -36,6 +36,7 @@ class TextClassification(Task):
     auto_class = "AutoModelForSequenceClassification"
     peft_task_type = "SEQ_CLS"
     supports_probe = True
+    question_columns = ("text", "text_pair")
     errors = "classification"
     scratch_load_code = """from huggingface_hub import snapshot_download
 from startup_llm.models.scratch.text import load_text_classifier
@@ -170,18 +171,15 @@ logits = model(**tokenizer.pad([tokenizer("a text")], return_tensors="pt"))["log
             return logits
         return expit(logits) if problem_type == "multi_label_classification" else softmax(logits, axis=1)
 
-    def answer(self, output: np.ndarray, config: Any) -> dict[str, Any]:
+    def answer(
+        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
+    ) -> list[dict[str, Any]]:
         """Return label and score as the pipeline does; for several labels those above 0.5; for a number the value."""
-        if config.problem_type == "regression":
-            return {"score": float(output[0])}
-        one_logit = config.problem_type is None and len(output) == 1  # softmax would always say 1
-        kind = "multi_label_classification" if one_logit else config.problem_type
-        scores = self.probabilities(output[None], kind)[0]
-        if config.problem_type == "multi_label_classification":
-            names = [config.id2label[i] for i in np.flatnonzero(scores > 0.5)]
-            return {"labels": names, "scores": {config.id2label[i]: float(s) for i, s in enumerate(scores)}}
-        best = int(scores.argmax())
-        return {"label": config.id2label[best], "score": float(scores[best])}
+        return [_answer_row(self, output, config) for output in outputs]
+
+    def example_answer(self, config: Any) -> dict[str, Any]:
+        """Return an answer in which every label is true."""
+        return _answer_row(self, np.ones(config.num_labels, np.float32), config)
 
     def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
         """Compare raw scores with `pipeline("text-classification")`; a model from scratch has no pipeline."""
@@ -211,3 +209,16 @@ logits = model(**tokenizer.pad([tokenizer("a text")], return_tensors="pt"))["log
         from startup_llm.models.scratch.text import holds_text_classifier, load_text_classifier
 
         return load_text_classifier(path)[0] if holds_text_classifier(path) else super().load_plain(path, **arguments)
+
+
+def _answer_row(task: TextClassification, output: np.ndarray, config: Any) -> dict[str, Any]:
+    if config.problem_type == "regression":
+        return {"score": float(output[0])}
+    one_logit = config.problem_type is None and len(output) == 1  # softmax would always say 1
+    kind = "multi_label_classification" if one_logit else config.problem_type
+    scores = task.probabilities(output[None], kind)[0]
+    if config.problem_type == "multi_label_classification":
+        names = [config.id2label[i] for i in np.flatnonzero(scores > 0.5)]
+        return {"labels": names, "scores": {config.id2label[i]: float(s) for i, s in enumerate(scores)}}
+    best = int(scores.argmax())
+    return {"label": config.id2label[best], "score": float(scores[best])}

@@ -194,9 +194,40 @@ class TextGeneration(Task):
                 pairs.append([processor.decode(ids), processor.decode(written, skip_special_tokens=True)])
         return [{"title": "Written by the model (temperature 0.8)", "kind": "text", "pairs": pairs}]
 
-    def answer(self, output: np.ndarray, config: Any) -> dict[str, Any]:
-        """Say how well a text is predicted."""
-        return {"nats": float(output.sum()), "tokens": len(output)}
+    def encode_questions(self, rows: Dataset, processor: PreTrainedTokenizerBase) -> Dataset:
+        """Tokenize prompts; of a long one the end is kept, so that half of the model's length is left to write."""
+        import datasets
+
+        most = processor.model_max_length // 2
+        ids = processor(list(rows["text"]), add_special_tokens=False, verbose=False)["input_ids"]
+        ids = [prompt[-most:] for prompt in ids]
+        return datasets.Dataset.from_dict({"input_ids": ids, "length": list(map(len, ids))})
+
+    def compute_answers(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
+        """Continue each prompt as the model's generation config says; by default by the likeliest token."""
+        most = min(SAMPLE_TOKENS, processor.model_max_length // 2)
+        ids, mask = batch["input_ids"], batch.get("attention_mask")
+        texts = []
+        for row, prompt in enumerate(ids):  # one by one: a padded prompt would need padding on the left
+            prompt = prompt[mask[row].bool()] if mask is not None else prompt
+            written = model.generate(
+                input_ids=prompt[None],
+                attention_mask=prompt.new_ones(1, len(prompt)),
+                max_new_tokens=most,
+                pad_token_id=processor.pad_token_id,
+            )[0, len(prompt) :]
+            texts.append(np.array(processor.decode(written, skip_special_tokens=True)))
+        return texts
+
+    def answer(
+        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
+    ) -> list[dict[str, Any]]:
+        """Return what was written after each prompt."""
+        return [{"generated_text": str(output)} for output in outputs]
+
+    def example_answer(self, config: Any) -> dict[str, Any]:
+        """Return an answer of the right types."""
+        return {"generated_text": ""}
 
     def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
         """Continue passages greedily by `pipeline("text-generation")` and by plain `generate`.

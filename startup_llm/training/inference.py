@@ -32,6 +32,12 @@ def predict_outputs(task: Task, model: Any, encoded: Dataset, processor: Any, pl
     return _collect(lambda batch: task.compute_outputs(model, batch, processor), model, encoded, collator, plan)
 
 
+def predict_answers(task: Task, model: Any, encoded: Dataset, processor: Any, plan: SpeedPlan) -> list[np.ndarray]:
+    """Return what the task's `answer` reads, for each encoded question."""
+    collator = task.build_collator(processor)
+    return _collect(lambda batch: task.compute_answers(model, batch, processor), model, encoded, collator, plan)
+
+
 def predict_scores(task: Task, model: Any, encoded: Dataset, processor: Any, plan: SpeedPlan) -> list[np.ndarray]:
     """Return for each encoded row the numbers by which the task compares two copies of a model."""
     collator = task.build_collator(processor)

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,17 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, BertTokenizer, pipeline
+from PIL import Image
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    BertTokenizer,
+    ViTConfig,
+    ViTForImageClassification,
+    pipeline,
+)
 
 from startup_llm.errors import run_recipe
 
@@ -222,7 +233,7 @@ def test_skip_bad_leaves_the_answer_empty_and_counts(predict, tmp_path, expected
     options = ["--input", tmp_path / "a.jsonl", "--output", tmp_path / output_name, "--skip_bad", "--piece_rows", "3"]
     code, _, err = predict(*options)
     assert code == 0
-    assert "7 rows, 5 without a usable text left unanswered" in err
+    assert "7 rows, 5 that cannot be answered left out" in err
     answered = read_rows(tmp_path / output_name)
     assert [bool(row["label"]) for row in answered] == [False, True, False, False, False, False, True]
     assert float(answered[6]["score"]) == pytest.approx(expected[6]["score"], abs=1e-4)
@@ -250,12 +261,12 @@ CSV = "text,label\nparcel,a\nrefund,b\n"
         ("a.jsonl", '{"text": "x"}\n{"text"\n', [], "a.jsonl: line 2 is not JSON"),
         ("a.jsonl", '["x"]\n', [], "a.jsonl: line 1 holds a JSON list"),
         ("a.txt", "parcel\n", [], "a.txt: unknown file type; expected .csv"),
-        ("a.csv", "n,m\n1,2\n", [], "no text column found among n, m; name it with --text_column"),
+        ("a.csv", "n,m\n1,2\n", [], "no text column found among n, m; name it with --columns.text"),
         (
             "a.csv",
             CSV,
-            ["--text_column", "txt"],
-            "--text_column: no column 'txt' among text, label; did you mean text?",
+            ["--columns.text", "txt"],
+            "columns.text: no column 'txt' among text, label; did you mean text?",
         ),
         ("a.csv", "text,label,predicted_label\na,b,c\n", [], "both columns 'label' and 'predicted_label'"),
         ("a.csv", CSV, ["--input", "FOLDER/b.csv"], "no such file: FOLDER/b.csv; did you mean a.csv?"),
@@ -288,7 +299,7 @@ def test_overwrite_replaces_the_output_only_when_the_new_one_is_whole(predict, t
     write_rows(tmp_path / "a.csv", rows_of_texts())
     (tmp_path / "b.csv").write_text("precious")
     with monkeypatch.context() as patch:
-        patch.setattr("startup_llm.training.inference.predict_outputs", lambda *_: 1 / 0)
+        patch.setattr("startup_llm.training.inference.predict_answers", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             predict("--input", tmp_path / "a.csv", "--output", tmp_path / "b.csv", "--overwrite")
     assert (tmp_path / "b.csv").read_text() == "precious"
@@ -314,7 +325,7 @@ def test_a_run_says_its_columns_and_a_pair_is_read_as_one(predict, tmp_path, tin
         assert code == 0
         assert "text from column 'one', text pair from column 'two'" in err
         assert_answered(read_rows(tmp_path / "b.csv"), [row], [pair])
-    options = ["--input", tmp_path / "a.csv", "--output", tmp_path / "c.csv", "--text_column", "text"]
+    options = ["--input", tmp_path / "a.csv", "--output", tmp_path / "c.csv", "--columns.text", "text"]
     assert predict(*options, run=run)[0] == 0
     assert_answered(read_rows(tmp_path / "c.csv"), [row], [classify("parcel")[0]])
 
@@ -396,3 +407,73 @@ def test_a_mistake_is_told_once_by_two_processes(tmp_path, tiny_bert_folder):
     assert done.stderr.count("has no text; mend the row") == 1
     assert "exitcode  : 2" in done.stderr
     assert not (tmp_path / "b.csv").exists()
+
+
+@pytest.fixture(scope="module")
+def tiny_vit_folder(tmp_path_factory):
+    from startup_llm.models.scratch.image import build_image_processor
+
+    folder = tmp_path_factory.mktemp("checkpoints") / "vit"
+    torch.manual_seed(0)
+    config = ViTConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, image_size=8, patch_size=4,
+        initializer_range=0.4, id2label=dict(enumerate(LABELS)),
+    )  # fmt: skip
+    ViTForImageClassification(config).save_pretrained(folder)
+    build_image_processor(8).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    (folder / "inner").mkdir(parents=True)
+    for number in range(3):
+        pixels = torch.randint(0, 256, (8, 8), generator=torch.Generator().manual_seed(number), dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(folder / ("inner" if number == 2 else "") / f"{number}.png")
+    return folder
+
+
+def test_a_folder_of_images_is_answered_file_by_file(predict, tiny_vit_folder, photos, tmp_path):
+    code, _, err = predict(
+        *["--input", photos, "--output", tmp_path / "out.csv", "--task", "image-classification"], run=tiny_vit_folder
+    )
+    assert code == 0, err
+    rows = read_rows(tmp_path / "out.csv")
+    assert [row["file"] for row in rows] == ["0.png", "1.png", "inner/2.png"]
+    classify = pipeline("image-classification", model=str(tiny_vit_folder), device="cpu")
+    for row in rows:
+        best = classify(str(photos / row["file"]))[0]
+        assert row["label"] == best["label"]
+        assert float(row["score"]) == pytest.approx(best["score"], abs=1e-4)
+
+
+def test_a_broken_image_is_named_or_skipped(predict, tiny_vit_folder, photos, tmp_path):
+    (photos / "1.png").write_bytes(b"")
+    (tmp_path / "rows.jsonl").write_text('{"image": "photos/0.png"}\n{"image": "photos/1.png"}\n')
+    words = ["--input", tmp_path / "rows.jsonl", "--output", "-", "--task", "image-classification"]
+    code, _, err = predict(*words, run=tiny_vit_folder)
+    assert code == 2
+    assert f"row 2: column 'image' names {photos}/1.png: 0 bytes; mend the row" in err
+    code, out, _ = predict(*words, "--skip_bad", "true", run=tiny_vit_folder)
+    assert code == 0
+    assert [json.loads(line)["label"] is None for line in out.splitlines()] == [False, True]
+
+
+def test_prompts_are_continued_as_by_generate(predict, tiny_checkpoint, tmp_path):
+    folder = tmp_path / "gpt"
+    shutil.copytree(tiny_checkpoint("gpt2"), folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    model.save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    prompts = ["where is my parcel", "refund"]
+    code, out, err = predict(
+        *["--input", "-", "--output", "-", "--task", "text-generation"], run=folder, stdin="\n".join(prompts).encode()
+    )
+    assert code == 0, err
+    answers = [json.loads(line)["generated_text"] for line in out.splitlines()]
+    write = pipeline("text-generation", model=model, tokenizer=tokenizer, device="cpu")
+    for prompt, answer in zip(prompts, answers, strict=True):
+        expected = write(prompt, max_new_tokens=20, return_full_text=False)[0]["generated_text"]
+        assert expected
+        assert answer.startswith(expected)
