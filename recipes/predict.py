@@ -67,8 +67,11 @@ def predict(config: PredictConfig) -> None:
     survey = call_on_main_process(lambda: questions.survey(with_schema=target.format == "parquet"))
 
     checkpoint = call_on_main_process(lambda: load_checkpoint(ModelConfig(checkpoint=str(model_folder))))
-    call_on_main_process(lambda: check_head(checkpoint, task.auto_class))
-    processor = task.load_processor(checkpoint, ModelConfig(max_length_tokens=sys.maxsize))
+    if task.holds_scratch_model(str(checkpoint.path)):
+        processor = task.restore_processor(str(checkpoint.path))
+    else:
+        call_on_main_process(lambda: check_head(checkpoint, task.auto_class))
+        processor = task.load_processor(checkpoint, ModelConfig(max_length_tokens=sys.maxsize))
     model = task.load_plain(str(checkpoint.path)).to(state.device)
     plan = plan_speed() if config.compute_dtype == "auto" else plan_speed().exact()
     with target if state.is_main_process else nullcontext():

@@ -109,6 +109,10 @@ class Task(ABC):
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
 
+    def holds_scratch_model(self, path: str) -> bool:
+        """Say whether `save_scratch_model` wrote a folder that no Auto class loads."""
+        return False
+
     @abstractmethod
     def encode(self, rows: Dataset, processor: Any) -> tuple[Dataset, Truncation]:
         """Turn raw rows into the model's inputs.

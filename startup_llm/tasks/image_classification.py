@@ -242,6 +242,12 @@ logits = model(**processor([Image.open("image.png")], return_tensors="pt"))["log
                 logits[row, ids[score["label"]]] = score["score"]
         return float(np.abs(logits - np.asarray(outputs)).max())
 
+    def holds_scratch_model(self, path: str) -> bool:
+        """Say whether an `ImageDnn` lies there."""
+        from startup_llm.models.scratch.image import holds_image_dnn
+
+        return holds_image_dnn(path)
+
     def load_plain(self, path: str, **arguments: Any) -> PreTrainedModel:
         """Load with `AutoModelForImageClassification`, an `ImageDnn` with its own loader."""
         from startup_llm.models.scratch.image import holds_image_dnn, load_image_dnn

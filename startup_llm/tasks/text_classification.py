@@ -102,7 +102,7 @@ logits = model(**tokenizer.pad([tokenizer("a text")], return_tensors="pt"))["log
         """Write a `TextDnn` or a from-scratch encoder with its classifier."""
         from startup_llm.models.scratch.text import save_text_classifier
 
-        save_text_classifier(model, processor, data.label_names, folder)
+        save_text_classifier(model, processor, data.label_names, folder, data.problem_type)
 
     def encode(self, rows: Dataset, processor: PreTrainedTokenizerBase) -> tuple[Dataset, Truncation]:
         """Tokenize texts or pairs, cut at the tokenizer's `model_max_length`, and count what is cut."""
@@ -197,6 +197,12 @@ logits = model(**tokenizer.pad([tokenizer("a text")], return_tensors="pt"))["log
             for score in classify(one, top_k=None, function_to_apply="none", truncation=True):
                 logits[row, ids[score["label"]]] = score["score"]
         return float(np.abs(logits - np.asarray(outputs)).max())
+
+    def holds_scratch_model(self, path: str) -> bool:
+        """Say whether a classifier from scratch lies there."""
+        from startup_llm.models.scratch.text import holds_text_classifier
+
+        return holds_text_classifier(path)
 
     def restore_processor(self, path: str) -> Any:
         """Load the tokenizer, that of a model from scratch with its own loader."""

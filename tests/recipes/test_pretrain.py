@@ -69,6 +69,20 @@ def test_a_config_runs_and_leaves_a_whole_run(config, call, tmp_path):
     assert "random weights" in (run / "report.html").read_text()
 
 
+@pytest.mark.parametrize("name", ["dnn", "transformer"])
+def test_a_model_from_scratch_answers_new_rows(name, call, monkeypatch, capsys, tmp_path):
+    write_rows(tmp_path)
+    config = RECIPE.parent / "configs" / f"banking77_{name}.yaml"
+    code, err = call("--config", config, "--data.data_dir", tmp_path, "--run_dir", tmp_path / "run", *QUICK)
+    assert code == 0, err[-2000:]
+    words = ["predict.py", "--run", tmp_path / "run", "--input", tmp_path / "test.jsonl", "--output", "-"]
+    monkeypatch.setattr(sys, "argv", [str(word) for word in words])
+    runpy.run_path(str(RECIPE.with_name("predict.py")), run_name="__main__")
+    answers = [json.loads(line)["predicted_label"] for line in capsys.readouterr().out.splitlines()]
+    kept = (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()
+    assert answers == [("bad", "good")[json.loads(line)[name]] for line in kept]
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_a_config_s_header_tells_its_command(config):
     head = [line for line in config.read_text().splitlines() if line.startswith("#")]

@@ -113,15 +113,20 @@ def load_image_dnn(folder: str | os.PathLike[str]) -> tuple[ImageDnn, BaseImageP
     """Read a DNN that `save_image_classifier` wrote.
 
     Returns:
-        The model in evaluation mode, what turns images into its numbers, and the names of its classes.
+        The model in evaluation mode, its labels in `config`; what turns images into its numbers; and the names of its
+        classes.
 
     Raises:
         UserError: if the folder holds no such model.
     """
+    from transformers import PretrainedConfig
+
     if not holds_image_dnn(folder):
         raise UserError(f"{folder} holds no {IMAGE_DNN}; give the model folder of a run of recipes/pretrain.py")
     config = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
     *hidden, classes = config["widths"]
     model = ImageDnn(config["image_size"], config["num_channels"], classes, hidden)
     model.load_state_dict(formats._read_tensors(folder, ""))
-    return model.eval(), build_image_processor(config["image_size"]), list(config["id2label"].values())
+    names = list(config["id2label"].values())
+    model.config = PretrainedConfig(id2label=dict(enumerate(names)), problem_type="single_label_classification")
+    return model.eval(), build_image_processor(config["image_size"]), names

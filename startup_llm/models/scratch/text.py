@@ -18,7 +18,7 @@ from startup_llm.models.scratch.dnn import TextDnn, hash_ngrams
 from startup_llm.models.scratch.transformer import Encoder, SequenceClassifier
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 DESCRIPTION = "startup_llm.json"
 """The file that tells a folder of `save_text_classifier` from a checkpoint of transformers."""
@@ -173,7 +173,11 @@ def train_tokenizer(
 
 
 def save_text_classifier(
-    model: TextDnn | SequenceClassifier, tokenizer: Any, label_names: Sequence[str], folder: str | os.PathLike[str]
+    model: TextDnn | SequenceClassifier,
+    tokenizer: Any,
+    label_names: Sequence[str],
+    folder: str | os.PathLike[str],
+    problem_type: str = "single_label_classification",
 ) -> None:
     """Write a classifier, what encodes its texts, and the names of its classes.
 
@@ -186,11 +190,12 @@ def save_text_classifier(
         tokenizer: The `NgramHasher` or the tokenizer that it was trained with.
         label_names: Names of the classes; empty for a number.
         folder: Made if it is not there.
+        problem_type: As `PretrainedConfig.problem_type`.
     """
     from safetensors.torch import save_file
 
     Path(folder).mkdir(parents=True, exist_ok=True)
-    content: dict[str, Any] = {"label_names": list(label_names)}
+    content: dict[str, Any] = {"label_names": list(label_names), "problem_type": problem_type}
     if isinstance(model, TextDnn):
         layers = model.dnn.layers
         content |= {"kind": "dnn", "width": model.embedding.embedding_dim, "classes": layers[-1].out_features}
@@ -216,7 +221,8 @@ def load_text_classifier(
     """Read what `save_text_classifier` wrote.
 
     Returns:
-        The model in evaluation mode, what encodes its texts, and the names of its classes.
+        The model in evaluation mode, its labels and problem type in `config`; what encodes its texts; and the names
+        of its classes.
 
     Raises:
         UserError: if the folder holds no such model, or a file is missing.
@@ -229,10 +235,19 @@ def load_text_classifier(
         hasher = NgramHasher(**json.loads(Path(folder, "ngrams.json").read_text(encoding="utf-8")))
         model = build_text_dnn(hasher, content["classes"], content["width"], content["hidden"])
         model.load_state_dict(formats._read_tensors(folder, ""))
+        model.config = _build_config(content)
         return model.eval(), hasher, content["label_names"]
     from safetensors.torch import load_file
     from transformers import AutoTokenizer
 
     model = SequenceClassifier(formats.load_encoder(folder), content["classes"])
     model.classifier.load_state_dict(load_file(Path(folder, "classifier.safetensors")))
+    model.config = _build_config(content)
     return model.eval(), AutoTokenizer.from_pretrained(folder), content["label_names"]
+
+
+def _build_config(content: dict[str, Any]) -> PretrainedConfig:
+    from transformers import PretrainedConfig
+
+    names = content["label_names"] or ["LABEL_0"]
+    return PretrainedConfig(id2label=dict(enumerate(names)), problem_type=content["problem_type"])
