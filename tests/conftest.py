@@ -4,6 +4,8 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test reaches the network
 
+import runpy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -111,6 +113,27 @@ def build_tokenizer(*, decoder: bool, token_types: bool = False):
     names = {"cls_token": "[CLS]", "pad_token": "[PAD]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
     inputs = ["input_ids", *["token_type_ids"] * token_types, "attention_mask"]
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_input_names=inputs, **names)
+
+
+@pytest.fixture
+def run_recipe(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Return a function that runs a recipe in this process: its name and words to exit code, stdout and stderr."""
+
+    def run(name: str, *words: object) -> tuple[int, str, str]:
+        path = Path(__file__).parents[1] / "recipes" / f"{name}.py"
+        monkeypatch.setattr(sys, "argv", [str(path), *map(str, words)])
+        capsys.readouterr()
+        code = 0
+        try:
+            runpy.run_path(str(path), run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,9 @@
-"""Every config is run for two steps on rows of its own form, through `accelerate launch`."""
+"""Every config is run for two steps on rows of its own form."""
 
 from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -46,14 +44,8 @@ def write_rows(folder: Path, split: str, data: dict, rows: int) -> None:
     (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
 
 
-def launch(config: Path, *words: object, cwd: Path) -> subprocess.CompletedProcess:
-    command = [Path(sys.executable).with_name("accelerate"), "launch", ROOT / "recipes" / "finetune.py"]
-    command += ["--config", config, *words]
-    return subprocess.run([str(word) for word in command], cwd=cwd, capture_output=True, text=True, check=False)
-
-
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-def test_a_config_runs(config, tiny_checkpoint, tmp_path):
+def test_a_config_runs(config, run_recipe, tiny_checkpoint, tmp_path):
     content = yaml.safe_load(config.read_text())
     data = content["data"]
     given = ["train", *{data.get("validation_split", "validation"), data.get("test_split", "test"), "validation"}]
@@ -64,8 +56,8 @@ def test_a_config_runs(config, tiny_checkpoint, tmp_path):
         words += ["--data.max_train_rows", 60, "--data.max_test_rows", 60]
     else:
         words += ["--data.data_dir", tmp_path]
-    answer = launch(config, *words, cwd=tmp_path)
-    assert answer.returncode == 0, answer.stderr[-3000:]
+    code, _, err = run_recipe("finetune", "--config", config, *words)
+    assert code == 0, err[-3000:]
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["method"] == content["method"]
     assert results["decides"] == content.get("evaluation", {}).get("decides", "accuracy")

@@ -3,36 +3,18 @@
 from __future__ import annotations
 
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-RECIPE = ROOT / "recipes" / "pretrain.py"
 CONFIGS = [
     file
     for file in sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
     if "recipes/pretrain.py" in file.read_text() and "task" not in yaml.safe_load(file.read_text())
 ]
 QUICK = ["--train.max_steps", 2, "--evaluation.resamples", 20, "--train.per_device_train_batch_size", 8]
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Return a function that runs the recipe in this process: exit code and standard error."""
-
-    def run(*words: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", [str(RECIPE), *map(str, words)])
-        try:
-            runpy.run_path(str(RECIPE), run_name="__main__")
-        except SystemExit as stop:
-            return stop.code or 0, capsys.readouterr().err
-        return 0, capsys.readouterr().err
-
-    return run
 
 
 def write_rows(folder: Path) -> None:
@@ -45,7 +27,7 @@ def write_rows(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-def test_a_config_runs_and_leaves_a_whole_run(config, call, tmp_path):
+def test_a_config_runs_and_leaves_a_whole_run(config, run_recipe, tmp_path):
     content = yaml.safe_load(config.read_text())
     words = ["--config", config, "--run_dir", tmp_path / "run", *QUICK]
     if content["data"]["dataset"] == "helpdesk":
@@ -53,7 +35,7 @@ def test_a_config_runs_and_leaves_a_whole_run(config, call, tmp_path):
     else:
         write_rows(tmp_path)
         words += ["--data.data_dir", tmp_path]
-    code, err = call(*words)
+    code, _, err = run_recipe("pretrain", *words)
     assert code == 0, err[-2000:]
     run, name = tmp_path / "run", content["model"]["name"]
     results = json.loads((run / "results.json").read_text())
@@ -70,15 +52,17 @@ def test_a_config_runs_and_leaves_a_whole_run(config, call, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["dnn", "transformer"])
-def test_a_model_from_scratch_answers_new_rows(name, call, monkeypatch, capsys, tmp_path):
+def test_a_model_from_scratch_answers_new_rows(name, run_recipe, tmp_path):
     write_rows(tmp_path)
-    config = RECIPE.parent / "configs" / f"banking77_{name}.yaml"
-    code, err = call("--config", config, "--data.data_dir", tmp_path, "--run_dir", tmp_path / "run", *QUICK)
+    config = ROOT / "recipes" / "configs" / f"banking77_{name}.yaml"
+    code, _, err = run_recipe(
+        "pretrain", "--config", config, "--data.data_dir", tmp_path, "--run_dir", tmp_path / "run", *QUICK
+    )
     assert code == 0, err[-2000:]
-    words = ["predict.py", "--run", tmp_path / "run", "--input", tmp_path / "test.jsonl", "--output", "-"]
-    monkeypatch.setattr(sys, "argv", [str(word) for word in words])
-    runpy.run_path(str(RECIPE.with_name("predict.py")), run_name="__main__")
-    answers = [json.loads(line)["predicted_label"] for line in capsys.readouterr().out.splitlines()]
+    words = ["--run", tmp_path / "run", "--input", tmp_path / "test.jsonl", "--output", "-"]
+    code, out, err = run_recipe("predict", *words)
+    assert code == 0, err
+    answers = [json.loads(line)["predicted_label"] for line in out.splitlines()]
     kept = (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()
     assert answers == [("bad", "good")[json.loads(line)[name]] for line in kept]
 
@@ -89,7 +73,7 @@ def test_a_config_s_header_tells_its_command(config):
     assert f"# accelerate launch recipes/pretrain.py --config recipes/configs/{config.name}" in head
 
 
-def test_an_unknown_model_is_named(call, tmp_path):
-    code, err = call("--model.name", "lstm", "--run_dir", tmp_path / "run")
+def test_an_unknown_model_is_named(run_recipe, tmp_path):
+    code, _, err = run_recipe("pretrain", "--model.name", "lstm", "--run_dir", tmp_path / "run")
     assert code == 2
     assert "lstm" in err
