@@ -70,7 +70,7 @@ def predict(config: PredictConfig) -> None:
     if task.holds_scratch_model(str(checkpoint.path)):
         processor = task.restore_processor(str(checkpoint.path))
     else:
-        call_on_main_process(lambda: check_head(checkpoint, task.auto_class))
+        call_on_main_process(lambda: check_head(checkpoint, task.find_auto_class(str(checkpoint.path))))
         processor = task.load_processor(checkpoint, ModelConfig(max_length_tokens=sys.maxsize))
     model = task.load_plain(str(checkpoint.path)).to(state.device)
     plan = plan_speed() if config.compute_dtype == "auto" else plan_speed().exact()

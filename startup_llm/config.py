@@ -39,6 +39,8 @@ class ModelConfig:
     """Longer texts are cut to this many tokens; the run says how many."""
     dropout: float = 0.0
     """Dropout inside the checkpoint while it is trained."""
+    language: str | None = None
+    """Language that is spoken or written, for a checkpoint that knows several, such as english for Whisper."""
     head_learning_rate: float = 1e-3
     """Learning rate of the classifier, for features scaled to norm 1; the rest learns at train.learning_rate."""
 
@@ -70,6 +72,16 @@ class DataConfig:
     text_column and target_column are the languages."""
     label_column: str | list[str] | None = None
     """Column with the label; several columns of 0/1 make a multi-label task."""
+    audio_column: str | None = None
+    """Column with the sound, or with the path of its file; found by itself where that is unambiguous."""
+    file_name_columns: str | None = None
+    """Columns that stand in the names of sound files, such as {digit}_{speaker}_{take} for 7_theo_12.wav."""
+    value_names: dict[str, str] = field(default_factory=dict)
+    """Names for values of a recording's label or text, such as {'7': seven}."""
+    keep_where: dict[str, list[str]] = field(default_factory=dict)
+    """Only recordings with one of these values in a column are used, such as {speaker: [theo]}."""
+    test_where: dict[str, list[str]] = field(default_factory=dict)
+    """Recordings with one of these values in a column are the test split, such as {take: ['0', '1']}."""
     group_column: str | None = None
     """Rows that share this column's value stay on the same side of a split (the same customer, say)."""
     problem_type: Literal["auto", "single_label_classification", "multi_label_classification", "regression"] = "auto"
@@ -95,7 +107,7 @@ class DataConfig:
     max_test_rows: int | None = None
     """Test on at most this many rows, drawn by split_seed."""
     skip_bad: bool = False
-    """Leave out images that cannot be read, and count them; otherwise they are an error."""
+    """Leave out images and sounds that cannot be read, and count them; otherwise they are an error."""
 
     @property
     def named_dataset(self) -> str | None:
@@ -188,9 +200,10 @@ class FinetuneConfig:
 class ScratchModelConfig:
     """A reference model of this package, its weights drawn at random."""
 
-    name: Literal["dnn", "transformer", "gpt", "vit"] = "dnn"
+    name: Literal["dnn", "transformer", "gpt", "vit", "conformer", "whisper"] = "dnn"
     """dnn: feed-forward network on the mean of hashed n-gram embeddings, or on an image's pixels; transformer: encoder
-    with mean pooling; gpt: decoder that writes text; vit: encoder over an image's patches."""
+    with mean pooling; gpt: decoder that writes text; vit: encoder over an image's patches; conformer: encoder
+    over a sound's spectrogram; whisper: encoder-decoder that writes what it hears."""
     width: int = 128
     """Width of the vector of an n-gram or a token."""
     hidden: list[int] = field(default_factory=list)
@@ -215,6 +228,10 @@ class ScratchModelConfig:
     """Images are resized to squares of this many pixels a side."""
     patch_size: int = 4
     """Pixels a side of a patch (vit)."""
+    window_seconds: int | None = None
+    """Recordings are padded and cut to this many seconds (whisper); default the longest training one, 30 at most."""
+    warp_spectrum: bool = True
+    """While training, spectrograms are warped and shifted, and bands of them masked (conformer, whisper)."""
     shift_pixels: int = 0
     """While training, images are shifted by up to this many pixels, another way each time."""
 
@@ -532,6 +549,8 @@ TRAIN_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "transformer": {"learning_rate": 1e-3, "num_train_epochs": 20},
     "gpt": {"learning_rate": 1e-3, "num_train_epochs": 2},
     "vit": {"learning_rate": 1e-3, "num_train_epochs": 40},
+    "conformer": {"learning_rate": 2e-3, "num_train_epochs": 60},
+    "whisper": {"learning_rate": 1e-3, "num_train_epochs": 60},
 }
 """Defaults of the `train` section by method or reference model, where they differ from `TrainingArguments`."""
 

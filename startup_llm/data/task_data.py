@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -57,6 +58,6 @@ def compute_rows_sha256(dataset: datasets.Dataset) -> str:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
-        value = value["bytes"]
+    if isinstance(value, dict) and set(value) == {"bytes", "path"}:
+        value = value["bytes"] if isinstance(value["bytes"], bytes) else Path(value["path"]).read_bytes()
     return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else value

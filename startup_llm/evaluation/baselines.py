@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from startup_llm.evaluation.audio_baselines import predict_mel_statistics_svm, predict_most_frequent_text
 from startup_llm.evaluation.language_modelling import predict_sixgram, predict_trigram, predict_unigram
 from startup_llm.evaluation.written_baselines import predict_copy, predict_first_sentences, predict_word_by_word
 
@@ -82,6 +83,8 @@ BASELINES: dict[str, Callable[[DatasetDict, TaskData], Sequence[Any]]] = {
     "majority": predict_majority,
     "tfidf-linear-svm": predict_tfidf_linear_svm,
     "nearest-pixels": predict_nearest_pixels,
+    "mel-statistics-svm": predict_mel_statistics_svm,
+    "most-frequent-text": predict_most_frequent_text,
     "copy": predict_copy,
     "word-by-word": predict_word_by_word,
     "first-sentence": predict_first_sentences(1),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.errors import UserError, nearest
-from startup_llm.evaluation import text_overlap
+from startup_llm.evaluation import text_overlap, word_errors
 from startup_llm.evaluation.language_modelling import (
     combine_bits_per_byte,
     combine_byte_perplexity,
@@ -132,6 +132,10 @@ METRICS: dict[str, MetricFunction] = {
     "rouge_1": additive(text_overlap.count_rouge("rouge1"), text_overlap.combine_mean),
     "rouge_2": additive(text_overlap.count_rouge("rouge2"), text_overlap.combine_mean),
     "rouge_l": additive(text_overlap.count_rouge("rougeL"), text_overlap.combine_mean),
+    "word_error_rate": additive(word_errors.count_word_errors, word_errors.combine_error_rate, lower_is_better=True),
+    "character_error_rate": additive(
+        word_errors.count_character_errors, word_errors.combine_error_rate, lower_is_better=True
+    ),
     "bits_per_byte": additive(count_likelihood, combine_bits_per_byte, lower_is_better=True),
     "loss": additive(count_likelihood, combine_loss, lower_is_better=True),
     "perplexity": additive(count_likelihood, combine_perplexity, lower_is_better=True),

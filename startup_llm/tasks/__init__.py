@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from startup_llm.tasks.base import Task
 
 TASKS: dict[str, str] = {
+    "audio-classification": "startup_llm.tasks.audio_classification:AudioClassification",
+    "automatic-speech-recognition": "startup_llm.tasks.automatic_speech_recognition:AutomaticSpeechRecognition",
     "image-classification": "startup_llm.tasks.image_classification:ImageClassification",
     "text-classification": "startup_llm.tasks.text_classification:TextClassification",
     "summarization": "startup_llm.tasks.sequence_to_sequence:Summarization",

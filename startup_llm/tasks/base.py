@@ -130,6 +130,10 @@ class Task(ABC):
         """Return how many terms each row of a batch adds to the loss, which is their mean; shape (rows,)."""
         return batch["labels"].new_ones(len(batch["labels"]), dtype=int)
 
+    def mask_positions(self, processor: Any) -> int:
+        """Return how many positions of the attention mask make one unit of `length`, such as samples of a frame."""
+        return 1
+
     def compute_outputs(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
         """Return the model's output for each row of a batch: its logits, unless the task says otherwise."""
         return list(model(**batch)["logits"].float().cpu().numpy())
@@ -234,8 +238,12 @@ class Task(ABC):
     def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
         """Return the largest difference between `transformers.pipeline` on a saved folder and the model's outputs."""
 
+    def find_auto_class(self, path: str) -> str:
+        """Name the Auto class of a model folder: the task's, unless it has several kinds of model."""
+        return self.auto_class
+
     def load_plain(self, path: str, **arguments: Any) -> PreTrainedModel:
-        """Load a folder with the task's Auto class alone, as anyone without this package would."""
+        """Load a folder with its Auto class alone, as anyone without this package would."""
         import transformers
 
-        return getattr(transformers, self.auto_class).from_pretrained(path, dtype="float32", **arguments)
+        return getattr(transformers, self.find_auto_class(path)).from_pretrained(path, dtype="float32", **arguments)

@@ -72,7 +72,8 @@ class HeadTrainer(Trainer):
         """Return what each row of a batch costs; rows without a mask are all of one size."""
         if "attention_mask" in inputs:
             return inputs["attention_mask"].sum(dim=1)
-        return inputs["labels"].new_full((len(inputs["labels"]),), self._longest, dtype=int)
+        longest = self._longest * self._task.mask_positions(self.processing_class)
+        return inputs["labels"].new_full((len(inputs["labels"]),), longest, dtype=int)
 
     def _count_own_rows(self, rows: int) -> int:
         """Return how many of this process's rows are its own; accelerate fills up an epoch's last batch by others."""
@@ -94,7 +95,8 @@ class HeadTrainer(Trainer):
         lengths = self._measure_lengths(inputs)
         targets = self._task.count_targets(inputs) * (own > 0)
         mean_targets = self.accelerator.reduce(targets.sum().float(), reduction="mean")  # over the processes
-        parts = list(split_by_length(lengths.cpu().numpy(), self._tokens_per_batch))
+        budget = self._tokens_per_batch * self._task.mask_positions(self.processing_class)
+        parts = list(split_by_length(lengths.cpu().numpy(), budget))
         total = torch.zeros((), device=lengths.device)
         for number, rows in enumerate(parts):
             index = torch.from_numpy(rows).to(lengths.device)

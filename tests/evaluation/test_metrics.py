@@ -89,7 +89,15 @@ def test_correlation_with_a_constant_is_zero(metric):
     assert METRICS[metric].compute(rising, constant) == METRICS[metric].compute(constant, rising) == 0
 
 
-ERRORS = {"mean_squared_error", "loss", "perplexity", "byte_perplexity", "bits_per_byte"}
+ERRORS = {
+    "word_error_rate",
+    "character_error_rate",
+    "mean_squared_error",
+    "loss",
+    "perplexity",
+    "byte_perplexity",
+    "bits_per_byte",
+}
 
 
 @pytest.mark.parametrize("metric", METRICS)
