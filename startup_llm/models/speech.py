@@ -427,6 +427,7 @@ def _build_byte_tokenizer() -> Any:
     vocabulary = {token: place for place, token in enumerate([*sorted(ByteLevel.alphabet()), special[0]])}
     tokenizer = WhisperTokenizer(vocab=vocabulary, merges=[])
     tokenizer.add_special_tokens({"additional_special_tokens": special[1:]})
+    tokenizer.set_prefix_tokens()  # it looked them up when it was made
     return tokenizer
 
 
