@@ -41,6 +41,8 @@ class ModelConfig:
     """Dropout inside the checkpoint while it is trained."""
     language: str | None = None
     """Language that is spoken or written, for a checkpoint that knows several, such as english for Whisper."""
+    warp_spectrum: bool = False
+    """While training, a sound's spectrogram is warped and shifted, and bands of it masked."""
     head_learning_rate: float = 1e-3
     """Learning rate of the classifier, for features scaled to norm 1; the rest learns at train.learning_rate."""
 

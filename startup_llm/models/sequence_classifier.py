@@ -108,11 +108,11 @@ def find_output_layer(model: nn.Module) -> nn.Linear:
     """
     from torch import nn
 
-    inside = model.base_model_prefix + "."
+    inside, labels = model.base_model_prefix + ".", model.config.num_labels
     outputs = [
         module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module.out_features == model.num_labels and not name.startswith(inside)
+        if isinstance(module, nn.Linear) and module.out_features == labels and not name.startswith(inside)
     ]
     if not outputs:
         raise UserError(
@@ -146,8 +146,10 @@ def set_dropout(model: nn.Module, probability: float) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = probability
-        elif isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = probability
+            continue
+        for name in ("dropout", "attention_dropout", "activation_dropout"):  # BART and its kin keep numbers
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, probability)
 
 
 def _resolve_pooling(checkpoint: Checkpoint, config: Any, asked: str) -> tuple[str, list[str]]:

@@ -89,27 +89,21 @@ def needs_rows_apart(feature_extractor: Any) -> bool:
     )
 
 
-def compute_logits(model: Any, batch: dict[str, Tensor], *, apart: bool) -> Tensor:
-    """Return a batch's logits; each row without its padding and alone where padding would change them.
+def compute_logits(model: Any, batch: dict[str, Tensor], row_lengths: Tensor, *, apart: bool) -> list[Tensor]:
+    """Return each row's logits; computed alone, without its padding, where padding would change them.
 
     Args:
         model: The model.
-        batch: Features, and a mask of what is no padding where rows differ in length.
+        batch: Its inputs.
+        row_lengths: Length of each row's features, shape (rows,).
         apart: See `needs_rows_apart`.
-
-    Returns:
-        Shape (rows, ...); logits by frame are padded with 0.
     """
-    from torch.nn.utils.rnn import pad_sequence
-
     if not apart:
-        return model(**batch)["logits"]
-    lengths = batch["attention_mask"].sum(dim=1).tolist()
-    rows = [
+        return list(model(**batch)["logits"])
+    return [
         model(input_values=values[None, :length])["logits"][0]
-        for values, length in zip(batch["input_values"], lengths, strict=True)
+        for values, length in zip(batch["input_values"], row_lengths.tolist(), strict=True)
     ]
-    return pad_sequence(rows, batch_first=True)
 
 
 def is_ctc(config: Any) -> bool:
@@ -125,6 +119,7 @@ def build_speech_recogniser(
     *,
     shortest_seconds: float,
     dropout: float,
+    warp_spectrum: bool,
     attention_kernel: str | None,
     trust_remote_code: bool,
 ) -> TaskModel:
@@ -135,6 +130,7 @@ def build_speech_recogniser(
         processor: Its feature extractor and tokenizer.
         shortest_seconds: Length of the shortest training recording.
         dropout: Dropout inside the checkpoint.
+        warp_spectrum: Whether training goes through `warp_spectra`.
         attention_kernel: eager, sdpa, flash_attention_2; where the architecture lacks it, its own choice.
         trust_remote_code: Whether to run the checkpoint's own Python code.
 
@@ -154,7 +150,7 @@ def build_speech_recogniser(
         }
         model, _ = _load(AutoModelForCTC, checkpoint, attention_kernel, trust_remote_code, **arguments)
         model.config.ctc_loss_reduction, model.config.ctc_zero_infinity = "mean", True
-        _settle(model, dropout, shortest_seconds)
+        _settle(model, processor.feature_extractor, dropout, shortest_seconds, warp_spectrum)
         return TaskModel(model, head_modules=("lm_head",), load_arguments=arguments)
     if config.model_type not in MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES:
         raise UserError(
@@ -167,16 +163,18 @@ def build_speech_recogniser(
     if language := getattr(processor.tokenizer, "language", None):
         model.generation_config.language, model.generation_config.task = language, "transcribe"
         model.generation_config.forced_decoder_ids = None
-    _settle(model, dropout, shortest_seconds)
+    _settle(model, processor.feature_extractor, dropout, shortest_seconds, warp_spectrum)
     return TaskModel(model)
 
 
 def build_audio_classifier(
     checkpoint: Checkpoint,
+    feature_extractor: Any,
     *,
     label_names: Sequence[str],
     shortest_seconds: float,
     dropout: float,
+    warp_spectrum: bool,
     attention_kernel: str | None,
     trust_remote_code: bool,
 ) -> TaskModel:
@@ -184,9 +182,11 @@ def build_audio_classifier(
 
     Args:
         checkpoint: Where its files are.
+        feature_extractor: What turns samples into its numbers.
         label_names: Names of the classes.
         shortest_seconds: Length of the shortest training recording.
         dropout: Dropout inside the checkpoint.
+        warp_spectrum: Whether training goes through `warp_spectra`.
         attention_kernel: eager, sdpa, flash_attention_2; where the architecture lacks it, its own choice.
         trust_remote_code: Whether to run the checkpoint's own Python code.
 
@@ -211,7 +211,7 @@ def build_audio_classifier(
         **arguments,
         **_name_labels(label_names),
     )
-    _settle(model, dropout, shortest_seconds)
+    _settle(model, feature_extractor, dropout, shortest_seconds, warp_spectrum)
     sizes = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
     body = max(sizes, key=sizes.__getitem__)
     heads = tuple(name for name, size in sizes.items() if size and name != body)
@@ -271,9 +271,9 @@ def build_scratch_whisper(
         no_timestamps_token_id=ids["<|notimestamps|>"],
         return_timestamps=False,
     )
-    if model.warp_spectrum:
-        warp_while_training(network, "input_features", frame_axis=2)
     extractor = WhisperFeatureExtractor(feature_size=80, sampling_rate=_SAMPLING_RATE, chunk_length=window)
+    if model.warp_spectrum:
+        warp_while_training(network, extractor)
     notes = (f"windows of {window} s; it writes bytes, at most {positions} of them",)
     return WhisperProcessor(extractor, tokenizer), TaskModel(network, notes=notes)
 
@@ -334,7 +334,7 @@ def build_scratch_conformer(
     except ValueError:  # not every kernel knows its relative positions
         network = build._from_config(config)
     if model.warp_spectrum:
-        warp_while_training(network, "input_features", frame_axis=1, stacked=2)
+        warp_while_training(network, extractor)
     return (Wav2Vec2BertProcessor(extractor, tokenizer) if tokenizer else extractor), TaskModel(network)
 
 
@@ -360,15 +360,22 @@ def build_letter_tokenizer(texts: Sequence[str]) -> Any:
         return Wav2Vec2CTCTokenizer(str(file), bos_token=None, eos_token=None, pad_token="<pad>", unk_token="<unk>")
 
 
-def warp_while_training(model: nn.Module, name: str, *, frame_axis: int, stacked: int = 1) -> None:
+def warp_while_training(model: nn.Module, feature_extractor: Any) -> None:
     """Let a model see each training spectrogram through `warp_spectra`, another way each time.
 
     Args:
         model: Its forward takes spectrograms.
-        name: The argument's name.
-        frame_axis: The axis of time, 1 or 2; the other is frequency.
-        stacked: Frames that stand side by side in one row of the argument.
+        feature_extractor: What makes them.
+
+    Raises:
+        UserError: If it makes none, because the model reads samples.
     """
+    name = feature_extractor.model_input_names[0]
+    window = measure_window_seconds(feature_extractor)
+    if name == "input_values" and window is None:
+        raise UserError("model.warp_spectrum: this checkpoint reads samples, not a spectrogram; leave it out")
+    frame_axis = 2 if hasattr(feature_extractor, "nb_max_frames") else 1  # Whisper's frames come last
+    stacked = getattr(feature_extractor, "stride", 1)
 
     def warp(module: nn.Module, positional: tuple, named: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
         if not module.training:
@@ -451,14 +458,16 @@ def _load(
             return auto_class.from_pretrained(checkpoint.path, **arguments)
 
 
-def _settle(model: Any, dropout: float, shortest_seconds: float) -> None:
-    """Set dropout, drop no layers, and mask nothing where a mask would be longer than a recording."""
+def _settle(model: Any, feature_extractor: Any, dropout: float, shortest_seconds: float, warp_spectrum: bool) -> None:
+    """Set dropout and warping, drop no layers, and mask nothing where a mask would be longer than a recording."""
     set_dropout(model, dropout)
     config = model.config
     if hasattr(config, "layerdrop"):
         config.layerdrop = 0.0
     if getattr(config, "mask_time_length", 0) >= shortest_seconds * FRAMES_PER_SECOND:
         config.apply_spec_augment = False
+    if warp_spectrum:
+        warp_while_training(model, feature_extractor)
 
 
 def _name_labels(label_names: Sequence[str]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from startup_llm.models.speech import (
     needs_rows_apart,
 )
 from startup_llm.tasks.base import Truncation
-from startup_llm.tasks.recordings import Listening
+from startup_llm.tasks.recordings import Listening, split_batch
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -68,9 +68,11 @@ class AudioClassification(Listening):
         """Load the checkpoint with a classification head on it."""
         return build_audio_classifier(
             checkpoint,
+            processor,
             label_names=data.label_names,
             shortest_seconds=min(data.splits["train"]["seconds"]),
             dropout=model.dropout,
+            warp_spectrum=model.warp_spectrum,
             attention_kernel=attention_kernel,
             trust_remote_code=model.trust_remote_code,
         )
@@ -98,8 +100,9 @@ class AudioClassification(Listening):
 
     def compute_outputs(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
         """Return the logits of each row."""
-        logits = compute_logits(model, batch, apart=needs_rows_apart(processor))
-        return list(logits.float().cpu().numpy())
+        inputs, lengths = split_batch(batch)
+        logits = compute_logits(model, inputs, lengths, apart=needs_rows_apart(processor))
+        return [row.float().cpu().numpy() for row in logits]
 
     def metrics(self, data: TaskData) -> tuple[str, ...]:
         """Name the metrics."""

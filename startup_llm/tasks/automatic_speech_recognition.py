@@ -19,7 +19,7 @@ from startup_llm.models.speech import (
     needs_rows_apart,
 )
 from startup_llm.tasks.base import Truncation
-from startup_llm.tasks.recordings import Listening
+from startup_llm.tasks.recordings import Listening, split_batch
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -78,6 +78,7 @@ class AutomaticSpeechRecognition(Listening):
             processor,
             shortest_seconds=min(data.splits["train"]["seconds"]),
             dropout=model.dropout,
+            warp_spectrum=model.warp_spectrum,
             attention_kernel=attention_kernel,
             trust_remote_code=model.trust_remote_code,
         )
@@ -131,19 +132,20 @@ class AutomaticSpeechRecognition(Listening):
         if is_ctc(model.config):
             found = [logits.argmax(axis=-1) for logits in self.compute_scores(model, batch, processor)]
             return [np.array(processor.tokenizer.decode(labels).strip()) for labels in found]
+        inputs, _ = split_batch(batch)
         told = model.generation_config.max_length is not None
-        written = model.generate(**batch, **({} if told else {"max_new_tokens": MOST_WRITTEN_TOKENS}))
+        written = model.generate(**inputs, **({} if told else {"max_new_tokens": MOST_WRITTEN_TOKENS}))
         texts = processor.tokenizer.batch_decode(written, skip_special_tokens=True)
         return [np.array(text.strip()) for text in texts]
 
     def compute_scores(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
         """Return the logits of each frame, shape (frames, letters), or of the first token, shape (vocabulary,)."""
+        inputs, lengths = split_batch(batch)
         if not is_ctc(model.config):
-            features = next(iter(batch.values()))
-            start = features.new_full((len(features), 1), model.config.decoder_start_token_id, dtype=int)
-            return list(model(**batch, decoder_input_ids=start)["logits"][:, 0].float().cpu().numpy())
-        logits = compute_logits(model, batch, apart=needs_rows_apart(processor.feature_extractor))
-        frames = model._get_feat_extract_output_lengths(batch["attention_mask"].sum(dim=1)).tolist()
+            start = lengths.new_full((len(lengths), 1), model.config.decoder_start_token_id)
+            return list(model(**inputs, decoder_input_ids=start)["logits"][:, 0].float().cpu().numpy())
+        logits = compute_logits(model, inputs, lengths, apart=needs_rows_apart(processor.feature_extractor))
+        frames = model._get_feat_extract_output_lengths(lengths).tolist()
         return [row[: int(count)].float().cpu().numpy() for row, count in zip(logits, frames, strict=True)]
 
     def metrics(self, data: TaskData) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from startup_llm.tasks.base import Collator, Task, Truncation
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from torch import Tensor
 
 KEPT_BYTES = 256 * 1024**2
 """Room for features that a collator keeps from one epoch to the next."""
@@ -116,11 +117,15 @@ class Listening(Task):
         ]
 
 
-class RecordingCollator:
-    """Makes a batch of recordings: features, and a mask where rows differ in length; labels where the rows have them.
+def split_batch(batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the model's inputs of a batch without labels, and the length of each row's features."""
+    return {name: values for name, values in batch.items() if name != "row_lengths"}, batch["row_lengths"]
 
-    Rows without labels always get a mask, by which `compute_logits` tells a recording from its padding. With labels a
-    model that takes no mask gets none.
+
+class RecordingCollator:
+    """Makes a batch of recordings: features, a mask where the model takes one, and labels where the rows have them.
+
+    Rows without labels come with `row_lengths`, by which a task tells a row's outputs from those of its padding.
 
     Args:
         extractor: Turns samples into features.
@@ -131,49 +136,43 @@ class RecordingCollator:
         self.extractor, self.tokenizer = extractor, tokenizer
         self._name = extractor.model_input_names[0]
         self._window = measure_window_seconds(extractor)
-        self._known: dict[tuple[Any, float], np.ndarray] = {}
+        self._masked = self._window is None and not needs_rows_apart(extractor)
+        self._known: dict[tuple[Any, float], tuple[np.ndarray, np.ndarray]] = {}
         self._free_bytes = KEPT_BYTES
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Return the model's inputs."""
         import torch
+        from torch.nn.utils.rnn import pad_sequence
 
-        features = [self._compute(row[self._name]) for row in rows]
-        lengths = torch.tensor(list(map(len, features)))
-        labelled = "labels" in rows[0]
-        batch: dict[str, Any] = {}
-        if self._window is not None:
-            batch[self._name] = torch.from_numpy(np.stack(features))
-        else:
-            padded = np.zeros((len(rows), int(lengths.max()), *features[0].shape[1:]), np.float32)
-            for place, values in enumerate(features):
-                padded[place, : len(values)] = values
-            batch[self._name] = torch.from_numpy(padded)
-            if not (labelled and needs_rows_apart(self.extractor)):
-                batch["attention_mask"] = (torch.arange(padded.shape[1]) < lengths[:, None]).long()
-        if labelled and self.tokenizer is None:
+        features, masks = zip(*(self._compute(row[self._name]) for row in rows), strict=True)
+        batch = {self._name: pad_sequence(list(map(torch.from_numpy, features)), batch_first=True)}
+        if self._masked:
+            batch["attention_mask"] = pad_sequence(list(map(torch.from_numpy, masks)), batch_first=True)
+        if "labels" not in rows[0]:
+            batch["row_lengths"] = torch.tensor(list(map(len, features)))
+        elif self.tokenizer is None:
             batch["labels"] = torch.tensor([row["labels"] for row in rows])
-        elif labelled:
-            longest = max(len(row["labels"]) for row in rows)
-            batch["labels"] = torch.tensor([row["labels"] + [-100] * (longest - len(row["labels"])) for row in rows])
+        else:
+            labels = [torch.tensor(row["labels"]) for row in rows]
+            batch["labels"] = pad_sequence(labels, batch_first=True, padding_value=-100)
         return batch
 
-    def _compute(self, value: dict[str, Any]) -> np.ndarray:
-        """Return a recording's features without padding, float32; those of a window are padded by the extractor."""
+    def _compute(self, value: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        """Return a recording's features, float32, and their mask, int64, as its feature extractor makes them."""
         key = (value["bytes"] or value["path"], value["start"])
         found = self._known.get(key)
         if found is None:
             rate = self.extractor.sampling_rate
-            samples = read_audio(read_bytes(value), rate)
             first = round(value["start"] * rate)
-            samples = samples[first : first + round(self._window * rate) if self._window else None]
-            if self._window is not None:
-                found = np.asarray(self.extractor(samples, sampling_rate=rate)[self._name][0], np.float32)
-            else:
-                told = self.extractor(samples, sampling_rate=rate, return_attention_mask=True)
-                kept = int(np.sum(told["attention_mask"][0]))
-                found = np.asarray(told[self._name][0], np.float32)[:kept]
-            if found.nbytes <= self._free_bytes:
-                self._free_bytes -= found.nbytes
+            last = None if self._window is None else first + round(self._window * rate)
+            samples = read_audio(read_bytes(value), rate)[first:last]
+            wanted = {"return_attention_mask": True} if self._masked else {}
+            told = self.extractor(samples, sampling_rate=rate, **wanted)
+            features = np.asarray(told[self._name][0], np.float32)
+            mask = told["attention_mask"][0] if self._masked else np.ones(0)
+            found = features, np.asarray(mask, np.int64)
+            if features.nbytes <= self._free_bytes:
+                self._free_bytes -= features.nbytes
                 self._known[key] = found
         return found

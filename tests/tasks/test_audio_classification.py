@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sounds import write_sounds
+
+from startup_llm.config import DataConfig, ModelConfig, ScratchModelConfig
+from startup_llm.errors import UserError, run_recipe
+from startup_llm.evaluation.baselines import BASELINES
+from startup_llm.models.checkpoints import load_checkpoint
+from startup_llm.tasks import load_task
+
+ROOT = Path(__file__).parents[2]
+TAG = "audio-classification"
+QUICK = ["--evaluation.resamples", "20", "--speed.compute_dtype", "float32", "--speed.attention_kernel", "eager"]
+
+
+def run_in_process(recipe: str, monkeypatch, *words: object) -> None:
+    import runpy
+
+    monkeypatch.setattr(sys, "argv", [recipe, *map(str, words)])
+    run_recipe(lambda: runpy.run_path(str(ROOT / "recipes" / recipe))["main"]())
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sounds")
+    write_sounds(folder, 16, classes=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    """Encoders of random weights: a spectrogram transformer, and a wav2vec 2.0 with group norm."""
+    import torch
+    from transformers import (
+        ASTConfig,
+        ASTFeatureExtractor,
+        ASTModel,
+        Wav2Vec2Config,
+        Wav2Vec2FeatureExtractor,
+        Wav2Vec2Model,
+    )
+
+    folder = tmp_path_factory.mktemp("checkpoints")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    ASTModel(ASTConfig(**sizes, max_length=64, num_mel_bins=32)).save_pretrained(folder / "ast")
+    ASTFeatureExtractor(num_mel_bins=32, max_length=64).save_pretrained(folder / "ast")
+    config = Wav2Vec2Config(
+        **sizes, conv_dim=(16, 16, 16), conv_kernel=(10, 8, 4), conv_stride=(10, 8, 4), feat_extract_norm="group",
+        num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2, classifier_proj_size=16,
+    )  # fmt: skip
+    Wav2Vec2Model(config).save_pretrained(folder / "wav2vec2")
+    Wav2Vec2FeatureExtractor(return_attention_mask=False).save_pretrained(folder / "wav2vec2")
+    return folder
+
+
+def test_a_conformer_learns_and_reloads(sounds, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    run_in_process(
+        "pretrain.py", monkeypatch, "--task", TAG, "--model.name", "conformer", "--data.data_dir", sounds, *QUICK,
+        "--model.width", 32, "--model.layers", 1, "--model.heads", 2, "--run_dir", run, "--train.num_train_epochs", 8,
+        "--train.learning_rate", 5e-3, "--train.per_device_train_batch_size", 8, "--model.warp_spectrum", "false",
+    )  # fmt: skip
+    results = json.loads((run / "results.json").read_text())
+    assert set(results["models"]) == {"conformer", "majority", "mel-statistics-svm"}
+    assert results["models"]["conformer"]["accuracy"]["value"] > 0.6
+    gate = results["reload_gate"]
+    assert max(gate["merged_max_difference"], gate["pipeline_max_difference"]) < 1e-3
+    assert all(item["kind"] == "image" for item in results["gallery"])
+    run_in_process(
+        "predict.py", monkeypatch, "--run", run, "--input", sounds / "up", "--output", tmp_path / "answers.csv"
+    )
+    lines = (tmp_path / "answers.csv").read_text().splitlines()
+    assert len(lines) == 17
+    assert sum(",up," in line for line in lines) > 12
+
+
+def test_lora_on_an_encoder_trains_its_head_and_reloads(sounds, checkpoints, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    run_in_process(
+        "finetune.py", monkeypatch, "--task", TAG, "--model.checkpoint", checkpoints / "ast",
+        "--data.data_dir", sounds,
+        *QUICK, "--model.warp_spectrum", "true", "--run_dir", run, "--train.max_steps", 3, "--lora.rank", 4,
+    )  # fmt: skip
+    results = json.loads((run / "results.json").read_text())
+    assert set(results["models"]) == {"lora", "linear-probe", "majority", "mel-statistics-svm"}
+    gate = {name: value for name, value in results["reload_gate"].items() if name.endswith("difference")}
+    assert set(gate) == {"merged_max_difference", "pipeline_max_difference", "adapter_max_difference"}
+    assert max(gate.values()) < 1e-3
+
+
+def test_every_head_beside_the_body_is_saved_with_an_adapter(sounds, checkpoints):
+    task = load_task(TAG)
+    data = task.load_data(DataConfig(data_dir=str(sounds)))
+    heads = {}
+    for name in ("ast", "wav2vec2"):
+        checkpoint = load_checkpoint(ModelConfig(checkpoint=str(checkpoints / name)))
+        processor = task.load_processor(checkpoint, ModelConfig())
+        built = task.build_model(checkpoint, processor, data, ModelConfig(), None)
+        heads[name] = set(built.head_modules)
+    assert heads == {"ast": {"classifier"}, "wav2vec2": {"projector", "classifier"}}
+
+
+def test_a_spectrogram_is_warped_in_training_alone(sounds):
+    import torch
+
+    from startup_llm.models.speech import warp_spectra
+
+    task = load_task(TAG)
+    data = task.load_data(DataConfig(data_dir=str(sounds)))
+    small = ScratchModelConfig(name="conformer", width=32, layers=1, heads=2, dropout=0.0)
+    torch.manual_seed(0)
+    processor, built = task.build_scratch_model(data, small, "eager")
+    rows = task.encode(data.splits["test"], processor)[0].remove_columns(["labels", "length", "_row"]).to_list()[:2]
+    inputs = {name: v for name, v in task.build_collator(processor)(rows).items() if name != "row_lengths"}
+    first, second = (built.model.eval()(**inputs)["logits"] for _ in range(2))
+    assert torch.equal(first, second)
+    assert not torch.equal(built.model.train()(**inputs)["logits"], built.model(**inputs)["logits"])
+
+    spectra = torch.randn(4, 100, 80)
+    assert warp_spectra(spectra).shape == spectra.shape
+    assert not torch.equal(warp_spectra(spectra), warp_spectra(spectra))
+    torch.testing.assert_close(warp_spectra(torch.full((4, 100, 80), 3.0)), torch.full((4, 100, 80), 3.0))
+
+
+def test_warping_a_model_of_samples_is_refused(sounds, checkpoints):
+    task = load_task(TAG)
+    data = task.load_data(DataConfig(data_dir=str(sounds)))
+    checkpoint = load_checkpoint(ModelConfig(checkpoint=str(checkpoints / "wav2vec2")))
+    processor = task.load_processor(checkpoint, ModelConfig())
+    with pytest.raises(UserError, match="this checkpoint reads samples, not a spectrogram"):
+        task.build_model(checkpoint, processor, data, ModelConfig(warp_spectrum=True), None)
+
+
+def test_a_checkpoint_that_cannot_hear_is_refused(sounds, tiny_checkpoint):
+    task = load_task(TAG)
+    checkpoint = load_checkpoint(ModelConfig(checkpoint=str(tiny_checkpoint("bert"))))
+    with pytest.raises(UserError, match="no usable feature extractor"):
+        task.load_processor(checkpoint, ModelConfig())
+    data = task.load_data(DataConfig(data_dir=str(sounds)))
+    with pytest.raises(UserError, match="type bert, which has no audio classifier"):
+        task.build_model(checkpoint, None, data, ModelConfig(), None)
+
+
+def test_a_broken_question_is_named(tmp_path):
+    task = load_task(TAG)
+    (tmp_path / "a.wav").write_bytes(b"RIFF")
+    assert "no sound file" in task.find_question_fault("audio", str(tmp_path / "a.wav"))
+    assert "no file" in task.find_question_fault("audio", str(tmp_path / "b.wav"))
+
+
+def test_statistics_of_the_spectrogram_tell_tunes_apart(sounds):
+    data = load_task(TAG).load_data(DataConfig(data_dir=str(sounds)))
+    found = BASELINES["mel-statistics-svm"](data.splits, data)
+    assert np.mean(found == np.asarray(data.splits["test"]["label"])) > 0.8
