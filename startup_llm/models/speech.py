@@ -62,6 +62,8 @@ def load_speech_processor(checkpoint: Checkpoint, language: str | None, trust_re
     speaks = "<|en|>" in processor.tokenizer.get_vocab() and hasattr(processor.tokenizer, "set_prefix_tokens")
     if speaks and language is None and processor.tokenizer.language is None:
         raise UserError(f"checkpoint {checkpoint.name} knows many languages; name yours: --model.language english")
+    if not speaks and language is not None:
+        raise UserError(f"model.language {language}: checkpoint {checkpoint.name} knows one language; leave it out")
     if speaks and language is not None:
         try:
             processor.tokenizer.set_prefix_tokens(language=language, task="transcribe")

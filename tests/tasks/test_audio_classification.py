@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 from sounds import write_sounds
 
 from startup_llm.config import DataConfig, ModelConfig, ScratchModelConfig
-from startup_llm.errors import UserError, run_recipe
+from startup_llm.errors import UserError
 from startup_llm.evaluation.baselines import BASELINES
 from startup_llm.models.checkpoints import load_checkpoint
 from startup_llm.tasks import load_task
@@ -19,11 +18,9 @@ TAG = "audio-classification"
 QUICK = ["--evaluation.resamples", "20", "--speed.compute_dtype", "float32", "--speed.attention_kernel", "eager"]
 
 
-def run_in_process(recipe: str, monkeypatch, *words: object) -> None:
-    import runpy
-
-    monkeypatch.setattr(sys, "argv", [recipe, *map(str, words)])
-    run_recipe(lambda: runpy.run_path(str(ROOT / "recipes" / recipe))["main"]())
+def run_well(run_recipe, *words: object) -> None:
+    code, _, err = run_recipe(*words)
+    assert code == 0, err[-3000:]
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +57,10 @@ def checkpoints(tmp_path_factory):
     return folder
 
 
-def test_a_conformer_learns_and_reloads(sounds, tmp_path, monkeypatch):
+def test_a_conformer_learns_and_reloads(sounds, tmp_path, run_recipe):
     run = tmp_path / "run"
-    run_in_process(
-        "pretrain.py", monkeypatch, "--task", TAG, "--model.name", "conformer", "--data.data_dir", sounds, *QUICK,
+    run_well(
+        run_recipe, "pretrain", "--task", TAG, "--model.name", "conformer", "--data.data_dir", sounds, *QUICK,
         "--model.width", 32, "--model.layers", 1, "--model.heads", 2, "--run_dir", run, "--train.num_train_epochs", 8,
         "--train.learning_rate", 5e-3, "--train.per_device_train_batch_size", 8, "--model.warp_spectrum", "false",
     )  # fmt: skip
@@ -73,18 +70,16 @@ def test_a_conformer_learns_and_reloads(sounds, tmp_path, monkeypatch):
     gate = results["reload_gate"]
     assert max(gate["merged_max_difference"], gate["pipeline_max_difference"]) < 1e-3
     assert all(item["kind"] == "image" for item in results["gallery"])
-    run_in_process(
-        "predict.py", monkeypatch, "--run", run, "--input", sounds / "up", "--output", tmp_path / "answers.csv"
-    )
+    run_well(run_recipe, "predict", "--run", run, "--input", sounds / "up", "--output", tmp_path / "answers.csv")
     lines = (tmp_path / "answers.csv").read_text().splitlines()
     assert len(lines) == 17
     assert sum(",up," in line for line in lines) > 12
 
 
-def test_lora_on_an_encoder_trains_its_head_and_reloads(sounds, checkpoints, tmp_path, monkeypatch):
+def test_lora_on_an_encoder_trains_its_head_and_reloads(sounds, checkpoints, tmp_path, run_recipe):
     run = tmp_path / "run"
-    run_in_process(
-        "finetune.py", monkeypatch, "--task", TAG, "--model.checkpoint", checkpoints / "ast",
+    run_well(
+        run_recipe, "finetune", "--task", TAG, "--model.checkpoint", checkpoints / "ast",
         "--data.data_dir", sounds,
         *QUICK, "--model.warp_spectrum", "true", "--run_dir", run, "--train.max_steps", 3, "--lora.rank", 4,
     )  # fmt: skip

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import jiwer
@@ -12,7 +11,7 @@ import pytest
 from sounds import TUNES, write_sounds
 
 from startup_llm.config import DataConfig, ModelConfig, ScratchModelConfig
-from startup_llm.errors import UserError, run_recipe
+from startup_llm.errors import UserError
 from startup_llm.evaluation.baselines import BASELINES
 from startup_llm.evaluation.metrics import get_metric
 from startup_llm.models.checkpoints import load_checkpoint
@@ -25,11 +24,9 @@ NAMES = ["--data.file_name_columns", "{word}_{speaker}_{take}", "--data.text_col
 SMALL = ["--model.width", "32", "--model.layers", "1", "--model.heads", "2", "--model.dropout", "0"]
 
 
-def run_in_process(recipe: str, monkeypatch, *words: object) -> None:
-    import runpy
-
-    monkeypatch.setattr(sys, "argv", [recipe, *map(str, words)])
-    run_recipe(lambda: runpy.run_path(str(ROOT / "recipes" / recipe))["main"]())
+def run_well(run_recipe, *words: object) -> None:
+    code, _, err = run_recipe(*words)
+    assert code == 0, err[-3000:]
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +64,10 @@ def checkpoints(tmp_path_factory, sounds):
     return folder
 
 
-def test_a_whisper_learns_to_write_what_it_hears_and_reloads(sounds, tmp_path, monkeypatch):
+def test_a_whisper_learns_to_write_what_it_hears_and_reloads(sounds, tmp_path, run_recipe):
     run = tmp_path / "run"
-    run_in_process(
-        "pretrain.py", monkeypatch, "--task", TAG, "--model.name", "whisper", "--data.data_dir", sounds, *NAMES,
+    run_well(
+        run_recipe, "pretrain", "--task", TAG, "--model.name", "whisper", "--data.data_dir", sounds, *NAMES,
         *SMALL, *QUICK, "--run_dir", run, "--train.num_train_epochs", 30, "--train.learning_rate", 5e-3,
         "--train.per_device_train_batch_size", 8, "--model.warp_spectrum", "false",
     )  # fmt: skip
@@ -88,9 +85,7 @@ def test_a_whisper_learns_to_write_what_it_hears_and_reloads(sounds, tmp_path, m
     (tmp_path / "new").mkdir()
     for word in TUNES:
         shutil.copy(sounds / f"{word}_a_0.wav", tmp_path / "new")
-    run_in_process(
-        "predict.py", monkeypatch, "--run", run, "--input", tmp_path / "new", "--output", tmp_path / "answers.jsonl"
-    )
+    run_well(run_recipe, "predict", "--run", run, "--input", tmp_path / "new", "--output", tmp_path / "answers.jsonl")
     answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     assert len(answers) == 3
     assert sum(answer["text"] in answer["file"] for answer in answers) >= 2
@@ -107,10 +102,10 @@ def test_a_saved_conformer_hears_as_the_pipeline_does(sounds, tmp_path):
     ("name", "method"),
     [("wav2vec2-layer", "lora"), ("whisper", "lora")],
 )
-def test_a_checkpoint_of_each_kind_is_fine_tuned_and_reloads(sounds, checkpoints, tmp_path, monkeypatch, name, method):
+def test_a_checkpoint_of_each_kind_is_fine_tuned_and_reloads(sounds, checkpoints, tmp_path, run_recipe, name, method):
     run = tmp_path / "run"
-    run_in_process(
-        "finetune.py", monkeypatch, "--task", TAG, "--method", method, "--model.checkpoint", checkpoints / name,
+    run_well(
+        run_recipe, "finetune", "--task", TAG, "--method", method, "--model.checkpoint", checkpoints / name,
         "--data.data_dir", sounds, *NAMES, *QUICK, "--run_dir", run, "--train.max_steps", 3,
         "--train.learning_rate", 1e-2, "--lora.rank", 4,
     )  # fmt: skip
@@ -120,6 +115,80 @@ def test_a_checkpoint_of_each_kind_is_fine_tuned_and_reloads(sounds, checkpoints
         {"adapter_max_difference"} if method == "lora" else set()
     )
     assert max(gate.values()) < 1e-3
+
+
+def make_multilingual(folder):
+    """Turn a tiny Whisper's tokenizer and generation config into those of one that knows every language."""
+    from transformers import AutoTokenizer, GenerationConfig, WhisperForConditionalGeneration, WhisperTokenizer
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+    plain = AutoTokenizer.from_pretrained(folder)
+    names = [f"<|{code}|>" for code in LANGUAGES]
+    special = ["<|endoftext|>", "<|startoftranscript|>", *names, "<|translate|>", "<|transcribe|>", "<|notimestamps|>"]
+    letters = [token for token, _ in sorted(plain.get_vocab().items(), key=lambda item: item[1]) if token[:2] != "<|"]
+    tokenizer = WhisperTokenizer(vocab={token: i for i, token in enumerate([*letters, special[0]])}, merges=[])
+    tokenizer.add_special_tokens({"additional_special_tokens": special[1:]})
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in special}
+    model = WhisperForConditionalGeneration.from_pretrained(folder)
+    model.resize_token_embeddings(len(tokenizer))
+    model.config.decoder_start_token_id = ids["<|startoftranscript|>"]
+    end = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), ids["<|endoftext|>"])
+    model.config.update(end)
+    model.generation_config = GenerationConfig(
+        **end, decoder_start_token_id=ids["<|startoftranscript|>"], max_length=16, is_multilingual=True,
+        no_timestamps_token_id=ids["<|notimestamps|>"], return_timestamps=False,
+        lang_to_id={name: ids[name] for name in names},
+        task_to_id={"transcribe": ids["<|transcribe|>"], "translate": ids["<|translate|>"]},
+    )  # fmt: skip
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def test_the_config_of_librispeech_runs_on_a_local_copy(sounds, checkpoints, tmp_path, run_recipe):
+    """Rows in the dataset's own columns; a Whisper that knows many languages is told which one."""
+    import datasets
+
+    shutil.copytree(checkpoints / "whisper", tmp_path / "whisper")
+    make_multilingual(tmp_path / "whisper")
+    (tmp_path / "data").mkdir()
+    files = sorted(sounds.glob("*.wav"))
+    for place, split in enumerate(("train", "validation", "test")):
+        rows = files[place::3]
+        columns = {
+            "file": [path.name for path in rows],
+            "audio": [{"bytes": path.read_bytes(), "path": path.name} for path in rows],
+            "text": [path.name.split("_")[0].upper() for path in rows],
+            "speaker_id": list(range(len(rows))),
+        }
+        table = datasets.Dataset.from_dict(columns).cast_column("audio", datasets.Audio(decode=False))
+        table.to_parquet(tmp_path / "data" / f"{split}.parquet")
+    run = tmp_path / "run"
+    run_well(
+        run_recipe, "finetune", "--config", ROOT / "recipes/configs/librispeech_whisper.yaml", *QUICK,
+        "--model.checkpoint", tmp_path / "whisper", "--model.revision", "null", "--data.data_dir", tmp_path / "data",
+        "--run_dir", run, "--train.max_steps", 2,
+    )  # fmt: skip
+    results = json.loads((run / "results.json").read_text())
+    assert results["models"].keys() == {"lora", "most-frequent-text"}
+    told = json.loads((run / "model" / "generation_config.json").read_text())
+    assert (told["language"], told["task"]) == ("english", "transcribe")
+    processor = load_task(TAG).restore_processor(str(run / "model"))
+    start = processor.tokenizer.convert_ids_to_tokens(processor.tokenizer("A")["input_ids"])[:4]
+    assert start == ["<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>"]
+
+
+def test_a_language_is_asked_for_where_there_are_many_and_refused_where_there_is_one(checkpoints, tmp_path):
+    task = load_task(TAG)
+    plain = load_checkpoint(ModelConfig(checkpoint=str(checkpoints / "whisper")))
+    with pytest.raises(UserError, match=r"model.language english: checkpoint .* knows one language"):
+        task.load_processor(plain, ModelConfig(language="english"))
+    shutil.copytree(checkpoints / "whisper", tmp_path / "many")
+    make_multilingual(tmp_path / "many")
+    many = load_checkpoint(ModelConfig(checkpoint=str(tmp_path / "many")))
+    with pytest.raises(UserError, match=r"knows many languages; name yours: --model.language english"):
+        task.load_processor(many, ModelConfig())
+    with pytest.raises(UserError, match=r"model.language klingon"):
+        task.load_processor(many, ModelConfig(language="klingon"))
 
 
 def encode(task, processor, sounds, **options):
@@ -253,11 +322,11 @@ def test_the_most_frequent_text_is_the_baseline(sounds):
 
 
 @pytest.mark.real_data
-def test_spoken_digits_are_heard(real_data, tmp_path, monkeypatch):
+def test_spoken_digits_are_heard(real_data, tmp_path, run_recipe):
     """A short training; recipes/configs/fsdd_asr.yaml goes on for longer."""
     folder = os.fspath(real_data / "fsdd" / "recordings")
-    run_in_process(
-        "pretrain.py", monkeypatch, "--config", ROOT / "recipes/configs/fsdd_asr.yaml", "--data.data_dir", folder,
+    run_well(
+        run_recipe, "pretrain", "--config", ROOT / "recipes/configs/fsdd_asr.yaml", "--data.data_dir", folder,
         "--run_dir", tmp_path / "run", "--train.num_train_epochs", 12, *QUICK,
     )  # fmt: skip
     results = json.loads((tmp_path / "run" / "results.json").read_text())
