@@ -33,6 +33,8 @@ class ModelConfig:
     """Hub branch, tag or commit of the checkpoint."""
     trust_remote_code: bool = False
     """Run Python code that comes with the checkpoint. Leave off unless you have read that code."""
+    chat_template: str | None = None
+    """How a conversation is written, where the checkpoint's tokenizer does not know: chatml, plain, or a Jinja file."""
     pooling: Literal["auto", "mean", "cls", "last", "native"] = "auto"
     """How token features become one vector; auto follows the checkpoint, native is the architecture's own head."""
     max_length_tokens: int = 256
@@ -108,8 +110,12 @@ class DataConfig:
     """Train on this many rows of each class, drawn by split_seed, and keep the others without their labels."""
     max_test_rows: int | None = None
     """Test on at most this many rows, drawn by split_seed."""
+    speakers: dict[str, str] = field(default_factory=dict)
+    """Roles of a dialogue's speakers in text_column, such as {'#Person1#': user, '#Person2#': assistant}."""
+    packing: bool = False
+    """Put several conversations into each training row, none of which sees another."""
     skip_bad: bool = False
-    """Leave out images and sounds that cannot be read, and count them; otherwise they are an error."""
+    """Leave out images, sounds and conversations that cannot be read, and count them; otherwise they are an error."""
 
     @property
     def named_dataset(self) -> str | None:
@@ -202,10 +208,11 @@ class FinetuneConfig:
 class ScratchModelConfig:
     """A reference model of this package, its weights drawn at random."""
 
-    name: Literal["dnn", "transformer", "gpt", "vit", "conformer", "whisper"] = "dnn"
+    name: Literal["dnn", "transformer", "gpt", "vit", "conformer", "whisper", "speecht5"] = "dnn"
     """dnn: feed-forward network on the mean of hashed n-gram embeddings, or on an image's pixels; transformer: encoder
     with mean pooling; gpt: decoder that writes text; vit: encoder over an image's patches; conformer: encoder
-    over a sound's spectrogram; whisper: encoder-decoder that writes what it hears."""
+    over a sound's spectrogram; whisper: encoder-decoder that writes what it hears; speecht5: one that
+    speaks what it reads."""
     width: int = 128
     """Width of the vector of an n-gram or a token."""
     hidden: list[int] = field(default_factory=list)
@@ -553,6 +560,7 @@ TRAIN_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "vit": {"learning_rate": 1e-3, "num_train_epochs": 40},
     "conformer": {"learning_rate": 2e-3, "num_train_epochs": 60},
     "whisper": {"learning_rate": 1e-3, "num_train_epochs": 60},
+    "speecht5": {"learning_rate": 1e-3, "num_train_epochs": 200},
 }
 """Defaults of the `train` section by method or reference model, where they differ from `TrainingArguments`."""
 
