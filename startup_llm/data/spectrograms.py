@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,3 +71,25 @@ def draw_spectrograms(sounds: Sequence[np.ndarray], titles: Sequence[str]) -> st
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=110)
     return base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def compute_speech_frames(samples: np.ndarray) -> np.ndarray:
+    """Return a recording's spectrogram as SpeechT5 (Ao et al. 2021) writes it: 80 mel bands every 16 ms.
+
+    Args:
+        samples: Shape (samples,), at `SAMPLING_RATE`.
+
+    Returns:
+        log10 of magnitudes, float32, shape (frames, 80).
+    """
+    import numpy as np
+
+    frames = _speech_feature_extractor()(audio_target=samples, sampling_rate=SAMPLING_RATE)["input_values"][0]
+    return np.asarray(frames, np.float32)
+
+
+@cache
+def _speech_feature_extractor() -> Any:
+    from transformers import SpeechT5FeatureExtractor
+
+    return SpeechT5FeatureExtractor()

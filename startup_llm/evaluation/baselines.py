@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from startup_llm.evaluation.audio_baselines import predict_mel_statistics_svm, predict_most_frequent_text
+from startup_llm.evaluation.audio_baselines import (
+    predict_any_recording,
+    predict_mel_statistics_svm,
+    predict_most_frequent_text,
+    predict_same_text_recording,
+)
 from startup_llm.evaluation.language_modelling import predict_sixgram, predict_trigram, predict_unigram
 from startup_llm.evaluation.written_baselines import predict_copy, predict_first_sentences, predict_word_by_word
 
@@ -85,6 +90,8 @@ BASELINES: dict[str, Callable[[DatasetDict, TaskData], Sequence[Any]]] = {
     "nearest-pixels": predict_nearest_pixels,
     "mel-statistics-svm": predict_mel_statistics_svm,
     "most-frequent-text": predict_most_frequent_text,
+    "any-recording": predict_any_recording,
+    "same-text-recording": predict_same_text_recording,
     "copy": predict_copy,
     "word-by-word": predict_word_by_word,
     "first-sentence": predict_first_sentences(1),

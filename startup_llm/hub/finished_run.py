@@ -91,6 +91,7 @@ def finish_run(
         errors = describe_errors(task, test, outputs, predictions[candidate], data)
         if written := task.write_samples(model, prepared.processor, test):
             errors["gallery"] = [*errors.get("gallery", []), *written]
+        task.write_files(run.path, test, outputs, prepared.processor)
     with stage("reload gate"):
         arguments = prepared.task_model.load_arguments
         gate = check_reload(run, task=task.tag, rows=sample, outputs=exact, base=base, load_arguments=arguments)

@@ -16,6 +16,7 @@ TASKS: dict[str, str] = {
     "image-classification": "startup_llm.tasks.image_classification:ImageClassification",
     "text-classification": "startup_llm.tasks.text_classification:TextClassification",
     "summarization": "startup_llm.tasks.sequence_to_sequence:Summarization",
+    "text-to-speech": "startup_llm.tasks.text_to_speech:TextToSpeech",
     "translation": "startup_llm.tasks.sequence_to_sequence:Translation",
     "text-generation": "startup_llm.tasks.text_generation:TextGeneration",
 }

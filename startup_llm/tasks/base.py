@@ -197,6 +197,10 @@ class Task(ABC):
         """Return what the trained model writes by itself: further items of the report's gallery."""
         return []
 
+    def write_files(self, folder: Path, rows: Dataset, outputs: Sequence[np.ndarray], processor: Any) -> list[Path]:
+        """Write what the answers to the test rows are besides numbers, such as sounds, and return the files."""
+        return []
+
     def find_question_fault(self, column: str, value: Any) -> str | None:
         """Return what is wrong with a question, such as "has no text"; None where it can be answered.
 

@@ -217,6 +217,8 @@ def build_trainer(
     Raises:
         UserError: If early stopping is asked for without validation rows.
     """
+    if "labels" in train_rows.column_names:
+        arguments.label_names = ["labels"]  # a forward may take others too, which no row has
     clock = TrainingClock()
     callbacks: list[TrainerCallback] = [clock]
     if early_stopping_patience is not None:

@@ -90,6 +90,7 @@ def test_correlation_with_a_constant_is_zero(metric):
 
 
 ERRORS = {
+    "mel_distance",
     "word_error_rate",
     "character_error_rate",
     "mean_squared_error",

@@ -1,0 +1,135 @@
+"""SpeechT5 (Ao et al. 2021) that reads aloud: a pretrained checkpoint, or a small one with random weights."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from startup_llm.errors import UserError
+from startup_llm.models.sequence_classifier import set_dropout
+from startup_llm.models.task_model import TaskModel
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from startup_llm.config import ScratchModelConfig
+    from startup_llm.models.checkpoints import Checkpoint
+
+
+def build_speech_synthesiser(checkpoint: Checkpoint, *, dropout: float, trust_remote_code: bool) -> TaskModel:
+    """Load a SpeechT5 checkpoint.
+
+    Args:
+        checkpoint: Where its files are.
+        dropout: Dropout inside the checkpoint; what its decoder reads is thinned out always, as it was trained.
+        trust_remote_code: Whether to run the checkpoint's own Python code.
+
+    Raises:
+        UserError: If it is of another kind, or lacks weights.
+    """
+    from transformers import AutoConfig, AutoModelForTextToSpectrogram
+
+    config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code)
+    if config.model_type != "speecht5":
+        kind = "VITS, which transformers can run but not train" if config.model_type == "vits" else config.model_type
+        raise UserError(
+            f"checkpoint {checkpoint.name} is of type {kind}; choose a SpeechT5-style one, such as "
+            "microsoft/speecht5_tts"
+        )
+    model, loading = AutoModelForTextToSpectrogram.from_pretrained(
+        checkpoint.path, dtype="float32", attn_implementation="eager", output_loading_info=True
+    )
+    if missing := sorted(loading["missing_keys"]):
+        raise UserError(f"checkpoint {checkpoint.name} has no weights {missing[0]}; choose one that can speak")
+    set_dropout(model, dropout)
+    model.config.encoder_layerdrop = model.config.decoder_layerdrop = 0.0
+    return TaskModel(model)
+
+
+def build_scratch_speecht5(texts: Sequence[str], model: ScratchModelConfig) -> tuple[Any, TaskModel]:
+    """Return a processor of the texts' letters, and a small SpeechT5.
+
+    Args:
+        texts: The training texts.
+        model: Width, layers of encoder and decoder each, heads, dropout.
+    """
+    from transformers import SpeechT5Config, SpeechT5FeatureExtractor, SpeechT5ForTextToSpeech, SpeechT5Processor
+
+    tokenizer = _build_letter_tokenizer(texts)
+    inner = model.inner_width or 4 * model.width
+    config = SpeechT5Config(
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        decoder_start_token_id=tokenizer.eos_token_id,
+        hidden_size=model.width,
+        encoder_layers=model.layers,
+        decoder_layers=model.layers,
+        encoder_attention_heads=model.heads,
+        decoder_attention_heads=model.heads,
+        encoder_ffn_dim=inner,
+        decoder_ffn_dim=inner,
+        encoder_layerdrop=0.0,
+        decoder_layerdrop=0.0,
+        positional_dropout=model.dropout,
+        hidden_dropout=model.dropout,
+        attention_dropout=model.dropout,
+        activation_dropout=model.dropout,
+        speech_decoder_prenet_units=model.width,
+        speech_decoder_postnet_units=model.width,
+        speech_decoder_postnet_layers=3,
+        speech_decoder_postnet_dropout=model.dropout,
+        speaker_embedding_dim=16,
+    )
+    network = SpeechT5ForTextToSpeech._from_config(config, attn_implementation="eager")  # its loss reads attention
+    return SpeechT5Processor(SpeechT5FeatureExtractor(), tokenizer), TaskModel(network)
+
+
+def speak(model: Any, input_ids: Tensor) -> np.ndarray:
+    """Return the spectrogram of a text, the same for the same model: the decoder's own dropout is seeded.
+
+    Args:
+        model: A SpeechT5, perhaps with an adapter.
+        input_ids: The text's tokens, shape (tokens,).
+
+    Returns:
+        log10 of mel magnitudes, float32, shape (frames, bands).
+    """
+    import torch
+
+    speaker = input_ids.new_zeros((1, model.config.speaker_embedding_dim), dtype=torch.float32)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        frames = model.generate(input_ids[None], speaker_embeddings=speaker)
+    return frames.float().cpu().numpy()
+
+
+def _build_letter_tokenizer(texts: Sequence[str]) -> Any:
+    """Return SpeechT5's tokenizer with a SentencePiece model of the texts' letters."""
+    import io
+
+    import sentencepiece
+    from transformers import SpeechT5Tokenizer
+
+    trained = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_writer=trained,
+        model_type="char",
+        vocab_size=10_000,
+        hard_vocab_limit=False,
+        character_coverage=1.0,
+        bos_id=0,
+        pad_id=1,
+        eos_id=2,
+        unk_id=3,
+        minloglevel=2,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "spm_char.model")
+        file.write_bytes(trained.getvalue())
+        return SpeechT5Tokenizer(str(file))
