@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from startup_llm.config import ScratchModelConfig
     from startup_llm.models.checkpoints import Checkpoint
 
+SPEAKER_WIDTH = 512
+"""Width of SpeechT5's vector of a voice (an x-vector). One voice is trained here, whose vector is all zeros."""
+
 
 def build_speech_synthesiser(checkpoint: Checkpoint, *, dropout: float, trust_remote_code: bool) -> TaskModel:
     """Load a SpeechT5 checkpoint.
@@ -46,7 +49,7 @@ def build_speech_synthesiser(checkpoint: Checkpoint, *, dropout: float, trust_re
         raise UserError(f"checkpoint {checkpoint.name} has no weights {missing[0]}; choose one that can speak")
     set_dropout(model, dropout)
     model.config.encoder_layerdrop = model.config.decoder_layerdrop = 0.0
-    return TaskModel(model)
+    return TaskModel(model, head_modules=("speech_decoder_postnet",))  # its batch norm counts while it is trained
 
 
 def build_scratch_speecht5(texts: Sequence[str], model: ScratchModelConfig) -> tuple[Any, TaskModel]:
@@ -83,7 +86,7 @@ def build_scratch_speecht5(texts: Sequence[str], model: ScratchModelConfig) -> t
         speech_decoder_postnet_units=model.width,
         speech_decoder_postnet_layers=3,
         speech_decoder_postnet_dropout=model.dropout,
-        speaker_embedding_dim=16,
+        speaker_embedding_dim=SPEAKER_WIDTH,
     )
     network = SpeechT5ForTextToSpeech._from_config(config, attn_implementation="eager")  # its loss reads attention
     return SpeechT5Processor(SpeechT5FeatureExtractor(), tokenizer), TaskModel(network)
@@ -101,7 +104,7 @@ def speak(model: Any, input_ids: Tensor) -> np.ndarray:
     """
     import torch
 
-    speaker = input_ids.new_zeros((1, model.config.speaker_embedding_dim), dtype=torch.float32)
+    speaker = input_ids.new_zeros((1, SPEAKER_WIDTH), dtype=torch.float32)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         frames = model.generate(input_ids[None], speaker_embeddings=speaker)

@@ -13,7 +13,7 @@ from startup_llm.data.audio import read_audio, write_wav
 from startup_llm.data.recordings import load_transcribed_recordings, read_bytes, read_recordings
 from startup_llm.data.spectrograms import SAMPLING_RATE, compute_speech_frames, draw_spectrograms
 from startup_llm.errors import UserError
-from startup_llm.models.speech_synthesis import build_scratch_speecht5, build_speech_synthesiser, speak
+from startup_llm.models.speech_synthesis import SPEAKER_WIDTH, build_scratch_speecht5, build_speech_synthesiser, speak
 from startup_llm.tasks.base import Collator, Task, Truncation
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ class TextToSpeech(Task):
                 "input_ids": pad_sequence(ids, batch_first=True, padding_value=padding),
                 "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
             }
+            batch["speaker_embeddings"] = torch.zeros(len(rows), SPEAKER_WIDTH)
             if "labels" in rows[0]:
                 frames = [compute_frames(row["labels"]) for row in rows]
                 batch["labels"] = pad_sequence(frames, batch_first=True, padding_value=-100.0)
@@ -229,7 +230,7 @@ class TextToSpeech(Task):
         processor, model = self.restore_processor(model_folder), self.load_plain(model_folder).eval()
         vocoder = GriffinLim(processor.feature_extractor)
         say = pipeline(self.tag, model=model_folder, vocoder=vocoder, dtype="float32", device="cpu")
-        speaker = torch.zeros(1, model.config.speaker_embedding_dim)
+        speaker = torch.zeros(1, SPEAKER_WIDTH)
         largest = 0.0
         for text in rows["text"][:CHECKED_ROWS]:
             own = vocoder(torch.from_numpy(speak(model, torch.tensor(processor.tokenizer(text)["input_ids"]))))
