@@ -73,6 +73,10 @@ def predict(config: PredictConfig) -> None:
         call_on_main_process(lambda: check_head(checkpoint, task.find_auto_class(str(checkpoint.path))))
         processor = task.load_processor(checkpoint, ModelConfig(max_length_tokens=sys.maxsize))
     model = task.load_plain(str(checkpoint.path)).to(state.device)
+    if config.max_new_tokens is not None:
+        if not hasattr(model, "generation_config"):
+            raise UserError(f"max_new_tokens {config.max_new_tokens}: {task.tag} writes nothing; leave it out")
+        model.generation_config.max_new_tokens = config.max_new_tokens
     plan = plan_speed() if config.compute_dtype == "auto" else plan_speed().exact()
     with target if state.is_main_process else nullcontext():
         call_on_main_process(lambda: target.open(survey.columns, task.example_answer(model.config), survey.schema))

@@ -34,7 +34,7 @@ class ModelConfig:
     trust_remote_code: bool = False
     """Run Python code that comes with the checkpoint. Leave off unless you have read that code."""
     chat_template: str | None = None
-    """How a conversation is written, where the checkpoint's tokenizer does not know: chatml, plain, or a Jinja file."""
+    """How conversations are written, where the checkpoint's tokenizer does not say: chatml, plain, or a Jinja file."""
     pooling: Literal["auto", "mean", "cls", "last", "native"] = "auto"
     """How token features become one vector; auto follows the checkpoint, native is the architecture's own head."""
     max_length_tokens: int = 256
@@ -449,6 +449,8 @@ class PredictConfig:
     compute_dtype: Literal["float32", "auto"] = "float32"
     """float32 gives the numbers of `transformers.pipeline`; auto may take bfloat16, faster on most GPUs, which moves
     a score by up to about 0.01."""
+    max_new_tokens: int | None = None
+    """Most tokens that are written for a row; default what the model's generation config says."""
     piece_rows: int = 10_000
     """Rows held in memory at a time; 1 answers each line of a pipe as it comes."""
 

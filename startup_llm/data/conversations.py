@@ -48,7 +48,7 @@ def find_conversation_form(rows: datasets.Dataset, data: DataConfig) -> str | No
     if data.speakers:
         return "dialogue"
     found = next((form for form, names in FORM_COLUMNS.items() if columns.issuperset(names)), None)
-    if found is None or data.text_column and data.text_column not in FORM_COLUMNS[found]:
+    if found is None or (data.text_column and data.text_column not in FORM_COLUMNS[found]):
         return None
     texts = [name for name in TEXT_NAMES if name in columns]
     if texts and not data.text_column:
@@ -168,7 +168,7 @@ def render_plain(messages: Messages) -> tuple[str, list[bool]]:
 
 
 def join_answers(messages: Messages) -> str:
-    """Return the assistant's words, each turn closed by a line end: what a conversation's figures count as its text."""
+    """Return the assistant's words, each turn closed by a line end: the text that a conversation's figures are of."""
     return "".join(message["content"] + "\n" for message in messages if message["role"] == "assistant")
 
 

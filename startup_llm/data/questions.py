@@ -150,6 +150,8 @@ class Questions:
             column: [value if self._fault_of("text", value) is None else None for value in first.values(column)]
             for column in first.columns
         }
+        if "messages" not in known.values() and any(texts.get("messages", ())):  # a conversation to be answered
+            known = {"text": "messages", **known}
         columns = known.get("text"), known.get("text_pair")
         found = find_text_columns(datasets.Dataset.from_dict(texts), *columns, option="--columns.text")
         return {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from startup_llm.config import DataConfig
 from startup_llm.data.columns import find_text_columns
-from startup_llm.data.sources import SPLIT_ALIASES, load_splits
+from startup_llm.data.sources import SPLIT_ALIASES, LoadedData, load_splits
 from startup_llm.data.splits import make_splits
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError, nearest
@@ -23,7 +23,7 @@ PASSAGE_CHARACTERS = 500
 END, UNKNOWN = "<|endoftext|>", "<|unknown|>"
 
 
-def load_running_text(data: DataConfig) -> TaskData:
+def load_running_text(data: DataConfig, loaded: LoadedData | None = None) -> TaskData:
     """Load text for language modelling.
 
     Text files are one running text: what is not given as a split of its own is cut off its end, so that no passage of
@@ -31,6 +31,7 @@ def load_running_text(data: DataConfig) -> TaskData:
 
     Args:
         data: Names .txt files, a folder of them, or a table or dataset with a column of text.
+        loaded: The table or dataset, where it has been loaded.
 
     Returns:
         Splits of passages: row, text, and `ends`, whether a document ends with the passage. Joined in their order, the
@@ -39,9 +40,9 @@ def load_running_text(data: DataConfig) -> TaskData:
     Raises:
         UserError: If a file is missing, is not UTF-8 or holds no text, or a split would be empty.
     """
-    if files := _find_text_files(data):
+    if files := find_text_files(data):
         return _load_files(files, data)
-    loaded = load_splits(data)
+    loaded = loaded or load_splits(data)
     column, _ = find_text_columns(loaded.splits["train"], data.text_column)
     splits, notes = make_splits(loaded.splits, data, group_by=data.group_column)
     documents = {}
@@ -96,7 +97,7 @@ def train_character_tokenizer(texts: Sequence[str], max_length_tokens: int) -> P
     )
 
 
-def _find_text_files(data: DataConfig) -> dict[str, list[Path]]:
+def find_text_files(data: DataConfig) -> dict[str, list[Path]]:
     """Return the .txt files per split; none where the data are something else."""
     given = {"train": data.train_file, "validation": data.validation_file, "test": data.test_file}
     files = {

@@ -1,22 +1,23 @@
 """How well a text is predicted: metrics of a language model, and the n-gram models that it has to beat.
 
-A reference is a passage. A prediction is what a model says of it: [nats, tokens], the negative log-likelihood of the
-tokens that it predicts there, and their number. Bits per byte do not depend on how a model cuts its tokens; loss and
-perplexity per token compare models with the same tokens alone.
+A reference is a passage, or what an assistant says in a conversation. A prediction is what a model says of it:
+[nats, tokens], the negative log-likelihood of the tokens that it predicts there, and their number. Bits per byte do
+not depend on how a model cuts its tokens; loss and perplexity per token compare models with the same tokens alone.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from startup_llm.data.conversations import render_plain
 from startup_llm.errors import UserError
 
 if TYPE_CHECKING:
-    from datasets import DatasetDict
+    from datasets import Dataset, DatasetDict
 
     from startup_llm.data.task_data import TaskData
 
@@ -117,24 +118,50 @@ def _look_up(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.nda
     return np.where(keys[places] == wanted, values[places], 0)
 
 
+def count_preference(references: Sequence[Any], predictions: Sequence[Sequence[float]]) -> np.ndarray:
+    """Return for each pair whether the chosen answer is preferred, half for a tie, and 1; shape (rows, 2).
+
+    A prediction is [reward margin, margin]: how much more the chosen answer gained than the rejected one since the
+    model before, and how much likelier it is.
+    """
+    reward = np.sign(np.asarray(predictions, dtype=float).reshape(-1, 2)[:, 0]) / 2 + 0.5
+    return np.stack([reward, np.ones_like(reward)], axis=1)
+
+
+def count_likelier(references: Sequence[Any], predictions: Sequence[Sequence[float]]) -> np.ndarray:
+    """Return for each pair whether the chosen answer is the likelier one, half for a tie, and 1; shape (rows, 2)."""
+    return count_preference(references, np.asarray(predictions, dtype=float).reshape(-1, 2)[:, ::-1])
+
+
+def _read_characters(rows: Dataset) -> tuple[str, np.ndarray, list[int]]:
+    """Return the text of a split, which of its characters count, and the length of each row."""
+    if "messages" in rows.column_names:
+        rendered = [render_plain(messages) for messages in rows["messages"]]
+    else:
+        rendered = [(text, [True] * len(text)) for text in rows["text"]]
+    counted = np.concatenate([np.asarray(own, dtype=bool) for _, own in rendered])
+    return "".join(text for text, _ in rendered), counted, [len(text) for text, _ in rendered]
+
+
 def predict_ngrams(splits: DatasetDict, order: int) -> list[list[float]]:
     """Model the characters of the test text by n-grams of the training text.
 
     Args:
-        splits: train and test, with a column text.
+        splits: train and test, with a column text, or messages, of which the assistant's count.
         order: Length of the longest n-gram.
 
     Returns:
-        [nats, characters] of each test passage.
+        [nats, characters] of each test row.
     """
-    train, test = ("".join(splits[name]["text"]) for name in ("train", "test"))
+    train, _, _ = _read_characters(splits["train"])
+    test, counted, lengths = _read_characters(splits["test"])
     numbers = {character: number for number, character in enumerate(sorted(set(train)))}
     unknown = len(numbers)
     encode = lambda text: np.array([numbers.get(character, unknown) for character in text], dtype=np.int64)  # noqa: E731
-    nats = -KneserNey(encode(train), unknown + 1, order).log_likelihood(encode(test))
-    lengths = [len(text) for text in splits["test"]["text"]]
+    nats = -KneserNey(encode(train), unknown + 1, order).log_likelihood(encode(test)) * counted
     starts = np.cumsum([0, *lengths[:-1]])
-    return [[float(total), float(count)] for total, count in zip(np.add.reduceat(nats, starts), lengths, strict=True)]
+    sums = zip(np.add.reduceat(nats, starts), np.add.reduceat(counted.astype(int), starts), strict=True)
+    return [[float(total), float(count)] for total, count in sums]
 
 
 def predict_unigram(splits: DatasetDict, data: TaskData) -> list[list[float]]:

@@ -16,7 +16,9 @@ from startup_llm.evaluation.language_modelling import (
     combine_byte_perplexity,
     combine_loss,
     combine_perplexity,
+    count_likelier,
     count_likelihood,
+    count_preference,
 )
 
 if TYPE_CHECKING:
@@ -140,6 +142,8 @@ METRICS: dict[str, MetricFunction] = {
     "bits_per_byte": additive(count_likelihood, combine_bits_per_byte, lower_is_better=True),
     "loss": additive(count_likelihood, combine_loss, lower_is_better=True),
     "perplexity": additive(count_likelihood, combine_perplexity, lower_is_better=True),
+    "reward_accuracy": additive(count_preference, text_overlap.combine_mean),
+    "preference_accuracy": additive(count_likelier, text_overlap.combine_mean),
     "byte_perplexity": additive(count_likelihood, combine_byte_perplexity, lower_is_better=True),
 }
 

@@ -90,7 +90,7 @@ def finish_run(
         scores = score_models(metrics, task.references(test), predictions, candidate, config.evaluation)
         errors = describe_errors(task, test, outputs, predictions[candidate], data)
         if written := task.write_samples(model, prepared.processor, test):
-            errors["gallery"] = [*errors.get("gallery", []), *written]
+            errors["gallery"] = [*errors.get("gallery", []), *written, *trained.samples]
         task.write_files(run.path, test, outputs, prepared.processor)
     with stage("reload gate"):
         arguments = prepared.task_model.load_arguments
@@ -132,6 +132,7 @@ def finish_run(
             "max_length_tokens": getattr(prepared.processor, "model_max_length", None),
             **{name: asdict(cut) for name, cut in prepared.truncation.items()},
         },
+        "processor": task.describe_processor(prepared.processor),
         "reload_gate": dict(gate),
         "load": {"adapter_model_kwargs": dict(prepared.task_model.load_arguments), "python": load_code},
         "plan": prepared.plan.as_dict(),

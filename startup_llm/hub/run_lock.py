@@ -119,6 +119,7 @@ def build_run_lock(
             "weights_sha256": checkpoint.weights_sha256,
             "files": _hash_files(Path(checkpoint.path), CHECKPOINT_FILES) if checkpoint.weights_sha256 else {},
         },
+        "processor": results.get("processor", {}),
         "outputs": _hash_files(run.path, OUTPUT_FILES),
         "metrics": {
             model: {

@@ -55,6 +55,7 @@ class Task(ABC):
         question_files: Whether a question is a file: its column then holds absolute paths.
         scratch_load_code: Python that loads a model from scratch from the Hub repository REPOSITORY, where no Auto
             class does.
+        samples_each_epoch: Whether `write_samples` is shown after each epoch too.
         errors: Name of what looks into the answers, a key of `evaluation.results.DESCRIBERS`; empty for nothing.
     """
 
@@ -63,6 +64,7 @@ class Task(ABC):
     peft_task_type: str | None
     supports_probe = False
     errors = ""
+    samples_each_epoch = False
     question_columns: tuple[str, ...] = ("text",)
     question_files = False
     scratch_load_code: str | None = None
@@ -82,6 +84,10 @@ class Task(ABC):
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(path)
+
+    def describe_processor(self, processor: Any) -> dict[str, Any]:
+        """Return what of the processor belongs to a run's results beside its files, such as a template's hash."""
+        return {}
 
     @abstractmethod
     def build_model(
@@ -121,6 +127,14 @@ class Task(ABC):
             Inputs, `labels` where the rows have them, and `length`: what a row costs, in tokens, patches or frames.
             A raw row may become several; columns that begin with an underscore are for `decide` alone.
         """
+
+    def pack(self, encoded: Dataset, processor: Any) -> Dataset:
+        """Put several encoded rows into each row to train on, none of which sees another.
+
+        Raises:
+            UserError: If the task has no such thing.
+        """
+        raise UserError(f"data.packing: {self.tag} packs no rows; leave it out")
 
     @abstractmethod
     def build_collator(self, processor: Any) -> Collator:

@@ -95,7 +95,8 @@ class SequenceToSequence(Task):
 
     def compute_outputs(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
         """Write a text for each row: the likeliest token at each step, or as the model's generation config says."""
-        written = model.generate(**batch, max_new_tokens=MOST_WRITTEN_TOKENS)
+        most = model.generation_config.max_new_tokens or MOST_WRITTEN_TOKENS
+        written = model.generate(**batch, max_new_tokens=most)
         return [np.array(text.strip()) for text in processor.batch_decode(written, skip_special_tokens=True)]
 
     def compute_scores(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:

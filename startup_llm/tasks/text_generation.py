@@ -1,4 +1,4 @@
-"""Text generation: the next token of running text."""
+"""Text generation: the next token of running text, or of what an assistant says."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from startup_llm.data.running_text import load_running_text, train_character_tokenizer
+from startup_llm.data.chat_templates import find_end_of_turn, hash_chat_template, set_chat_template
+from startup_llm.data.conversations import build_conversations, find_conversation_fault, find_conversation_form
+from startup_llm.data.running_text import find_text_files, load_running_text, train_character_tokenizer
+from startup_llm.data.sources import load_splits
 from startup_llm.errors import UserError
 from startup_llm.models.causal_language_model import build_causal_language_model
 from startup_llm.models.task_model import TaskModel
 from startup_llm.tasks.base import Collator, Task, Truncation
+from startup_llm.tasks.conversations import Conversations, Preferences, encode_prompt, pack_conversations
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,19 +33,49 @@ SAMPLES, SAMPLE_TOKENS = 3, 200
 
 
 class TextGeneration(Task):
-    """Columns text and ends; an output is the negative log-likelihood of each token after a block's first, in nats."""
+    """An output is the negative log-likelihood of each token after an encoded row's first, in nats.
+
+    Rows are passages of running text (columns text and ends), conversations (messages) or preferences (chosen and
+    rejected); `find_form` tells them apart.
+    """
 
     tag = "text-generation"
     auto_class = "AutoModelForCausalLM"
     peft_task_type = "CAUSAL_LM"
+    samples_each_epoch = True
 
     def load_data(self, data: DataConfig) -> TaskData:
-        """Read, check and split the text.
+        """Read, check and split the text or the conversations.
 
         Raises:
-            UserError: On anything wrong with the files or the column.
+            UserError: On anything wrong with the files, the columns or a conversation.
         """
-        return load_running_text(data)
+        if find_text_files(data):
+            return load_running_text(data)
+        loaded = load_splits(data)
+        if form := find_conversation_form(loaded.splits["train"], data):
+            return build_conversations(loaded, data, form)
+        return load_running_text(data, loaded)
+
+    def load_processor(self, checkpoint: Checkpoint, model: ModelConfig) -> PreTrainedTokenizerBase:
+        """Load the tokenizer, with the chat template that the config names.
+
+        Raises:
+            UserError: If there is no such template, or the tokenizer has not its tokens.
+        """
+        tokenizer = super().load_processor(checkpoint, model)
+        if model.chat_template:
+            set_chat_template(tokenizer, model.chat_template)
+        return tokenizer
+
+    def describe_processor(self, processor: PreTrainedTokenizerBase) -> dict[str, Any]:
+        """Return the chat template's hash."""
+        digest = hash_chat_template(processor)
+        return {"chat_template_sha256": digest} if digest else {}
+
+    def find_form(self, rows: Dataset) -> Conversations | None:
+        """Return what knows the rows' form; None for running text."""
+        return next((form for form in FORMS if set(form.columns) <= set(rows.column_names)), None)
 
     def build_model(
         self,
@@ -51,13 +85,18 @@ class TextGeneration(Task):
         model: ModelConfig,
         attention_kernel: str | None,
     ) -> TaskModel:
-        """Load a GPT-style checkpoint."""
-        return build_causal_language_model(
+        """Load a GPT-style checkpoint; where it is to converse, it stops writing at the end of a turn."""
+        built = build_causal_language_model(
             checkpoint,
             dropout=model.dropout,
             attention_kernel=attention_kernel,
             trust_remote_code=model.trust_remote_code,
         )
+        if self.find_form(data.splits["train"]):
+            ends = dict.fromkeys([find_end_of_turn(processor), processor.eos_token_id])
+            built.model.generation_config.eos_token_id = [token for token in ends if token is not None]
+            built.model.generation_config.pad_token_id = processor.pad_token_id
+        return built
 
     def build_scratch_model(
         self, data: TaskData, model: ScratchModelConfig, attention_kernel: str
@@ -101,10 +140,13 @@ class TextGeneration(Task):
         document that ends is followed by the end token, where the tokenizer has one.
 
         Returns:
-            input_ids, labels, length, and `_rows`: the place of each token's passage among the rows.
+            input_ids, labels, length, and `_rows`: the place of each token's passage among the rows. Conversations
+            are laid out as their form says.
         """
         import datasets
 
+        if form := self.find_form(rows):
+            return form.encode(rows, processor)
         size, end = processor.model_max_length, processor.eos_token_id
         encoded = processor(list(rows["text"]), add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
         if end is not None:
@@ -127,6 +169,16 @@ class TextGeneration(Task):
         """Stack blocks; one that is shorter than the others is padded on the right."""
         return BlockCollator(processor.pad_token_id)
 
+    def pack(self, encoded: Dataset, processor: PreTrainedTokenizerBase) -> Dataset:
+        """Put several conversations into each row.
+
+        Raises:
+            UserError: For running text, whose blocks are full as they are.
+        """
+        if encoded["labels"][0] == encoded["input_ids"][0]:
+            raise UserError("data.packing: running text fills its blocks by itself; leave it out")
+        return pack_conversations(encoded, processor.model_max_length)
+
     def count_targets(self, batch: dict[str, Tensor]) -> Tensor:
         """Count the tokens that are predicted: all with a label but the first."""
         return (batch["labels"][:, 1:] != -100).sum(dim=1)
@@ -142,27 +194,37 @@ class TextGeneration(Task):
 
     def metrics(self, data: TaskData) -> tuple[str, ...]:
         """Name the metrics; bits per byte decide, for they compare models whatever their tokens."""
-        return ("bits_per_byte", "loss", "perplexity", "byte_perplexity")
+        return (self.find_form(data.splits["test"]) or FORMS[-1]).metrics
 
     def baselines(self, data: TaskData) -> tuple[str, ...]:
         """Name the baselines."""
-        return ("character-unigram", "character-trigram", "character-sixgram")
+        return (self.find_form(data.splits["test"]) or FORMS[-1]).baselines
 
     def references(self, rows: Dataset) -> list[str]:
-        """Return the passages."""
-        return list(rows["text"])
+        """Return the passages, or the assistant's words."""
+        form = self.find_form(rows)
+        return form.references(rows) if form else list(rows["text"])
 
     def decide(
         self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData
     ) -> list[list[float]]:
-        """Return [nats, tokens] of each passage."""
+        """Return [nats, tokens] of each passage, or what the rows' form makes of them."""
+        form = self.find_form(rows) or FORMS[-1]
         owners = np.concatenate([block[1:] for block in encoded["_rows"]])
-        nats = np.bincount(owners, weights=np.concatenate(outputs), minlength=len(rows))
-        tokens = np.bincount(owners, minlength=len(rows))
-        return [[float(total), float(count)] for total, count in zip(nats, tokens, strict=True)]
+        wanted = np.concatenate([block[1:] for block in encoded["labels"]]) != -100
+        texts = len(rows) * len(form.columns)
+        nats = np.bincount(owners[wanted], weights=np.concatenate(outputs)[wanted], minlength=texts)
+        return form.decide(nats, np.bincount(owners[wanted], minlength=texts), encoded)
+
+    def summarize(self, rows: Dataset) -> list[str]:
+        """Return a line of text for each row, to name it in a report."""
+        form = self.find_form(rows)
+        return form.summarize(rows) if form else super().summarize(rows)
 
     def show(self, rows: Dataset, predictions: Sequence[Any], data: TaskData) -> list[dict[str, Any]]:
         """Show the passages that cost the model most and least per token."""
+        if form := self.find_form(rows):
+            return form.show(rows, predictions)
         costs = np.array([nats / max(tokens, 1) for nats, tokens in predictions])
         order = np.argsort(costs)
         return [
@@ -175,49 +237,75 @@ class TextGeneration(Task):
         ]
 
     def write_samples(self, model: Any, processor: Any, rows: Dataset) -> list[dict[str, Any]]:
-        """Continue the beginnings of passages by chance, the same for the same model."""
+        """Continue the beginnings of passages by chance, the same for the same model; answer conversations."""
         import torch
 
+        if form := self.find_form(rows):
+            questions = form.list_questions(rows)
+            with torch.inference_mode():
+                answers = self._write(model, processor, [question for question, _ in questions], do_sample=False)
+            return [
+                {
+                    "title": "An answer by the model",
+                    "kind": "text",
+                    "pairs": [[question[-1]["role"], question[-1]["content"]], ["meant", meant], ["written", answer]],
+                }
+                for (question, meant), answer in zip(questions, answers, strict=True)
+            ]
         encoded = processor(rows["text"][:SAMPLES], add_special_tokens=False, verbose=False)["input_ids"]
-        pairs = []
+        prompts = [ids[: min(PROMPT_TOKENS, processor.model_max_length // 2)] for ids in encoded]
         with torch.random.fork_rng(), torch.inference_mode():
             torch.manual_seed(0)
-            for ids in (passage[: min(PROMPT_TOKENS, processor.model_max_length // 2)] for passage in encoded):
-                written = model.generate(
-                    input_ids=torch.tensor([ids], device=model.device),
-                    attention_mask=torch.ones(1, len(ids), dtype=torch.long, device=model.device),
-                    do_sample=True,
-                    temperature=0.8,
-                    max_new_tokens=min(SAMPLE_TOKENS, processor.model_max_length - len(ids)),
-                    pad_token_id=processor.pad_token_id,
-                )[0, len(ids) :]
-                pairs.append([processor.decode(ids), processor.decode(written, skip_special_tokens=True)])
+            written = self._continue(model, processor, prompts, do_sample=True, temperature=0.8)
+        pairs = [[processor.decode(ids), text] for ids, text in zip(prompts, written, strict=True)]
         return [{"title": "Written by the model (temperature 0.8)", "kind": "text", "pairs": pairs}]
+
+    def _write(self, model: Any, processor: Any, conversations: Sequence[Any], **how: Any) -> list[str]:
+        most = processor.model_max_length // 2
+        return self._continue(model, processor, [encode_prompt(processor, c, most) for c in conversations], **how)
+
+    def _continue(self, model: Any, processor: Any, prompts: Sequence[list[int]], **how: Any) -> list[str]:
+        """Continue token ids one by one, for a padded prompt would need padding on the left."""
+        import torch
+
+        most = model.generation_config.max_new_tokens or SAMPLE_TOKENS
+        texts = []
+        for ids in prompts:
+            written = model.generate(
+                input_ids=torch.tensor([ids], device=model.device),
+                attention_mask=torch.ones(1, len(ids), dtype=torch.long, device=model.device),
+                max_new_tokens=max(1, min(most, processor.model_max_length - len(ids))),
+                pad_token_id=processor.pad_token_id,
+                **how,
+            )[0, len(ids) :]
+            texts.append(processor.decode(written, skip_special_tokens=True))
+        return texts
+
+    def find_question_fault(self, column: str, value: Any) -> str | None:
+        """Return what is wrong with a prompt, which is a text or a conversation."""
+        if isinstance(value, list):
+            return find_conversation_fault(value, question=True)
+        return super().find_question_fault(column, value)
 
     def encode_questions(self, rows: Dataset, processor: PreTrainedTokenizerBase) -> Dataset:
         """Tokenize prompts; of a long one the end is kept, so that half of the model's length is left to write."""
         import datasets
 
         most = processor.model_max_length // 2
-        ids = processor(list(rows["text"]), add_special_tokens=False, verbose=False)["input_ids"]
+        prompts = list(rows["text"])
+        if prompts and isinstance(prompts[0], list):
+            ids = [encode_prompt(processor, messages, most) for messages in prompts]
+        else:
+            ids = processor(prompts, add_special_tokens=False, verbose=False)["input_ids"]
         ids = [prompt[-most:] for prompt in ids]
         return datasets.Dataset.from_dict({"input_ids": ids, "length": list(map(len, ids))})
 
     def compute_answers(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
         """Continue each prompt as the model's generation config says; by default by the likeliest token."""
-        most = min(SAMPLE_TOKENS, processor.model_max_length // 2)
         ids, mask = batch["input_ids"], batch.get("attention_mask")
-        texts = []
-        for row, prompt in enumerate(ids):  # one by one: a padded prompt would need padding on the left
-            prompt = prompt[mask[row].bool()] if mask is not None else prompt
-            written = model.generate(
-                input_ids=prompt[None],
-                attention_mask=prompt.new_ones(1, len(prompt)),
-                max_new_tokens=most,
-                pad_token_id=processor.pad_token_id,
-            )[0, len(prompt) :]
-            texts.append(np.array(processor.decode(written, skip_special_tokens=True)))
-        return texts
+        lengths = mask.sum(dim=1).tolist() if mask is not None else [ids.shape[1]] * len(ids)
+        prompts = [row[:length] for row, length in zip(ids.tolist(), lengths, strict=True)]
+        return [np.array(text) for text in self._continue(model, processor, prompts)]
 
     def answer(
         self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
@@ -242,20 +330,38 @@ class TextGeneration(Task):
         model, tokenizer = self.load_plain(model_folder).eval(), self.restore_processor(model_folder)
         most = min(CHECKED_TOKENS, tokenizer.model_max_length // 2)
         how = {"do_sample": False, "max_new_tokens": most, "pad_token_id": tokenizer.pad_token_id}
-        for text in rows["text"][:CHECKED_PROMPTS]:
-            ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-            prompt = tokenizer.decode(ids[: min(PROMPT_TOKENS, most)])
-            inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
+        form = self.find_form(rows)
+        for prompt in self._list_prompts(rows, tokenizer, most):
+            if form:
+                ids = torch.tensor([encode_prompt(tokenizer, prompt, tokenizer.model_max_length)])
+            else:
+                ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
             with torch.inference_mode():
-                plain = model.generate(**inputs, **how)[0, inputs["input_ids"].shape[1] :]
+                plain = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **how)[0, ids.shape[1] :]
             answer = write(prompt, return_full_text=False, **how)[0]["generated_text"]
             if answer != tokenizer.decode(plain, skip_special_tokens=True):
                 return float("inf")
         return 0.0
 
+    def _list_prompts(self, rows: Dataset, tokenizer: Any, most: int) -> list[Any]:
+        """Return short prompts: the beginnings of passages, or questions of conversations."""
+        if form := self.find_form(rows):
+            room = tokenizer.model_max_length - most
+            questions = [question for question, _ in form.list_questions(rows)]
+            fitting = [q for q in questions if len(encode_prompt(tokenizer, q, room + 1)) <= room]
+            return fitting[:CHECKED_PROMPTS]
+        passages = tokenizer(rows["text"][:CHECKED_PROMPTS], add_special_tokens=False, verbose=False)["input_ids"]
+        return [tokenizer.decode(ids[: min(PROMPT_TOKENS, most)]) for ids in passages]
+
+
+FORMS = (Preferences(), Conversations())
+
 
 class BlockCollator:
     """Makes a batch of blocks of tokens; a mask comes with it only where there is padding.
+
+    Packed blocks have no mask: it would keep the model from telling their parts apart by position_ids. Their padding
+    is a part of its own, which nothing sees.
 
     Args:
         pad_token_id: Fills shorter blocks; its labels are -100.
@@ -265,7 +371,11 @@ class BlockCollator:
         self.pad_token_id = pad_token_id
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Return input_ids, labels where the rows have them, and perhaps attention_mask; shape (rows, tokens)."""
+        """Return input_ids, labels and position_ids where the rows have them, and perhaps attention_mask.
+
+        Returns:
+            Each of shape (rows, tokens).
+        """
         import torch
 
         lengths = [len(row["input_ids"]) for row in rows]
@@ -276,6 +386,9 @@ class BlockCollator:
             for name, fill in fills.items()
             if name in rows[0]
         }
-        if min(lengths) < longest:
+        if "position_ids" in rows[0]:
+            places = [[*row["position_ids"], *range(longest - len(row["position_ids"]))] for row in rows]
+            batch["position_ids"] = torch.tensor(places)
+        elif min(lengths) < longest:
             batch["attention_mask"] = (torch.arange(longest) < torch.tensor(lengths)[:, None]).long()
         return batch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from startup_llm.training.probe import compute_feature_norm, fit_linear_probe, w
 from startup_llm.training.processes import call_on_main_process
 from startup_llm.training.reload_gate import ReloadError
 from startup_llm.training.speed import SpeedPlan, plan_speed, resume_plan, store_frozen_weights, use_threads
-from startup_llm.training.trainer import build_trainer, build_training_arguments
+from startup_llm.training.trainer import SampleWriter, build_trainer, build_training_arguments
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -92,12 +92,14 @@ class Trained:
         history: The trainer's log.
         trainable_parameters: Number of weights that were trained.
         throughput: train_examples_per_second and train_tokens_per_second; empty where nothing was trained.
+        samples: What the model wrote after each epoch: items of the report's gallery.
     """
 
     model: Any
     history: list[dict[str, float]]
     trainable_parameters: int
     throughput: dict[str, float]
+    samples: Sequence[dict[str, Any]] = ()
 
 
 def choose_plan(config: FinetuneConfig | PretrainConfig, run: RunFolder) -> SpeedPlan:
@@ -256,10 +258,15 @@ def run_trainer(
         decides if validation is not None else "",
         lower_is_better=not by_metric or get_metric(metric).lower_is_better,
     )
+    train_rows = prepared.encoded["train"]
+    if config.data.packing:
+        if plan.attention_kernel == "flash_attention_2":
+            raise UserError("data.packing: flash_attention_2 tells packed rows apart one by one only; use sdpa")
+        train_rows = task.pack(train_rows, prepared.processor)
     trainer, clock = build_trainer(
         model,
         arguments,
-        train_rows=prepared.encoded["train"],
+        train_rows=train_rows,
         validation_rows=validation.sort("length") if validation is not None else None,
         task=task,
         processor=prepared.processor,
@@ -269,6 +276,8 @@ def run_trainer(
         tokens_per_batch=None if plan.plain else plan.tokens_per_batch,
         early_stopping_patience=config.early_stopping_patience,
     )
+    writer = SampleWriter(task, prepared.processor, prepared.data.splits.get("validation"))
+    trainer.add_callback(writer)
     if before is not None:
         before(trainer)
     last = run.last_checkpoint() if config.resume else None
@@ -278,14 +287,14 @@ def run_trainer(
         examples = (
             clock.steps * arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
         )
-        examples = min(examples, round(len(prepared.encoded["train"]) * arguments.num_train_epochs))
-        tokens = float(np.mean(prepared.encoded["train"]["length"]))
+        examples = min(examples, round(len(train_rows) * arguments.num_train_epochs))
+        tokens = float(np.mean(train_rows["length"]))
         throughput = {
             "train_examples_per_second": examples / clock.seconds,
             "train_tokens_per_second": examples * tokens / clock.seconds,
         }
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return Trained(model, trainer.state.log_history, trainable, throughput)
+    return Trained(model, trainer.state.log_history, trainable, throughput, writer.samples)
 
 
 def save_model(trained: Trained, prepared: Prepared, config: FinetuneConfig, run: RunFolder) -> PreTrainedModel:

@@ -113,10 +113,10 @@ class HeadTrainer(Trainer):
 def _select_rows(inputs: dict[str, Tensor], rows: Tensor, length: int) -> dict[str, Tensor]:
     """Take rows of a right-padded batch and cut the padding that none of them needs.
 
-    What is as wide as the attention mask is cut with it, except labels in floats, which are not per token; labels of
-    another width are cut behind their last target.
+    What is as wide as the attention mask, or else as the tokens, is cut with it, except labels in floats, which are
+    not per token; labels of another width are cut behind their last target.
     """
-    width = inputs["attention_mask"].shape[1] if "attention_mask" in inputs else None
+    width = next((inputs[name].shape[1] for name in ("attention_mask", "input_ids") if name in inputs), None)
     part = {}
     for name, values in inputs.items():
         part[name] = values[rows]
@@ -145,6 +145,28 @@ class TrainingClock(TrainerCallback):
         """Stop the clock."""
         self.seconds += time.perf_counter() - self._start
         self.steps += 1
+
+
+class SampleWriter(TrainerCallback):
+    """Keeps what the model writes after each epoch, where the task has such a thing and one process trains alone.
+
+    Attributes:
+        samples: Items of the report's gallery.
+    """
+
+    def __init__(self, task: Task, processor: Any, rows: Dataset | None) -> None:
+        self.samples: list[dict[str, Any]] = []
+        self._task, self._processor, self._rows = task, processor, rows
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Let the model write."""
+        if not self._task.samples_each_epoch or self._rows is None or args.world_size > 1:
+            return
+        was_training = model.training
+        model.eval()
+        for item in self._task.write_samples(model, self._processor, self._rows.select(range(1))):
+            self.samples.append({**item, "title": f"{item['title']}, after epoch {state.epoch:.3g}"})
+        model.train(was_training)
 
 
 def build_training_arguments(

@@ -1,0 +1,205 @@
+"""The forms of text generation whose rows are conversations: what the assistant says is learnt, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from startup_llm.data.chat_templates import find_end_of_turn, render_conversation, tokenize_conversation
+from startup_llm.data.conversations import join_answers
+from startup_llm.errors import UserError
+from startup_llm.tasks.base import Truncation
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+    Messages = list[dict[str, str]]
+
+SHOWN = 5
+
+
+class Conversations:
+    """Rows with messages.
+
+    Attributes:
+        columns: A row's conversations.
+        metrics: The first decides.
+        baselines: Keys of `evaluation.baselines.BASELINES`.
+    """
+
+    columns: tuple[str, ...] = ("messages",)
+    metrics: tuple[str, ...] = ("bits_per_byte", "loss", "perplexity", "byte_perplexity")
+    baselines: tuple[str, ...] = ("character-unigram", "character-trigram", "character-sixgram")
+
+    def encode(self, rows: Dataset, processor: PreTrainedTokenizerBase) -> tuple[Dataset, Truncation]:
+        """Tokenize conversations; labels are -100 wherever the assistant does not speak.
+
+        A conversation that is longer than the tokenizer's `model_max_length` becomes several rows. Each but the first
+        begins with what the one before ended with, half its length, and predicts what follows: every token of the
+        assistant is predicted once, given at least half the model's length.
+
+        Returns:
+            input_ids, labels, length, and `_rows`: for each token its row's place, times the number of conversations
+            in a row, plus the conversation's place in it.
+        """
+        import datasets
+
+        end, size = find_end_of_turn(processor), processor.model_max_length
+        columns: dict[str, list[Any]] = {"input_ids": [], "labels": [], "length": [], "_rows": []}
+        longer, owner = set(), 0
+        for place, row in enumerate(rows):
+            for name in self.columns:
+                try:
+                    ids, said = tokenize_conversation(processor, row[name], end)
+                except UserError as error:
+                    raise UserError(f"row {row.get('row', place + 1)}: {error}") from None
+                labels = [token if is_said else -100 for token, is_said in zip(ids, said, strict=True)]
+                labels[0] = -100  # nothing stands before it
+                if len(ids) > size:
+                    longer.add(place)
+                for start, stop, first in cut_windows(len(ids), size):
+                    wanted = [-100] * (first - start) + labels[first:stop]
+                    if any(label != -100 for label in wanted):
+                        columns["input_ids"].append(ids[start:stop])
+                        columns["labels"].append(wanted)
+                        columns["length"].append(stop - start)
+                        columns["_rows"].append([owner] * (stop - start))
+                owner += 1
+        return datasets.Dataset.from_dict(columns), Truncation(len(longer), len(longer) / max(len(rows), 1), 0.0)
+
+    def references(self, rows: Dataset) -> list[str]:
+        """Return the assistant's words."""
+        return [join_answers(messages) for messages in rows[self.columns[0]]]
+
+    def decide(self, nats: np.ndarray, tokens: np.ndarray, encoded: Dataset) -> list[list[float]]:
+        """Return each row's prediction: [nats, tokens] of the assistant's words.
+
+        Args:
+            nats: Negative log-likelihood of each conversation, shape (rows * conversations in a row,).
+            tokens: Number of tokens that were predicted there, same shape.
+            encoded: The encoded rows.
+        """
+        return [[float(total), float(count)] for total, count in zip(nats, tokens, strict=True)]
+
+    def summarize(self, rows: Dataset) -> list[str]:
+        """Return the first words of each conversation."""
+        return [messages[0]["content"] for messages in rows[self.columns[0]]]
+
+    def show(self, rows: Dataset, predictions: Sequence[Any]) -> list[dict[str, Any]]:
+        """Show the conversations that cost the model most and least per token."""
+        costs = np.array([nats / max(tokens, 1) for nats, tokens in predictions])
+        order = np.argsort(costs)
+        return [
+            {
+                "title": f"{title}: row {rows['row'][place]}, {costs[place]:.2f} nats per token",
+                "kind": "text",
+                "pairs": [[message["role"], message["content"]] for message in rows["messages"][place]],
+            }
+            for title, place in (("Hardest to predict", int(order[-1])), ("Easiest to predict", int(order[0])))
+        ]
+
+    def list_questions(self, rows: Dataset) -> list[tuple[Messages, str]]:
+        """Return the first conversations up to their last answer, and that answer."""
+        shown = rows.select(range(min(SHOWN, len(rows))))[self.columns[0]]
+        return [(messages[:-1], messages[-1]["content"]) for messages in shown if len(messages) > 1]
+
+
+class Preferences(Conversations):
+    """Rows with chosen and rejected: two answers, each at the end of the same conversation.
+
+    A prediction is [reward margin, margin] in nats: how much likelier than the rejected answer the model finds the
+    chosen one, beyond what the model before did and in itself. Without a column `_reference` in the encoded rows, the
+    nats that the model before gave, the former is 0.
+    """
+
+    columns = ("chosen", "rejected")
+    metrics = ("reward_accuracy", "preference_accuracy")
+    baselines = ()
+
+    def decide(self, nats: np.ndarray, tokens: np.ndarray, encoded: Dataset) -> list[list[float]]:
+        """Return [reward margin, margin] of each row."""
+        before = nats
+        if "_reference" in encoded.column_names:
+            owners = [row[0] for row in encoded["_rows"]]
+            before = np.bincount(owners, weights=np.asarray(encoded["_reference"]), minlength=len(nats))
+        margin = nats[1::2] - nats[::2]
+        reward = margin - (before[1::2] - before[::2])
+        return [[float(gained), float(own)] for gained, own in zip(reward, margin, strict=True)]
+
+    def show(self, rows: Dataset, predictions: Sequence[Any]) -> list[dict[str, Any]]:
+        """Show the pairs whose reward is most wrong and most right."""
+        order = np.argsort([prediction[0] for prediction in predictions])
+        return [
+            {
+                "title": f"{title}: row {rows['row'][place]}, reward margin {predictions[place][0]:+.2f} nats",
+                "kind": "text",
+                "pairs": [
+                    ["asked", rows["chosen"][place][-2]["content"] if len(rows["chosen"][place]) > 1 else ""],
+                    ["chosen", rows["chosen"][place][-1]["content"]],
+                    ["rejected", rows["rejected"][place][-1]["content"]],
+                ],
+            }
+            for title, place in (("Most wrong", int(order[0])), ("Most right", int(order[-1])))
+        ]
+
+
+def cut_windows(length: int, size: int) -> list[tuple[int, int, int]]:
+    """Cut a sequence into windows (start, stop, first), whose tokens from `first` on are predicted there.
+
+    Args:
+        length: Tokens of the sequence.
+        size: Most tokens of a window, at least 2.
+    """
+    windows, done = [], 0
+    while done < length:
+        start = max(0, done - size // 2)
+        stop = min(start + size, length)
+        windows.append((start, stop, done))
+        done = stop
+    return windows
+
+
+def pack_conversations(encoded: Dataset, size: int) -> Dataset:
+    """Put conversations into rows of at most `size` tokens, each into the fullest row that still has room for it.
+
+    Args:
+        encoded: From `Conversations.encode`.
+        size: Tokens of a row.
+
+    Returns:
+        input_ids, labels, length and position_ids, which start again with each conversation: by them the model keeps
+        its attention inside of each.
+    """
+    import datasets
+
+    rows: list[list[int]] = []
+    room_of: dict[int, list[int]] = {}
+    lengths = encoded["length"]
+    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
+        room = next((room for room in range(lengths[place], size + 1) if room_of.get(room)), None)
+        if room is None:
+            rows.append([])
+            number, room = len(rows) - 1, size
+        else:
+            number = room_of[room].pop()
+        rows[number].append(place)
+        room_of.setdefault(room - lengths[place], []).append(number)
+    ids, labels = list(encoded["input_ids"]), list(encoded["labels"])
+    join = lambda lists, row: [value for place in row for value in lists[place]]  # noqa: E731
+    return datasets.Dataset.from_dict(
+        {
+            "input_ids": [join(ids, row) for row in rows],
+            "labels": [join(labels, row) for row in rows],
+            "position_ids": [[at for place in row for at in range(lengths[place])] for row in rows],
+            "length": [sum(lengths[place] for place in row) for row in rows],
+        }
+    )
+
+
+def encode_prompt(processor: PreTrainedTokenizerBase, messages: Messages, most: int) -> list[int]:
+    """Return the tokens of a conversation with the assistant's turn opened; of a long one the last `most`."""
+    text = render_conversation(processor, messages, answer=True)
+    return processor(text, add_special_tokens=False, verbose=False)["input_ids"][-most:]
