@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sounds import TUNES, make_sound, write_sounds
+from transformers import SpeechT5FeatureExtractor
+
+from startup_llm.config import DataConfig, ModelConfig
+from startup_llm.data.audio import read_audio
+from startup_llm.data.spectrograms import compute_speech_frames
+from startup_llm.errors import UserError
+from startup_llm.evaluation.metrics import get_metric
+from startup_llm.models.checkpoints import load_checkpoint
+from startup_llm.models.griffin_lim import GriffinLim
+from startup_llm.tasks import load_task
+
+TAG = "text-to-speech"
+NAMES = ["--data.file_name_columns", "{word}_{speaker}_{take}", "--data.text_column", "word"]
+QUICK = ["--evaluation.resamples", "20", "--speed.compute_dtype", "float32", "--speed.attention_kernel", "eager"]
+
+
+def run_well(run_recipe, *words: object) -> None:
+    code, _, err = run_recipe(*words)
+    assert code == 0, err[-3000:]
+
+
+def test_a_speecht5_learns_to_speak_reloads_and_is_heard(tmp_path, run_recipe):
+    write_sounds(tmp_path / "sounds", 10)
+    run = tmp_path / "run"
+    run_well(
+        run_recipe, "pretrain", "--task", TAG, "--model.name", "speecht5", "--data.data_dir", tmp_path / "sounds",
+        *NAMES, *QUICK, "--model.width", 32, "--model.layers", 1, "--model.heads", 2, "--model.dropout", 0,
+        "--run_dir", run, "--train.num_train_epochs", 150, "--train.learning_rate", 5e-3,
+        "--train.per_device_train_batch_size", 12, "--data.validation_fraction", 0,
+    )  # fmt: skip
+    results = json.loads((run / "results.json").read_text())
+    distances = {name: figures["mel_distance"]["value"] for name, figures in results["models"].items()}
+    assert distances["same-text-recording"] < distances["any-recording"]
+    assert distances["speecht5"] < distances["any-recording"]
+    gate = results["reload_gate"]
+    assert max(gate["merged_max_difference"], gate["pipeline_max_difference"]) < 1e-3
+    assert [item["kind"] for item in results["gallery"]] == ["image"] * len(TUNES)
+    rows = (run / "speech" / "metadata.csv").read_text().splitlines()
+    assert rows[0] == "file_name,text"
+    assert len(rows) == 1 + results["test"]["rows"]
+    assert np.abs(read_audio((run / "speech" / "0000.wav").read_bytes())).max() > 0.01
+    heard = load_task("automatic-speech-recognition").load_data(DataConfig(data_dir=str(run / "speech")))
+    assert sum(map(len, heard.splits.values())) == results["test"]["rows"]
+
+    (tmp_path / "texts.jsonl").write_text('{"text": "up"}\n{"text": "low"}\n')
+    run_well(
+        run_recipe, "predict", "--run", run, "--input", tmp_path / "texts.jsonl", "--output", tmp_path / "out.jsonl"
+    )
+    answers = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    sounds = [read_audio(base64.b64decode(answer["wav_base64"])) for answer in answers]
+    assert all(0.1 < len(sound) / 16_000 < 3 for sound in sounds)
+
+
+def test_lora_on_a_speecht5_reloads(tmp_path, run_recipe):
+    write_sounds(tmp_path / "sounds", 4)
+    task = load_task(TAG)
+    config = DataConfig(
+        data_dir=str(tmp_path / "sounds"), file_name_columns="{word}_{speaker}_{take}", text_column="word"
+    )
+    from startup_llm.config import ScratchModelConfig
+
+    small = ScratchModelConfig(name="speecht5", width=32, layers=1, heads=2)
+    torch.manual_seed(0)
+    processor, built = task.build_scratch_model(task.load_data(config), small, "eager")
+    task.save_scratch_model(built.model, processor, None, tmp_path / "checkpoint")
+    run_well(
+        run_recipe, "finetune", "--task", TAG, "--model.checkpoint", tmp_path / "checkpoint",
+        "--data.data_dir", tmp_path / "sounds", *NAMES, *QUICK, "--run_dir", tmp_path / "run",
+        "--train.max_steps", 2, "--lora.rank", 4,
+    )  # fmt: skip
+    gate = json.loads((tmp_path / "run" / "results.json").read_text())["reload_gate"]
+    assert max(value for name, value in gate.items() if name.endswith("difference")) < 1e-3
+    assert "adapter_max_difference" in gate
+
+
+def test_griffin_lim_gives_a_sound_of_the_same_spectrogram():
+    sound = make_sound("up", 0)
+    frames = compute_speech_frames(sound)
+    found = GriffinLim(SpeechT5FeatureExtractor())(torch.from_numpy(frames)).numpy()
+    assert abs(len(found) - len(sound)) <= 256
+    again, other = (compute_speech_frames(x)[: len(frames) - 2] for x in (found, make_sound("low", 0)))
+    loud = frames[: len(again)] > -1
+    assert np.abs(again - frames[: len(again)])[loud].mean() < 0.15  # 3 dB
+    assert get_metric("mel_distance").compute([frames], [again]) < get_metric("mel_distance").compute(
+        [frames], [other]
+    )
+
+
+def test_mel_distance_worked_out_by_hand():
+    compute = get_metric("mel_distance").compute
+    a = np.array([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]])
+    assert compute([a], [a]) == 0
+    assert compute([a], [np.repeat(a, 3, axis=0)]) == 0  # slower, and else the same
+    assert compute([a], [a + 0.5]) == pytest.approx(10.0)  # 20 dB for each power of ten
+    assert compute([a[:1]], [a[1:2]]) == pytest.approx(20.0)
+
+
+def test_a_checkpoint_that_cannot_speak_is_refused(tiny_checkpoint, tmp_path):
+    from transformers import VitsConfig, VitsModel
+
+    task = load_task(TAG)
+    bert = load_checkpoint(ModelConfig(checkpoint=str(tiny_checkpoint("bert"))))
+    with pytest.raises(UserError, match="no usable SpeechT5 processor"):
+        task.load_processor(bert, ModelConfig())
+    with pytest.raises(UserError, match="type bert; choose a SpeechT5-style one"):
+        task.build_model(bert, None, None, ModelConfig(), None)
+    sizes = {"hidden_size": 16, "ffn_dim": 16, "num_hidden_layers": 1, "flow_size": 16, "spectrogram_bins": 9}
+    small = {"upsample_initial_channel": 16, "num_attention_heads": 2, "prior_encoder_num_flows": 1}
+    VitsModel(VitsConfig(**sizes, **small)).save_pretrained(tmp_path)
+    vits = load_checkpoint(ModelConfig(checkpoint=str(tmp_path)))
+    with pytest.raises(UserError, match="VITS, which transformers can run but not train"):
+        task.build_model(vits, None, None, ModelConfig(), None)
+
+
+@pytest.mark.real_data
+def test_a_recording_comes_back_from_its_spectrogram(real_data):
+    path = Path(real_data) / "fsdd" / "recordings" / "7_jackson_0.wav"
+    sound = read_audio(path.read_bytes(), 16_000)
+    frames = compute_speech_frames(sound)
+    found = GriffinLim(SpeechT5FeatureExtractor())(torch.from_numpy(frames)).numpy()
+    assert get_metric("mel_distance").compute([frames[:, :40]], [compute_speech_frames(found)[:, :40]]) < 6
