@@ -205,6 +205,30 @@ class FinetuneConfig:
 
 
 @dataclass(frozen=True)
+class AlignConfig:
+    """Tune a chat checkpoint on preferences between two answers by DPO, and compare it with the model before."""
+
+    task: str = "text-generation"
+    """Hub pipeline tag of the task."""
+    method: Literal["dpo"] = "dpo"
+    """dpo: an adapter trained by direct preference optimization (Rafailov et al. 2023); without it, the model is the
+    reference."""
+    beta: float = 0.1
+    """How strongly the model is held to the reference; less moves it further."""
+    run_dir: str | None = None
+    """Where the run is kept; default runs/DATASET-dpo."""
+    overwrite: bool = False
+    """Replace a finished run."""
+    resume: bool = False
+    """Go on from the last checkpoint of an interrupted run."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
+
+
+@dataclass(frozen=True)
 class ScratchModelConfig:
     """A reference model of this package, its weights drawn at random."""
 
@@ -556,6 +580,7 @@ TRAIN_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "lora": {"learning_rate": 5e-4, "num_train_epochs": 4},
     "full": {"learning_rate": 1e-4, "num_train_epochs": 4},
     "probe": {"num_train_epochs": 0},
+    "dpo": {"learning_rate": 5e-5, "num_train_epochs": 1, "per_device_train_batch_size": 8},
     "dnn": {"learning_rate": 5e-3, "num_train_epochs": 20},
     "transformer": {"learning_rate": 1e-3, "num_train_epochs": 20},
     "gpt": {"learning_rate": 1e-3, "num_train_epochs": 2},

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from startup_llm.config import FinetuneConfig, PretrainConfig
+    from startup_llm.config import AlignConfig, FinetuneConfig, PretrainConfig
     from startup_llm.evaluation.environment import StageClock
     from startup_llm.run_folder import RunFolder
     from startup_llm.training.finetuning import Prepared, Trained
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 def finish_run(
     run: RunFolder,
-    config: FinetuneConfig | PretrainConfig,
+    config: FinetuneConfig | AlignConfig | PretrainConfig,
     config_text: str,
     train_section: Mapping[str, Any],
     prepared: Prepared,
@@ -134,7 +134,12 @@ def finish_run(
         },
         "processor": task.describe_processor(prepared.processor),
         "reload_gate": dict(gate),
-        "load": {"adapter_model_kwargs": dict(prepared.task_model.load_arguments), "python": load_code},
+        "load": {
+            "adapter_model_kwargs": dict(prepared.task_model.load_arguments),
+            "auto_class": None if load_code else task.find_auto_class(str(run.model)),
+            "auto_processor": task.auto_processor,
+            "python": load_code,
+        },
         "plan": prepared.plan.as_dict(),
         "command": command,
         "config": {**asdict(config), "train": dict(train_section)},

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from startup_llm.errors import UserError, nearest
 
 if TYPE_CHECKING:
+    import peft
     from peft import PeftModel
     from torch import nn
     from transformers import PreTrainedModel
@@ -63,6 +64,37 @@ def add_lora(
         constant_modules: Names of those that are saved but not trained.
 
     Raises:
+        UserError: As `plan_lora` does.
+    """
+    import peft
+
+    config = plan_lora(model, lora, task_type=task_type, head_modules=head_modules, constant_modules=constant_modules)
+    adapted = peft.get_peft_model(model, config)
+    adapted.peft_config["default"].base_model_name_or_path = base_name
+    for name, parameter in adapted.named_parameters():
+        if parameter.requires_grad and any(f"{constant}." in _plain_name(name) for constant in constant_modules):
+            parameter.requires_grad_(False)
+    return adapted
+
+
+def plan_lora(
+    model: PreTrainedModel,
+    lora: LoraConfig,
+    *,
+    task_type: str,
+    head_modules: Sequence[str] = (),
+    constant_modules: Sequence[str] = (),
+) -> peft.LoraConfig:
+    """Choose the layers that get an adapter, and keep their weights in four bits where that is asked for.
+
+    Args:
+        model: The pretrained model with its head.
+        lora: Rank, scale, dropout, target layers.
+        task_type: PEFT task type, such as SEQ_CLS.
+        head_modules: Names of the modules to save with the adapter.
+        constant_modules: Names of modules to leave alone.
+
+    Raises:
         UserError: If a rank is not positive, a target layer is not in the model, or it cannot be quantized here.
     """
     import peft
@@ -86,7 +118,7 @@ def add_lora(
     fan_in_fan_out = isinstance(model.get_submodule(wanted[0]), Conv1D)
     if lora.quantize:
         quantize_linears(model, wanted)
-    config = peft.LoraConfig(
+    return peft.LoraConfig(
         task_type=task_type,
         r=lora.rank,
         lora_alpha=lora.alpha,
@@ -95,12 +127,6 @@ def add_lora(
         modules_to_save=list(head_modules),
         fan_in_fan_out=fan_in_fan_out,
     )
-    adapted = peft.get_peft_model(model, config)
-    adapted.peft_config["default"].base_model_name_or_path = base_name
-    for name, parameter in adapted.named_parameters():
-        if parameter.requires_grad and any(f"{constant}." in _plain_name(name) for constant in constant_modules):
-            parameter.requires_grad_(False)
-    return adapted
 
 
 def quantize_linears(model: nn.Module, names: Sequence[str]) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-    from startup_llm.config import FinetuneConfig, PretrainConfig
+    from startup_llm.config import AlignConfig, FinetuneConfig, PretrainConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.models.checkpoints import Checkpoint
     from startup_llm.models.task_model import TaskModel
@@ -73,7 +73,7 @@ class Prepared:
             if cut.rows
         ]
 
-    def rebuild(self, config: FinetuneConfig) -> PreTrainedModel:
+    def rebuild(self, config: FinetuneConfig | AlignConfig) -> PreTrainedModel:
         """Load the checkpoint with a fresh head once more, in float32."""
         kernel = self.plan.attention_kernel
         return self.task.build_model(self.checkpoint, self.processor, self.data, config.model, kernel).model
@@ -102,7 +102,7 @@ class Trained:
     samples: Sequence[dict[str, Any]] = ()
 
 
-def choose_plan(config: FinetuneConfig | PretrainConfig, run: RunFolder) -> SpeedPlan:
+def choose_plan(config: FinetuneConfig | AlignConfig | PretrainConfig, run: RunFolder) -> SpeedPlan:
     """Choose one plan for all processes and keep it in the run's folder; a resumed run computes as it began.
 
     Raises:
@@ -123,7 +123,7 @@ def choose_plan(config: FinetuneConfig | PretrainConfig, run: RunFolder) -> Spee
 def prepare(
     task: Task,
     data: TaskData,
-    config: FinetuneConfig,
+    config: FinetuneConfig | AlignConfig,
     checkpoint: Checkpoint,
     processor: Any,
     plan: SpeedPlan,
@@ -297,7 +297,9 @@ def run_trainer(
     return Trained(model, trainer.state.log_history, trainable, throughput, writer.samples)
 
 
-def save_model(trained: Trained, prepared: Prepared, config: FinetuneConfig, run: RunFolder) -> PreTrainedModel:
+def save_model(
+    trained: Trained, prepared: Prepared, config: FinetuneConfig | AlignConfig, run: RunFolder
+) -> PreTrainedModel:
     """Write the adapter and the merged model, and return the merged one as it was written: float32 throughout.
 
     An adapter is merged into the checkpoint's own float32 weights, read again, not into those that training kept in
@@ -306,7 +308,7 @@ def save_model(trained: Trained, prepared: Prepared, config: FinetuneConfig, run
     from accelerate import PartialState
 
     model = trained.model
-    if config.method == "lora":
+    if hasattr(model, "peft_config"):
         from peft import PeftModel
 
         if run.is_writer:

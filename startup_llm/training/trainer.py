@@ -162,6 +162,8 @@ class SampleWriter(TrainerCallback):
         """Let the model write."""
         if not self._task.samples_each_epoch or self._rows is None or args.world_size > 1:
             return
+        if not hasattr(model, "generation_config"):  # a reference model writes once it is saved in its known format
+            return
         was_training = model.training
         model.eval()
         for item in self._task.write_samples(model, self._processor, self._rows.select(range(1))):
@@ -170,7 +172,14 @@ class SampleWriter(TrainerCallback):
 
 
 def build_training_arguments(
-    train: Mapping[str, Any], output_dir: Path, plan: SpeedPlan, metric: str, *, lower_is_better: bool = False
+    train: Mapping[str, Any],
+    output_dir: Path,
+    plan: SpeedPlan,
+    metric: str,
+    *,
+    lower_is_better: bool = False,
+    arguments_class: type[TrainingArguments] = TrainingArguments,
+    **further: Any,
 ) -> TrainingArguments:
     """Complete the `train` section with the run's folder and the plan's number type.
 
@@ -180,6 +189,8 @@ def build_training_arguments(
         plan: The speed plan.
         metric: The metric that decides which checkpoint is best; empty without validation rows.
         lower_is_better: Whether it is an error.
+        arguments_class: What is built.
+        **further: Its own fields.
 
     Raises:
         UserError: If `TrainingArguments` refuses the values.
@@ -202,7 +213,7 @@ def build_training_arguments(
         "remove_unused_columns": True,
     }
     try:
-        return TrainingArguments(**arguments)
+        return arguments_class(**arguments, **further)
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(f"train section: {' '.join(str(error).split())}") from None
 

@@ -1,0 +1,71 @@
+"""Tune a chat checkpoint on preferences between two answers (DPO), and prove that it now prefers the better one.
+
+accelerate launch recipes/align.py --config recipes/configs/qwen3_dpo.yaml
+accelerate launch recipes/align.py --model.checkpoint runs/NAME/model --data.train_file preferences.jsonl
+"""
+
+import functools
+import shlex
+import sys
+from pathlib import Path
+
+from startup_llm.config import AlignConfig, default_run_dir, parse_config
+from startup_llm.errors import run_recipe
+from startup_llm.run_folder import RunFolder
+
+
+def main() -> None:
+    config, train_section, config_text = parse_config(AlignConfig, train_section=True)
+    run_dir = config.run_dir or default_run_dir(config.data, config.method)
+    with RunFolder(run_dir, overwrite=config.overwrite, resume=config.resume) as run:
+        align(config, train_section, config_text, run)
+
+
+def align(config: AlignConfig, train_section: dict, config_text: str, run: RunFolder) -> None:
+    from startup_llm.evaluation.environment import StageClock
+    from startup_llm.hub.dataset_card import read_dataset_card
+    from startup_llm.hub.finished_run import finish_run
+    from startup_llm.models.checkpoints import load_checkpoint
+    from startup_llm.tasks import load_task
+    from startup_llm.training import finetuning, preferences
+    from startup_llm.training.processes import start_run
+
+    start_run(train_section["seed"])
+    stage = StageClock()
+    say = functools.partial(print, flush=True) if run.is_writer else lambda *words: None
+    task = load_task(config.task)
+
+    with stage("data"):
+        data = task.load_data(config.data)
+        preferences.check_preferences(data)
+        say("\n  ".join([f"data: {data.describe()}", *data.notes]))
+
+    with stage("checkpoint"):
+        checkpoint = load_checkpoint(config.model)
+        processor = task.load_processor(checkpoint, config.model)
+        plan = finetuning.choose_plan(config, run)
+        prepared = finetuning.prepare(task, data, config, checkpoint, processor, plan)
+        about = f"checkpoint: {checkpoint.name} ({checkpoint.source})"
+        say("\n  ".join([about, *prepared.task_model.notes, *plan.reasons, *prepared.describe_truncation()]))
+
+    with stage("reference"):
+        prepared, before = preferences.remember_reference(prepared)
+
+    with stage("train"):
+        trained = preferences.train_on_preferences(prepared, config, train_section, run)
+        model = finetuning.save_model(trained, prepared, config, run)
+
+    sentences = finish_run(
+        run, config, config_text, train_section, prepared, trained, model, {"before": before},
+        candidate=config.method,
+        base=checkpoint.path,
+        stage=stage,
+        command=shlex.join(["accelerate", "launch", "recipes/align.py", *sys.argv[1:]]),
+        data_card=read_dataset_card(config.data, Path(__file__).parents[1] / "data_cards"),
+    )  # fmt: skip
+    say("\n".join(sentences))
+    say(f"run: {run.final} ({stage.total:.0f} s); look at {run.final}/report.html")
+
+
+if __name__ == "__main__":
+    run_recipe(main)
