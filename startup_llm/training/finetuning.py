@@ -262,6 +262,8 @@ def run_trainer(
     if config.data.packing:
         if plan.attention_kernel == "flash_attention_2":
             raise UserError("data.packing: flash_attention_2 tells packed rows apart one by one only; use sdpa")
+        if arguments.use_cache:
+            raise UserError("data.packing: with train.use_cache a model does not tell packed rows apart; leave it out")
         train_rows = task.pack(train_rows, prepared.processor)
     trainer, clock = build_trainer(
         model,
