@@ -21,13 +21,25 @@ def make_sound(word: str, seed: int, rate: int = 16_000) -> np.ndarray:
 
 def write_sounds(folder: Path, count: int, *, rate: int = 16_000, classes: bool = False) -> list[Path]:
     """Write `count` WAV files of each word: WORD_SPEAKER_TAKE.wav, in a folder per word if asked to."""
+    return [
+        _write((folder / word if classes else folder) / f"{word}_{'ab'[take % 2]}_{take}.wav", word, take, rate)
+        for word in TUNES
+        for take in range(count)
+    ]
+
+
+def write_digits(folder: Path, count: int) -> list[Path]:
+    """Write the same as the Free Spoken Digit Dataset names and samples its files, the words being 0, 1 and 2."""
+    return [
+        _write(folder / f"{digit}_jackson_{take}.wav", word, take, 8_000)
+        for digit, word in enumerate(TUNES)
+        for take in range(count)
+    ]
+
+
+def _write(path: Path, word: str, take: int, rate: int) -> Path:
     import soundfile
 
-    paths = []
-    for word in TUNES:
-        for take in range(count):
-            place = folder / word if classes else folder
-            place.mkdir(parents=True, exist_ok=True)
-            paths.append(place / f"{word}_{'ab'[take % 2]}_{take}.wav")
-            soundfile.write(paths[-1], make_sound(word, take, rate), rate)
-    return paths
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, make_sound(word, take, rate), rate)
+    return path

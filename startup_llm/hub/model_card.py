@@ -40,6 +40,14 @@ ADAPTER_FOLDER = "adapter"
 """Folder of the published repository that holds the adapter; its root holds the merged model. An adapter in the root
 would keep `transformers.pipeline` from loading the merged weights beside it."""
 
+PROCESSOR_NAMES: Mapping[str, str] = {
+    "AutoTokenizer": "tokenizer",
+    "AutoImageProcessor": "image_processor",
+    "AutoFeatureExtractor": "feature_extractor",
+    "AutoProcessor": "processor",
+}
+"""What the code of a card calls a processor, by the class that loads it."""
+
 FROM_SCRATCH = "from scratch"
 """Source of a checkpoint that is none: the weights were drawn at random."""
 
@@ -50,6 +58,8 @@ HUB_METRICS: Mapping[str, str] = {
     "mean_squared_error": "mse",
     "mean_absolute_error": "mae",
     "pearson": "pearsonr",
+    "word_error_rate": "wer",
+    "character_error_rate": "cer",
     "spearman": "spearmanr",
 }
 """The Hub's identifier of a metric, where it is not the metric's own name."""
@@ -60,6 +70,9 @@ _METHODS: Mapping[str, str] = {
     "probe": "used frozen, with a linear head on its features",
     "dnn": "trained as a deep averaging network over hashed n-grams",
     "transformer": "trained as a transformer encoder with mean pooling",
+    "conformer": "trained as a small Conformer over spectrograms",
+    "whisper": "trained as a small Whisper",
+    "speecht5": "trained as a small SpeechT5",
     "gan": "trained as the generator of a class-conditional GAN",
     "ganbert": "used frozen, under a discriminator trained as in GAN-BERT on few labelled and many unlabelled texts",
 }
@@ -407,7 +420,8 @@ def _build_adapter_loading(results: Results, repository: str, what: str) -> str 
     if results["method"] != "lora" or what == "merged":
         return None
     checkpoint = results.get("checkpoint") or {}
-    arguments = (results.get("load") or {}).get("adapter_model_kwargs")
+    load = results.get("load") or {}
+    arguments, processor = load.get("adapter_model_kwargs"), load.get("auto_processor") or "AutoTokenizer"
     head = re.fullmatch(r"\w+?(For\w+)", checkpoint.get("architecture") or "")
     if arguments is None or head is None:
         return None
@@ -415,15 +429,17 @@ def _build_adapter_loading(results: Results, repository: str, what: str) -> str 
     if checkpoint.get("revision"):
         arguments = {"revision": checkpoint["revision"], **arguments}
     lines = [f'    "{base}",', *(f"    {name}={value!r}," for name, value in arguments.items())]
-    auto_class = f"AutoModel{head[1]}"
+    auto_class, name = load.get("auto_class") or f"AutoModel{head[1]}", PROCESSOR_NAMES[processor]
     place = "" if what == "adapter" else f', subfolder="{ADAPTER_FOLDER}"'
     code = (
         "from peft import PeftModel\n"
-        f"from transformers import {auto_class}, AutoTokenizer\n\n"
-        f'tokenizer = AutoTokenizer.from_pretrained("{repository}")\n'
-        f"base = {auto_class}.from_pretrained(\n" + "\n".join(lines) + "\n)\n"
-        "base.config.pad_token_id = tokenizer.pad_token_id\n"
-        f'model = PeftModel.from_pretrained(base, "{repository}"{place}).eval()'
+        f"from transformers import {auto_class}, {processor}\n\n"
+        f'{name} = {processor}.from_pretrained("{repository}")\n'
+        f"base = {auto_class}.from_pretrained(\n"
+        + "\n".join(lines)
+        + "\n)\n"
+        + "base.config.pad_token_id = tokenizer.pad_token_id\n" * (name == "tokenizer")
+        + f'model = PeftModel.from_pretrained(base, "{repository}"{place}).eval()'
     )
     return _fence(code, "python")
 

@@ -36,6 +36,7 @@ class AudioClassification(Listening):
 
     tag = "audio-classification"
     auto_class = "AutoModelForAudioClassification"
+    auto_processor = "AutoFeatureExtractor"
     supports_probe = True
     errors = "classification"
 
@@ -50,12 +51,6 @@ class AudioClassification(Listening):
     def load_processor(self, checkpoint: Checkpoint, model: ModelConfig) -> Any:
         """Load the checkpoint's feature extractor."""
         return load_feature_extractor(checkpoint, model.trust_remote_code)
-
-    def restore_processor(self, path: str) -> Any:
-        """Load the feature extractor that was saved beside a model or an adapter."""
-        from transformers import AutoFeatureExtractor
-
-        return AutoFeatureExtractor.from_pretrained(path)
 
     def build_model(
         self,

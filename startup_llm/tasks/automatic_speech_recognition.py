@@ -44,6 +44,7 @@ class AutomaticSpeechRecognition(Listening):
 
     tag = "automatic-speech-recognition"
     auto_class = "AutoModelForSpeechSeq2Seq"
+    auto_processor = "AutoProcessor"
     _writes = True
 
     def load_data(self, data: DataConfig) -> TaskData:
@@ -57,12 +58,6 @@ class AutomaticSpeechRecognition(Listening):
     def load_processor(self, checkpoint: Checkpoint, model: ModelConfig) -> Any:
         """Load the checkpoint's feature extractor and tokenizer."""
         return load_speech_processor(checkpoint, model.language, model.trust_remote_code)
-
-    def restore_processor(self, path: str) -> Any:
-        """Load the processor that was saved beside a model or an adapter."""
-        from transformers import AutoProcessor
-
-        return AutoProcessor.from_pretrained(path)
 
     def build_model(
         self,

@@ -49,6 +49,7 @@ class Task(ABC):
     Attributes:
         tag: Hub pipeline tag.
         auto_class: Name of the Auto class that loads a model of the task.
+        auto_processor: Name of the Auto class that loads its processor.
         peft_task_type: PEFT's name of the task.
         supports_probe: Whether the head is one linear layer on a vector per row, so that a linear probe is a rung.
         question_columns: What a row to be answered holds, as `encode_questions` reads it; text_pair may be missing.
@@ -61,6 +62,7 @@ class Task(ABC):
 
     tag: str
     auto_class: str
+    auto_processor = "AutoTokenizer"
     peft_task_type: str | None
     supports_probe = False
     errors = ""
@@ -81,9 +83,9 @@ class Task(ABC):
 
     def restore_processor(self, path: str) -> Any:
         """Load the processor that was saved beside a model or an adapter, as anyone without this package would."""
-        from transformers import AutoTokenizer
+        import transformers
 
-        return AutoTokenizer.from_pretrained(path)
+        return getattr(transformers, self.auto_processor).from_pretrained(path)
 
     def describe_processor(self, processor: Any) -> dict[str, Any]:
         """Return what of the processor belongs to a run's results beside its files, such as a template's hash."""

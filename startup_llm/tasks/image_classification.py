@@ -39,6 +39,7 @@ class ImageClassification(Task):
 
     tag = "image-classification"
     auto_class = "AutoModelForImageClassification"
+    auto_processor = "AutoImageProcessor"
     peft_task_type = None
     supports_probe = True
     question_columns = ("image",)
@@ -62,12 +63,6 @@ logits = model(**processor([Image.open("image.png")], return_tensors="pt"))["log
     def load_processor(self, checkpoint: Checkpoint, model: ModelConfig) -> BaseImageProcessor:
         """Load the checkpoint's image processor."""
         return load_image_processor(checkpoint, model.trust_remote_code)
-
-    def restore_processor(self, path: str) -> BaseImageProcessor:
-        """Load the image processor that was saved beside a model or an adapter."""
-        from transformers import AutoImageProcessor
-
-        return AutoImageProcessor.from_pretrained(path)
 
     def build_model(
         self,

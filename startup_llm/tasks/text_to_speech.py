@@ -39,7 +39,16 @@ class TextToSpeech(Task):
 
     tag = "text-to-speech"
     auto_class = "AutoModelForTextToSpectrogram"
+    auto_processor = "AutoProcessor"
     peft_task_type = None
+    scratch_load_code = """import torch
+from startup_llm.models.griffin_lim import GriffinLim
+from transformers import SpeechT5ForTextToSpeech, SpeechT5Processor
+
+processor = SpeechT5Processor.from_pretrained("REPOSITORY")
+model = SpeechT5ForTextToSpeech.from_pretrained("REPOSITORY").eval()
+ids = processor(text="seven", return_tensors="pt")["input_ids"]
+sound = model.generate(ids, speaker_embeddings=torch.zeros(1, 512), vocoder=GriffinLim(processor.feature_extractor))"""
 
     def load_data(self, data: DataConfig) -> TaskData:
         """Read, check and split the rows.
@@ -62,12 +71,6 @@ class TextToSpeech(Task):
         except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise UserError(f"no usable SpeechT5 processor in {checkpoint.name}: {reason}") from None
-
-    def restore_processor(self, path: str) -> Any:
-        """Load the processor that was saved beside a model or an adapter."""
-        from transformers import SpeechT5Processor
-
-        return SpeechT5Processor.from_pretrained(path)
 
     def build_model(
         self,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sounds import write_sounds
+from sounds import write_digits, write_sounds
 
 from startup_llm.config import DataConfig, ModelConfig, ScratchModelConfig
 from startup_llm.errors import UserError
@@ -57,37 +57,47 @@ def checkpoints(tmp_path_factory):
     return folder
 
 
-def test_a_conformer_learns_and_reloads(sounds, tmp_path, run_recipe):
-    run = tmp_path / "run"
-    run_well(
-        run_recipe, "pretrain", "--task", TAG, "--model.name", "conformer", "--data.data_dir", sounds, *QUICK,
-        "--model.width", 32, "--model.layers", 1, "--model.heads", 2, "--run_dir", run, "--train.num_train_epochs", 8,
-        "--train.learning_rate", 5e-3, "--train.per_device_train_batch_size", 8, "--model.warp_spectrum", "false",
-    )  # fmt: skip
-    results = json.loads((run / "results.json").read_text())
-    assert set(results["models"]) == {"conformer", "majority", "mel-statistics-svm"}
-    assert results["models"]["conformer"]["accuracy"]["value"] > 0.6
-    gate = results["reload_gate"]
-    assert max(gate["merged_max_difference"], gate["pipeline_max_difference"]) < 1e-3
-    assert all(item["kind"] == "image" for item in results["gallery"])
-    run_well(run_recipe, "predict", "--run", run, "--input", sounds / "up", "--output", tmp_path / "answers.csv")
-    lines = (tmp_path / "answers.csv").read_text().splitlines()
-    assert len(lines) == 17
-    assert sum(",up," in line for line in lines) > 12
+def test_a_saved_conformer_classifies_as_the_pipeline_does(sounds, tmp_path):
+    import torch
+
+    task = load_task(TAG)
+    data = task.load_data(DataConfig(data_dir=str(sounds)))
+    torch.manual_seed(0)
+    small = ScratchModelConfig(name="conformer", width=32, layers=1, heads=2)
+    processor, built = task.build_scratch_model(data, small, "eager")
+    task.save_scratch_model(built.model, processor, data, tmp_path)
+    model, processor = task.load_plain(str(tmp_path)).eval(), task.restore_processor(str(tmp_path))
+    rows = task.encode(data.splits["test"], processor)[0].remove_columns(["labels", "length", "_row"]).to_list()
+    with torch.inference_mode():
+        outputs = task.compute_outputs(model, task.build_collator(processor)(rows), processor)
+    assert np.ptp(outputs) > 0.01
+    assert task.check_pipeline(str(tmp_path), data.splits["test"], outputs) < 1e-4
 
 
-def test_lora_on_an_encoder_trains_its_head_and_reloads(sounds, checkpoints, tmp_path, run_recipe):
+def test_the_config_of_spoken_digits_trains_an_adapter_on_an_encoder_with_its_head(checkpoints, tmp_path, run_recipe):
+    write_digits(tmp_path / "sounds", 12)
     run = tmp_path / "run"
     run_well(
-        run_recipe, "finetune", "--task", TAG, "--model.checkpoint", checkpoints / "ast",
-        "--data.data_dir", sounds,
-        *QUICK, "--model.warp_spectrum", "true", "--run_dir", run, "--train.max_steps", 3, "--lora.rank", 4,
+        run_recipe, "finetune", "--config", ROOT / "recipes/configs/fsdd_audio.yaml", "--method", "lora",
+        "--model.checkpoint", checkpoints / "ast", "--data.data_dir", tmp_path / "sounds", *QUICK,
+        "--model.warp_spectrum", "true", "--run_dir", run, "--train.max_steps", 3, "--lora.rank", 4,
     )  # fmt: skip
     results = json.loads((run / "results.json").read_text())
     assert set(results["models"]) == {"lora", "linear-probe", "majority", "mel-statistics-svm"}
     gate = {name: value for name, value in results["reload_gate"].items() if name.endswith("difference")}
     assert set(gate) == {"merged_max_difference", "pipeline_max_difference", "adapter_max_difference"}
     assert max(gate.values()) < 1e-3
+    assert all(item["kind"] == "image" for item in results["gallery"])
+    run_well(
+        run_recipe, "predict", "--run", run, "--input", tmp_path / "sounds", "--output", tmp_path / "answers.jsonl"
+    )
+    answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert len(answers) == 36
+    told = {
+        line["row"]: line["lora"] for line in map(json.loads, (run / "predictions.jsonl").read_text().splitlines())
+    }
+    tested = [answer for answer in answers if int(answer["file"].split("_")[-1][:-4]) < 5]
+    assert sum(answer["label"] == str(label) for answer, label in zip(tested, told, strict=True)) >= 14
 
 
 def test_every_head_beside_the_body_is_saved_with_an_adapter(sounds, checkpoints):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sounds import TUNES, make_sound, write_sounds
+from sounds import TUNES, make_sound, write_digits, write_sounds
 from transformers import SpeechT5FeatureExtractor
 
 from startup_llm.config import DataConfig, ModelConfig
@@ -19,6 +19,7 @@ from startup_llm.models.checkpoints import load_checkpoint
 from startup_llm.models.griffin_lim import GriffinLim
 from startup_llm.tasks import load_task
 
+ROOT = Path(__file__).parents[2]
 TAG = "text-to-speech"
 NAMES = ["--data.file_name_columns", "{word}_{speaker}_{take}", "--data.text_column", "word"]
 QUICK = ["--evaluation.resamples", "20", "--speed.compute_dtype", "float32", "--speed.attention_kernel", "eager"]
@@ -29,19 +30,19 @@ def run_well(run_recipe, *words: object) -> None:
     assert code == 0, err[-3000:]
 
 
-def test_a_speecht5_learns_to_speak_reloads_and_is_heard(tmp_path, run_recipe):
-    write_sounds(tmp_path / "sounds", 10)
+def test_the_config_of_spoken_digits_teaches_a_speecht5_to_speak(tmp_path, run_recipe):
+    write_digits(tmp_path / "sounds", 12)
     run = tmp_path / "run"
     run_well(
-        run_recipe, "pretrain", "--task", TAG, "--model.name", "speecht5", "--data.data_dir", tmp_path / "sounds",
-        *NAMES, *QUICK, "--model.width", 32, "--model.layers", 1, "--model.heads", 2, "--model.dropout", 0,
+        run_recipe, "pretrain", "--config", ROOT / "recipes/configs/fsdd_tts.yaml", "--data.data_dir",
+        tmp_path / "sounds", *QUICK, "--model.width", 32, "--model.layers", 1, "--model.dropout", 0,
         "--run_dir", run, "--train.num_train_epochs", 150, "--train.learning_rate", 5e-3,
-        "--train.per_device_train_batch_size", 12, "--data.validation_fraction", 0,
+        "--train.per_device_train_batch_size", 12,
     )  # fmt: skip
     results = json.loads((run / "results.json").read_text())
     distances = {name: figures["mel_distance"]["value"] for name, figures in results["models"].items()}
     assert distances["same-text-recording"] < distances["any-recording"]
-    assert distances["speecht5"] < distances["any-recording"]
+    assert distances["speecht5"] < 15  # with random weights it is about 45
     gate = results["reload_gate"]
     assert max(gate["merged_max_difference"], gate["pipeline_max_difference"]) < 1e-3
     assert [item["kind"] for item in results["gallery"]] == ["image"] * len(TUNES)
@@ -52,7 +53,7 @@ def test_a_speecht5_learns_to_speak_reloads_and_is_heard(tmp_path, run_recipe):
     heard = load_task("automatic-speech-recognition").load_data(DataConfig(data_dir=str(run / "speech")))
     assert sum(map(len, heard.splits.values())) == results["test"]["rows"]
 
-    (tmp_path / "texts.jsonl").write_text('{"text": "up"}\n{"text": "low"}\n')
+    (tmp_path / "texts.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
     run_well(
         run_recipe, "predict", "--run", run, "--input", tmp_path / "texts.jsonl", "--output", tmp_path / "out.jsonl"
     )
