@@ -45,7 +45,7 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
 
     with stage("checkpoint"):
         checkpoint = load_checkpoint(config.model)
-        processor = task.load_processor(checkpoint, config.model)
+        processor = task.fit_processor(task.load_processor(checkpoint, config.model), data)
         plan = finetuning.choose_plan(config, run)
         prepared = finetuning.prepare(task, data, config, checkpoint, processor, plan)
         about = f"checkpoint: {checkpoint.name} ({checkpoint.source})"

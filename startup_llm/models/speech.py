@@ -44,33 +44,56 @@ def load_speech_processor(checkpoint: Checkpoint, language: str | None, trust_re
         language: Language that is spoken, for a Whisper that knows several.
         trust_remote_code: Whether to run the checkpoint's own Python code.
 
+    Returns:
+        The processor; the feature extractor alone where a checkpoint for CTC was never taught to write.
+
     Raises:
-        UserError: If one of the two is missing, or the language is.
+        UserError: If one of the two is missing otherwise, or the language is.
     """
     from transformers import AutoProcessor
 
+    extractor = load_feature_extractor(checkpoint, trust_remote_code)
+    if not holds_tokenizer(checkpoint):
+        if is_ctc(_load_config(checkpoint, trust_remote_code)):
+            return extractor
+        raise UserError(f"checkpoint {checkpoint.name} has no tokenizer, so it cannot write; choose one that has")
     try:
         processor = AutoProcessor.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"no usable processor in {checkpoint.name}: {reason}") from None
-    if getattr(processor, "tokenizer", None) is None or getattr(processor, "feature_extractor", None) is None:
-        raise UserError(
-            f"checkpoint {checkpoint.name} has no tokenizer beside its feature extractor, so it was never taught to "
-            "write; choose one that was, such as facebook/wav2vec2-base-960h or openai/whisper-small"
-        )
-    speaks = "<|en|>" in processor.tokenizer.get_vocab() and hasattr(processor.tokenizer, "set_prefix_tokens")
-    if speaks and language is None and processor.tokenizer.language is None:
+    tokenizer = processor.tokenizer
+    knows_many = "<|en|>" in tokenizer.get_vocab() and hasattr(tokenizer, "set_prefix_tokens")
+    if knows_many and language is None and tokenizer.language is None:
         raise UserError(f"checkpoint {checkpoint.name} knows many languages; name yours: --model.language english")
-    if not speaks and language is not None:
+    if not knows_many and language is not None:
         raise UserError(f"model.language {language}: checkpoint {checkpoint.name} knows one language; leave it out")
-    if speaks and language is not None:
+    if language is not None:
         try:
-            processor.tokenizer.set_prefix_tokens(language=language, task="transcribe")
-            processor.tokenizer.prefix_tokens  # noqa: B018  # where transformers looks the language up
+            tokenizer.set_prefix_tokens(language=language, task="transcribe")
+            tokenizer.prefix_tokens  # noqa: B018  # where transformers looks the language up
         except ValueError as error:
             raise UserError(f"model.language {language}: {str(error).strip().partition(':')[0]}") from None
     return processor
+
+
+def holds_tokenizer(checkpoint: Checkpoint) -> bool:
+    """Say whether a tokenizer's files lie in a checkpoint's folder."""
+    names = ("vocab.json", "tokenizer.json", "tokenizer_config.json")
+    return any((checkpoint.path / name).is_file() for name in names)
+
+
+def build_ctc_processor(extractor: Any, texts: Sequence[str]) -> Any:
+    """Return a processor with a tokenizer of the texts' letters for a checkpoint that has only learned to hear.
+
+    Args:
+        extractor: The checkpoint's feature extractor.
+        texts: The training texts.
+    """
+    from transformers import Wav2Vec2BertProcessor, Wav2Vec2Processor
+
+    of_samples = extractor.model_input_names[0] == "input_values"
+    return (Wav2Vec2Processor if of_samples else Wav2Vec2BertProcessor)(extractor, build_letter_tokenizer(texts))
 
 
 def measure_window_seconds(feature_extractor: Any) -> float | None:

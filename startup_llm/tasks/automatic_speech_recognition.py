@@ -10,6 +10,7 @@ import numpy as np
 from startup_llm.data.recordings import load_transcribed_recordings, read_recordings
 from startup_llm.errors import UserError
 from startup_llm.models.speech import (
+    build_ctc_processor,
     build_scratch_conformer,
     build_scratch_whisper,
     build_speech_recogniser,
@@ -58,6 +59,12 @@ class AutomaticSpeechRecognition(Listening):
     def load_processor(self, checkpoint: Checkpoint, model: ModelConfig) -> Any:
         """Load the checkpoint's feature extractor and tokenizer."""
         return load_speech_processor(checkpoint, model.language, model.trust_remote_code)
+
+    def fit_processor(self, processor: Any, data: TaskData) -> Any:
+        """Take the training texts' letters where a checkpoint was never taught to write."""
+        if getattr(processor, "tokenizer", None) is not None:
+            return processor
+        return build_ctc_processor(processor, data.splits["train"]["text"])
 
     def build_model(
         self,
@@ -219,8 +226,8 @@ def _encode_texts(rows: Dataset, tokenizer: Any) -> list[list[int]]:
                 text = rows["text"][place]
                 unknown = next(t for t in text if tokenizer.unk_token_id in tokenizer(t)["input_ids"])
                 raise UserError(
-                    f"row {rows['row'][place]}: {unknown!r} in {text[:60]!r} is no letter of the checkpoint's; it "
-                    f"knows {' '.join(sorted(t for t in tokenizer.get_vocab() if len(t) == 1))}"
+                    f"row {rows['row'][place]}: {unknown!r} in {text[:60]!r} is no letter that the tokenizer "
+                    f"knows; it knows {' '.join(sorted(t for t in tokenizer.get_vocab() if len(t) == 1))}"
                 )
     start = tokenizer.convert_tokens_to_ids("<|startoftranscript|>")
     return [tokens[1:] if tokens and tokens[0] == start else tokens for tokens in ids]

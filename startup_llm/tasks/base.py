@@ -81,6 +81,10 @@ class Task(ABC):
 
         return load_tokenizer(checkpoint, model.max_length_tokens, model.trust_remote_code)
 
+    def fit_processor(self, processor: Any, data: TaskData) -> Any:
+        """Complete a checkpoint's processor by what the training rows alone tell, such as their letters."""
+        return processor
+
     def restore_processor(self, path: str) -> Any:
         """Load the processor that was saved beside a model or an adapter, as anyone without this package would."""
         import transformers

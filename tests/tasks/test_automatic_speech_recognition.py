@@ -283,18 +283,40 @@ def test_a_long_recording_is_heard_in_windows(checkpoints, tmp_path):
 
 def test_a_letter_that_a_checkpoint_does_not_know_is_named(sounds, checkpoints):
     task, processor, _ = load(checkpoints, "wav2vec2-layer")
-    with pytest.raises(UserError, match=r"'ü' in 'ü' is no letter of the checkpoint's; it knows d l n o p u w"):
+    with pytest.raises(UserError, match=r"'ü' in 'ü' is no letter that the tokenizer knows; it knows d l n o p u w"):
         encode(task, processor, sounds, value_names={"up": "ü"})
 
 
-def test_a_checkpoint_that_cannot_write_or_hear_is_refused(checkpoints, tiny_checkpoint, tmp_path):
-    for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
+def test_a_checkpoint_that_was_never_taught_to_write_learns_the_training_texts_letters(sounds, checkpoints, tmp_path):
+    for name in ("config.json", "model.safetensors", "preprocessor_config.json", "processor_config.json"):
         if (checkpoints / "wav2vec2-layer" / name).is_file():
             shutil.copy(checkpoints / "wav2vec2-layer" / name, tmp_path)
     task = load_task(TAG)
-    for folder in (tmp_path, tiny_checkpoint("bert")):
-        with pytest.raises(UserError, match=r"no usable processor|no tokenizer beside its feature extractor"):
-            task.load_processor(load_checkpoint(ModelConfig(checkpoint=str(folder))), ModelConfig())
+    data = task.load_data(
+        DataConfig(
+            data_dir=str(sounds), file_name_columns="{word}_{speaker}_{take}", text_column="word",
+            value_names={"up": "höher", "low": "a b"},
+        )
+    )  # fmt: skip
+    checkpoint = load_checkpoint(ModelConfig(checkpoint=str(tmp_path)))
+    processor = task.fit_processor(task.load_processor(checkpoint, ModelConfig()), data)
+    letters = set(processor.tokenizer.get_vocab())
+    assert letters == {"<pad>", "<unk>", "|", *"höher", *"ab", *"down"}
+    built = task.build_model(checkpoint, processor, data, ModelConfig(), None)
+    assert built.model.lm_head.out_features == len(letters)
+    assert built.load_arguments["vocab_size"] == len(letters)
+    assert processor.tokenizer.decode(processor.tokenizer("a b")["input_ids"]) == "a b"
+
+
+def test_a_checkpoint_that_cannot_write_or_hear_is_refused(checkpoints, tiny_checkpoint, tmp_path):
+    task = load_task(TAG)
+    with pytest.raises(UserError, match=r"no usable feature extractor in .*bert"):
+        task.load_processor(load_checkpoint(ModelConfig(checkpoint=str(tiny_checkpoint("bert")))), ModelConfig())
+    for name in ("config.json", "model.safetensors", "preprocessor_config.json", "processor_config.json"):
+        if (checkpoints / "whisper" / name).is_file():
+            shutil.copy(checkpoints / "whisper" / name, tmp_path)
+    with pytest.raises(UserError, match="has no tokenizer, so it cannot write"):
+        task.load_processor(load_checkpoint(ModelConfig(checkpoint=str(tmp_path))), ModelConfig())
 
 
 def test_word_and_character_errors_are_jiwer_s_on_a_thousand_random_texts():
