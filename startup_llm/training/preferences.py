@@ -46,10 +46,10 @@ def remember_reference(prepared: Prepared) -> tuple[Prepared, list[list[float]]]
     outputs = prepared.predict(prepared.task_model.model, encoded)
     wanted = (np.asarray(labels[1:]) != -100 for labels in encoded["labels"])
     nats = [float(row[said].sum()) for row, said in zip(outputs, wanted, strict=True)]
-    encoded = encoded.add_column("_reference", nats)
     data = prepared.data
     predictions = prepared.task.decide(outputs, encoded, data.splits["test"], data)
-    return dataclasses.replace(prepared, encoded={**prepared.encoded, "test": encoded}), list(predictions)
+    remembered = {**prepared.encoded, "test": encoded.add_column("_reference", nats)}
+    return dataclasses.replace(prepared, encoded=remembered), list(predictions)
 
 
 def train_on_preferences(prepared: Prepared, config: AlignConfig, section: dict[str, Any], run: RunFolder) -> Trained:

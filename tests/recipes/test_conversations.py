@@ -1,0 +1,167 @@
+"""Chat and preference tuning, from the rows to the answers, on tiny stand-ins of each config's architecture."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from chat_checkpoints import build_chat_checkpoint
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+
+from startup_llm.data.chat_templates import TEMPLATES
+from startup_llm.run_folder import RUN_LOCK
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "recipes" / "configs"
+QUICK = ["--evaluation.resamples", 50, "--train.disable_tqdm", "true"]
+FEW_STEPS = [*QUICK, "--train.max_steps", 2, "--train.per_device_train_batch_size", 4, "--train.warmup_steps", 0]
+REPLIES = {"where is my parcel": "on its way.", "please refund my order": "yes, done!", "reset my password": "ok."}
+
+
+def write(folder, split, rows):
+    (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def talk(number):
+    question = list(REPLIES)[number % 3]
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": REPLIES[question]}]
+
+
+def read_run(folder):
+    return json.loads((folder / "results.json").read_text()), json.loads((folder / RUN_LOCK).read_text())
+
+
+def test_smollm2_chat_learns_replies_and_stops_behind_them_in_every_way_of_asking(run_recipe, tmp_path):
+    settings = {"hidden_size": 64, "initializer_range": 0.05, "tie_word_embeddings": True}
+    checkpoint = build_chat_checkpoint("llama", tmp_path / "base", TEMPLATES["chatml"], **settings)
+    write(tmp_path, "train", [{"messages": talk(number), "full_topic": "a"} for number in range(60)])
+    write(tmp_path, "test", [{"messages": talk(number), "full_topic": "b"} for number in range(6)])
+    words = ["--config", CONFIGS / "smollm2_chat.yaml", "--method", "full", "--model.checkpoint", checkpoint]
+    words += ["--data.data_dir", tmp_path, "--train.learning_rate", 5e-3]
+    words += ["--train.max_steps", 60, "--train.per_device_train_batch_size", 2]
+    run = tmp_path / "run"
+    code, out, err = run_recipe("finetune", *words, "--run_dir", run, *QUICK)
+    assert code == 0, err[-3000:]
+    assert "Conversations from column 'messages'" in out
+    results, lock = read_run(run)
+    digest = hashlib.sha256(TEMPLATES["chatml"].encode()).hexdigest()
+    assert results["processor"] == lock["processor"] == {"chat_template_sha256": digest}
+    assert results["reload_gate"]["pipeline_max_difference"] == 0
+    assert results["models"]["full"]["perplexity"]["value"] < 1.1
+    titles = [item["title"] for item in results["gallery"]]
+    assert any("after epoch" in title for title in titles)
+    shown = next(item["pairs"] for item in results["gallery"] if item["title"] == "An answer by the model")
+    assert [kind for kind, _ in shown] == ["user", "meant", "written"]
+    assert shown[1][1] == shown[2][1]
+
+    model = AutoModelForCausalLM.from_pretrained(run / "model")
+    tokenizer = AutoTokenizer.from_pretrained(run / "model")
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert model.generation_config.eos_token_id[0] == end
+    answer = pipeline("text-generation", model=model, tokenizer=tokenizer, device="cpu")
+    rows = [{"number": number, "messages": talk(number)[:1]} for number in range(3)]
+    for row in rows:
+        asked, reply = row["messages"], REPLIES[row["messages"][0]["content"]]
+        inputs = tokenizer.apply_chat_template(
+            asked, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        written = model.generate(**inputs, max_new_tokens=40)[0, inputs["input_ids"].shape[1] :]
+        assert written[-1] == end
+        assert len(written) < 40
+        assert tokenizer.decode(written, skip_special_tokens=True) == reply
+        assert answer(asked, max_new_tokens=40)[0]["generated_text"][-1]["content"] == reply
+
+    write(tmp_path, "asked", rows)
+    code, _, err = run_recipe(
+        "predict", "--run", run, "--input", tmp_path / "asked.jsonl", "--output", tmp_path / "a.jsonl"
+    )
+    assert code == 0, err[-3000:]
+    answers = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert [row["generated_text"] for row in answers] == list(REPLIES.values())
+    more = ["--output", tmp_path / "short.jsonl", "--max_new_tokens", 1]
+    code, _, err = run_recipe("predict", "--run", run, "--input", tmp_path / "asked.jsonl", *more)
+    assert code == 0, err[-3000:]
+    short = [json.loads(line)["generated_text"] for line in (tmp_path / "short.jsonl").read_text().splitlines()]
+    assert all(full.startswith(part) and part != full for full, part in zip(REPLIES.values(), short, strict=True))
+    write(tmp_path, "asked", [*rows, {"number": 3, "messages": talk(3)}])
+    more = ["--output", tmp_path / "b.jsonl"]
+    code, _, err = run_recipe("predict", "--run", run, "--input", tmp_path / "asked.jsonl", *more)
+    assert code == 2
+    assert "row 4: column 'messages' ends with the assistant, so there is nothing to answer" in err
+
+
+def test_dialogsum_chat_runs_on_a_gpt(run_recipe, tmp_path):
+    checkpoint = build_chat_checkpoint("gpt2", tmp_path / "base")
+    line = "#Person1#: where is my parcel {0}?\n#Person2#: on its way.\n#Person1#: thanks {0}\n#Person2#: bye {0}"
+    dialogues = [{"dialogue": line.format(number), "summary": "x", "topic": "y"} for number in range(20)]
+    dialogues[3]["dialogue"] += "\n#Person3#: who?"
+    write(tmp_path, "train", dialogues)
+    words = ["--config", CONFIGS / "dialogsum_chat.yaml", "--model.checkpoint", checkpoint]
+    code, out, err = run_recipe(
+        "finetune", *words, "--data.data_dir", tmp_path, "--run_dir", tmp_path / "run", *FEW_STEPS
+    )
+    assert code == 0, err[-3000:]
+    assert "1 of 20 train rows were left out" in out
+    results, _ = read_run(tmp_path / "run")
+    assert results["decides"] == "bits_per_byte"
+    assert set(results["models"]) == {"character-unigram", "character-trigram", "character-sixgram", "lora"}
+    assert results["data"]["license"] == "cc-by-nc-sa-4.0"
+    assert results["reload_gate"]["adapter_max_difference"] <= results["reload_gate"]["tolerance"]
+
+
+def test_qwen3_dpo_learns_a_preference(run_recipe, tmp_path):
+    checkpoint = build_chat_checkpoint("qwen3", tmp_path / "base", TEMPLATES["chatml"], tie_word_embeddings=True)
+    rows = []
+    for number in range(40):
+        question = [{"role": "user", "content": f"{list(REPLIES)[number % 3]} {number}"}]
+        good, bad = "thanks, on its way", "no, reset the password"
+        pair = [[*question, {"role": "assistant", "content": f"{words} {number}"}] for words in (good, bad)]
+        rows.append({"chosen": pair[0], "rejected": pair[1], "score_chosen": 8.0, "score_rejected": 2.0})
+    write(tmp_path, "train", rows[:30])
+    write(tmp_path, "test", rows[30:])
+    words = ["--config", CONFIGS / "qwen3_dpo.yaml", "--model.checkpoint", checkpoint, "--data.data_dir", tmp_path]
+    words += ["--data.validation_fraction", 0.1, "--train.gradient_accumulation_steps", 1, *FEW_STEPS]
+    words += ["--train.learning_rate", 1e-2, "--train.max_steps", 6]
+    code, out, err = run_recipe("align", *words, "--run_dir", tmp_path / "run")
+    assert code == 0, err[-3000:]
+    assert "Preferences between two answers from columns 'chosen', 'rejected'" in out
+    results, _ = read_run(tmp_path / "run")
+    assert results["decides"] == "reward_accuracy"
+    assert results["models"]["before"]["reward_accuracy"]["value"] == 0.5
+    assert results["models"]["dpo"]["reward_accuracy"]["value"] > 0.9
+    assert results["models"]["dpo"]["reward_accuracy"]["low"] > 0.5
+    assert results["reload_gate"]["adapter_max_difference"] <= results["reload_gate"]["tolerance"]
+    assert results["gallery"][0]["pairs"][1][0] == "chosen"
+    assert (tmp_path / "run" / "report.html").is_file()
+    assert "reward" in (tmp_path / "run" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("rows", "words", "message"),
+    [
+        ([{"messages": talk(0)}] * 8, [], "no chat template, expected one for conversations; give it with --model"),
+        ([{"messages": talk(0)[:1]}] * 8, [], "train row 1: has no turn of the assistant"),
+        (
+            [{"messages": talk(0), "text": "x"}] * 8,
+            [],
+            "a text (column 'text') and a conversation (column 'messages')",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line(run_recipe, tmp_path, rows, words, message):
+    checkpoint = build_chat_checkpoint("llama", tmp_path / "base")
+    write(tmp_path, "train", rows)
+    words = ["--task", "text-generation", "--model.checkpoint", checkpoint, "--data.data_dir", tmp_path, *words]
+    code, _, err = run_recipe("finetune", *words, "--run_dir", tmp_path / "run")
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_preference_tuning_wants_preferences(run_recipe, tmp_path):
+    write(tmp_path, "train", [{"messages": talk(0)}] * 8)
+    code, _, err = run_recipe("align", "--data.data_dir", tmp_path, "--run_dir", tmp_path / "run")
+    assert code == 2
+    assert "preference tuning needs the columns chosen and rejected; the rows hold row, messages" in err
