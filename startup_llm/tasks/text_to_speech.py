@@ -56,7 +56,11 @@ sound = model.generate(ids, speaker_embeddings=torch.zeros(1, 512), vocoder=Grif
         Raises:
             UserError: On anything wrong with the files, the columns, the recordings or the texts.
         """
-        return load_transcribed_recordings(data)
+        loaded = load_transcribed_recordings(data)
+        texts = loaded.splits["test"]["text"]
+        if (distinct := len(set(texts))) < len(texts):
+            loaded.notes.append(f"The {len(texts):,} test rows have {distinct:,} texts, so as many sounds are judged.")
+        return loaded
 
     def load_processor(self, checkpoint: Checkpoint, model: ModelConfig) -> Any:
         """Load the checkpoint's tokenizer and feature extractor.
