@@ -30,12 +30,11 @@ ROLES = {
 }
 """The names that data sets give the three roles."""
 SHAREGPT_NAMES = ("conversations", "conversation")
-TEXT_NAMES = ("text",)
-NOT_TRUTHS = ("chosen", "rejected")
+ANSWERS = ("chosen", "rejected")
 
 
 def find_conversation_form(rows: datasets.Dataset, data: DataConfig) -> str | None:
-    """Say in which form rows hold conversations: a key of `FORMS`; None for a column of text.
+    """Say in which form rows hold conversations: a key of `FORM_NOTES`; None for a column of text.
 
     Args:
         rows: The training rows.
@@ -50,12 +49,11 @@ def find_conversation_form(rows: datasets.Dataset, data: DataConfig) -> str | No
     found = next((form for form, names in FORM_COLUMNS.items() if columns.issuperset(names)), None)
     if found is None or (data.text_column and data.text_column not in FORM_COLUMNS[found]):
         return None
-    texts = [name for name in TEXT_NAMES if name in columns]
-    if texts and not data.text_column:
+    if "text" in columns and not data.text_column:
         name = FORM_COLUMNS[found][0]
         raise UserError(
-            f"the rows hold a text (column {texts[0]!r}) and a conversation (column {name!r}); choose with "
-            f"--data.text_column {texts[0]} or --data.text_column {name}"
+            f"the rows hold a text (column 'text') and a conversation (column {name!r}); choose with "
+            f"--data.text_column text or --data.text_column {name}"
         )
     return found
 
@@ -77,13 +75,11 @@ def build_conversations(loaded: LoadedData, data: DataConfig, form: str) -> Task
     """
     import datasets
 
-    read = FORMS[form]
-    if form == "dialogue":
-        if not data.text_column:
-            raise UserError("data.speakers is given; name the column of the dialogues with --data.text_column")
-        read = _build_dialogue_reader(data.text_column, data.speakers)
-    names = FORM_COLUMNS.get(form, (data.text_column,))
-    keep = NOT_TRUTHS if form == "preference" else ("messages",)
+    names = FORM_COLUMNS.get(form, (data.text_column or "",))
+    if form == "dialogue" and not data.text_column:
+        raise UserError("data.speakers is given; name the column of the dialogues with --data.text_column")
+    read = FORMS[form] if form in FORMS else _build_dialogue_reader(names[0], data.speakers)
+    keep = ANSWERS if form == "preference" else ("messages",)
     splits, notes = {}, [f"{FORM_NOTES[form]} from column{'s' * (len(names) > 1)} {', '.join(map(repr, names))}."]
     for split, rows in loaded.splits.items():
         for name in names:
@@ -178,7 +174,7 @@ def _read_row(read: Callable[[Row], Row], row: Row, form: str) -> tuple[Row, str
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         return {}, f"is no conversation of the form {form} ({str(error)[:80]})"
     if form == "preference":
-        for name in NOT_TRUTHS:
+        for name in ANSWERS:
             if fault := find_conversation_fault(found[name]):
                 return {}, f"column {name!r}: {fault}"
         if found["chosen"] == found["rejected"]:
@@ -228,7 +224,7 @@ def _read_alpaca(row: Row) -> Row:
 
 def _read_preference(row: Row) -> Row:
     prompt = row.get("prompt") or []
-    return {name: _join(prompt, row[name]) for name in NOT_TRUTHS}
+    return {name: _join(prompt, row[name]) for name in ANSWERS}
 
 
 def _build_dialogue_reader(column: str, speakers: dict[str, str]) -> Callable[[Row], Row]:
@@ -287,9 +283,8 @@ FORMS: dict[str, Callable[[Row], Row]] = {
     "conversation": _read_sharegpt,
     "prompt-completion": _read_prompt_completion,
     "alpaca": _read_alpaca,
-    "dialogue": _read_messages,
 }
-"""Form -> from a raw row to {messages}, or {chosen, rejected}. A dialogue's reader is built from its speakers."""
+"""Form -> from a raw row to {messages}, or {chosen, rejected}; the form dialogue is read by its speakers."""
 FORM_COLUMNS: dict[str, tuple[str, ...]] = {
     "preference": ("chosen", "rejected"),
     "messages": ("messages",),

@@ -93,9 +93,11 @@ class TextGeneration(Task):
             trust_remote_code=model.trust_remote_code,
         )
         if self.find_form(data.splits["train"]):
-            ends = dict.fromkeys([find_end_of_turn(processor), processor.eos_token_id])
-            built.model.generation_config.eos_token_id = [token for token in ends if token is not None]
-            built.model.generation_config.pad_token_id = processor.pad_token_id
+            generation = built.model.generation_config
+            known = generation.eos_token_id if isinstance(generation.eos_token_id, list) else [generation.eos_token_id]
+            ends = dict.fromkeys([find_end_of_turn(processor), *known, processor.eos_token_id])
+            generation.eos_token_id = [token for token in ends if token is not None]
+            generation.pad_token_id = processor.pad_token_id
         return built
 
     def build_scratch_model(
@@ -349,7 +351,8 @@ class TextGeneration(Task):
             room = tokenizer.model_max_length - most
             questions = [question for question, _ in form.list_questions(rows)]
             fitting = [q for q in questions if len(encode_prompt(tokenizer, q, room + 1)) <= room]
-            return fitting[:CHECKED_PROMPTS]
+            begun = [[{**question[-1], "content": question[-1]["content"][: room // 8]}] for question in questions]
+            return (fitting or begun)[:CHECKED_PROMPTS]
         passages = tokenizer(rows["text"][:CHECKED_PROMPTS], add_special_tokens=False, verbose=False)["input_ids"]
         return [tokenizer.decode(ids[: min(PROMPT_TOKENS, most)]) for ids in passages]
 

@@ -18,7 +18,7 @@ from startup_llm.errors import UserError
 from startup_llm.models.adapters import add_lora
 from startup_llm.models.checkpoints import load_checkpoint
 from startup_llm.tasks import load_task
-from startup_llm.tasks.conversations import cut_windows, pack_conversations
+from startup_llm.tasks.conversations import cut_windows, encode_prompt, pack_conversations
 from startup_llm.training.trainer import _select_rows
 
 TASK = load_task("text-generation")
@@ -107,6 +107,35 @@ def test_an_adapter_is_merged_into_each_architecture_and_stops_at_the_end_of_a_t
     assert TASK.check_pipeline(str(tmp_path / "merged"), data.splits["test"], []) == 0.0
 
 
+def test_a_checkpoint_s_own_ends_of_generation_are_kept(tmp_path):
+    from transformers import GenerationConfig
+
+    folder = build_chat_checkpoint("qwen3", tmp_path / "base", TEMPLATES["chatml"])
+    GenerationConfig(eos_token_id=[300, 299]).save_pretrained(folder)
+    config = ModelConfig(checkpoint=str(folder))
+    checkpoint = load_checkpoint(config)
+    tokenizer = TASK.load_processor(checkpoint, config)
+    model = TASK.build_model(checkpoint, tokenizer, load_rows(tmp_path), config, "sdpa").model
+    assert model.generation_config.eos_token_id == [301, 300, 299, 0]
+
+
+@pytest.mark.real_data
+def test_dialogsum_s_dialogues_are_conversations_that_n_grams_predict_somewhat(real_data):
+    from startup_llm.evaluation.baselines import predict_baselines
+    from startup_llm.evaluation.metrics import get_metric
+
+    speakers = {"#Person1#": "user", "#Person2#": "assistant"}
+    path = str(real_data / "dialogsum" / "dev.jsonl")
+    data = TASK.load_data(DataConfig(train_file=path, text_column="dialogue", speakers=speakers, skip_bad=True))
+    assert {name: len(rows) for name, rows in data.splits.items()} == {"train": 356, "validation": 40, "test": 99}
+    references = TASK.references(data.splits["test"])
+    bits = [
+        get_metric("bits_per_byte").compute(references, predictions)
+        for predictions in predict_baselines(TASK.baselines(data), data).values()
+    ]
+    assert 4.6 > bits[0] > bits[1] + 1 > bits[2] + 1.2 > 3
+
+
 def test_the_assistant_alone_is_learnt_and_scored(tmp_path):
     data = load_rows(tmp_path, turns=2)
     _, tokenizer, model = build(tmp_path, "llama", data)
@@ -144,6 +173,15 @@ def test_a_long_conversation_is_read_in_windows_that_predict_each_word_once(tmp_
     assert [tokens for _, tokens in decided] == [sum(x != -100 for x in labels) for labels in whole["labels"]]
     assert cut_windows(10, 4) == [(0, 4, 0), (2, 6, 4), (4, 8, 6), (6, 10, 8)]
     assert cut_windows(3, 4) == [(0, 3, 0)]
+
+
+def test_conversations_too_long_for_the_model_are_checked_by_the_beginning_of_a_question(tmp_path):
+    tokenizer = build_chat_tokenizer(TEMPLATES["chatml"])
+    tokenizer.model_max_length = 64
+    rows = load_rows(tmp_path, turns=8).splits["test"]
+    prompts = TASK._list_prompts(rows, tokenizer, 24)
+    assert prompts
+    assert all(len(encode_prompt(tokenizer, prompt, 1000)) <= 40 for prompt in prompts)
 
 
 def test_packing_fills_rows_and_running_text_is_not_packed(tmp_path):
