@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from startup_llm.config import DataConfig
-from startup_llm.data.audio import AUDIO_EXTENSIONS, read_audio
+from startup_llm.data.audio import AUDIO_EXTENSIONS, measure_seconds, read_audio
 from startup_llm.data.classification import (
     _check_labels_across_splits,
     _check_training_labels,
@@ -350,14 +350,14 @@ def _listen(
         Positions of the good ones, the length of each in seconds, a digest of each file, and a note on the others.
     """
     keep, seconds, digests, bad = [], [], [], []
-    rate = 16_000
     for position, value in enumerate(rows["audio"]):
         content, length = b"", 0.0
         try:
+            if not (value or {}).get("path") and not (value or {}).get("bytes"):
+                raise UserError("names no file")
             content = read_bytes(value)
-            samples = read_audio(content, rate)
-            length = len(samples) / rate
-            if not samples.any():
+            length = measure_seconds(content)
+            if not read_audio(content).any():
                 raise UserError("silence from beginning to end")
             keep.append(position)
         except (UserError, OSError) as error:

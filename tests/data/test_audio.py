@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 
 import numpy as np
 import pytest
@@ -99,3 +100,9 @@ def test_a_header_that_a_pipe_left_open_is_read():
 
 def test_seconds_are_read_off_the_header():
     assert measure_seconds(encode(tone(440, 1.5, 8_000), 8_000)) == 1.5
+
+
+def test_a_missing_library_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    with pytest.raises(UserError, match=r"pip install 'startup-llm\[audio\]'"):
+        read_audio(WAV)

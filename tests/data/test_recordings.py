@@ -169,6 +169,9 @@ def test_a_missing_file_and_an_empty_text_are_named(tmp_path):
     file.write_text("file_name,text\n" + f"{paths[0].name},low\nnowhere.wav,up\n")
     with pytest.raises(UserError, match=r"row 2 \(.*nowhere.wav\): no such file"):
         load_transcribed_recordings(DataConfig(train_file=str(file)))
+    file.write_text("file_name,text\n" + f"{paths[0].name},low\n,up\n")
+    with pytest.raises(UserError, match="row 2: names no file"):
+        load_transcribed_recordings(DataConfig(train_file=str(file)))
     file.write_text("file_name,text\n" + f"{paths[0].name},low\n{paths[1].name},\n")
     with pytest.raises(UserError, match="train row 2: the column 'text' is empty"):
         load_transcribed_recordings(DataConfig(train_file=str(file)))
