@@ -36,8 +36,9 @@ def align(config: AlignConfig, train_section: dict, config_text: str, run: RunFo
     task = load_task(config.task)
 
     with stage("data"):
+        preferences.check_preference_tuning(config)
         data = task.load_data(config.data)
-        preferences.check_preferences(data)
+        task.check_method(config.method, data)
         say("\n  ".join([f"data: {data.describe()}", *data.notes]))
 
     with stage("checkpoint"):

@@ -91,6 +91,21 @@ class Task(ABC):
 
         return getattr(transformers, self.auto_processor).from_pretrained(path)
 
+    def check_method(self, method: str, data: TaskData) -> None:
+        """Refuse a method by which the rows cannot be learnt.
+
+        Args:
+            method: lora, full, probe or dpo.
+            data: The rows.
+
+        Raises:
+            UserError: If it is one.
+        """
+        if method == "probe" and not self.supports_probe:
+            raise UserError(f"--method probe: {self.tag} has no linear probe; use lora or full")
+        if method == "dpo":
+            raise UserError(f"--method dpo: {self.tag} has no preferences between two texts; use recipes/finetune.py")
+
     def describe_processor(self, processor: Any) -> dict[str, Any]:
         """Return what of the processor belongs to a run's results beside its files, such as a template's hash."""
         return {}

@@ -68,6 +68,16 @@ class TextGeneration(Task):
             set_chat_template(tokenizer, model.chat_template)
         return tokenizer
 
+    def check_method(self, method: str, data: TaskData) -> None:
+        """Refuse preferences without DPO, whose rejected answers would be learnt, and DPO without preferences."""
+        form, columns = self.find_form(data.splits["train"]), ", ".join(data.splits["train"].column_names)
+        if isinstance(form, Preferences) and method != "dpo":
+            raise UserError(f"--method {method}: the rows are preferences ({columns}); tune with recipes/align.py")
+        if not isinstance(form, Preferences) and method == "dpo":
+            raise UserError(f"--method dpo needs the columns chosen and rejected; the rows hold {columns}")
+        if method != "dpo":
+            super().check_method(method, data)
+
     def describe_processor(self, processor: PreTrainedTokenizerBase) -> dict[str, Any]:
         """Return the chat template's hash."""
         digest = hash_chat_template(processor)
@@ -112,6 +122,11 @@ class TextGeneration(Task):
 
         if model.name != "gpt":
             raise UserError(f"model.name {model.name} does not write text; use --model.name gpt")
+        if "text" not in (columns := data.splits["train"].column_names):
+            raise UserError(
+                f"the rows hold {', '.join(columns)}: a model from scratch learns running text alone; pretrain it on "
+                "text, then tune it with recipes/finetune.py"
+            )
         if model.tokenizer != "character":
             raise UserError(f"model.tokenizer {model.tokenizer}: gpt reads characters; set it to character")
         tokenizer = train_character_tokenizer(data.splits["train"]["text"], model.max_length_tokens)

@@ -131,10 +131,9 @@ def prepare(
     """Build the model and encode every split.
 
     Raises:
-        UserError: If a probe is asked for where the task has none.
+        UserError: If the task's rows cannot be learnt by the method.
     """
-    if config.method == "probe" and not task.supports_probe:
-        raise UserError(f"--method probe: {task.tag} has no linear probe; use lora or full")
+    task.check_method(config.method, data)
     task_model = task.build_model(checkpoint, processor, data, config.model, plan.attention_kernel)
     return encode_splits(task, data, checkpoint, processor, task_model, plan)
 

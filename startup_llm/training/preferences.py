@@ -19,19 +19,17 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from startup_llm.config import AlignConfig
-    from startup_llm.data.task_data import TaskData
     from startup_llm.run_folder import RunFolder
 
 
-def check_preferences(data: TaskData) -> None:
-    """Refuse rows that are no preferences, and a missing TRL, before anything is computed.
+def check_preference_tuning(config: AlignConfig) -> None:
+    """Refuse what TRL's trainer does not do, and a missing TRL, before anything is computed.
 
     Raises:
         UserError: If either is the case.
     """
-    columns = data.splits["train"].column_names
-    if not {"chosen", "rejected"} <= set(columns):
-        raise UserError(f"preference tuning needs the columns chosen and rejected; the rows hold {', '.join(columns)}")
+    if config.data.packing:
+        raise UserError("data.packing: preferences are compared pair by pair and not packed; leave it out")
     if importlib.util.find_spec("trl") is None:
         raise UserError("preference tuning needs TRL, which is not installed; pip install 'startup-llm[preferences]'")
 

@@ -142,6 +142,11 @@ def test_qwen3_dpo_learns_a_preference(run_recipe, tmp_path):
     ("rows", "words", "message"),
     [
         ([{"messages": talk(0)}] * 8, [], "no chat template, expected one for conversations; give it with --model"),
+        (
+            [{"prompt": "a", "chosen": "b", "rejected": "c"}] * 8,
+            [],
+            "the rows are preferences (row, chosen, rejected)",
+        ),
         ([{"messages": talk(0)[:1]}] * 8, [], "train row 1: has no turn of the assistant"),
         (
             [{"messages": talk(0), "text": "x"}] * 8,
@@ -162,6 +167,10 @@ def test_a_mistake_is_one_line(run_recipe, tmp_path, rows, words, message):
 
 def test_preference_tuning_wants_preferences(run_recipe, tmp_path):
     write(tmp_path, "train", [{"messages": talk(0)}] * 8)
-    code, _, err = run_recipe("align", "--data.data_dir", tmp_path, "--run_dir", tmp_path / "run")
+    words = ["--data.data_dir", tmp_path, "--run_dir", tmp_path / "run"]
+    code, _, err = run_recipe("align", *words, "--data.packing", "true")
     assert code == 2
-    assert "preference tuning needs the columns chosen and rejected; the rows hold row, messages" in err
+    assert "data.packing: preferences are compared pair by pair" in err
+    code, _, err = run_recipe("align", *words)
+    assert code == 2
+    assert "--method dpo needs the columns chosen and rejected; the rows hold row, messages" in err
