@@ -130,11 +130,11 @@ class Preferences(Conversations):
         return [[float(gained), float(own)] for gained, own in zip(reward, margin, strict=True)]
 
     def show(self, rows: Dataset, predictions: Sequence[Any]) -> list[dict[str, Any]]:
-        """Show the pairs whose reward is most wrong and most right."""
+        """Show the pairs with the least and the largest reward margin."""
         order = np.argsort([prediction[0] for prediction in predictions])
         return [
             {
-                "title": f"{title}: row {rows['row'][place]}, reward margin {predictions[place][0]:+.2f} nats",
+                "title": f"{title}: row {rows['row'][place]}, {predictions[place][0]:+.2f} nats of reward",
                 "kind": "text",
                 "pairs": [
                     ["asked", rows["chosen"][place][-2]["content"] if len(rows["chosen"][place]) > 1 else ""],
@@ -142,7 +142,7 @@ class Preferences(Conversations):
                     ["rejected", rows["rejected"][place][-1]["content"]],
                 ],
             }
-            for title, place in (("Most wrong", int(order[0])), ("Most right", int(order[-1])))
+            for title, place in (("Least margin", int(order[0])), ("Largest margin", int(order[-1])))
         ]
 
 
