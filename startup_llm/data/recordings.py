@@ -133,7 +133,8 @@ def _load(data: DataConfig) -> LoadedData:
         if "test" in splits:
             raise UserError("data.test_where: the data have a test split of their own; leave the option out")
         splits["test"], splits["train"] = _select_where(splits["train"], data.test_where, "test_where", "train")
-        notes.append(f"The {len(splits['test']):,} recordings with {_describe_where(data.test_where)} are the test.")
+        chosen = _describe_where(data.test_where)
+        notes.append(f"The {len(splits['test']):,} recordings with {chosen} are the test split.")
     return LoadedData(datasets.DatasetDict(splits), notes, loaded.sources)
 
 

@@ -85,6 +85,7 @@ def build_scratch_speecht5(texts: Sequence[str], model: ScratchModelConfig) -> t
         speech_decoder_prenet_units=model.width,
         speech_decoder_postnet_units=model.width,
         speech_decoder_postnet_layers=3,
+        speech_decoder_postnet_kernel=1,  # a wider one hears silence behind the last frame as a bang: zeros are loud
         speech_decoder_postnet_dropout=model.dropout,
         speaker_embedding_dim=SPEAKER_WIDTH,
     )
