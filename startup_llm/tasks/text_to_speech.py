@@ -15,6 +15,7 @@ from startup_llm.data.spectrograms import SAMPLING_RATE, compute_speech_frames, 
 from startup_llm.errors import UserError
 from startup_llm.models.speech_synthesis import SPEAKER_WIDTH, build_scratch_speecht5, build_speech_synthesiser, speak
 from startup_llm.tasks.base import Collator, Task, Truncation
+from startup_llm.tasks.recordings import KEPT_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -117,13 +118,19 @@ sound = model.generate(ids, speaker_embeddings=torch.zeros(1, 512), vocoder=Grif
         from torch.nn.utils.rnn import pad_sequence
 
         known: dict[str | bytes, Tensor] = {}
+        free_bytes = KEPT_BYTES
 
         def compute_frames(value: dict[str, Any]) -> Tensor:
+            nonlocal free_bytes
             key = value["bytes"] or value["path"]
-            if key not in known:
+            found = known.get(key)
+            if found is None:
                 frames = compute_speech_frames(read_audio(read_bytes(value), SAMPLING_RATE))
-                known[key] = torch.from_numpy(frames[: len(frames) // 2 * 2])
-            return known[key]
+                found = torch.from_numpy(frames[: len(frames) // 2 * 2])
+                if found.nbytes <= free_bytes:
+                    free_bytes -= found.nbytes
+                    known[key] = found
+            return found
 
         def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
             ids = [torch.tensor(row["input_ids"]) for row in rows]
