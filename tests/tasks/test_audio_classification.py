@@ -93,9 +93,7 @@ def test_the_config_of_spoken_digits_trains_an_adapter_on_an_encoder_with_its_he
     )
     answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     assert len(answers) == 36
-    told = {
-        line["row"]: line["lora"] for line in map(json.loads, (run / "predictions.jsonl").read_text().splitlines())
-    }
+    told = [json.loads(line)["lora"] for line in (run / "predictions.jsonl").read_text().splitlines()]
     tested = [answer for answer in answers if int(answer["file"].split("_")[-1][:-4]) < 5]
     assert sum(answer["label"] == str(label) for answer, label in zip(tested, told, strict=True)) >= 14
 
