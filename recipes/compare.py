@@ -17,16 +17,29 @@ from startup_llm.config import CompareConfig, DataConfig, default_run_dir, parse
 from startup_llm.errors import UserError, nearest, run_recipe
 from startup_llm.run_folder import RunFolder, read_results
 
+
+@dataclasses.dataclass(frozen=True)
+class Rung:
+    """A model of the ladder: the recipe that trains it, with what, and what that recipe calls its seed."""
+
+    recipe: str
+    options: dict[str, str]
+    seed: str = "train.seed"
+    from_unlabelled: bool = False
+
+
 RUNGS = {
     "majority": None,
     "tfidf-linear-svm": None,
-    "dnn": ("pretrain.py", {"model.name": "dnn"}),
-    "transformer": ("pretrain.py", {"model.name": "transformer"}),
-    "linear-probe": ("finetune.py", {"method": "probe"}),
-    "lora": ("finetune.py", {"method": "lora"}),
-    "full": ("finetune.py", {"method": "full"}),
+    "dnn": Rung("pretrain.py", {"model.name": "dnn"}),
+    "transformer": Rung("pretrain.py", {"model.name": "transformer"}),
+    "linear-probe": Rung("finetune.py", {"method": "probe"}),
+    "ganbert": Rung("train_gan.py", {"kind": "text"}, seed="text.seed", from_unlabelled=True),
+    "lora": Rung("finetune.py", {"method": "lora"}),
+    "full": Rung("finetune.py", {"method": "full"}),
 }
-"""Rung -> the recipe that trains it and with what; the ones without a recipe are baselines, fitted here."""
+"""Rung -> how it is trained. The ones without a recipe are baselines, fitted here. GAN-BERT learns from the rows that
+a budget leaves without labels, so it has no place where every row has one."""
 
 
 def main() -> None:
@@ -75,6 +88,8 @@ def compare(config: CompareConfig, config_text: str, run: RunFolder) -> None:
         )
     for (budget, draw), data in loaded.items():
         for rung in config.rungs:
+            if RUNGS[rung] and RUNGS[rung].from_unlabelled and not data.unlabelled:
+                continue
             if RUNGS[rung]:
                 found = train(rung, budget, draw, drawn[budget, draw], config, run)
             else:
@@ -123,14 +138,15 @@ def train(rung: str, budget: int | str, draw: int, data: DataConfig, config: Com
 
     from startup_llm.evaluation.comparison import RungRun
 
-    recipe, own = RUNGS[rung]
+    how = RUNGS[rung]
     folder = run.path / "runs" / f"{rung}-{budget}-{draw}"
-    options = {"task": config.task, **own, **list_changed(data, "data"), "train.seed": draw}
+    task = {} if how.from_unlabelled else {"task": config.task}  # that recipe has one task alone
+    options = {**task, **how.options, **list_changed(data, "data"), how.seed: draw}
     options |= {"evaluation.resamples": config.evaluation.resamples}
     options |= config.options.get(rung, {}) | config.options.get(f"{rung}-{budget}", {}) | {"run_dir": str(folder)}
     words = [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in options.items()]
     if not (folder / "results.json").is_file():
-        launch(recipe, [*words, *["--resume"] * config.resume], folder.with_name(f"{folder.name}.log"))
+        launch(how.recipe, [*words, *["--resume"] * config.resume], folder.with_name(f"{folder.name}.log"))
     results = read_results(folder)
     if (made := shlex.split(results["command"])) not in ([*made[:3], *words], [*made[:3], *words, "--resume"]):
         raise UserError(f"{folder} was made with other options; begin the comparison anew with --overwrite")

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 DEFAULT_DATASET = "helpdesk"
 """Shipped dataset that is used where neither a dataset nor a file nor a folder is named."""
 
+DEFAULT_RUNGS = (
+    "majority", "tfidf-linear-svm", "dnn", "transformer", "linear-probe", "ganbert", "lora", "full"
+)  # fmt: skip
+"""What recipes/compare.py compares where nothing else is said."""
+
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 
 
@@ -424,9 +429,7 @@ class CompareConfig:
 
     task: str = "text-classification"
     """Hub pipeline tag of the task."""
-    rungs: list[str] = field(
-        default_factory=lambda: ["majority", "tfidf-linear-svm", "dnn", "transformer", "linear-probe", "lora", "full"]
-    )
+    rungs: list[str] = field(default_factory=lambda: list(DEFAULT_RUNGS))
     """What is compared."""
     budgets: list[int | Literal["all"]] = field(default_factory=lambda: [5, 10, 30, "all"])
     """Labels per class; all for every label."""

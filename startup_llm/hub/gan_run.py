@@ -177,6 +177,7 @@ def write_ganbert_run(
         "seconds": stage.total,
         "stage_seconds": dict(stage.seconds),
         "peak_memory_bytes": read_peak_memory_bytes(),
+        "throughput": {"predict_examples_per_second": len(test) / vectors.test_seconds},
         "versions": read_versions(),
         "hardware": describe_hardware(),
     }

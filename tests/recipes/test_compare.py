@@ -42,25 +42,27 @@ def rows(tmp_path):
     return tmp_path
 
 
-def test_the_config_leaves_a_whole_comparison_and_resumes_with_the_runs_it_finished(call, rows):
+def test_the_config_leaves_a_whole_comparison_and_resumes_with_the_runs_it_finished(call, rows, tiny_checkpoint):
     words = ["--config", CONFIG, "--data.data_dir", rows, "--run_dir", rows / "ladder", "--evaluation.resamples", 20]
-    words += ["--rungs", "[majority, tfidf-linear-svm, dnn]", "--budgets", "[3, all]", "--draws", 1]
-    code, err = call(*words, "--options", '{"dnn": {"train.max_steps": 2}, "dnn-all": {"train.max_steps": "many"}}')
+    words += ["--rungs", "[majority, tfidf-linear-svm, dnn, ganbert]", "--budgets", "[3, all]", "--draws", 1]
+    ganbert = {"text.epochs": 1, "encoder.checkpoint": str(tiny_checkpoint("bert"))}
+    options = {"dnn": {"train.max_steps": 2}, "ganbert": ganbert}
+    code, err = call(*words, "--options", json.dumps({**options, "dnn-all": {"train.max_steps": "many"}}))
     assert code == 2
     assert "dnn-all-0 failed" in err
     assert "train.max_steps" in err
     kept = rows / "ladder.partial" / "runs" / "dnn-3-0" / "results.json"
     finished = json.loads(kept.read_text())
 
-    code, err = call(*words, "--options", '{"dnn": {"train.max_steps": 2}}', "--resume")
+    code, err = call(*words, "--options", json.dumps(options), "--resume")
     assert code == 0, err[-2000:]
     results = json.loads((rows / "ladder" / "results.json").read_text())
     assert [entry["budget"] for entry in results["budgets"]] == [3, "all"]
     for entry, count in zip(results["budgets"], (6, 40), strict=True):
         found = {rung["name"]: rung for rung in entry["rungs"]}
-        assert found.keys() == {"majority", "tfidf-linear-svm", "dnn"}
+        assert found.keys() == {"majority", "tfidf-linear-svm", "dnn", *["ganbert"] * (entry["budget"] == 3)}
         assert {rung["train_rows"] for rung in found.values()} == {count}
-        assert found["dnn"]["milliseconds_per_prediction"] > 0
+        assert all(found[name]["milliseconds_per_prediction"] > 0 for name in ("dnn", "ganbert") if name in found)
     dnn = next(rung for rung in results["budgets"][0]["rungs"] if rung["name"] == "dnn")
     assert dnn["draws"][0]["value"] == finished["models"]["dnn"]["accuracy"]["value"]
     assert dnn["draws"][0]["seconds"] == finished["seconds"]

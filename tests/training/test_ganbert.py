@@ -43,7 +43,7 @@ def clusters() -> tuple[SentenceVectors, TaskData]:
     (train, labels), (unlabelled, _), (test, test_labels) = draw(12), draw(180), draw(60)
     splits = {"train": Dataset.from_dict({"label": labels}), "test": Dataset.from_dict({"label": test_labels})}
     data = TaskData(DatasetDict(splits), ("a", "b", "c"), "single_label_classification")
-    return SentenceVectors(train, unlabelled, test, 1.0), data
+    return SentenceVectors(train, unlabelled, test, 1.0, 1.0), data
 
 
 @pytest.mark.parametrize("adversarial", [True, False])
