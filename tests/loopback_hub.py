@@ -1,4 +1,4 @@
-"""A model hub on 127.0.0.1 for the tests: what the `huggingface_hub` client asks over HTTP, kept on disk as commits.
+"""A hub of models and data sets on 127.0.0.1 for the tests: what the client asks over HTTP, kept on disk as commits.
 
 It follows the wire format that the client's own source reads and writes (`hf_api.py`, `_commit_api.py`, `lfs.py`,
 `file_download.py`; version 2.4), by Git LFS, not by Xet. A test can act as another person (`commit`), withhold
@@ -25,8 +25,64 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
-LFS_SUFFIXES = (".safetensors", ".bin", ".pt", ".h5", ".ckpt")
+LFS_SUFFIXES = (".safetensors", ".bin", ".pt", ".h5", ".ckpt", ".parquet")
 LFS_MIN_BYTES = 10 * 2**20
+DATASETS = "datasets/"
+"""What a data set's repository begins with, here as in its address; a model's begins with its owner."""
+SIZE_CATEGORIES: dict[str, tuple[float, float]] = {
+    "n<1K": (0, 1e3),
+    "1K<n<10K": (1e3, 1e4),
+    "10K<n<100K": (1e4, 1e5),
+    "100K<n<1M": (1e5, 1e6),
+    "1M<n<10M": (1e6, 1e7),
+    "10M<n<100M": (1e7, 1e8),
+}
+"""The hub's sizes of a data set that occur here, and from how many rows to how many."""
+TASK_CATEGORIES = frozenset(
+    (
+        "audio-classification",
+        "audio-to-audio",
+        "automatic-speech-recognition",
+        "depth-estimation",
+        "document-question-answering",
+        "feature-extraction",
+        "fill-mask",
+        "image-classification",
+        "image-feature-extraction",
+        "image-segmentation",
+        "image-text-to-text",
+        "image-to-image",
+        "image-to-text",
+        "mask-generation",
+        "object-detection",
+        "question-answering",
+        "sentence-similarity",
+        "summarization",
+        "table-question-answering",
+        "tabular-classification",
+        "tabular-regression",
+        "text-classification",
+        "text-generation",
+        "text-ranking",
+        "text-retrieval",
+        "text-to-audio",
+        "text-to-image",
+        "text-to-speech",
+        "text-to-video",
+        "time-series-forecasting",
+        "token-classification",
+        "translation",
+        "unconditional-image-generation",
+        "video-classification",
+        "visual-question-answering",
+        "zero-shot-classification",
+        "zero-shot-image-classification",
+        "zero-shot-object-detection",
+    )
+)
+"""The hub's tasks of a data set."""
+TOKEN = "hf_ownerOWNERowner1234567890"
+"""Token of the account `me`."""
 Tree = dict[str, dict[str, Any]]
 
 
@@ -65,7 +121,7 @@ class LoopbackHub:
         self.folder = folder
         self.objects = folder / "objects"
         self.objects.mkdir(parents=True)
-        self.users = {"hf_ownerOWNERowner1234567890": "me", "hf_otherOTHERother1234567890": "other"}
+        self.users = {TOKEN: "me", "hf_otherOTHERother1234567890": "other"}
         self.organizations: dict[str, list[str]] = {}
         self.taken: set[str] = set()
         self.quota_bytes: int | None = None
@@ -215,7 +271,7 @@ class LoopbackHub:
         for method, pattern, handle in ROUTES:
             found = re.fullmatch(pattern, request.path)
             if found and request.method in method.split("|"):
-                return handle(self, request, *(unquote(part or "") for part in found.groups()))
+                return handle(self, request, *(unquote(part or "").removeprefix("models/") for part in found.groups()))
         raise _refuse(404, f"no such route: {request.method} {request.path}")
 
     def _see(self, request: Request, repo: str) -> None:
@@ -224,7 +280,7 @@ class LoopbackHub:
             raise _refuse(401 if request.token is None else 404, "Repository not found", "RepoNotFound")
 
     def _may_write(self, request: Request, repo: str) -> bool:
-        user, owner = self.users.get(request.token or ""), repo.split("/")[0]
+        user, owner = self.users.get(request.token or ""), repo.split("/")[-2]
         return user is not None and owner in (user, *self.organizations.get(user, ()))
 
     def _want_write(self, request: Request, repo: str) -> None:
@@ -249,18 +305,20 @@ class LoopbackHub:
         user = self.users.get(request.token or "")
         if user is None:
             raise _refuse(401, "Invalid username or password.")
-        repo = f"{asked.get('organization') or user}/{asked['name']}"
+        kind = asked.get("type") or "model"
+        repo = f"{DATASETS * (kind == 'dataset')}{asked.get('organization') or user}/{asked['name']}"
         if not self._may_write(request, repo):
-            message = f'You don\'t have the rights to create a model under the namespace "{repo.split("/")[0]}"'
+            message = f'You don\'t have the rights to create a {kind} under the namespace "{repo.split("/")[-2]}"'
             raise _refuse(403, message)
         with self.lock:
             if repo in self.taken or self.exists(repo):
-                raise Answer(409, {"error": "You already created this model repo", "url": f"{self.url}/{repo}"})
+                raise Answer(409, {"error": f"You already created this {kind} repo", "url": f"{self.url}/{repo}"})
             self.create(repo, private=asked.get("visibility") != "public" and asked.get("private") is not False)
-        return Answer(200, {"url": f"{self.url}/{repo}", "name": repo, "id": uuid.uuid4().hex})
+        name = repo.removeprefix(DATASETS)
+        return Answer(200, {"url": f"{self.url}/{repo}", "name": name, "id": uuid.uuid4().hex})
 
     def validate_yaml(self, request: Request) -> Answer:
-        errors, warnings = check_card(request.json()["content"])
+        errors, warnings = check_card(request.json()["content"], request.json()["repoType"])
         body = {
             "errors": [{"message": message} for message in errors],
             "warnings": [{"message": message} for message in warnings],
@@ -272,7 +330,9 @@ class LoopbackHub:
         commit = self._resolve(repo, revision or "main")
         tree = self.tree(repo, commit)
         siblings = [{"rfilename": path} for path in sorted(tree)]
-        body = {"_id": "1", "id": repo, "modelId": repo, "sha": commit, "private": self.is_private(repo)}
+        name = repo.removeprefix(DATASETS)
+        body = {"_id": "1", "id": name, "sha": commit, "private": self.is_private(repo)}
+        body |= {"author": name.split("/")[0]} if name != repo else {"modelId": name}
         return Answer(200, body | {"tags": [], "downloads": 0, "likes": 0, "siblings": siblings})
 
     def list_tree(self, request: Request, repo: str, revision: str, folder: str = "") -> Answer:
@@ -324,7 +384,10 @@ class LoopbackHub:
                 "author": {"name": pull["author"]},
                 "createdAt": "2026-01-01T00:00:00.000Z",
                 "status": "open",
-                "repo": {"name": repo, "type": "model"},
+                "repo": {
+                    "name": repo.removeprefix(DATASETS),
+                    "type": "dataset" if repo.startswith(DATASETS) else "model",
+                },
                 "isPullRequest": True,
             }
             for pull in reversed(self.pulls(repo))
@@ -396,7 +459,7 @@ class LoopbackHub:
                 raise _refuse(412, "A commit has happened since. Please refresh and try again.")
             tree = dict(self.tree(repo, parent))
             for line in lines[1:]:
-                self._apply(tree, line["key"], line["value"])
+                self._apply(tree, line["key"], line["value"], "dataset" if repo.startswith(DATASETS) else "model")
             ref = revision
             meta = self._read(repo, "meta")
             if as_pull_request:
@@ -410,11 +473,11 @@ class LoopbackHub:
         body = {"success": True, "commitOid": commit, "commitUrl": f"{self.url}/{repo}/commit/{commit}"}
         return Answer(200, body | {"pullRequestUrl": url, "hookOutput": ""})
 
-    def _apply(self, tree: Tree, key: str, value: dict[str, Any]) -> None:
+    def _apply(self, tree: Tree, key: str, value: dict[str, Any], kind: str) -> None:
         path = value["path"]
         if key == "file":
             content = base64.b64decode(value["content"])
-            if path == "README.md" and (errors := check_card(content.decode())[0]):
+            if path == "README.md" and (errors := check_card(content.decode(), kind)[0]):
                 raise _refuse(400, errors[0])
             tree[path] = self._store(content, lfs=False)
         elif key == "lfsFile":
@@ -450,7 +513,7 @@ class LoopbackHub:
         return Answer(200, content, headers)
 
 
-_API = r"/api/models/([^/]+/[^/]+)"
+_API = r"/api/(models/[^/]+/[^/]+|datasets/[^/]+/[^/]+)"
 ROUTES: list[tuple[str, str, Callable[..., Answer]]] = [
     ("GET", r"/api/whoami-v2", LoopbackHub.whoami),
     ("POST", r"/api/repos/create", LoopbackHub.create_repo),
@@ -464,15 +527,20 @@ ROUTES: list[tuple[str, str, Callable[..., Answer]]] = [
     ("POST", rf"{_API}/branch/([^/]+)", LoopbackHub.create_branch),
     ("POST", rf"{_API}/preupload/([^/]+)", LoopbackHub.preupload),
     ("POST", rf"{_API}/commit/([^/]+)", LoopbackHub.receive_commit),
-    ("POST", r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", LoopbackHub.lfs_batch),
-    ("POST", r"/([^/]+/[^/]+)\.git/info/lfs/verify", LoopbackHub.lfs_verify),
+    ("POST", r"/((?:datasets/)?[^/]+/[^/]+)\.git/info/lfs/objects/batch", LoopbackHub.lfs_batch),
+    ("POST", r"/((?:datasets/)?[^/]+/[^/]+)\.git/info/lfs/verify", LoopbackHub.lfs_verify),
     ("PUT", r"/lfs/([0-9a-f]{64})/(\d+)", LoopbackHub.lfs_upload),
-    ("GET|HEAD", r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", LoopbackHub.resolve),
+    ("GET|HEAD", r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)", LoopbackHub.resolve),
 ]
 
 
-def check_card(content: str) -> tuple[list[str], list[str]]:
-    """Check a card's front matter as far as it is public what the hub wants of it: errors, warnings."""
+def check_card(content: str, kind: str = "model") -> tuple[list[str], list[str]]:
+    """Check a card's front matter as far as it is public what the hub wants of it: errors, warnings.
+
+    Args:
+        content: The card.
+        kind: model or dataset.
+    """
     found = re.match(r"\ufeff?---\r?\n(.*?)\r?\n---(\r?\n|$)", content, re.DOTALL)
     if found is None:
         return [], ["empty or missing yaml metadata in repo card"]
@@ -487,10 +555,41 @@ def check_card(content: str) -> tuple[list[str], list[str]]:
         return errors, []
     named = [name for name in ("license", "library_name", "pipeline_tag") if name in data]
     errors += [f'"{name}" must be a string' for name in named if not isinstance(data[name], str)]
+    if kind == "dataset":
+        return errors + _check_dataset_card(data), []
     evaluated = [result for model in data.get("model-index") or () for result in model["results"]]
     if any(not {"task", "dataset", "metrics"} <= set(result) for result in evaluated):
         errors.append('"model-index" misses task, dataset or metrics')
     return errors, []
+
+
+def _check_dataset_card(data: dict[str, Any]) -> list[str]:
+    known = {
+        "task_categories": TASK_CATEGORIES,
+        "size_categories": SIZE_CATEGORIES,
+        "multilinguality": ("monolingual", "multilingual", "translation", "other"),
+    }
+    errors = []
+    for name in ("language", "task_ids", "annotations_creators", "source_datasets", "tags", *known):
+        values = data.get(name, [])
+        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+            errors.append(f'"{name}" must be a list of strings')
+            continue
+        errors += [f'"{name}" has {value!r}' for value in values if value not in known.get(name, values)]
+    errors += [
+        f'"language" has {code!r}, no ISO 639 code'
+        for code in data.get("language", [])
+        if not re.fullmatch("[a-z]{2,3}(-[A-Za-z0-9]+)*", str(code))
+    ]
+    for config in data.get("configs", []):
+        files = config.get("data_files")
+        if "config_name" not in config or not files or not all({"split", "path"} <= set(file) for file in files):
+            errors.append('"configs" needs config_name and data_files with split and path')
+    infos = data.get("dataset_info", [])
+    for info in infos if isinstance(infos, list) else [infos]:
+        if not all(isinstance(split.get("num_examples"), int) for split in info.get("splits", [])):
+            errors.append('"dataset_info" needs num_examples of each split')
+    return errors
 
 
 def _list_folder(entries: Tree, folder: str, recursive: bool) -> list[dict[str, Any]]:

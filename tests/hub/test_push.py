@@ -7,24 +7,20 @@ import os
 import random
 import subprocess
 import sys
-import time
-import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
 import pytest
 from hub.test_model_card import RESULTS
-from huggingface_hub import HfApi, close_session, constants, file_download, metadata_load, snapshot_download
-from huggingface_hub.utils import _http, disable_progress_bars, enable_progress_bars
-from loopback_hub import Answer, LoopbackHub
+from huggingface_hub import HfApi, constants, metadata_load, snapshot_download
+from loopback_hub import TOKEN, Answer, LoopbackHub
 
 from startup_llm.config import PushConfig
 from startup_llm.errors import UserError
 from startup_llm.hub.push import preview_run, push_run
 
 ROOT = Path(__file__).parents[2]
-TOKEN = "hf_ownerOWNERowner1234567890"
 CLIENT_S_OWN = "ignore:Use 'content=<...>':DeprecationWarning"
 """A warning from one library of the client to another, which nobody else can heed and Python does not show."""
 BOTH = {
@@ -37,22 +33,6 @@ BOTH = {
     "results.json",
     "tokenizer.json",
 }
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
-    """A hub, and this process's client logged in to it as `me`; the client waits for nothing before it tries again."""
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    clock = types.SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None})
-    for module in (_http, file_download):
-        monkeypatch.setattr(module, "time", clock)
-    disable_progress_bars()
-    with LoopbackHub(tmp_path / "hub") as hub:
-        yield hub
-        close_session()
-    enable_progress_bars()
 
 
 @pytest.fixture
