@@ -17,6 +17,7 @@ from startup_llm.models.speech import (
     needs_rows_apart,
 )
 from startup_llm.tasks.base import Truncation
+from startup_llm.tasks.one_label import OneLabel
 from startup_llm.tasks.recordings import Listening, split_batch
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 _SHOWN = 8
 
 
-class AudioClassification(Listening):
+class AudioClassification(OneLabel, Listening):
     """Columns audio, seconds and label."""
 
     tag = "audio-classification"
@@ -99,31 +100,9 @@ class AudioClassification(Listening):
         logits = compute_logits(model, inputs, lengths, apart=needs_rows_apart(processor))
         return [row.float().cpu().numpy() for row in logits]
 
-    def metrics(self, data: TaskData) -> tuple[str, ...]:
-        """Name the metrics."""
-        return ("accuracy", "macro_f1")
-
     def baselines(self, data: TaskData) -> tuple[str, ...]:
         """Name the baselines."""
         return ("majority", "mel-statistics-svm")
-
-    def references(self, rows: Dataset) -> np.ndarray:
-        """Return the class ids."""
-        return np.asarray(rows["label"])
-
-    def decide(self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData) -> np.ndarray:
-        """Take the largest logit."""
-        return np.asarray(outputs).argmax(axis=1)
-
-    def read_validation(self, logits: np.ndarray, labels: np.ndarray, data: TaskData) -> tuple[np.ndarray, np.ndarray]:
-        """Return labels and what the logits decide."""
-        return labels, logits.argmax(axis=1)
-
-    def probabilities(self, outputs: Sequence[np.ndarray], problem_type: str) -> np.ndarray:
-        """Return the softmax."""
-        from scipy.special import softmax
-
-        return softmax(np.asarray(outputs), axis=1)
 
     def show(self, rows: Dataset, predictions: Sequence[Any], data: TaskData) -> list[dict[str, Any]]:
         """Show recordings that were answered wrongly; where none was, the first ones."""
@@ -135,30 +114,11 @@ class AudioClassification(Listening):
         captions = [f"{names[labels[place]]}, answered {names[predictions[place]]}" for place in places]
         return self.show_recordings(rows, places, title, captions)
 
-    def answer(
-        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
-    ) -> list[dict[str, Any]]:
-        """Return label and score as the pipeline does."""
-        scores = self.probabilities(outputs, "")
-        return [
-            {"label": config.id2label[int(best)], "score": float(row[best])}
-            for row, best in zip(scores, scores.argmax(axis=1), strict=True)
-        ]
-
-    def example_answer(self, config: Any) -> dict[str, Any]:
-        """Return an answer of the right types."""
-        return {"label": config.id2label[0], "score": 1.0}
-
     def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
         """Compare raw scores with `pipeline("audio-classification")`."""
         from transformers import pipeline
 
         classify = pipeline(self.tag, model=model_folder, dtype="float32", device="cpu")
-        ids = classify.model.config.label2id
         rate = classify.feature_extractor.sampling_rate
-        logits = np.zeros((len(rows), len(ids)))
-        for row, samples in enumerate(read_recordings(rows, rate)):
-            sound = {"raw": samples, "sampling_rate": rate}
-            for score in classify(sound, top_k=len(ids), function_to_apply="none"):
-                logits[row, ids[score["label"]]] = score["score"]
-        return float(np.abs(logits - np.asarray(outputs)).max())
+        sounds = ({"raw": samples, "sampling_rate": rate} for samples in read_recordings(rows, rate))
+        return self.compare_with_pipeline(classify, sounds, outputs)

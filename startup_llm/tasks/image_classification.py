@@ -14,7 +14,8 @@ from startup_llm.data.labelled_images import load_labelled_images, read_bytes, r
 from startup_llm.errors import UserError
 from startup_llm.models.image_classifier import build_image_classifier, load_image_processor
 from startup_llm.models.task_model import TaskModel
-from startup_llm.tasks.base import Collator, Task, Truncation
+from startup_llm.tasks.base import Collator, Truncation
+from startup_llm.tasks.one_label import OneLabel
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -34,7 +35,7 @@ _SHOWN = 12
 _LEAST_SHOWN_PIXELS = 96
 
 
-class ImageClassification(Task):
+class ImageClassification(OneLabel):
     """Columns image and label."""
 
     tag = "image-classification"
@@ -153,31 +154,9 @@ logits = model(**processor([Image.open("image.png")], return_tensors="pt"))["log
 
         return collate
 
-    def metrics(self, data: TaskData) -> tuple[str, ...]:
-        """Name the metrics."""
-        return ("accuracy", "macro_f1")
-
     def baselines(self, data: TaskData) -> tuple[str, ...]:
         """Name the baselines."""
         return ("majority", "nearest-pixels")
-
-    def references(self, rows: Dataset) -> np.ndarray:
-        """Return the class ids."""
-        return np.asarray(rows["label"])
-
-    def decide(self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData) -> np.ndarray:
-        """Take the largest logit."""
-        return np.asarray(outputs).argmax(axis=1)
-
-    def read_validation(self, logits: np.ndarray, labels: np.ndarray, data: TaskData) -> tuple[np.ndarray, np.ndarray]:
-        """Return labels and what the logits decide."""
-        return labels, logits.argmax(axis=1)
-
-    def probabilities(self, outputs: Sequence[np.ndarray], problem_type: str) -> np.ndarray:
-        """Return the softmax."""
-        from scipy.special import softmax
-
-        return softmax(np.asarray(outputs), axis=1)
 
     def summarize(self, rows: Dataset) -> list[str]:
         """Name each image by its row."""
@@ -206,20 +185,6 @@ logits = model(**processor([Image.open("image.png")], return_tensors="pt"))["log
                 fault = f"names {value}: {error}"
         return fault
 
-    def answer(
-        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
-    ) -> list[dict[str, Any]]:
-        """Return label and score as the pipeline does."""
-        scores = self.probabilities(outputs, "")
-        return [
-            {"label": config.id2label[int(best)], "score": float(row[best])}
-            for row, best in zip(scores, scores.argmax(axis=1), strict=True)
-        ]
-
-    def example_answer(self, config: Any) -> dict[str, Any]:
-        """Return an answer of the right types."""
-        return {"label": config.id2label[0], "score": 1.0}
-
     def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
         """Compare raw scores with `pipeline("image-classification")`; a DNN has no pipeline."""
         from transformers import pipeline
@@ -230,12 +195,7 @@ logits = model(**processor([Image.open("image.png")], return_tensors="pt"))["log
             return 0.0
         processor = self.restore_processor(model_folder)
         classify = pipeline(self.tag, model=model_folder, image_processor=processor, dtype="float32", device="cpu")
-        ids = classify.model.config.label2id
-        logits = np.zeros((len(rows), len(ids)))
-        for row, image in enumerate(read_images(rows)):
-            for score in classify(image, top_k=len(ids), function_to_apply="none"):
-                logits[row, ids[score["label"]]] = score["score"]
-        return float(np.abs(logits - np.asarray(outputs)).max())
+        return self.compare_with_pipeline(classify, read_images(rows), outputs)
 
     def holds_scratch_model(self, path: str) -> bool:
         """Say whether an `ImageDnn` lies there."""
