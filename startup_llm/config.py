@@ -389,9 +389,11 @@ class ReproduceConfig:
     """Make a finished run again from what its lock says, and compare every number."""
 
     run: str
-    """Folder of a finished run."""
+    """Folder of a finished run, or the Hub id of a published one."""
+    revision: str | None = None
+    """Hub branch, tag or commit of a published run."""
     run_dir: str | None = None
-    """Where the new run is kept; default RUN-again."""
+    """Where the new run is kept; default RUN-again, or runs/NAME-again for a published one."""
     overwrite: bool = False
     """Replace a finished run in run_dir."""
 
@@ -523,15 +525,17 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class PushConfig:
-    """Publish a finished run as a repository of the Hub, private unless you say otherwise.
+    """Publish a finished run, or with --dataset the rows that `data` names, as a private repository of the Hub.
 
     Log in with `hf auth login` or set HF_TOKEN; a token is never an option.
     """
 
-    run: str
-    """Folder of a finished run."""
     repo: str
     """Hub id OWNER/NAME; made where it does not exist."""
+    run: str | None = None
+    """Folder of a finished run."""
+    dataset: bool = False
+    """Publish a data set instead of a run: the rows of `data` as Parquet, with their card, Croissant and an audit."""
     what: Literal["auto", "merged", "adapter", "both"] = "auto"
     """merged: the model in the root; adapter: the adapter in the root; both: the model in the root and the adapter
     in adapter/; auto: both where the run has an adapter."""
@@ -544,11 +548,28 @@ class PushConfig:
     dry_run: str | None = None
     """Publish nothing; write the files into this new folder instead."""
     license: str | None = None
-    """Licence to declare, such as apache-2.0; default: the checkpoint's, where nothing stands against it."""
+    """Licence to declare, such as apache-2.0; default: the checkpoint's, where nothing stands against it, or that of
+    the data set's card."""
     with_report: bool = False
     """Publish report.html and the examples in results.json too; they show texts of your data."""
     overwrite: bool = False
     """Replace files of the repository that this recipe did not write."""
+    task: str = "text-classification"
+    """Hub pipeline tag of what a data set is for; images and sounds are read as the task reads them."""
+    card: str | None = None
+    """Markdown file that a data set's card begins with; default the card of a named data set, else a new one."""
+    allow_findings: str | None = None
+    """What the audit found and may be published all the same, by commas: personal-data, duplicates-across-splits,
+    near-duplicates-across-splits, groups-across-splits, not-searched."""
+    names: bool = False
+    """Search names of people too, after words that introduce one in English (my name is ...)."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """The rows of a data set; a column that holds a group, such as a customer, is checked across the splits."""
+
+    @property
+    def repo_type(self) -> Literal["model", "dataset"]:
+        """The Hub's name for what is published."""
+        return "dataset" if self.dataset else "model"
 
 
 @dataclass(frozen=True)

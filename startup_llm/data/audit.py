@@ -23,7 +23,7 @@ from startup_llm.data.classification import (
     read_class_names,
     read_column,
 )
-from startup_llm.data.columns import TextColumns, find_columns
+from startup_llm.data.columns import FREE_TEXT_CHARACTERS, TextColumns, find_columns
 from startup_llm.data.label_faults import FEWEST_ROWS_PER_LABEL, find_spellings, find_suspect_labels
 from startup_llm.data.near_duplicates import find_near_duplicates
 from startup_llm.data.odd_texts import find_odd_characters, find_other_languages
@@ -195,34 +195,131 @@ def read_kinds(option: str, text: str | None, allowed: Sequence[str] = tuple(KIN
 
 
 def audit_rows(config: AuditConfig) -> Audit:
-    """Read the rows and look for every kind of fault.
+    """Read labelled texts and look for every kind of fault.
 
     Raises:
         UserError: if a library of the extra `audit` is missing, a file cannot be read, a column not be found, or an
             option is out of range.
     """
-    if missing := [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]:
-        raise UserError(f"the audit needs {', '.join(missing)}; install them: pip install 'startup-llm[audit]'")
+    _check_libraries()
     if not 0.5 <= config.near_duplicate_similarity <= 1:
         raise UserError(
             f"near_duplicate_similarity ({config.near_duplicate_similarity}) must lie in 0.5 to 1; try 0.8"
         )
     loaded = load_splits(config.data)
-    columns = find_columns(loaded.splits, config.data)
-    problem_type, decision = decide_problem_type(loaded.splits, columns, config.data)
-    rows = read_rows(loaded, columns, problem_type)
-    notes = [*loaded.notes, *columns.notes, *([decision] if decision else [])]
+    return audit_loaded(loaded, find_columns(loaded.splits, config.data), config)
+
+
+def _check_libraries() -> None:
+    if missing := [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]:
+        raise UserError(f"the audit needs {', '.join(missing)}; install them: pip install 'startup-llm[audit]'")
+
+
+def audit_before_publishing(loaded: LoadedData, config: AuditConfig) -> Audit:
+    """Look for faults in rows of any kind, and for personal data in every column of theirs.
+
+    Where the columns of a labelled text are found, labels are looked at too; a column that is named has to be there.
+
+    Raises:
+        UserError: If a column is not found or a library of the extra `audit` is missing.
+    """
+    _check_libraries()
+    data = config.data
+    named = (data.text_column, data.text_pair_column, data.label_column)
+    try:
+        columns = find_columns(loaded.splits, data)
+    except UserError:
+        if any(named) and not data.target_column:
+            raise
+        columns = None
+    return audit_loaded(loaded, columns, config, every_column=True)
+
+
+def audit_loaded(
+    loaded: LoadedData, columns: TextColumns | None, config: AuditConfig, *, every_column: bool = False
+) -> Audit:
+    """Look for every kind of fault in rows that are loaded.
+
+    Args:
+        loaded: The rows.
+        columns: Where text and label are; None for rows that have no label: all their running text is looked at.
+        config: How to look; its `data` counts no more.
+        every_column: Whether personal data is searched in all columns, not only in the text.
+    """
+    if columns is None:
+        rows = read_rows_without_label(loaded, config.data.group_column)
+        notes = [*loaded.notes, f"Looked at as text: {rows.columns.text}; labels were not looked at."]
+    else:
+        problem_type, decision = decide_problem_type(loaded.splits, columns, config.data)
+        rows = read_rows(loaded, columns, problem_type)
+        notes = [*loaded.notes, *columns.notes, *([decision] if decision else [])]
     search = _Search(rows, config)
-    search.find_text_faults()
+    search.find_text_faults(read_whole_rows(loaded) if every_column else rows.texts)
     search.find_copies()
     search.find_shared_groups()
-    search.find_missing_labels()
-    if problem_type != "regression":
-        search.find_label_faults()
-    else:
+    if columns is not None:
+        search.find_missing_labels()
+    if rows.problem_type == "regression":
         notes.append("Labels are numbers: contradictions, suspect labels and imbalance were not looked for.")
+    elif columns is not None:
+        search.find_label_faults()
     findings = {kind: search.findings[kind] for kind in KINDS if kind in search.findings}
     return Audit(rows, findings, search.describe(), [*notes, *search.notes])
+
+
+def read_rows_without_label(loaded: LoadedData, group: str | None) -> Rows:
+    """Read rows of no known kind: each column that holds running text in training, or any text where none does."""
+    train = loaded.splits["train"]
+    texts = {name: list(map(_join_strings, _read_plain(train, name))) for name in _list_plain_columns(train)}
+    lengths = {name: sum(map(len, values)) / len(values) for name, values in texts.items() if any(values)}
+    running = [name for name, length in lengths.items() if length >= FREE_TEXT_CHARACTERS and name != group]
+    names = running or list(lengths)
+    split, row, groups = [], [], []
+    for name, rows in loaded.splits.items():
+        groups += _read_plain(rows, group) if group in rows.column_names else [None] * len(rows)
+        split += [name] * len(rows)
+        row.append(np.arange(1, len(rows) + 1))
+    whole = read_whole_rows(loaded, names)
+    files = {record["split"]: record["files"] for record in loaded.sources if "files" in record}
+    columns = TextColumns(", ".join(names) or "no column", None, "", group, [])
+    return Rows(
+        np.array(split), np.concatenate(row), whole, [whole], [()] * len(whole), groups if group else None, "",
+        columns, files,
+    )  # fmt: skip
+
+
+def read_whole_rows(loaded: LoadedData, names: Sequence[str] | None = None) -> list[str]:
+    """Return the text of each row, a line per value; what is in images and sounds is not text.
+
+    Args:
+        loaded: The rows.
+        names: Which columns to read; default all.
+    """
+    whole = []
+    for rows in loaded.splits.values():
+        columns = [_read_plain(rows, name) for name in _list_plain_columns(rows) if names is None or name in names]
+        values = zip(*columns, strict=True) if columns else [()] * len(rows)
+        whole += [_join_strings(list(row)) for row in values]
+    return whole
+
+
+def _list_plain_columns(rows: datasets.Dataset) -> list[str]:
+    import datasets
+
+    return [name for name, kind in rows.features.items() if not isinstance(kind, (datasets.Image, datasets.Audio))]
+
+
+def _read_plain(rows: datasets.Dataset, name: str) -> list[Any]:
+    return rows.with_format("arrow")[:][name].to_pylist()
+
+
+def _join_strings(value: Any) -> str:
+    """Return the strings of a value, those within lists and mappings too, a line each."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict):
+        value = list(value.values())
+    return "\n".join(filter(None, map(_join_strings, value))) if isinstance(value, list) else ""
 
 
 def read_rows(loaded: LoadedData, columns: TextColumns, problem_type: str) -> Rows:
@@ -276,6 +373,7 @@ class _Search:
         self.is_empty = np.array([not all(map(str.strip, texts)) for texts in zip(*rows.parts, strict=True)], bool)
         self.labels = [" + ".join(labels) for labels in rows.labels]
         self.clusters = np.arange(len(rows.texts))
+        self.label_counts: Counter[str] | None = None
 
     def add(
         self,
@@ -308,7 +406,8 @@ class _Search:
             "label": labels,
         }
 
-    def find_text_faults(self) -> None:
+    def find_text_faults(self, whole_rows: Sequence[str]) -> None:
+        """Find what is wrong with the texts, and personal data in whole rows."""
         rows, config = self.rows, self.config
         self.add("empty-texts", np.flatnonzero(self.is_empty))
         self.characters = np.fromiter(map(len, rows.texts), np.int64, len(rows.texts))
@@ -318,16 +417,17 @@ class _Search:
         cut = np.flatnonzero(self.characters > limit)
         lost = float((self.characters[cut] - limit).sum() / max(self.characters.sum(), 1))
         self.add("long-texts", cut, details={"estimated_share_of_characters_lost": round(lost, 4)})
-        for kind, find in (
-            ("odd-characters", find_odd_characters),
-            ("personal-data", lambda texts: find_personal_data(texts, names=config.names)),
+        for kind, texts, find in (
+            ("odd-characters", rows.texts, find_odd_characters),
+            ("personal-data", whole_rows, lambda texts: find_personal_data(texts, names=config.names)),
         ):
-            found = find(rows.texts)
+            found = find(texts)
             what: dict[int, list[str]] = {}
             for name, positions in found.items():
                 for position in positions.tolist():
                     what.setdefault(position, []).append(name)
-            says = [{"what": what[position]} for position in sorted(what)]
+            shown = [show_text(texts[position], names=config.names) for position in sorted(what)[: config.examples]]
+            says = [{"text": text, "what": what[place]} for place, text in zip(sorted(what), shown, strict=False)]
             self.add(kind, sorted(what), says=says, details={name: len(found[name]) for name in found})
         self.languages, other, codes = find_other_languages(rows.texts, _MOST_LANGUAGE_TEXTS, config.seed)
         says = [{"language": code} for code in codes]
@@ -492,7 +592,7 @@ class _Search:
             "lengths": lengths,
             "texts_by_language": dict(self.languages.most_common()),
         }
-        if rows.problem_type != "regression":
+        if self.label_counts is not None:
             counts = {mask_text(name): count for name, count in self.label_counts.most_common()}
             statistics["labels"] = {"number": len(counts), "training_rows": counts}
         return statistics

@@ -28,7 +28,7 @@ LABEL_NAMES = (
 )  # fmt: skip
 _ID_NAME = re.compile(r"(.*[_\- ])?(id|idx|index|uuid|guid|row|key)|__index_level_\d+__|unnamed: \d+|", re.IGNORECASE)
 _INSPECTED_ROWS = 10_000
-_FREE_TEXT_CHARACTERS = 15
+FREE_TEXT_CHARACTERS = 15
 _MOST_CLASSES = 1_000
 
 
@@ -176,7 +176,7 @@ def _is_free_text(train: datasets.Dataset, column: str) -> bool:
     if not values or not isinstance(values[0], str):
         return False
     mean_characters = sum(map(len, values)) / len(values)
-    return mean_characters >= _FREE_TEXT_CHARACTERS and len(set(values)) > len(values) / 2
+    return mean_characters >= FREE_TEXT_CHARACTERS and len(set(values)) > len(values) / 2
 
 
 def _has_few_values(train: datasets.Dataset, column: str) -> bool:

@@ -149,13 +149,14 @@ def build_model_card(results: Results, publication: Publication = UNPUBLISHED) -
     Returns:
         The card's text. It holds no absolute local path, no Hub token and no text of the data.
     """
-    body = _load_template().render(_build_view(results, publication))
+    body = load_card_template("model_card.md.jinja").render(_build_view(results, publication))
     body = re.sub(r"\n{3,}", "\n\n", body)
     return f"---\n{build_card_data(results, publication).to_yaml()}\n---\n\n{body}"
 
 
 @functools.cache
-def _load_template() -> jinja2.Template:
+def load_card_template(name: str) -> jinja2.Template:
+    """Load a card's template of this package, with the filters that make names, numbers and prose fit for Markdown."""
     import importlib.resources
 
     import jinja2
@@ -171,7 +172,7 @@ def _load_template() -> jinja2.Template:
         "bytes": format_bytes,
         "metric": name_metric,
     }
-    source = importlib.resources.files(__package__).joinpath("model_card.md.jinja").read_text("utf-8")
+    source = importlib.resources.files(__package__).joinpath(name).read_text("utf-8")
     return environment.from_string(source)
 
 
@@ -231,14 +232,8 @@ def choose_license(results: Results, chosen: str | None = None) -> tuple[str | N
             if not chosen:
                 warnings.append(f"The licence of the {owner} is not known; find it out before publishing.")
             continue
-        terms = set(re.split(r"[^a-z0-9]+", license_id.lower()))
-        if "nc" in terms:
-            warnings.append(f"The {owner} ({license_id}) may not be used commercially.")
-        if "nd" in terms:
-            warnings.append(f"The licence of the {owner} ({license_id}) does not allow publishing derived works.")
-        if "sa" in terms:
-            warnings.append(f"The {owner} ({license_id}) asks that derived works carry the same licence.")
-        if terms & {"other", "unknown"} and not chosen:
+        warnings += describe_terms(owner, license_id)
+        if set(re.split(r"[^a-z0-9]+", license_id.lower())) & {"other", "unknown"} and not chosen:
             warnings.append(f"The licence of the {owner} is given as {license_id}; read its terms before publishing.")
     if chosen:
         return chosen.lower(), warnings
@@ -246,6 +241,17 @@ def choose_license(results: Results, chosen: str | None = None) -> tuple[str | N
         warnings.append("So no licence is declared here; whoever publishes the model has to choose one that fits.")
         return None, warnings
     return base.lower(), []
+
+
+def describe_terms(owner: str, license_id: str) -> list[str]:
+    """Say what a licence forbids or asks for, by its identifier."""
+    terms = set(re.split(r"[^a-z0-9]+", license_id.lower()))
+    told = {
+        "nc": f"The {owner} ({license_id}) may not be used commercially.",
+        "nd": f"The licence of the {owner} ({license_id}) does not allow publishing derived works.",
+        "sa": f"The {owner} ({license_id}) asks that derived works carry the same licence.",
+    }
+    return [sentence for term, sentence in told.items() if term in terms]
 
 
 def escape_markdown(text: Any) -> str:
@@ -264,6 +270,7 @@ def _build_view(results: Results, publication: Publication) -> dict[str, Any]:
         "rows",
         "labels",
         "problem_type",
+        "lock",
         "seed",
         "seconds",
     )

@@ -18,9 +18,11 @@ from startup_llm.hub.model_card import (
     ADAPTER_FOLDER,
     Publication,
     build_model_card,
+    choose_license,
     hide_path,
     hide_paths_in_command,
 )
+from startup_llm.run_folder import RUN_LOCK, read_run_lock
 
 CARD = "README.md"
 RESULTS = "results.json"
@@ -53,17 +55,21 @@ class PublishedFile:
 
 @dataclass(frozen=True)
 class PublishedFolder:
-    """A run as it is published in a repository that is new.
+    """A run or a data set as it is published in a repository that is new.
 
     Attributes:
+        name: What is published.
         files: Path in the repository to file; the card is among them.
         card: The generated card without marks, to merge into one that is published already.
-        results: The published results.
+        record: Path of the JSON file that holds, under `RECORD`, what the next publication has to know.
+        notes: What a person should know before publishing.
     """
 
+    name: str
     files: Mapping[str, PublishedFile]
     card: str
-    results: Results
+    record: str
+    notes: list[str]
 
 
 def build_published_folder(
@@ -87,22 +93,43 @@ def build_published_folder(
         files |= _collect(run / ADAPTER_FOLDER, "" if publication.what == "adapter" else f"{ADAPTER_FOLDER}/")
     if (run / "config.yaml").is_file():
         files["config.yaml"] = describe(_clean_yaml((run / "config.yaml").read_text(encoding="utf-8")))
+        if (run / RUN_LOCK).is_file():
+            files[RUN_LOCK] = describe(_clean_lock(read_run_lock(run), files["config.yaml"].sha256))
     if with_report:
         files["report.html"] = describe(build_report(clean_results(results, with_texts=True)).encode())
     card = build_model_card(results, publication)
-    files[CARD] = describe(build_readme(card).encode())
-    known = {path: {"sha256": file.sha256, "git_oid": file.git_oid} for path, file in files.items() if path != CARD}
     published = clean_results(results, with_texts=with_report)
-    published[RECORD] = {"what": publication.what, "card_metadata": read_metadata(card), "files": known}
+    notes = list(choose_license(results, publication.license)[1])
+    if publication.what == "adapter" and "local" in ((results.get("checkpoint") or {}).get("source") or ""):
+        notes.append("The base checkpoint is a local folder: others cannot load this adapter without it.")
+    name = f"the run {hide_path(results.get('run_name') or run.name)}"
+    return complete_folder(name, files, card, RESULTS, published | {"what": publication.what}, notes)
+
+
+def complete_folder(
+    name: str, files: Mapping[str, PublishedFile], card: str, record: str, content: Mapping[str, Any], notes: list[str]
+) -> PublishedFolder:
+    """Add the card and the record to the files.
+
+    Args:
+        name: What is published.
+        files: All others.
+        card: The generated card.
+        record: Path of the file that holds the record.
+        content: What else that file holds, plain data.
+        notes: What a person should know before publishing.
+    """
+    known = {path: {"sha256": file.sha256, "git_oid": file.git_oid} for path, file in files.items()}
+    published = {**content, RECORD: {"card_metadata": read_metadata(card), "files": known}}
     text = json.dumps(published, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    files[RESULTS] = describe(text.encode())
-    return PublishedFolder(dict(sorted(files.items())), card, published)
+    completed = {**files, CARD: describe(build_readme(card).encode()), record: describe(text.encode())}
+    return PublishedFolder(name, dict(sorted(completed.items())), card, record, notes)
 
 
 def clean_results(results: Results, *, with_texts: bool) -> dict[str, Any]:
     """Copy a run's results without absolute local paths and tokens and, unless wanted, without texts of the data."""
     cleaned = {
-        name: copy.deepcopy(value) if name in _DATA_KEYS else _hide_paths(value) for name, value in results.items()
+        name: copy.deepcopy(value) if name in _DATA_KEYS else hide_paths(value) for name, value in results.items()
     }
     if cleaned.get("command"):
         cleaned["command"] = hide_paths_in_command(results["command"])
@@ -153,14 +180,21 @@ def _clean_config(file: Path) -> Path | bytes:
 def _clean_yaml(text: str) -> bytes:
     import yaml
 
-    return yaml.safe_dump(_hide_paths(yaml.safe_load(text)), sort_keys=False, allow_unicode=True).encode()
+    return yaml.safe_dump(hide_paths(yaml.safe_load(text)), sort_keys=False, allow_unicode=True).encode()
 
 
-def _hide_paths(value: Any) -> Any:
+def _clean_lock(lock: Mapping[str, Any], config_sha256: str) -> bytes:
+    """Return a run's lock for the published config: relative paths start from where it will be made again."""
+    cleaned = hide_paths(lock) | {"config_sha256": config_sha256, "working_folder": None}
+    return (json.dumps(cleaned, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def hide_paths(value: Any) -> Any:
+    """Cut the absolute local paths in plain data to their last part."""
     if isinstance(value, str):
         return hide_path(value)
     if isinstance(value, Mapping):
-        return {key: _hide_paths(part) for key, part in value.items()}
+        return {key: hide_paths(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_hide_paths(part) for part in value]
+        return [hide_paths(part) for part in value]
     return value

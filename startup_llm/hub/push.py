@@ -1,4 +1,4 @@
-"""Publish a finished run as one commit to a repository of the Hub.
+"""Publish a finished run or a data set as one commit to a repository of the Hub.
 
 The commit names its parent: what another person commits meanwhile is never overwritten, the files are merged anew.
 Large files go ahead of it and are known to the Hub by their hash, so that a push that broke off goes on where it was.
@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 from startup_llm.errors import UserError
 from startup_llm.evaluation.report import redact_tokens
 from startup_llm.hub.card_merge import CardConflict, merge_readme
-from startup_llm.hub.model_card import ADAPTER_FOLDER, Publication, choose_license, hide_path
+from startup_llm.hub.model_card import ADAPTER_FOLDER, Publication
+from startup_llm.hub.published_dataset import build_published_dataset
 from startup_llm.hub.published_folder import (
     CARD,
     RECORD,
-    RESULTS,
     PublishedFile,
     PublishedFolder,
     build_published_folder,
@@ -79,35 +79,37 @@ class _Unreachable(UserError):
     """The Hub did not answer."""
 
 
-def push_run(config: PushConfig, endpoint: str | None = None) -> Push:
-    """Publish a finished run.
+def push(config: PushConfig, cards: Path, endpoint: str | None = None) -> Push:
+    """Publish a finished run or a data set.
 
     Args:
-        config: Which run, where and how.
+        config: What, where and how.
+        cards: Folder of data sets' cards, such as `data_cards/`.
         endpoint: The Hub's address; default: the one that `huggingface_hub` uses (HF_ENDPOINT).
 
     Raises:
-        UserError: If there is no run, no token or no right, the repository's id is bad or its name taken, its storage
-            full, the Hub out of reach, or if publishing would overwrite what a person wrote.
+        UserError: If there is nothing to publish, no token or no right, the repository's id is bad or its name taken,
+            its storage full, the Hub out of reach, if publishing would overwrite what a person wrote, or if an audit
+            found in a data set what nobody allowed.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
     token = _require_token()
-    folder, notes = _prepare(config, token)
+    folder = _prepare(config, cards, token)
     api = HfApi(endpoint=endpoint, token=token)
-    message = f"Publish the run {hide_path(folder.results.get('run_name') or Path(config.run).name)}"
+    message = f"Publish {folder.name}"
     with _explain_errors(config.repo, token):
         api.whoami()
         for _ in range(MAX_TRIES):
-            remote = _open_repository(api, config)
+            remote = _open_repository(api, config, folder.record)
             files, changed, removed = _compare(folder, remote, config)
             sizes = {path: file.size for path, file in files.items()}
-            push = Push(sizes, changed, removed, notes + _describe_visibility(config, remote))
+            done = Push(sizes, changed, removed, folder.notes + _describe_visibility(config, remote))
             if not changed and not removed:
-                return replace(push, commit=remote.commit)
-            if config.pull_request and (same := _find_same_pull_request(api, config.repo, message, files)):
-                return replace(push, url=same)
+                return replace(done, commit=remote.commit)
+            if config.pull_request and (same := _find_same_pull_request(api, config, message, files)):
+                return replace(done, url=same)
             additions = [CommitOperationAdd(path, _as_upload(files[path].content)) for path in changed]
             deletions = [CommitOperationDelete(path, is_folder=False) for path in removed]
             try:
@@ -115,6 +117,7 @@ def push_run(config: PushConfig, endpoint: str | None = None) -> Push:
                     config.repo,
                     additions + deletions,
                     commit_message=message,
+                    repo_type=config.repo_type,
                     revision=config.branch,
                     create_pr=config.pull_request,
                     parent_commit=remote.commit,
@@ -123,17 +126,17 @@ def push_run(config: PushConfig, endpoint: str | None = None) -> Push:
                 if error.response.status_code != 412:
                     raise
                 continue
-            return replace(push, url=sent.pr_url or str(sent.commit_url), commit=sent.oid)
+            return replace(done, url=sent.pr_url or str(sent.commit_url), commit=sent.oid)
     raise UserError(f"{config.repo} was changed by somebody else {MAX_TRIES} times during this push; push again later")
 
 
-def preview_run(config: PushConfig, endpoint: str | None = None) -> Push:
-    """Write the files that `push_run` would publish into the folder `config.dry_run`, and send nothing.
+def preview(config: PushConfig, cards: Path, endpoint: str | None = None) -> Push:
+    """Write the files that `push` would publish into the folder `config.dry_run`, and send nothing.
 
     The repository is looked at where there is a token, because the card merges with the one there.
 
     Raises:
-        UserError: Like `push_run`, or if the folder holds something.
+        UserError: Like `push`, or if the folder holds something.
     """
     from huggingface_hub import HfApi, get_token
 
@@ -141,14 +144,14 @@ def preview_run(config: PushConfig, endpoint: str | None = None) -> Push:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"dry_run {target} exists; name a folder that does not exist yet")
     token = get_token()
-    folder, notes = _prepare(config, token)
-    remote = None
+    folder = _prepare(config, cards, token)
+    notes, remote = list(folder.notes), None
     if token is None:
         notes.append(f"{config.repo} was not looked at (no token); these are the files of a new repository")
     else:
         try:
             with _explain_errors(config.repo, token):
-                remote = _read_repository(HfApi(endpoint=endpoint, token=token), config)
+                remote = _read_repository(HfApi(endpoint=endpoint, token=token), config, folder.record)
         except _Unreachable:
             notes.append(f"the Hub could not be reached; these are the files of a new repository {config.repo}")
     files, changed, removed = _compare(folder, remote, config)
@@ -173,8 +176,8 @@ def _require_token() -> str:
     return token
 
 
-def _prepare(config: PushConfig, token: str | None) -> tuple[PublishedFolder, list[str]]:
-    """Check the config, and choose and clean the run's files."""
+def _prepare(config: PushConfig, cards: Path, token: str | None) -> PublishedFolder:
+    """Check the config, and choose and clean the files."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
@@ -188,20 +191,24 @@ def _prepare(config: PushConfig, token: str | None) -> tuple[PublishedFolder, li
         raise UserError("--branch and --pull_request exclude each other; a pull request goes to main")
     if config.license and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", config.license):
         raise UserError(f"bad license {config.license!r}: expected an identifier such as apache-2.0 or cc-by-4.0")
-    run = Path(config.run)
+    if config.dataset == (config.run is not None):
+        given = f"--dataset and --run {config.run}" if config.dataset else "neither --run nor --dataset"
+        raise UserError(f"{given} given; expected --run RUN for a model, or --dataset with a data section for rows")
+    folder = build_published_dataset(config, cards) if config.dataset else _build_published_run(config)
+    for path, file in folder.files.items():
+        if token and _holds(file, token.encode()):
+            raise UserError(f"{path} of {folder.name} holds your access token; remove it there, and replace the token")
+    return folder
+
+
+def _build_published_run(config: PushConfig) -> PublishedFolder:
+    run = Path(config.run or "")
     results = read_results(run)
     what = config.what
     if what == "auto":
         what = "both" if (run / ADAPTER_FOLDER).is_dir() else "merged"
     publication = Publication(config.repo, what, config.license)
-    folder = build_published_folder(run, results, publication, with_report=config.with_report)
-    for path, file in folder.files.items():
-        if token and _holds(file, token.encode()):
-            raise UserError(f"{path} of run {run} holds your access token; remove it there, and replace the token")
-    notes = list(choose_license(results, config.license)[1])
-    if what == "adapter" and "local" in ((results.get("checkpoint") or {}).get("source") or ""):
-        notes.append("The base checkpoint is a local folder: others cannot load this adapter without it.")
-    return folder, notes
+    return build_published_folder(run, results, publication, with_report=config.with_report)
 
 
 def _holds(file: PublishedFile, secret: bytes) -> bool:
@@ -210,58 +217,60 @@ def _holds(file: PublishedFile, secret: bytes) -> bool:
     return file.content.suffix != ".safetensors" and secret in file.content.read_bytes()
 
 
-def _open_repository(api: HfApi, config: PushConfig) -> _Remote:
+def _open_repository(api: HfApi, config: PushConfig, record: str) -> _Remote:
     """Read the repository, made where it does not exist, and its branch too."""
-    remote = _read_repository(api, config)
+    remote = _read_repository(api, config, record)
     if remote is None:
         if config.pull_request:
             raise UserError(f"no repository {config.repo} to send a pull request to; leave --pull_request out")
-        api.create_repo(config.repo, private=not config.public)
-        remote = _read_repository(api, config)
+        api.create_repo(config.repo, repo_type=config.repo_type, private=not config.public)
+        remote = _read_repository(api, config, record)
     if config.branch and config.branch not in ("main", remote.commit):
         from huggingface_hub.errors import RevisionNotFoundError
 
         try:
-            api.model_info(config.repo, revision=config.branch)
+            api.repo_info(config.repo, revision=config.branch, repo_type=config.repo_type)
         except RevisionNotFoundError:
-            api.create_branch(config.repo, branch=config.branch, exist_ok=True)
-            remote = _read_repository(api, config)
+            api.create_branch(config.repo, branch=config.branch, repo_type=config.repo_type, exist_ok=True)
+            remote = _read_repository(api, config, record)
     return remote
 
 
-def _read_repository(api: HfApi, config: PushConfig) -> _Remote | None:
+def _read_repository(api: HfApi, config: PushConfig, record: str) -> _Remote | None:
     """Read the repository at the branch, or at main where there is no such branch; None where there is none."""
     from huggingface_hub import RepoFile
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        info = api.model_info(config.repo)
+        info = api.repo_info(config.repo, repo_type=config.repo_type)
     except RepositoryNotFoundError:
         return None
     if not info.private and not config.public:
-        raise UserError(f"{config.repo} is public: everybody would see this run; say so with --public")
+        what = "data set" if config.dataset else "run"
+        raise UserError(f"{config.repo} is public: everybody would see this {what}; say so with --public")
     if config.branch:
         with suppress(RevisionNotFoundError):
-            info = api.model_info(config.repo, revision=config.branch)
-    listed = api.list_repo_tree(config.repo, recursive=True, revision=info.sha)
+            info = api.repo_info(config.repo, revision=config.branch, repo_type=config.repo_type)
+    where = {"revision": info.sha, "repo_type": config.repo_type}
+    listed = api.list_repo_tree(config.repo, recursive=True, **where)
     entries = {entry.path: entry for entry in listed if isinstance(entry, RepoFile)}
     with tempfile.TemporaryDirectory() as cache:
         texts = {
-            name: Path(api.hf_hub_download(config.repo, name, revision=info.sha, cache_dir=cache)).read_bytes()
-            for name in (CARD, RESULTS)
+            name: Path(api.hf_hub_download(config.repo, name, cache_dir=cache, **where)).read_bytes()
+            for name in (CARD, record)
             if name in entries
         }
     try:
         card = texts[CARD].decode() if CARD in texts else None
     except UnicodeDecodeError:
         raise UserError(f"the card of {config.repo} is not UTF-8 text; mend it there first") from None
-    return _Remote(info.sha, bool(info.private), entries, card, _read_record(texts.get(RESULTS)))
+    return _Remote(info.sha, bool(info.private), entries, card, _read_record(texts.get(record)))
 
 
-def _read_record(results: bytes | None) -> dict[str, Any]:
+def _read_record(content: bytes | None) -> dict[str, Any]:
     """Return what the last push left for this one, or an empty dict."""
     try:
-        record = json.loads(results or b"{}")[RECORD]
+        record = json.loads(content or b"{}")[RECORD]
         return {"files": dict(record["files"]), "card_metadata": dict(record["card_metadata"])}
     except (ValueError, KeyError, TypeError):
         return {}
@@ -270,11 +279,11 @@ def _read_record(results: bytes | None) -> dict[str, Any]:
 def _compare(
     folder: PublishedFolder, remote: _Remote | None, config: PushConfig
 ) -> tuple[dict[str, PublishedFile], list[str], list[str]]:
-    """Merge the run's files with the repository's.
+    """Merge what is published with the repository.
 
     Returns:
-        All files of the run, the card merged; the paths that differ from the repository's; the paths that an earlier
-        push wrote, that nobody changed since and that the run does not have.
+        All files, the card merged; the paths that differ from the repository's; the paths that an earlier
+        push wrote, that nobody changed since and that are not published now.
 
     Raises:
         UserError: If a person's file or words would be overwritten.
@@ -301,7 +310,7 @@ def _compare(
         for path in changed
         if path in remote.entries
         and path != CARD
-        and not (path == RESULTS and remote.record)
+        and not (path == folder.record and remote.record)
         and not (path in known and _is_same(remote.entries[path], known[path]))
     ]
     if foreign and not config.overwrite and not config.pull_request:
@@ -319,14 +328,18 @@ def _is_same(entry: RepoFile | None, file: PublishedFile) -> bool:
     return entry.lfs.sha256 == file.sha256 if entry.lfs else entry.blob_id == file.git_oid
 
 
-def _find_same_pull_request(api: HfApi, repo: str, title: str, files: Mapping[str, PublishedFile]) -> str | None:
+def _find_same_pull_request(
+    api: HfApi, config: PushConfig, title: str, files: Mapping[str, PublishedFile]
+) -> str | None:
     """Return the address of an open pull request that proposes just this, as after an answer that was lost."""
     from huggingface_hub import RepoFile
 
-    for proposal in api.get_repo_discussions(repo, discussion_type="pull_request", discussion_status="open"):
+    repo, kind = config.repo, config.repo_type
+    only = {"discussion_type": "pull_request", "discussion_status": "open"}
+    for proposal in api.get_repo_discussions(repo, repo_type=kind, **only):
         if proposal.title != title:
             continue
-        listed = api.list_repo_tree(repo, recursive=True, revision=proposal.git_reference)
+        listed = api.list_repo_tree(repo, recursive=True, revision=proposal.git_reference, repo_type=kind)
         entries = {entry.path: entry for entry in listed if isinstance(entry, RepoFile)}
         if all(_is_same(entries.get(path), file) for path, file in files.items()):
             return proposal.url

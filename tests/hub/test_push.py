@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -18,9 +19,11 @@ from loopback_hub import TOKEN, Answer, LoopbackHub
 
 from startup_llm.config import PushConfig
 from startup_llm.errors import UserError
-from startup_llm.hub.push import preview_run, push_run
+from startup_llm.hub.push import preview as preview_publication
+from startup_llm.hub.push import push as publish
 
 ROOT = Path(__file__).parents[2]
+CARDS = ROOT / "data_cards"
 CLIENT_S_OWN = "ignore:Use 'content=<...>':DeprecationWarning"
 """A warning from one library of the client to another, which nobody else can heed and Python does not show."""
 BOTH = {
@@ -64,10 +67,13 @@ def run(tmp_path: Path) -> Path:
     return run
 
 
+LOCK = {"working_folder": "../..", "config_sha256": "0", "data": [], "checkpoint": {"name": "/home/me/base"}}
+
+
 @pytest.fixture
 def push(hub: LoopbackHub, run: Path) -> Callable:
     """Publish the run from this process."""
-    return lambda repo="me/mine", **options: push_run(PushConfig(str(run), repo, **options), hub.url)
+    return lambda repo="me/mine", **options: publish(PushConfig(repo, str(run), **options), CARDS, hub.url)
 
 
 def train_again(run: Path, seed: int) -> None:
@@ -317,7 +323,9 @@ def test_edits_that_do_not_stop_end_in_an_error_and_nothing_of_them_is_lost(hub,
 
 def test_a_dry_run_writes_what_a_push_sends_byte_for_byte(hub, run, push, tmp_path):
     def preview(name: str) -> dict[str, bytes]:
-        shown = preview_run(PushConfig(str(run), "me/mine", dry_run=str(tmp_path / name), with_report=True), hub.url)
+        shown = preview_publication(
+            PushConfig("me/mine", str(run), dry_run=str(tmp_path / name), with_report=True), CARDS, hub.url
+        )
         files = files_below(tmp_path / name)
         assert {path: len(content) for path, content in files.items()} == shown.files
         return files
@@ -338,12 +346,12 @@ def test_a_dry_run_writes_what_a_push_sends_byte_for_byte(hub, run, push, tmp_pa
 
 
 def test_a_dry_run_needs_neither_token_nor_network(hub, run, tmp_path, monkeypatch):
-    config = PushConfig(str(run), "me/mine", dry_run=str(tmp_path / "a"))
-    assert "the Hub could not be reached" in preview_run(config, "http://127.0.0.1:9").notes[-1]
+    config = PushConfig("me/mine", str(run), dry_run=str(tmp_path / "a"))
+    assert "the Hub could not be reached" in preview_publication(config, CARDS, "http://127.0.0.1:9").notes[-1]
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
-    config = PushConfig(str(run), "me/mine", dry_run=str(tmp_path / "b"))
-    assert "was not looked at (no token)" in preview_run(config, hub.url).notes[-1]
+    config = PushConfig("me/mine", str(run), dry_run=str(tmp_path / "b"))
+    assert "was not looked at (no token)" in preview_publication(config, CARDS, hub.url).notes[-1]
     assert files_below(tmp_path / "a") == files_below(tmp_path / "b")
     assert hub.requests == []
 
@@ -388,7 +396,7 @@ def test_a_full_storage_is_an_error_and_the_repository_stays_as_it_was(hub, run,
 
 def test_a_token_in_a_file_of_the_run_is_found_before_anything_is_sent(hub, run, push):
     (run / "model" / "config.json").write_text(json.dumps({"note": TOKEN}))
-    with pytest.raises(UserError, match=r"config\.json of run .* holds your access token"):
+    with pytest.raises(UserError, match=r"config\.json of the run .* holds your access token"):
         push()
     assert hub.requests == []
 
@@ -406,7 +414,7 @@ def test_a_token_that_the_hub_s_answer_repeats_is_not_shown(hub, push):
 
 def test_no_network_is_an_error(hub, run):
     with pytest.raises(UserError, match=r"the connection to the Hub failed .*push again: it goes on where it was"):
-        push_run(PushConfig(str(run), "me/mine"), "http://127.0.0.1:9")
+        publish(PushConfig("me/mine", str(run)), CARDS, "http://127.0.0.1:9")
 
 
 def test_a_hundred_cut_connections_leave_the_old_state_or_the_new_and_the_next_push_completes(hub, run, push):
@@ -568,3 +576,21 @@ def test_the_hub_of_these_tests_answers_ranges_and_paths_and_hides_what_is_priva
     (described,) = api.get_paths_info("me/mine", ["model.safetensors", "none"])
     assert (described.size, described.lfs.size) == (5000, 5000)
     assert [ref.name for ref in api.list_repo_refs("me/mine").branches] == ["main"]
+
+
+def test_the_lock_goes_with_the_run_for_the_config_that_is_published(hub, run, push):
+    (run / "run.lock.json").write_text(
+        json.dumps(LOCK | {"overrides": {"data.train_file": f"{run.parent}/train.csv"}})
+    )
+    results = json.loads((run / "results.json").read_text()) | {"lock": "run.lock.json"}
+    (run / "results.json").write_text(json.dumps(results))
+    push()
+    files = hub.files("me/mine")
+    assert json.loads(files["run.lock.json"]) == {
+        "working_folder": None,
+        "config_sha256": hashlib.sha256(files["config.yaml"]).hexdigest(),
+        "data": [],
+        "checkpoint": {"name": "base"},
+        "overrides": {"data.train_file": "train.csv"},
+    }
+    assert b"python recipes/reproduce.py me/mine" in files["README.md"]
