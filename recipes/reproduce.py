@@ -2,6 +2,7 @@
 
 python recipes/reproduce.py runs/helpdesk-lora
 python recipes/reproduce.py runs/helpdesk-lora --run_dir /tmp/helpdesk-again
+python recipes/reproduce.py my-account/helpdesk-lora
 """
 
 import json
@@ -23,13 +24,16 @@ def main() -> None:
     if words and not words[0].startswith("-"):
         words[0] = f"--run={words[0]}"
     config, _, _ = parse_config(ReproduceConfig, words)
-    lock, run = read_run_lock(config.run), Path(config.run).absolute()
-    new_run = Path(config.run_dir).absolute() if config.run_dir else run.with_name(f"{run.name}-again")
-    if new_run == run:
-        raise UserError(f"run_dir {config.run_dir} is the run itself; name another, so that both can be compared")
 
     from startup_llm.hub import run_lock
 
+    run = run_lock.load_run_folder(config.run, config.revision)
+    lock, run = read_run_lock(run), run.absolute()
+    name = Path(config.run).name
+    beside = run.parent if Path(config.run).exists() else Path("runs")
+    new_run = Path(config.run_dir or beside / f"{name}-again").absolute()
+    if new_run == run:
+        raise UserError(f"run_dir {config.run_dir} is the run itself; name another, so that both can be compared")
     run_lock.check_schema(lock)
     if lock["recipe"] not in CONFIGS:
         raise UserError(f"{config.run} was made by {lock['recipe']}; expected a run of {', '.join(CONFIGS)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from startup_llm.data.task_data import compute_rows_sha256
 from startup_llm.errors import UserError
 from startup_llm.evaluation.environment import VARIABLES, describe_code, describe_determinism, describe_environment
 from startup_llm.models.checkpoints import compute_sha256, load_checkpoint
+from startup_llm.run_folder import RESULTS, RUN_LOCK
 from startup_llm.tasks import load_task
 
 if TYPE_CHECKING:
@@ -129,6 +131,30 @@ def build_run_lock(
             for model, scores in results["models"].items()
         },
     }
+
+
+def load_run_folder(name: str, revision: str | None = None) -> Path:
+    """Return the folder of a finished run, or one with a published run's lock, config and numbers from the Hub.
+
+    Args:
+        name: Folder or Hub id.
+        revision: Hub branch, tag or commit.
+
+    Raises:
+        UserError: If a Hub id cannot be downloaded.
+    """
+    if Path(name).parent.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        return Path(name)
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=[RUN_LOCK, RESULTS, "config.yaml"]))
+    except (errors.HTTPError, OSError, ValueError) as error:
+        said = str(error).strip().splitlines()
+        raise UserError(
+            f"{name} is no folder here, and the Hub does not give it ({said[0] if said else type(error).__name__}); "
+            "name a finished run's folder or its Hub id, and log in with `hf auth login` where it is private"
+        ) from None
 
 
 def find_working_folder(run: Path, lock: Mapping[str, Any]) -> Path:

@@ -12,6 +12,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from loopback_hub import TOKEN, LoopbackHub
+
+from startup_llm.config import PushConfig
+from startup_llm.hub.push import push
 
 ROOT = Path(__file__).parents[2]
 FINETUNE, REPRODUCE = ROOT / "recipes" / "finetune.py", ROOT / "recipes" / "reproduce.py"
@@ -280,3 +284,26 @@ def test_a_number_below_one_is_refused(name):
 
     with pytest.raises(UserError, match=rf"speed\.{name} must be at least 1, got 0"):
         plan_speed(SpeedConfig(**{name: 0}))
+
+
+def test_a_published_run_is_made_again_from_its_hub_id(made, work, call, tmp_path, monkeypatch):
+    from huggingface_hub import close_session, constants
+
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    for name, value in {"OFFLINE": False, "DISABLE_XET": True, "CACHE": str(tmp_path / "hf")}.items():
+        monkeypatch.setattr(constants, f"HF_HUB_{name}", value)
+    address = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
+    with LoopbackHub(tmp_path / "hub") as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + address)
+        push(PushConfig("me/mine", "runs/first"), ROOT / "data_cards", hub.url)
+        code, out, err = call(REPRODUCE, "me/mine")
+        assert code == 0, out + err
+        assert (work / "runs" / "mine-again" / "results.json").is_file()
+        flip_last_letter(work / "tickets.csv")
+        code, _, err = call(REPRODUCE, "me/mine", "--overwrite")
+        assert (code, "tickets.csv: SHA-256 expected" in err) == (2, True)
+        code, _, err = call(REPRODUCE, "me/none")
+        assert (code, err.count("\n")) == (2, 1)
+        assert "me/none is no folder here, and the Hub does not give it" in err
+        close_session()
