@@ -48,7 +48,7 @@ def test_the_tables_are_those_of_the_results_files():
 def test_every_command_of_the_readme_is_known_to_these_tests():
     tested = ("accelerate launch recipes/", "python recipes/push.py", "make finetune", "make test")
     assert [line for line in COMMANDS if not line.startswith(tested)] == []
-    assert len(COMMANDS) == 9
+    assert len(COMMANDS) == 10
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +113,10 @@ def test_a_dry_run_of_push_writes_the_folder(work):
     answer = run(words, work)
     assert answer.returncode == 0, answer.stderr[-2000:]
     assert (work / "sent" / "README.md").is_file()
+
+
+def test_a_dry_run_of_a_data_set_writes_the_folder(work):
+    words = [*find("python recipes/push.py --dataset"), "--dry_run", "sent-rows"]
+    answer = run([*words, "--allow_findings", "near-duplicates-across-splits"], work)
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    assert (work / "sent-rows" / "data" / "train-00000-of-00001.parquet").is_file()
