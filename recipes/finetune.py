@@ -23,6 +23,8 @@ def main() -> None:
 
 
 def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run: RunFolder) -> None:
+    from startup_llm.data.audit import audit_task_data
+    from startup_llm.data.audit_report import summarize
     from startup_llm.evaluation.baselines import predict_baselines
     from startup_llm.evaluation.environment import StageClock
     from startup_llm.hub.dataset_card import read_dataset_card
@@ -42,6 +44,12 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
     with stage("data"):
         data = task.load_data(config.data)
         say("\n  ".join([f"data: {data.describe()}", *data.notes]))
+
+    audit = None
+    if run.is_writer and config.audit != "none":
+        with stage("audit"):
+            audit = audit_task_data(data, config.audit)
+        say("\n  ".join([f"audit: {config.audit}", *(summarize(audit) if audit else ["the rows have no texts"])]))
 
     with stage("checkpoint"):
         checkpoint = load_checkpoint(config.model)
@@ -79,6 +87,7 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
         stage=stage,
         command=shlex.join(["accelerate", "launch", "recipes/finetune.py", *sys.argv[1:]]),
         estimate=estimates[0] if estimates else None,
+        audit=audit,
         data_card=read_dataset_card(config.data, Path(__file__).parents[1] / "data_cards"),
     )  # fmt: skip
     say("\n".join(sentences))

@@ -201,6 +201,9 @@ class FinetuneConfig:
     """Go on from the last checkpoint of an interrupted run."""
     early_stopping_patience: int | None = None
     """Stop after this many evaluations without a better validation score."""
+    audit: Literal["none", "quick", "full"] = "quick"
+    """How the texts are looked at before training, for the report: quick for copies, personal data and faulty labels;
+    full, which takes minutes, for near-copies, suspect labels, encodings and languages too (extra audit)."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)

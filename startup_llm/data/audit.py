@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,9 +34,12 @@ from startup_llm.errors import UserError, nearest
 if TYPE_CHECKING:
     import datasets
 
+    from startup_llm.data.task_data import TaskData
+
 Severity = Literal["error", "warning", "note"]
 CHARACTERS_PER_TOKEN = 4
 _MOST_LANGUAGE_TEXTS = 50_000
+_MOST_AUDITED_ROWS = 100_000
 _SHOWN_LABELS = 20
 _LIBRARIES = ("cleanlab", "ftfy", "py3langid")
 
@@ -235,6 +238,69 @@ def audit_before_publishing(loaded: LoadedData, config: AuditConfig) -> Audit:
     return audit_loaded(loaded, columns, config, every_column=True)
 
 
+def audit_task_data(data: TaskData, level: Literal["quick", "full"]) -> dict[str, Any] | None:
+    """Look into the rows that a task trains and tests on, as they were split.
+
+    Args:
+        data: The rows.
+        level: quick looks for what needs no comparison of all with all: empty texts, personal data, copies within and
+            across splits, and labels that are rare, new or written in several ways. full looks for every kind.
+
+    Returns:
+        What was found, as plain data without a text; None where the rows have no texts.
+
+    Raises:
+        UserError: If a library of the extra `audit` is missing for a full audit.
+    """
+    if level == "full":
+        _check_libraries()
+    columns = [name for name in ("text", "text_pair") if name in data.splits["train"].column_names]
+    if not columns or any(data.splits["train"].features[name].dtype != "string" for name in columns):
+        return None
+    train = data.splits["train"]
+    notes = []
+    if len(train) > _MOST_AUDITED_ROWS:
+        notes.append(f"{_MOST_AUDITED_ROWS:,} of {len(train):,} training rows, drawn at random, were looked at.")
+        train = train.shuffle(seed=0).select(range(_MOST_AUDITED_ROWS))
+    rows = _read_task_rows({**data.splits, "train": train}, columns, data)
+    search = _Search(rows, AuditConfig(examples=0))
+    if level == "quick":
+        search.find_empty_texts()
+        search.find_personal_data(rows.texts)
+        search.find_copies(near=False)
+    else:
+        search.find_text_faults(rows.texts)
+        search.find_copies()
+    if data.label_names:
+        search.find_label_faults(suspects=level == "full")
+    found = {kind: len(search.findings[kind].positions) for kind in KINDS if kind in search.findings}
+    findings = [
+        {"kind": kind, "severity": KINDS[kind][0], "meaning": KINDS[kind][1], "count": count}
+        for kind, count in found.items()
+    ]
+    return {"level": level, "findings": findings, "notes": [*notes, *search.notes]}
+
+
+def _read_task_rows(splits: Mapping[str, datasets.Dataset], columns: Sequence[str], data: TaskData) -> Rows:
+    parts = [[text for rows in splits.values() for text in rows[column]] for column in columns]
+    labels: list[tuple[str, ...]] = []
+    for rows in splits.values():
+        if data.problem_type == "single_label_classification":
+            labels += [(data.label_names[label],) for label in rows["label"]]
+        elif data.problem_type == "multi_label_classification":
+            labels += [
+                tuple(name for name, flag in zip(data.label_names, flags, strict=True) if flag)
+                for flags in rows["label"]
+            ]
+        else:
+            labels += [()] * len(rows)
+    texts = parts[0] if len(parts) == 1 else ["\n".join(texts) for texts in zip(*parts, strict=True)]
+    place = np.concatenate([np.asarray(rows["row"], np.int64) for rows in splits.values()])
+    split = np.repeat(list(splits), [len(rows) for rows in splits.values()])
+    found = TextColumns(columns[0], None, "", None, [])
+    return Rows(split, place, texts, parts, labels, None, data.problem_type, found, {})
+
+
 def audit_loaded(
     loaded: LoadedData, columns: TextColumns | None, config: AuditConfig, *, every_column: bool = False
 ) -> Audit:
@@ -406,10 +472,28 @@ class _Search:
             "label": labels,
         }
 
+    def find_empty_texts(self) -> None:
+        self.add("empty-texts", np.flatnonzero(self.is_empty))
+
+    def find_personal_data(self, whole_rows: Sequence[str]) -> None:
+        names = self.config.names
+        self._add_by_text("personal-data", whole_rows, find_personal_data(whole_rows, names=names))
+
+    def _add_by_text(self, kind: str, texts: Sequence[str], found: Mapping[str, np.ndarray]) -> None:
+        """Add a finding of rows by what their texts hold, several things perhaps."""
+        what: dict[int, list[str]] = {}
+        for name, positions in found.items():
+            for position in positions.tolist():
+                what.setdefault(position, []).append(name)
+        order = sorted(what)
+        shown = [show_text(texts[position], names=self.config.names) for position in order[: self.config.examples]]
+        says = [{"text": text, "what": what[position]} for position, text in zip(order, shown, strict=False)]
+        self.add(kind, order, says=says, details={name: len(found[name]) for name in found})
+
     def find_text_faults(self, whole_rows: Sequence[str]) -> None:
         """Find what is wrong with the texts, and personal data in whole rows."""
         rows, config = self.rows, self.config
-        self.add("empty-texts", np.flatnonzero(self.is_empty))
+        self.find_empty_texts()
         self.characters = np.fromiter(map(len, rows.texts), np.int64, len(rows.texts))
         large = np.flatnonzero(self.characters > LONGEST_TEXT_BYTES // 4)
         self.add("oversized-texts", [i for i in large if len(rows.texts[i].encode()) > LONGEST_TEXT_BYTES])
@@ -417,26 +501,16 @@ class _Search:
         cut = np.flatnonzero(self.characters > limit)
         lost = float((self.characters[cut] - limit).sum() / max(self.characters.sum(), 1))
         self.add("long-texts", cut, details={"estimated_share_of_characters_lost": round(lost, 4)})
-        for kind, texts, find in (
-            ("odd-characters", rows.texts, find_odd_characters),
-            ("personal-data", whole_rows, lambda texts: find_personal_data(texts, names=config.names)),
-        ):
-            found = find(texts)
-            what: dict[int, list[str]] = {}
-            for name, positions in found.items():
-                for position in positions.tolist():
-                    what.setdefault(position, []).append(name)
-            shown = [show_text(texts[position], names=config.names) for position in sorted(what)[: config.examples]]
-            says = [{"text": text, "what": what[place]} for place, text in zip(sorted(what), shown, strict=False)]
-            self.add(kind, sorted(what), says=says, details={name: len(found[name]) for name in found})
+        self._add_by_text("odd-characters", rows.texts, find_odd_characters(rows.texts))
+        self.find_personal_data(whole_rows)
         self.languages, other, codes = find_other_languages(rows.texts, _MOST_LANGUAGE_TEXTS, config.seed)
         says = [{"language": code} for code in codes]
         self.add("other-languages", other, says=says, details={"texts_by_language": dict(Counter(codes))})
         if len(rows.texts) > _MOST_LANGUAGE_TEXTS:
             self.notes.append(f"Languages were looked at in {_MOST_LANGUAGE_TEXTS:,} texts drawn at random.")
 
-    def find_copies(self) -> None:
-        """Find exact and near-duplicates and labels that contradict each other on them."""
+    def find_copies(self, *, near: bool = True) -> None:
+        """Find exact and, unless left out, near-duplicates, and labels that contradict each other on them."""
         import pandas as pd
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components
@@ -456,9 +530,10 @@ class _Search:
         self._add_pairs("duplicates-across-splits", order[crosses], first[crosses])
 
         unique = frame.drop_duplicates("code")["position"].to_numpy()
-        pairs, similarity = find_near_duplicates(
-            [self.rows.texts[i] for i in unique], self.config.near_duplicate_similarity
-        )
+        pairs, similarity = np.empty((0, 2), np.int64), np.empty(0)
+        if near:
+            texts = [self.rows.texts[i] for i in unique]
+            pairs, similarity = find_near_duplicates(texts, self.config.near_duplicate_similarity)
         joined = np.concatenate([unique[pairs], np.stack([first, order], axis=1)])
         graph = coo_array((np.ones(len(joined), bool), joined.T), shape=(len(self.is_empty),) * 2)
         self.clusters = connected_components(graph, directed=False)[1]
@@ -527,7 +602,7 @@ class _Search:
         else:
             self.add("missing-labels", [i for i, labels in enumerate(rows.labels) if not labels])
 
-    def find_label_faults(self) -> None:
+    def find_label_faults(self, *, suspects: bool = True) -> None:
         rows = self.rows
         counts = Counter(name for labels in rows.labels for name in labels)
         spellings = find_spellings(counts)
@@ -548,7 +623,7 @@ class _Search:
         if "imbalance" in self.findings:
             self.findings["imbalance"].details |= {"rows_of_the_most_frequent_label": most}
         self.label_counts = train
-        if rows.problem_type == "single_label_classification":
+        if suspects and rows.problem_type == "single_label_classification":
             is_labelled = np.array([bool(labels) for labels in spelled], bool)
             self._find_suspects(spelled, is_labelled & ~self.is_empty)
 

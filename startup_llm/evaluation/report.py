@@ -103,6 +103,7 @@ def _build_view(results: Results) -> dict[str, Any]:
         "mistakes",
         "data",
         "truncation",
+        "audit",
         "reload_gate",
         "checkpoint",
         "rows",

@@ -44,6 +44,7 @@ def finish_run(
     command: str,
     data_card: Mapping[str, Any],
     estimate: Estimate | None = None,
+    audit: Mapping[str, Any] | None = None,
     load_code: str | None = None,
 ) -> list[str]:
     """Predict the test rows, score every model on them, pass the reload gate, and write what a finished run holds.
@@ -65,6 +66,7 @@ def finish_run(
         command: The command line that made the run.
         data_card: License and language of the dataset.
         estimate: What the run was expected to take.
+        audit: What was found in the rows before training, as `audit_task_data` tells it.
         load_code: Python that loads the model from the Hub repository REPOSITORY, where no pipeline does.
 
     Returns:
@@ -128,6 +130,7 @@ def finish_run(
             "notes": data.notes,
             "sources": data.sources,
         },
+        "audit": audit,
         "truncation": {
             "max_length_tokens": getattr(prepared.processor, "model_max_length", None),
             **{name: asdict(cut) for name, cut in prepared.truncation.items()},

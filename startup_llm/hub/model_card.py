@@ -266,6 +266,7 @@ def _build_view(results: Results, publication: Publication) -> dict[str, Any]:
         "confusions",
         "calibration",
         "truncation",
+        "audit",
         "reload_gate",
         "rows",
         "labels",

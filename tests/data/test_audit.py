@@ -1,5 +1,6 @@
 import csv
 import hashlib
+import importlib.util
 import json
 import re
 import subprocess
@@ -12,8 +13,9 @@ import pyarrow.parquet
 import pytest
 
 from startup_llm.config import AuditConfig, DataConfig
-from startup_llm.data.audit import audit_rows, read_kinds
+from startup_llm.data.audit import audit_rows, audit_task_data, read_kinds
 from startup_llm.data.audit_report import check_output, render_markdown, write_audit
+from startup_llm.data.classification import load_labelled_text
 from startup_llm.data.cleaning import FIXABLE, name_copies, write_cleaned_copies
 from startup_llm.data.label_faults import find_spellings
 from startup_llm.data.near_duplicates import compute_similarities, find_near_duplicates, normalise_text
@@ -443,3 +445,29 @@ def test_two_hundred_faults_planted_into_banking77_are_found(tmp_path, real_data
     assert sum(map(len, planted.values())) == 200
     assert hits >= 190, table
     assert hits / (hits + wrong) >= 0.75, table
+
+
+def load_for_training(folder, train, test):
+    files = {"train_file": write_csv(folder / "train.csv", train), "test_file": write_csv(folder / "test.csv", test)}
+    return load_labelled_text(DataConfig(**files, validation_fraction=0))
+
+
+def test_a_quick_audit_of_what_is_trained_on_finds_what_the_full_one_finds_of_its_kinds(tmp_path):
+    rows = build_clean_rows(90)
+    train = [*rows[:60], rows[0], {**rows[1], "text": "write to jo.doe@example.org"}, rows[70]]
+    data = load_for_training(tmp_path, train, rows[60:])
+    quick, full = (audit_task_data(data, level) for level in ("quick", "full"))
+    counts = {finding["kind"]: finding["count"] for finding in quick["findings"]}
+    assert counts == {"duplicates-across-splits": 1, "duplicates": 1, "personal-data": 1}
+    assert counts.items() <= {finding["kind"]: finding["count"] for finding in full["findings"]}.items()
+    assert "jo.doe" not in json.dumps([quick, full])
+
+
+def test_a_quick_audit_needs_no_library_of_the_extra_and_a_full_one_says_which(tmp_path, monkeypatch):
+    rows = build_clean_rows(36)
+    data = load_for_training(tmp_path, rows[:30], rows[30:])
+    really = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "cleanlab" else really(name))
+    assert audit_task_data(data, "quick")["findings"] == []
+    with pytest.raises(UserError, match="the audit needs cleanlab; install them"):
+        audit_task_data(data, "full")

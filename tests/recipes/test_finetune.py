@@ -113,6 +113,14 @@ def test_results_have_the_published_form(finished_run):
     assert results["versions"]["torch"]
 
 
+def test_the_rows_were_audited_and_the_report_tells_what_was_found(finished_run):
+    audit = json.loads((finished_run / "results.json").read_text())["audit"]
+    report = (finished_run / "report.html").read_text()
+    assert audit["level"] == "quick"
+    assert "A quick audit of the rows found" in report
+    assert all(f">{finding['kind']}</th>" in report for finding in audit["findings"])
+
+
 def test_the_reload_gate_has_compared_both_forms(finished_run):
     gate = json.loads((finished_run / "results.json").read_text())["reload_gate"]
     assert gate["adapter_max_difference"] <= gate["tolerance"]
