@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from startup_llm import __version__
+from startup_llm.evaluation.energy import EnergyMeter
 
 PACKAGES = (
     "startup-llm",
@@ -40,12 +41,13 @@ VARIABLES = (
 
 
 class StageClock:
-    """Seconds per named stage of a run, and in total since the process was started."""
+    """Seconds per named stage of a run and in total since the process was started, and energy since the clock was."""
 
     def __init__(self) -> None:
         import psutil
 
         self.seconds: dict[str, float] = {}
+        self.energy = EnergyMeter()
         self._start = time.perf_counter() - (time.time() - psutil.Process().create_time())
 
     @contextmanager

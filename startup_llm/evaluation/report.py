@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from startup_llm.evaluation import statistics
+from startup_llm.evaluation.energy import describe_energy
 from startup_llm.evaluation.metrics import is_share
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ def _build_view(results: Results) -> dict[str, Any]:
         "decides": results["decides"],
         "run_name": results.get("run_name") or results["method"],
         "theme": THEME,
+        "energy": describe_energy(results.get("energy")),
         "lead": sentences[0],
         "further_sentences": sentences[1:],
         "ladder": _draw_ladder(results),

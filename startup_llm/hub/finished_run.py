@@ -151,6 +151,7 @@ def finish_run(
         "estimate": estimate.as_dict() if estimate else None,
         "seconds": stage.total,
         "stage_seconds": dict(stage.seconds),
+        "energy": stage.energy.read(),
         "peak_memory_bytes": read_peak_memory_bytes(),
         "throughput": dict(throughput),
         "versions": read_versions(),

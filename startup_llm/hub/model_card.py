@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from startup_llm.evaluation.energy import describe_energy
 from startup_llm.evaluation.report import (
     Results,
     build_metric_table,
@@ -275,7 +276,7 @@ def _build_view(results: Results, publication: Publication) -> dict[str, Any]:
         "seed",
         "seconds",
     )
-    facts = ("stage_seconds", "peak_memory_bytes", "throughput", "versions", "hardware", "emissions_kg_co2", "test")
+    facts = ("stage_seconds", "peak_memory_bytes", "throughput", "versions", "hardware", "test")
     checkpoint, data = results.get("checkpoint") or {}, results.get("data") or {}
     classes = results.get("per_class") or {}
     weakest = sorted(classes, key=lambda label: classes[label].get("f1") or 0.0)[:3]
@@ -284,8 +285,8 @@ def _build_view(results: Results, publication: Publication) -> dict[str, Any]:
         unmeasured.append("inputs that fit none of its labels")
     if not results.get("calibration"):
         unmeasured.append("whether its confidence can be trusted (calibration)")
-    if results.get("emissions_kg_co2") is None:
-        unmeasured.append("energy and emissions")
+    if not results.get("energy"):
+        unmeasured.append("energy")
     return {
         **{name: results.get(name) for name in (*optional, *facts)},
         "task": results["task"],
@@ -302,6 +303,7 @@ def _build_view(results: Results, publication: Publication) -> dict[str, Any]:
         "languages": ", ".join(data.get("language") or ()),
         "notes": [hide_local_paths(note) for note in data.get("notes") or ()],
         "license_warnings": choose_license(results, publication.license)[1],
+        "energy": describe_energy(results.get("energy")),
         "verdict": build_verdict(results),
         "standing": describe_standing(results),
         "decides": results["decides"],

@@ -69,7 +69,7 @@ RESULTS = {
     "peak_memory_bytes": 1.6e9,
     "throughput": {"train_examples_per_second": 84.5},
     "versions": {"python": "3.11.7"},
-    "emissions_kg_co2": None,
+    "energy": None,
 }
 REQUIRED = (
     "schema_version",
@@ -177,12 +177,15 @@ def test_every_model_stands_in_the_results_with_its_interval():
 
 def test_what_was_not_measured_is_said():
     text = build_model_card(RESULTS)
-    assert "- Emissions: not measured" in text
+    assert "- Energy: not measured" in text
     assert "- whether its confidence can be trusted (calibration)" in text
+    energy = {"kilowatt_hours": 0.012, "parts": {"GPU": 0.012}}
     calibration = {"expected_calibration_error": 0.03, "bins": []}
-    measured = build_model_card(RESULTS | {"calibration": calibration, "emissions_kg_co2": 0.012})
+    measured = build_model_card(RESULTS | {"calibration": calibration, "energy": energy})
     assert "Expected calibration error on the test rows: 3.0 points." in measured
-    assert "- Emissions: 0.012 kg CO2" in measured
+    assert "- Energy: GPU 0.012 kWh; that of the processor, if any, was not measured" in measured
+    assert "- energy\n" in text
+    assert "- energy\n" not in measured
     assert "can be trusted (calibration)" not in measured
 
 
