@@ -19,7 +19,7 @@ from startup_llm.data.classification import (
 )
 from startup_llm.data.images import DIGITS_TEST_ROWS
 from startup_llm.data.sources import EXTENSIONS, SPLIT_ALIASES, LoadedData, load_splits
-from startup_llm.data.splits import make_splits, sample_rows
+from startup_llm.data.splits import handle_overlap, make_splits, sample_rows
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError, nearest
 
@@ -71,7 +71,7 @@ def load_labelled_images(data: DataConfig) -> TaskData:
     _check_training_labels(_count_labels(splits["train"], label_names), label_names, "train split")
     checked, split_notes = make_splits(datasets.DatasetDict(splits), data, stratify_by="label")
     notes += split_notes
-    checked, overlap_notes = _handle_overlap(checked, data.remove_overlap)
+    checked, overlap_notes = handle_overlap(checked, data.remove_overlap, "images")
     notes += overlap_notes
     notes += _check_labels_across_splits(checked, label_names, {})
     for split, count in (("train", data.max_train_rows), ("test", data.max_test_rows)):
@@ -290,18 +290,3 @@ def _check_images(
     if not skip_bad:
         raise UserError(f"{found}; mend or delete them, or leave them out with --data.skip_bad true")
     return keep, digests, [f"{found}; they are left out."]
-
-
-def _handle_overlap(splits: datasets.DatasetDict, remove_overlap: bool) -> tuple[datasets.DatasetDict, list[str]]:
-    """Count training files that the test split holds too, byte for byte; remove them from train if asked to."""
-    tested = set(splits["test"]["digest"])
-    is_shared = [digest in tested for digest in splits["train"]["digest"]]
-    if not any(is_shared):
-        return splits, []
-    found = f"{sum(is_shared):,} training images stand in the test split too"
-    if not remove_overlap:
-        return splits, [f"{found}, so the test score may be too high; --data.remove_overlap true removes them."]
-    if all(is_shared):
-        raise UserError(f"all {len(is_shared)} training images stand in the test split; give another test split")
-    splits["train"] = splits["train"].select([place for place, shared in enumerate(is_shared) if not shared])
-    return splits, [f"{found}; they were removed from training."]

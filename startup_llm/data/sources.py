@@ -9,7 +9,9 @@ import json
 import re
 import sys
 import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,10 +33,22 @@ SPLIT_ALIASES = {
     "dev": "validation",
     "test": "test",
 }
-_FILE_NAME = re.compile(
-    rf"(?P<stem>.+?)(-(?P<shard>\d{{5}})-of-(?P<shards>\d{{5}}))?\.({'|'.join(EXTENSIONS)})(\.gz)?", re.IGNORECASE
-)
-KNOWN_EXTENSIONS = ", ".join(f".{extension}" for extension in EXTENSIONS) + ", each also with .gz"
+Reader = Callable[[str, str], "pyarrow.Table"]
+"""From a file's name and its text to its rows."""
+NO_READERS: Mapping[str, Reader] = {}
+
+
+def _list_extensions(extensions: tuple[str, ...]) -> str:
+    return ", ".join(f".{extension}" for extension in extensions) + ", each also with .gz"
+
+
+KNOWN_EXTENSIONS = _list_extensions(EXTENSIONS)
+
+
+@cache
+def _match_file_names(extensions: tuple[str, ...]) -> re.Pattern[str]:
+    shard = r"(-(?P<shard>\d{5})-of-(?P<shards>\d{5}))?"
+    return re.compile(rf"(?P<stem>.+?){shard}\.({'|'.join(extensions)})(\.gz)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -49,11 +63,12 @@ class LoadedData:
     """One record per split: files with sha256 and rows, or Hub id with revision and fingerprint."""
 
 
-def load_splits(data: DataConfig) -> LoadedData:
+def load_splits(data: DataConfig, readers: Mapping[str, Reader] = NO_READERS) -> LoadedData:
     """Load the splits that `data` names: local files, a folder, a shipped dataset or one from the Hub.
 
     Args:
         data: Where the rows come from. Files and folders take the place of a dataset named beside them.
+        readers: What reads files of further extensions, such as conll.
 
     Raises:
         UserError: if a file, folder, dataset, subset or split does not exist or cannot be read.
@@ -70,7 +85,7 @@ def load_splits(data: DataConfig) -> LoadedData:
             f"data.data_dir ({data.data_dir}) and data.{split}_file ({files}) are both given; leave one of them out"
         )
     if data.data_dir:
-        return _load_folder(Path(data.data_dir), data)
+        return _load_folder(Path(data.data_dir), data, readers)
     if given_files:
         if "train" not in given_files:
             split, files = next(iter(given_files.items()))
@@ -81,7 +96,7 @@ def load_splits(data: DataConfig) -> LoadedData:
             split: [Path(file) for file in ([files] if isinstance(files, str) else files)]
             for split, files in given_files.items()
         }
-        return _load_files(paths, _notes_on_replaced_dataset(data, "data.train_file"))
+        return _load_files(paths, _notes_on_replaced_dataset(data, "data.train_file"), readers)
     name = data.dataset or DEFAULT_DATASET
     shipped = list_shipped_datasets()
     if name in shipped or data.dataset is None:
@@ -95,7 +110,7 @@ def list_shipped_datasets() -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if (entry / "train.jsonl").is_file())
 
 
-def read_table(name: str, content: bytes) -> pyarrow.Table:
+def read_table(name: str, content: bytes, readers: Mapping[str, Reader] = NO_READERS) -> pyarrow.Table:
     """Parse one file's bytes by the extension of its name.
 
     CSV and TSV cells are strings as they stand in the file: nothing is guessed to be a number or missing.
@@ -103,6 +118,7 @@ def read_table(name: str, content: bytes) -> pyarrow.Table:
     Args:
         name: File name or path, for the extension and the errors.
         content: The file's bytes, gzip-compressed where the name ends in .gz.
+        readers: What reads files of further extensions.
 
     Returns:
         A table with at least one row.
@@ -110,9 +126,9 @@ def read_table(name: str, content: bytes) -> pyarrow.Table:
     Raises:
         UserError: if the extension is unknown or the content is broken; it names the file and the line.
     """
-    match = _FILE_NAME.fullmatch(name.replace("\n", " "))
-    if match is None:
-        raise UserError(f"{name}: unknown file type; expected {KNOWN_EXTENSIONS}")
+    known = (*EXTENSIONS, *readers)
+    if _match_file_names(known).fullmatch(name.replace("\n", " ")) is None:
+        raise UserError(f"{name}: unknown file type; expected {_list_extensions(known)}")
     if not content:
         raise UserError(f"{name}: the file is empty (0 bytes); expected a header and rows")
     extension = name.lower().removesuffix(".gz").rsplit(".", 1)[1]
@@ -121,7 +137,9 @@ def read_table(name: str, content: bytes) -> pyarrow.Table:
             content = gzip.decompress(content)
         except (OSError, EOFError, zlib.error) as error:
             raise UserError(f"{name}: not a readable gzip file ({error}); compress or copy it again") from error
-    if extension == "parquet":
+    if extension in readers:
+        table = readers[extension](name, _decode(name, content))
+    elif extension == "parquet":
         table = _read_parquet(name, content)
     elif extension in ("csv", "tsv"):
         table = _read_delimited(name, _decode(name, content), "," if extension == "csv" else "\t")
@@ -337,7 +355,9 @@ def _read_bytes(path: Path | Traversable) -> bytes:
         raise UserError(f"{path} cannot be read: permission denied; change its permissions") from error
 
 
-def _load_files(files: dict[str, list[Path | Traversable]], notes: list[str]) -> LoadedData:
+def _load_files(
+    files: dict[str, list[Path | Traversable]], notes: list[str], readers: Mapping[str, Reader] = NO_READERS
+) -> LoadedData:
     import datasets
     import pyarrow
     from datasets.table import InMemoryTable
@@ -347,7 +367,7 @@ def _load_files(files: dict[str, list[Path | Traversable]], notes: list[str]) ->
         tables, records = [], []
         for path in paths:
             content = _read_bytes(path)
-            table = read_table(str(path), content)
+            table = read_table(str(path), content, readers)
             is_json = path.name.lower().removesuffix(".gz").endswith((".jsonl", ".json"))
             if tables and not is_json and set(table.column_names) != set(tables[0].column_names):
                 raise UserError(
@@ -381,16 +401,17 @@ def _notes_on_replaced_dataset(data: DataConfig, option: str) -> list[str]:
     return [f"{option} is given, so the dataset {data.dataset} is not used."]
 
 
-def _load_folder(folder: Path, data: DataConfig) -> LoadedData:
+def _load_folder(folder: Path, data: DataConfig, readers: Mapping[str, Reader]) -> LoadedData:
     """Find the split files of a folder by their names and load them."""
     if not folder.is_dir():
         siblings = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
         raise UserError(f"data.data_dir: no such folder: {folder}{nearest(folder.name, siblings)}")
     if data.subset and (folder / data.subset).is_dir():
         folder = folder / data.subset
+    known = (*EXTENSIONS, *readers)
     found: dict[str, list[tuple[Path, re.Match[str]]]] = {}
     for path in sorted(folder.iterdir()):
-        match = _FILE_NAME.fullmatch(path.name)
+        match = _match_file_names(known).fullmatch(path.name)
         if match and path.is_file():
             stem = match["stem"].lower()
             found.setdefault(SPLIT_ALIASES.get(stem, stem), []).append((path, match))
@@ -406,10 +427,10 @@ def _load_folder(folder: Path, data: DataConfig) -> LoadedData:
         listing = ", ".join(sorted(f"{e.name}/" if e.is_dir() else e.name for e in folder.iterdir())[:20])
         raise UserError(
             f"data.data_dir ({folder}): no train file found, only: {listing or 'nothing'}; expected train.csv, "
-            f"validation.csv, test.csv or another of {KNOWN_EXTENSIONS}"
+            f"validation.csv, test.csv or another of {_list_extensions(known)}"
         )
     files = {split: _check_one_file_or_all_shards(folder, found[name]) for split, name in chosen.items()}
-    return _use_validation_for_hidden_test(_load_files(files, notes), data)
+    return _use_validation_for_hidden_test(_load_files(files, notes, readers), data)
 
 
 def _check_one_file_or_all_shards(folder: Path, found: list[tuple[Path, re.Match[str]]]) -> list[Path]:
@@ -470,7 +491,7 @@ def _load_shipped(name: str) -> LoadedData:
 def _load_from_hub(name: str, data: DataConfig, shipped: list[str]) -> LoadedData:
     import datasets
 
-    if _FILE_NAME.fullmatch(name):
+    if _match_file_names(EXTENSIONS).fullmatch(name):
         raise UserError(
             f"data.dataset ({name}) is a file name, expected a Hub dataset id; use --data.train_file {name}"
         )
@@ -555,12 +576,16 @@ def _use_validation_for_hidden_test(loaded: LoadedData, data: DataConfig) -> Loa
     """Leave out a test split whose labels are all -1, as GLUE's are; the validation split takes its place."""
     if data.test_split or "test" not in loaded.splits:
         return loaded
+    import pyarrow
+
     labels = [data.label_column] if isinstance(data.label_column, str) else data.label_column or ["label", "labels"]
     test = loaded.splits["test"].with_format("arrow")
     hidden = [
         column
         for column in labels
-        if column in test.column_names and test[:][column].unique().to_pylist() in ([-1], ["-1"])
+        if column in test.column_names
+        and not pyarrow.types.is_nested(test[:][column].type)  # tags of words
+        and test[:][column].unique().to_pylist() in ([-1], ["-1"])
     ]
     if not hidden:
         return loaded

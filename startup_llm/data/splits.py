@@ -121,6 +121,35 @@ def sample_rows(
     return dataset.select(np.sort(drawn))
 
 
+def handle_overlap(
+    splits: datasets.DatasetDict, remove_overlap: bool, what: str
+) -> tuple[datasets.DatasetDict, list[str]]:
+    """Count training rows whose `digest` the test split holds too; remove them from train if asked to.
+
+    Args:
+        splits: Splits with a column `digest`.
+        remove_overlap: Whether to remove them.
+        what: What a row is, in the plural, such as images.
+
+    Returns:
+        The splits, and a note where there are such rows.
+
+    Raises:
+        UserError: If no training row is left.
+    """
+    tested = set(splits["test"]["digest"])
+    is_shared = [digest in tested for digest in splits["train"]["digest"]]
+    if not any(is_shared):
+        return splits, []
+    found = f"{sum(is_shared):,} training {what} stand in the test split too"
+    if not remove_overlap:
+        return splits, [f"{found}, so the test score may be too high; --data.remove_overlap true removes them."]
+    if all(is_shared):
+        raise UserError(f"all {len(is_shared)} training {what} stand in the test split; give another test split")
+    splits["train"] = splits["train"].select([place for place, shared in enumerate(is_shared) if not shared])
+    return splits, [f"{found}; they were removed from training."]
+
+
 def _read_values(dataset: datasets.Dataset, column: str | None) -> np.ndarray:
     import numpy as np
 
