@@ -14,6 +14,7 @@ from startup_llm.evaluation.audio_baselines import (
     predict_same_text_recording,
 )
 from startup_llm.evaluation.language_modelling import predict_sixgram, predict_trigram, predict_unigram
+from startup_llm.evaluation.tagging_baselines import predict_linear_tagger, predict_most_frequent_tag
 from startup_llm.evaluation.written_baselines import predict_copy, predict_first_sentences, predict_word_by_word
 
 if TYPE_CHECKING:
@@ -92,6 +93,8 @@ BASELINES: dict[str, Callable[[DatasetDict, TaskData], Sequence[Any]]] = {
     "most-frequent-text": predict_most_frequent_text,
     "any-recording": predict_any_recording,
     "same-text-recording": predict_same_text_recording,
+    "most-frequent-tag": predict_most_frequent_tag,
+    "linear-tagger": predict_linear_tagger,
     "copy": predict_copy,
     "word-by-word": predict_word_by_word,
     "first-sentence": predict_first_sentences(1),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.errors import UserError, nearest
-from startup_llm.evaluation import mel_distance, text_overlap, word_errors
+from startup_llm.evaluation import entities, mel_distance, text_overlap, word_errors
 from startup_llm.evaluation.language_modelling import (
     combine_bits_per_byte,
     combine_byte_perplexity,
@@ -138,6 +138,10 @@ METRICS: dict[str, MetricFunction] = {
     "character_error_rate": additive(
         word_errors.count_character_errors, word_errors.combine_error_rate, lower_is_better=True
     ),
+    "entity_f1": additive(entities.count_entities, entities.combine_f1),
+    "entity_precision": additive(entities.count_entities, entities.combine_precision),
+    "entity_recall": additive(entities.count_entities, entities.combine_recall),
+    "token_accuracy": additive(entities.count_right_tags, text_overlap.combine_mean),
     "mel_distance": additive(mel_distance.count_mel_distance, mel_distance.combine_mel_distance, lower_is_better=True),
     "bits_per_byte": additive(count_likelihood, combine_bits_per_byte, lower_is_better=True),
     "loss": additive(count_likelihood, combine_loss, lower_is_better=True),

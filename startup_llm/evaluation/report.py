@@ -132,6 +132,7 @@ def _build_view(results: Results) -> dict[str, Any]:
         "curves": _draw_curves(results),
         "reliability": _draw_reliability(results),
         "classes": classes,
+        "counted": results.get("counted") or ("row", "rows"),
         "fold_classes": len(classes) > _MAX_OPEN_CLASSES,
         "files": list_files(results),
         "command": redact_tokens(results["command"]) if results.get("command") else None,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.config import EvaluationConfig
+from startup_llm.evaluation.entities import describe_entities
 from startup_llm.evaluation.metrics import get_metric, score_rows
 from startup_llm.evaluation.statistics import compare_models, compute_interval, describe_comparison
 
@@ -83,13 +84,19 @@ def describe_errors(
         predictions: What they decide.
         data: The task's rows.
     """
-    found = DESCRIBERS[task.errors](task, rows, outputs, data) if task.errors else {}
+    found = DESCRIBERS[task.errors](task, rows, outputs, predictions, data) if task.errors else {}
     gallery = task.show(rows, predictions, data)
     return {**found, "gallery": gallery} if gallery else found
 
 
 def describe_classification(
-    task: Task, rows: Dataset, outputs: Sequence[np.ndarray], data: TaskData, *, most: int = 20
+    task: Task,
+    rows: Dataset,
+    outputs: Sequence[np.ndarray],
+    predictions: Sequence[Any],
+    data: TaskData,
+    *,
+    most: int = 20,
 ) -> dict[str, Any]:
     """Look into a classifier's answers; empty where a row has not exactly one label.
 
@@ -97,6 +104,7 @@ def describe_classification(
         task: The task, which turns outputs into probabilities.
         rows: Raw rows with label and row.
         outputs: Logits, one row of them per row.
+        predictions: Not used; the logits decide.
         data: The task's rows.
         most: Most confusions and mistakes to list.
 
@@ -171,5 +179,8 @@ def compute_calibration(confidence: np.ndarray, right: np.ndarray, bins: int = 1
     return {"expected_calibration_error": float(error), "bins": found}
 
 
-DESCRIBERS: dict[str, Callable[..., dict[str, Any]]] = {"classification": describe_classification}
+DESCRIBERS: dict[str, Callable[..., dict[str, Any]]] = {
+    "classification": describe_classification,
+    "entities": describe_entities,
+}
 """What looks into a task's answers, by the name that the task gives."""

@@ -141,6 +141,7 @@ def finish_run(
             "adapter_model_kwargs": dict(prepared.task_model.load_arguments),
             "auto_class": None if load_code else task.find_auto_class(str(run.model)),
             "auto_processor": task.auto_processor,
+            "pipeline_arguments": dict(task.pipeline_arguments),
             "python": load_code,
         },
         "plan": prepared.plan.as_dict(),

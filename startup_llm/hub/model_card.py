@@ -59,6 +59,10 @@ HUB_METRICS: Mapping[str, str] = {
     "mean_squared_error": "mse",
     "mean_absolute_error": "mae",
     "pearson": "pearsonr",
+    "entity_f1": "f1",
+    "entity_precision": "precision",
+    "entity_recall": "recall",
+    "token_accuracy": "accuracy",
     "word_error_rate": "wer",
     "character_error_rate": "cer",
     "spearman": "spearmanr",
@@ -311,6 +315,7 @@ def _build_view(results: Results, publication: Publication) -> dict[str, Any]:
         "metric_names": list_metrics(results),
         "model_rows": build_metric_table(results),
         "comparisons": [describe_comparison(comparison, results) for comparison in results.get("comparisons") or ()],
+        "counted": results.get("counted") or ("row", "rows"),
         "weakest": [(label, classes[label].get("f1") or 0.0) for label in weakest],
         "unmeasured": unmeasured,
         "files": list_files(results),
@@ -419,7 +424,12 @@ def _build_loading(results: Results, publication: Publication) -> dict[str, str 
     repository = publication.repository or f"OWNER/{_model_name(results, publication)}"
     if code := (results.get("load") or {}).get("python"):
         return {"merged": _fence(code.replace("REPOSITORY", repository), "python"), "adapter": None}
-    merged = f'from transformers import pipeline\n\npredict = pipeline("{results["task"]}", model="{repository}")'
+    further = "".join(
+        f', {name}="{value}"' for name, value in (results.get("load") or {}).get("pipeline_arguments", {}).items()
+    )
+    merged = (
+        f'from transformers import pipeline\n\npredict = pipeline("{results["task"]}", model="{repository}"{further})'
+    )
     return {
         "merged": _fence(merged, "python") if publication.what != "adapter" else None,
         "adapter": _build_adapter_loading(results, repository, publication.what),
