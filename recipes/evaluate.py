@@ -180,7 +180,7 @@ def load_adapter(folder: Path, results: dict[str, Any], task: Any, config: Evalu
     named = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
     base = load_checkpoint(ModelConfig(checkpoint=config.checkpoint or named, revision=config.revision))
     labels = results.get("labels") or []
-    if task.peft_task_type == "SEQ_CLS" and not results:
+    if task.peft_task_type in ("SEQ_CLS", "TOKEN_CLS") and not results:
         raise UserError(f"the adapter {folder} does not say its labels; measure its run's folder, or merge it first")
     names = {"id2label": dict(enumerate(labels)), "label2id": {n: i for i, n in enumerate(labels)}} if labels else {}
     arguments = results.get("load", {}).get("adapter_model_kwargs", {})

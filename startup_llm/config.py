@@ -67,7 +67,7 @@ class DataConfig:
     data_dir: str | None = None
     """Local folder with the split files (train, validation/valid/dev/val, test); used instead of the Hub."""
     train_file: str | list[str] | None = None
-    """CSV, TSV, JSONL or Parquet file(s), gzip allowed."""
+    """CSV, TSV, JSONL or Parquet file(s), gzip allowed; for token-classification CoNLL files too."""
     validation_file: str | list[str] | None = None
     """File(s) of the validation split."""
     test_file: str | list[str] | None = None
@@ -120,7 +120,8 @@ class DataConfig:
     packing: bool = False
     """Put several conversations into each training row, none of which sees another."""
     skip_bad: bool = False
-    """Leave out images, sounds and conversations that cannot be read, and count them; otherwise they are an error."""
+    """Leave out images, sounds, conversations and tagged sentences that cannot be used, and count them; otherwise they
+    are an error."""
 
     @property
     def named_dataset(self) -> str | None:

@@ -17,6 +17,7 @@ TASKS: dict[str, str] = {
     "text-classification": "startup_llm.tasks.text_classification:TextClassification",
     "summarization": "startup_llm.tasks.sequence_to_sequence:Summarization",
     "text-to-speech": "startup_llm.tasks.text_to_speech:TextToSpeech",
+    "token-classification": "startup_llm.tasks.token_classification:TokenClassification",
     "translation": "startup_llm.tasks.sequence_to_sequence:Translation",
     "text-generation": "startup_llm.tasks.text_generation:TextGeneration",
 }

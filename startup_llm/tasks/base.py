@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +51,9 @@ class Task(ABC):
         auto_class: Name of the Auto class that loads a model of the task.
         auto_processor: Name of the Auto class that loads its processor.
         peft_task_type: PEFT's name of the task.
-        supports_probe: Whether the head is one linear layer on a vector per row, so that a linear probe is a rung.
+        supports_probe: Whether the head is one linear layer, so that a linear probe on what it reads is a rung.
+        outputs_per_token: Whether that layer reads a vector for each token of a row, instead of one for the row.
+        pipeline_arguments: What `transformers.pipeline` should be given beside the model, to answer as `answer` does.
         question_columns: What a row to be answered holds, as `encode_questions` reads it; text_pair may be missing.
         question_files: Whether a question is a file: its column then holds absolute paths.
         scratch_load_code: Python that loads a model from scratch from the Hub repository REPOSITORY, where no Auto
@@ -65,6 +67,8 @@ class Task(ABC):
     auto_processor = "AutoTokenizer"
     peft_task_type: str | None
     supports_probe = False
+    outputs_per_token = False
+    pipeline_arguments: Mapping[str, Any] = {}
     errors = ""
     samples_each_epoch = False
     question_columns: tuple[str, ...] = ("text",)
@@ -202,6 +206,21 @@ class Task(ABC):
             rows: The raw rows.
             data: What is known of the labels.
         """
+
+    def list_probe_examples(
+        self, features: Sequence[np.ndarray], encoded: Dataset, rows: Dataset
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return what a linear probe learns from.
+
+        Args:
+            features: What the output layer reads, one array per encoded row.
+            encoded: The encoded rows.
+            rows: The raw rows.
+
+        Returns:
+            Features, shape (examples, width), and their labels.
+        """
+        return np.stack(features), np.asarray(self.references(rows))
 
     def read_validation(
         self, logits: np.ndarray, labels: np.ndarray, data: TaskData

@@ -16,7 +16,7 @@ from startup_llm.models.sequence_classifier import find_output_layer
 from startup_llm.run_folder import PLAN
 from startup_llm.tasks.base import Task
 from startup_llm.training.fused_lora import fuse_lora
-from startup_llm.training.inference import extract_features, predict_outputs, predict_scores
+from startup_llm.training.inference import list_features, predict_outputs, predict_scores
 from startup_llm.training.probe import compute_feature_norm, fit_linear_probe, write_head
 from startup_llm.training.processes import call_on_main_process
 from startup_llm.training.reload_gate import ReloadError
@@ -154,28 +154,30 @@ def encode_splits(
     return Prepared(task, data, checkpoint, processor, task_model, encoded, truncation, plan)
 
 
-def start_from_probe(prepared: Prepared) -> tuple[np.ndarray, float]:
+def start_from_probe(prepared: Prepared) -> tuple[Sequence[Any], float]:
     """Fit a linear probe on frozen features and write it into the head: the LP of LP-FT (Kumar et al. 2022).
 
     Returns:
         The probe's predictions on the test rows, and the norm of the features.
     """
     task, model, data = prepared.task, prepared.task_model.model, prepared.data
-    features, test = (
-        extract_features(task, model, prepared.encoded[name], prepared.processor, prepared.plan)
+    train, test = (
+        list_features(task, model, prepared.encoded[name], prepared.processor, prepared.plan)
         for name in ("train", "test")
     )
+    features, labels = task.list_probe_examples(train, prepared.encoded["train"], data.splits["train"])
     output = find_output_layer(model)
     weight, bias = fit_linear_probe(
         features,
-        np.asarray(task.references(data.splits["train"])),
+        labels,
         data.problem_type,
         classes=output.out_features,
         intercept=output.bias is not None,
     )
     write_head(output, weight, bias)
-    decided = task.decide(test @ weight.T + bias, prepared.encoded["test"], data.splits["test"], data)
-    return np.asarray(decided), compute_feature_norm(features)
+    outputs = [row @ weight.T + bias for row in test]
+    decided = task.decide(outputs, prepared.encoded["test"], data.splits["test"], data)
+    return decided, compute_feature_norm(features)
 
 
 def train(

@@ -50,18 +50,30 @@ def extract_features(task: Task, model: Any, encoded: Dataset, processor: Any, p
     Returns:
         float32, shape (rows, width).
     """
+    return np.stack(list_features(task, model, encoded, processor, plan))
+
+
+def list_features(task: Task, model: Any, encoded: Dataset, processor: Any, plan: SpeedPlan) -> list[np.ndarray]:
+    """Return what the output layer reads for each encoded row.
+
+    Returns:
+        float32, shape (width,) each, or (tokens, width) where the task's outputs are per token.
+    """
     seen: list[Tensor] = []
     handle = find_output_layer(model).register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
 
     def pool(batch: dict[str, Any]) -> Sequence[np.ndarray]:
         model(**batch)
         features = seen.pop()
+        if task.outputs_per_token:
+            lengths = batch["attention_mask"].sum(dim=1).tolist()
+            return [row[:length] for row, length in zip(features.float().cpu().numpy(), lengths, strict=True)]
         if features.dim() == 3:
             features = gather_last_token(features, batch["input_ids"], model.config.pad_token_id)
         return list(features.float().cpu().numpy())
 
     try:
-        return np.stack(_collect(pool, model, encoded, task.build_collator(processor), plan))
+        return _collect(pool, model, encoded, task.build_collator(processor), plan)
     finally:
         handle.remove()
 

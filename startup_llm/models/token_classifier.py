@@ -1,0 +1,97 @@
+"""A pretrained checkpoint with a classifier on each token, in its architecture's own class."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from startup_llm.errors import UserError
+from startup_llm.models.checkpoints import load_tokenizer
+from startup_llm.models.sequence_classifier import _head_modules, _quiet_loading, set_dropout
+from startup_llm.models.task_model import TaskModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from startup_llm.config import ModelConfig
+    from startup_llm.models.checkpoints import Checkpoint
+
+
+def load_word_tokenizer(checkpoint: Checkpoint, model: ModelConfig) -> PreTrainedTokenizerBase:
+    """Load a tokenizer that cuts sentences given as words, and tells which word a token is of.
+
+    Byte-level ones (RoBERTa, GPT-2, ModernBERT) mark a word that follows a blank; each word is to be one.
+
+    Raises:
+        UserError: If the checkpoint has no fast tokenizer, which alone tells the words.
+    """
+    tokenizer = load_tokenizer(checkpoint, model.max_length_tokens, model.trust_remote_code)
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"the tokenizer of {checkpoint.name} does not tell which word a token is of; choose a checkpoint with "
+            "tokenizer.json"
+        )
+    if _prefix_blanks(tokenizer.backend_tokenizer.pre_tokenizer):
+        tokenizer.add_prefix_space = True
+        tokenizer.init_kwargs["add_prefix_space"] = True
+    return tokenizer
+
+
+def _prefix_blanks(pre_tokenizer: Any) -> bool:
+    """Let byte-level tokens of each word begin with a blank; say whether there was one to change."""
+    from tokenizers import pre_tokenizers
+
+    if isinstance(pre_tokenizer, pre_tokenizers.ByteLevel):
+        pre_tokenizer.add_prefix_space = True
+        return True
+    if isinstance(pre_tokenizer, pre_tokenizers.Sequence):
+        return sum(map(_prefix_blanks, pre_tokenizer)) > 0  # every part of it
+    return False
+
+
+def build_token_classifier(
+    checkpoint: Checkpoint,
+    *,
+    label_names: tuple[str, ...],
+    dropout: float = 0.0,
+    attention_kernel: str | None = None,
+    trust_remote_code: bool = False,
+) -> TaskModel:
+    """Load a checkpoint and put a classifier of its own kind on each token.
+
+    Args:
+        checkpoint: Where its files are.
+        label_names: Names of the tags.
+        dropout: Dropout inside the checkpoint.
+        attention_kernel: eager, sdpa, flash_attention_2; default what transformers picks.
+        trust_remote_code: Whether to run the checkpoint's own Python code.
+
+    Raises:
+        UserError: If the architecture has no token classifier.
+    """
+    import transformers
+    from transformers import AutoConfig, AutoModelForTokenClassification
+
+    try:
+        config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code)
+    except ValueError as error:
+        raise UserError(f"checkpoint {checkpoint.name}: {str(error).strip().splitlines()[0]}") from None
+    if type(config) not in AutoModelForTokenClassification._model_mapping and not trust_remote_code:
+        raise UserError(
+            f"checkpoint {checkpoint.name} is of type {config.model_type}, which has no token classifier in "
+            f"transformers {transformers.__version__}; choose a BERT-, RoBERTa- or DeBERTa-style checkpoint"
+        )
+    arguments: dict[str, Any] = {"num_labels": len(label_names), "ignore_mismatched_sizes": True}
+    with _quiet_loading():
+        model, loading = AutoModelForTokenClassification.from_pretrained(
+            checkpoint.path,
+            **arguments,
+            id2label=dict(enumerate(label_names)),
+            label2id={name: number for number, name in enumerate(label_names)},
+            dtype="float32",
+            attn_implementation=attention_kernel,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+        )
+    set_dropout(model, dropout)
+    heads = _head_modules(model, set(loading["missing_keys"]), [])
+    return TaskModel(model, head_modules=heads, load_arguments=arguments)
