@@ -145,22 +145,29 @@ def build_data(entry: dict[str, Any], given: DataConfig) -> DataConfig:
 
 def load(name: str, config: EvaluateConfig, tag: str | None):
     """Return the task, the model and its processor: a run's merged model, a checkpoint, or an adapter on its base."""
-    from startup_llm.models.checkpoints import load_checkpoint
+    from startup_llm.models.checkpoints import NoCheckpoint, load_checkpoint
     from startup_llm.tasks import load_task
 
-    folder = Path(name).expanduser()
+    folder, results, found = Path(name).expanduser(), {}, None
+    settings = ModelConfig(checkpoint=name, revision=config.revision)
+    if not folder.is_dir():
+        try:
+            found = load_checkpoint(settings)
+        except NoCheckpoint as error:
+            folder = error.path
+            if not (folder / "adapter_config.json").is_file():
+                raise
     is_adapter = (folder / "adapter_config.json").is_file()
     if is_adapter:
-        in_run = (folder.parent / RESULTS).is_file()
-        results = read_results(folder.parent) if in_run else {}
-    elif folder.is_dir():
+        home = next((place for place in (folder, folder.parent) if (place / RESULTS).is_file()), None)
+        results = read_results(home) if home else {}
+    elif found is None:
         folder, results = find_model(folder)
-    else:
-        results = {}
+        settings = dataclasses.replace(settings, checkpoint=str(folder))
     task = load_task(tag or results.get("task", config.task))
     if is_adapter:
         return task, *load_adapter(folder, results, task, config)
-    found = load_checkpoint(ModelConfig(checkpoint=str(folder) if folder.is_dir() else name, revision=config.revision))
+    found = found or load_checkpoint(settings)
     try:
         loaded = task.load_plain(str(found.path), output_loading_info=True)
     except ValueError as error:

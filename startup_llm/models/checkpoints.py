@@ -61,6 +61,18 @@ class Checkpoint:
     license: str | None
 
 
+class NoCheckpoint(UserError):
+    """A folder or Hub repository without a checkpoint's config.
+
+    Attributes:
+        path: The folder, downloaded where it is one of the Hub: it may hold an adapter.
+    """
+
+    def __init__(self, message: str, path: Path) -> None:
+        super().__init__(message)
+        self.path = path
+
+
 def load_checkpoint(model: ModelConfig) -> Checkpoint:
     """Find a checkpoint's files: a local folder, the packaged copy of a Hub id, or the Hub.
 
@@ -69,7 +81,7 @@ def load_checkpoint(model: ModelConfig) -> Checkpoint:
 
     Raises:
         UserError: If the checkpoint is unknown, has no safetensors weights, has the wrong hash, or lies on the Hub
-            while the Hub cannot be reached.
+            while the Hub cannot be reached; a `NoCheckpoint` if there is no config.
     """
     name = model.checkpoint
     folder = Path(name).expanduser()
@@ -169,7 +181,8 @@ def compute_sha256(files: Iterable[Path]) -> str:
 def _describe(name: str, path: Path, source: str, revision: str | None) -> Checkpoint:
     if not (path / "config.json").is_file():
         hint = f"; its model is {name.rstrip('/')}/model" if (path / "model" / "config.json").is_file() else ""
-        raise UserError(f"no checkpoint in {name}: expected a folder with config.json and *.safetensors{hint}")
+        message = f"no checkpoint in {name}: expected a folder with config.json and *.safetensors{hint}"
+        raise NoCheckpoint(message, path)
     weights = sorted(path.glob("*.safetensors"))
     if not weights:
         raise UserError(_no_safetensors(name, [file.name for file in path.iterdir()]))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from loopback_hub import LoopbackHub
 
 from startup_llm.errors import run_recipe
 
@@ -93,6 +94,45 @@ def test_a_checkpoint_is_measured_as_its_pipeline_answers(evaluate, tiny_checkpo
     table = (tmp_path / "evaluation" / "table.md").read_text()
     assert f"{100 * figure['value']:.1f} %" in table
     assert f"{100 * figure['value']:.1f} %" in (tmp_path / "evaluation" / "table.html").read_text()
+
+
+def read_files(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+
+
+def test_a_model_and_an_adapter_of_the_hub_are_measured_as_their_folders_are(
+    evaluate, tiny_checkpoint, rows_file, tmp_path, monkeypatch
+):
+    from huggingface_hub import close_session, constants
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model = save_classifier(tiny_checkpoint("bert"), tmp_path / "model", LABELS)
+    settings = LoraConfig(task_type="SEQ_CLS", r=4, init_lora_weights=False)
+    adapted = get_peft_model(AutoModelForSequenceClassification.from_pretrained(model), settings)
+    adapted.save_pretrained(tmp_path / "adapter")
+    AutoTokenizer.from_pretrained(model).save_pretrained(tmp_path / "adapter")
+    results = {"schema_version": 1, "task": "text-classification", "labels": LABELS, "models": {}}
+    (tmp_path / "adapter" / "results.json").write_text(json.dumps(results))
+    for name, value in {"OFFLINE": False, "DISABLE_XET": True, "CACHE": str(tmp_path / "hf")}.items():
+        monkeypatch.setattr(constants, f"HF_HUB_{name}", value)
+    address = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
+    figures = {}
+    with LoopbackHub(tmp_path / "hub") as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + address)
+        for name in ("model", "adapter"):
+            hub.create(f"me/{name}", private=False, files=read_files(tmp_path / name))
+        for name in ("me/model", tmp_path / "model", "me/adapter", tmp_path / "adapter"):
+            code, found, err = evaluate("--model", name, "--data.test_file", rows_file, run_dir=f"e{len(figures)}")
+            assert code == 0, err
+            file = tmp_path / f"e{len(figures)}" / "predictions-test.jsonl"
+            figures[str(name)] = found["entries"][0]["metrics"], file.read_text()
+        close_session()
+    hub_model, model, hub_adapter, adapter = figures.values()
+    assert hub_model == model
+    assert hub_adapter == adapter
+    assert model[1] != adapter[1]
 
 
 def test_limits_and_a_better_run_give_exit_code_1(evaluate, tiny_checkpoint, tmp_path):
