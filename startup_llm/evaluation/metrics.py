@@ -100,16 +100,22 @@ class MetricFunction:
         count: For a metric of a whole corpus: from (references, predictions) to what is counted in each row, shape
             (rows, counts). A bootstrap then resamples rows of counts, not rows of data.
         combine: From the counts' sums, shape (counts,), to the metric.
+        sign: Returns how the library that counts was set, to be published with the figure.
     """
 
     compute: Callable[[Any, Any], float]
     lower_is_better: bool = False
     count: Callable[[Any, Any], Array] | None = None
     combine: Callable[[Array], float] | None = None
+    sign: Callable[[], str] | None = None
 
 
 def additive(
-    count: Callable[[Any, Any], Array], combine: Callable[[Array], float], *, lower_is_better: bool = False
+    count: Callable[[Any, Any], Array],
+    combine: Callable[[Array], float],
+    *,
+    lower_is_better: bool = False,
+    sign: Callable[[], str] | None = None,
 ) -> MetricFunction:
     """Return a metric of a whole corpus, made from counts that add up over its rows."""
 
@@ -117,7 +123,7 @@ def additive(
         return float(combine(np.asarray(count(references, predictions), dtype=float).sum(axis=0)))
 
     compute.__doc__ = combine.__doc__
-    return MetricFunction(compute, lower_is_better, count, combine)
+    return MetricFunction(compute, lower_is_better, count, combine, sign)
 
 
 METRICS: dict[str, MetricFunction] = {
@@ -129,8 +135,8 @@ METRICS: dict[str, MetricFunction] = {
     "pearson": MetricFunction(compute_pearson),
     "spearman": MetricFunction(compute_spearman),
     "mean_squared_error": MetricFunction(compute_mean_squared_error, lower_is_better=True),
-    "bleu": additive(text_overlap.count_bleu, text_overlap.combine_bleu),
-    "chrf": additive(text_overlap.count_chrf, text_overlap.combine_chrf),
+    "bleu": additive(text_overlap.count_bleu, text_overlap.combine_bleu, sign=text_overlap.sign_bleu),
+    "chrf": additive(text_overlap.count_chrf, text_overlap.combine_chrf, sign=text_overlap.sign_chrf),
     "rouge_1": additive(text_overlap.count_rouge("rouge1"), text_overlap.combine_mean),
     "rouge_2": additive(text_overlap.count_rouge("rouge2"), text_overlap.combine_mean),
     "rouge_l": additive(text_overlap.count_rouge("rougeL"), text_overlap.combine_mean),

@@ -108,6 +108,7 @@ def _build_view(results: Results) -> dict[str, Any]:
         "reload_gate",
         "checkpoint",
         "rows",
+        "signatures",
     )
     facts = ("seconds", "stage_seconds", "peak_memory_bytes", "throughput", "versions", "hardware", "seed", "test")
     sentences = build_verdict(results)

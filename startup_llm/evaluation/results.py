@@ -40,7 +40,7 @@ def score_models(
         evaluation: Level, resamples and seed.
 
     Returns:
-        The keys decides, models, comparisons, sentences and lower_is_better of `results.json`.
+        The keys decides, models, comparisons, sentences, lower_is_better and signatures of `results.json`.
     """
     decides = metrics[0]
     models = {
@@ -59,9 +59,11 @@ def score_models(
         for name, values in ((name, predictions[name]) for name in (others if decides in lower else reversed(others)))
         for metric in metrics
     ]
+    signs = {metric: get_metric(metric).sign for metric in metrics}
     return {
         "decides": decides,
         "lower_is_better": lower,
+        "signatures": {metric: sign() for metric, sign in signs.items() if sign is not None},
         "models": models,
         "comparisons": comparisons,
         "sentences": [

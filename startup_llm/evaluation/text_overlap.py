@@ -26,26 +26,39 @@ def _chrf() -> Any:
 
 
 def count_bleu(references: Sequence[str], predictions: Sequence[str]) -> Array:
-    """Count matching and all n-grams up to 4, and both lengths in tokens; shape (rows, 10)."""
-    scores = [_bleu().sentence_score(text, [right]) for text, right in zip(predictions, references, strict=True)]
-    return np.array([[*score.counts, *score.totals, score.sys_len, score.ref_len] for score in scores])
+    """Count both lengths in tokens, then matching and all n-grams up to 4; shape (rows, 10)."""
+    # sacreBLEU keeps its counts to itself; they are what its own bootstrap adds up
+    return np.array(_bleu()._extract_corpus_statistics(list(predictions), [list(references)]))
 
 
 def combine_bleu(sums: Array) -> float:
     """Return BLEU of the corpus, 0 to 100, as sacreBLEU's defaults have it (Post 2018)."""
-    counts = [round(value) for value in sums]
-    return _bleu().compute_bleu(counts[:4], counts[4:8], counts[8], counts[9], smooth_method="exp").score
+    return _bleu()._compute_score_from_stats([round(value) for value in sums]).score
 
 
 def count_chrf(references: Sequence[str], predictions: Sequence[str]) -> Array:
     """Count for each character n-gram order those written, those meant and those that match; shape (rows, 18)."""
-    # sacreBLEU keeps chrF's counts to itself; they are what its own bootstrap adds up
     return np.array(_chrf()._extract_corpus_statistics(list(predictions), [list(references)]))
 
 
 def combine_chrf(sums: Array) -> float:
     """Return chrF2 of the corpus, 0 to 100, as sacreBLEU's defaults have it (Popovic 2015)."""
     return _chrf()._compute_f_score([round(value) for value in sums])
+
+
+def sign_bleu() -> str:
+    """Return sacreBLEU's signature: how the texts were cut and smoothed, and by which version."""
+    return _sign(_bleu())
+
+
+def sign_chrf() -> str:
+    """Return sacreBLEU's signature of chrF."""
+    return _sign(_chrf())
+
+
+def _sign(metric: Any) -> str:
+    metric._extract_corpus_statistics(["a"], [["a"]])  # which tells it the number of references
+    return str(metric.get_signature())
 
 
 def count_rouge(kind: str) -> Callable[[Sequence[str], Sequence[str]], Array]:
