@@ -33,10 +33,19 @@ class LengthGroupedSampler:
         batch_rows: Rows of one optimizer step, over all processes.
         seed: Seed of the order.
         window_batches: Batches that are sorted together.
+        target_lengths: Tokens of each row's target, shape (rows,), by which rows of one length are sorted.
     """
 
-    def __init__(self, lengths: np.ndarray, batch_rows: int, seed: int, window_batches: int = 50) -> None:
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        batch_rows: int,
+        seed: int,
+        window_batches: int = 50,
+        target_lengths: np.ndarray | None = None,
+    ) -> None:
         self.lengths, self.batch_rows, self.seed = np.asarray(lengths), batch_rows, seed
+        self.target_lengths = np.zeros_like(self.lengths) if target_lengths is None else np.asarray(target_lengths)
         self.window_rows = window_batches * batch_rows
         self.epoch = 0
 
@@ -53,7 +62,7 @@ class LengthGroupedSampler:
         batches: list[np.ndarray] = []
         for start in range(0, len(shuffled), self.window_rows):
             window = shuffled[start : start + self.window_rows]
-            window = window[np.argsort(self.lengths[window], kind="stable")]
+            window = window[np.lexsort((self.target_lengths[window], self.lengths[window]))]  # stable; last key first
             batches += [window[i : i + self.batch_rows] for i in range(0, len(window), self.batch_rows)]
         rest = [batches.pop()] if len(batches[-1]) < self.batch_rows else []  # a short batch stays last
         order = [batches[i] for i in generator.permutation(len(batches))]

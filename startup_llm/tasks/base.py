@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 Collator = Callable[[list[dict[str, Any]]], dict[str, Any]]
 
+TARGET_LENGTH = "_target_length"
+"""Column of encoded rows: tokens to be written for a row, so that rows alike in both lengths are trained together."""
+
 
 @dataclass(frozen=True)
 class Truncation:
@@ -56,6 +59,7 @@ class Task(ABC):
         pipeline_arguments: What `transformers.pipeline` should be given beside the model, to answer as `answer` does.
         question_columns: What a row to be answered holds, as `encode_questions` reads it; text_pair may be missing.
         question_files: Whether a question is a file: its column then holds absolute paths.
+        load_code: Python that asks a model from the Hub repository REPOSITORY, where transformers has no pipeline.
         scratch_load_code: Python that loads a model from scratch from the Hub repository REPOSITORY, where no Auto
             class does.
         samples_each_epoch: Whether `write_samples` is shown after each epoch too.
@@ -73,6 +77,7 @@ class Task(ABC):
     samples_each_epoch = False
     question_columns: tuple[str, ...] = ("text",)
     question_files = False
+    load_code: str | None = None
     scratch_load_code: str | None = None
 
     @abstractmethod
@@ -150,7 +155,8 @@ class Task(ABC):
 
         Returns:
             Inputs, `labels` where the rows have them, and `length`: what a row costs, in tokens, patches or frames.
-            A raw row may become several; columns that begin with an underscore are for `decide` alone.
+            A raw row may become several; columns that begin with an underscore never reach the model: they are for
+            `decide`, and `TARGET_LENGTH` for the order of training.
         """
 
     def pack(self, encoded: Dataset, processor: Any) -> Dataset:
@@ -293,8 +299,11 @@ class Task(ABC):
         """Return an answer with every key and no empty list, which tells a table's columns and their types."""
 
     @abstractmethod
-    def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
-        """Return the largest difference between `transformers.pipeline` on a saved folder and the model's outputs."""
+    def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float | None:
+        """Return the largest difference between `transformers.pipeline` on a saved folder and the model's outputs.
+
+        None where transformers has no such pipeline.
+        """
 
     def find_auto_class(self, path: str) -> str:
         """Name the Auto class of a model folder: the task's, unless it has several kinds of model."""

@@ -13,6 +13,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 
 from startup_llm.data.batching import LengthGroupedSampler, split_by_length
 from startup_llm.errors import UserError
+from startup_llm.tasks.base import TARGET_LENGTH
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -66,7 +67,12 @@ class HeadTrainer(Trainer):
             return super()._get_train_sampler(train_dataset)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         batch_rows = self.args.train_batch_size * self.args.world_size
-        return LengthGroupedSampler(np.asarray(self.train_dataset["length"]), batch_rows, seed)
+        rows = self.train_dataset
+        if TARGET_LENGTH not in rows.column_names:
+            return LengthGroupedSampler(np.asarray(rows["length"]), batch_rows, seed)
+        # two lengths need a long window, or one is sorted and the other is padded
+        lengths, targets = np.asarray(rows["length"]), np.asarray(rows[TARGET_LENGTH])
+        return LengthGroupedSampler(lengths, batch_rows, seed, window_batches=500, target_lengths=targets)
 
     def _measure_lengths(self, inputs: dict[str, Any]) -> Tensor:
         """Return what each row of a batch costs; rows without a mask are all of one size."""
@@ -114,7 +120,7 @@ def _select_rows(inputs: dict[str, Tensor], rows: Tensor, length: int) -> dict[s
     """Take rows of a right-padded batch and cut the padding that none of them needs.
 
     What is as wide as the attention mask, or else as the tokens, is cut with it, except labels in floats, which are
-    not per token; labels of another width are cut behind their last target.
+    not per token; labels of another width are cut behind their last target, and none loses a target.
     """
     width = next((inputs[name].shape[1] for name in ("attention_mask", "input_ids") if name in inputs), None)
     part = {}
@@ -122,10 +128,11 @@ def _select_rows(inputs: dict[str, Tensor], rows: Tensor, length: int) -> dict[s
         part[name] = values[rows]
         if values.dim() < 2 or (name == "labels" and values.is_floating_point()):
             continue
+        targets = int((part[name] != -100).sum(dim=1).max()) if name == "labels" and values.dim() == 2 else 0
         if values.shape[1] == width:
-            part[name] = part[name][:, :length]
+            part[name] = part[name][:, : max(length, targets)]
         elif name == "labels" and values.dim() == 2 and bool((values == -100).any()):
-            part[name] = part[name][:, : int((part[name] != -100).sum(dim=1).max())]
+            part[name] = part[name][:, :targets]
     return part
 
 
