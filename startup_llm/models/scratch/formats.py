@@ -266,6 +266,108 @@ def load_generator(folder: str | os.PathLike[str]) -> ImageGenerator:
     return generator.eval()
 
 
+def save_encoder_decoder(model: EncoderDecoder, folder: str | os.PathLike[str]) -> None:
+    """Write an encoder-decoder as a Pegasus checkpoint, which `transformers.AutoModelForSeq2SeqLM` loads.
+
+    Pegasus is the pre-norm transformer of Vaswani et al. with a LayerNorm at the end of each stack. Its positions are
+    weights of the file, so that they need not lie in its own order (all sines, then all cosines).
+
+    Args:
+        model: The model; pre-norm, with shared embeddings.
+        folder: Made if it is not there; gets config.json, generation_config.json (with the model's beams and length)
+            and model.safetensors.
+
+    Raises:
+        UserError: if the model is post-norm or its embeddings are not shared: Pegasus has no such thing.
+    """
+    if model.norm != "pre" or not model.shared_embeddings:
+        raise UserError(
+            f"norm ({model.norm}) must be pre and shared_embeddings ({model.shared_embeddings}) True to write a "
+            "Pegasus checkpoint; build the model with norm='pre'"
+        )
+    tokens = {
+        "decoder_start_token_id": model.start_token_id,
+        "bos_token_id": model.start_token_id,
+        "eos_token_id": model.eos_token_id,
+        "pad_token_id": model.pad_token_id,
+        "forced_eos_token_id": None,
+    }
+    sizes = {
+        f"{side}_{name}": value
+        for side, blocks in (("encoder", model.encoder_blocks), ("decoder", model.decoder_blocks))
+        for name, value in (
+            ("layers", len(blocks)),
+            ("attention_heads", model.heads),
+            ("ffn_dim", model.inner_width),
+        )
+    }
+    config = {
+        "architectures": ["PegasusForConditionalGeneration"],
+        "model_type": "pegasus",
+        "is_encoder_decoder": True,
+        "vocab_size": model.vocab_size,
+        "d_model": model.width,
+        **sizes,
+        "max_position_embeddings": model.max_length_tokens,
+        "activation_function": model.activation,
+        "scale_embedding": True,
+        "tie_word_embeddings": True,
+        "dropout": model.dropout_probability,
+        "attention_dropout": model.dropout_probability,
+        **tokens,
+    }
+    tensors = _to_published(model.state_dict(), _pegasus_names(model))
+    for side in ("encoder", "decoder"):
+        tensors[f"model.{side}.embed_positions.weight"] = model.positions
+    tensors["final_logits_bias"] = model.positions.new_zeros(1, model.vocab_size)
+    _write_folder(folder, config, tensors)
+    generation = {**tokens, "num_beams": model.beams, "max_new_tokens": model.max_length_tokens - 1}
+    Path(folder, "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
+
+
+def load_encoder_decoder(folder: str | os.PathLike[str], kernel: str = "eager") -> EncoderDecoder:
+    """Read the folder of `save_encoder_decoder`.
+
+    Args:
+        folder: Holds config.json and model.safetensors (or its shards).
+        kernel: eager or sdpa, see `attention.compute_attention`.
+
+    Returns:
+        The encoder-decoder, in evaluation mode.
+
+    Raises:
+        UserError: if a file or tensor is missing, or the checkpoint uses an option or other positions than
+            `EncoderDecoder` has.
+    """
+    config = _read_config(folder, "pegasus")
+    same = {name: config[f"encoder_{name}"] for name in ("attention_heads", "ffn_dim")}
+    decoder = {f"decoder_{name}": value for name, value in same.items()}
+    _check_options(folder, config, {"scale_embedding": True, "tie_word_embeddings": True, **decoder})
+    _check_activation(folder, "activation_function", config["activation_function"])
+    model = EncoderDecoder(
+        vocab_size=config["vocab_size"],
+        width=config["d_model"],
+        heads=same["attention_heads"],
+        encoder_layers=config["encoder_layers"],
+        decoder_layers=config["decoder_layers"],
+        inner_width=same["ffn_dim"],
+        max_length_tokens=config["max_position_embeddings"],
+        activation=config["activation_function"],
+        norm="pre",
+        dropout=config.get("dropout", 0.1),
+        start_token_id=config["decoder_start_token_id"],
+        eos_token_id=config["eos_token_id"],
+        pad_token_id=config["pad_token_id"],
+        kernel=kernel,
+    )
+    tensors = _read_tensors(folder, "model.")
+    positions = tensors.get("model.encoder.embed_positions.weight", model.positions)
+    if not torch.allclose(positions, model.positions, atol=1e-5):
+        raise UserError(f"{folder} has positions of another kind; only those of `save_encoder_decoder` are supported")
+    model.load_state_dict(_from_published(tensors, _pegasus_names(model), folder))
+    return model.eval()
+
+
 def convert_encoder_decoder_to_torch(model: EncoderDecoder) -> dict[str, Tensor]:
     """Return the weights of the two stacks as `torch.nn.Transformer` names them.
 
@@ -373,6 +475,24 @@ def _torch_names(model: EncoderDecoder) -> Names:
             names |= _both(f"{ours}.feed_forward.expand", f"{theirs}.linear1")
             names |= _both(f"{ours}.feed_forward.contract", f"{theirs}.linear2")
             names |= _both(f"{ours}.feed_forward_norm", f"{theirs}.norm{len(sublayers) + 1}")
+    return names
+
+
+def _pegasus_names(model: EncoderDecoder) -> Names:
+    names: Names = {"source_embedding.weight": ("model.shared.weight",)}
+    for side, blocks in (("encoder", model.encoder_blocks), ("decoder", model.decoder_blocks)):
+        names |= _both(f"{side}_norm", f"model.{side}.layer_norm")
+        for index in range(len(blocks)):
+            ours, theirs = f"{side}_blocks.{index}", f"model.{side}.layers.{index}"
+            sublayers = {"attention": "self_attn"} | ({"cross_attention": "encoder_attn"} if side == "decoder" else {})
+            for mine, other in sublayers.items():
+                parts = (f"{theirs}.{other}.{part}_proj" for part in ("q", "k", "v"))
+                names |= _both(f"{ours}.{mine}.qkv", *parts)
+                names |= _both(f"{ours}.{mine}.out", f"{theirs}.{other}.out_proj")
+                names |= _both(f"{ours}.{mine}_norm", f"{theirs}.{other}_layer_norm")
+            names |= _both(f"{ours}.feed_forward.expand", f"{theirs}.fc1")
+            names |= _both(f"{ours}.feed_forward.contract", f"{theirs}.fc2")
+            names |= _both(f"{ours}.feed_forward_norm", f"{theirs}.final_layer_norm")
     return names
 
 

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def compute_classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def compute_classification_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Mean negative log-likelihood of the labels.
 
     Args:
@@ -12,6 +12,8 @@ def compute_classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
         labels: Class numbers, shape (batch,), int64, -100 for "no label" (cross-entropy); or 0/1 per class, shape
             (batch, classes), float (several labels at once: binary cross-entropy); or, where classes is 1, the target
             numbers, shape (batch,) or (batch, 1), float (regression: squared error).
+        label_smoothing: ε of the cross-entropy, 0 to 1: the target is (1 - ε) on the label and ε spread over all
+            classes (Szegedy et al. 2016, section 7).
 
     Returns:
         A scalar; 0 where no row has a label.
@@ -21,21 +23,23 @@ def compute_classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
         if logits.shape[-1] == 1:
             return F.mse_loss(logits.flatten(), labels.float().flatten())  # mean (z - y)²
         return F.binary_cross_entropy_with_logits(logits, labels.float())  # -y log σ(z) - (1 - y) log(1 - σ(z))
-    total = F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")  # -Σ log softmax(z)_y
+    # -Σ (1 - ε) log softmax(z)_y + ε mean log softmax(z)
+    total = F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum", label_smoothing=label_smoothing)
     return total / (labels != -100).sum().clamp(min=1)
 
 
-def compute_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def compute_token_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Mean of -log softmax(z)_y over the tokens that have a label.
 
     Args:
         logits: Shape (batch, seq, vocab).
         labels: Token ids, shape (batch, seq), int64; -100 for padding, which does not count.
+        label_smoothing: See `compute_classification_loss`.
 
     Returns:
         A scalar; 0 where no token has a label.
     """
-    return compute_classification_loss(logits.flatten(0, 1), labels.flatten())
+    return compute_classification_loss(logits.flatten(0, 1), labels.flatten(), label_smoothing)
 
 
 def build_output(logits: Tensor, labels: Tensor | None) -> dict[str, Tensor]:

@@ -464,6 +464,8 @@ class EncoderDecoder(nn.Module):
         start_token_id: Stands before the first target token.
         eos_token_id: Ends a target.
         pad_token_id: Fills ended targets.
+        label_smoothing: ε of the loss while training (section 5.4), see `losses.compute_classification_loss`.
+        beams: How many targets per source `generate` keeps where it is not told.
         kernel: eager or sdpa, see `attention.compute_attention`.
 
     Raises:
@@ -488,6 +490,8 @@ class EncoderDecoder(nn.Module):
         start_token_id: int = 1,
         eos_token_id: int = 2,
         pad_token_id: int = 0,
+        label_smoothing: float = 0.0,
+        beams: int = 1,
         kernel: str = "eager",
     ) -> None:
         super().__init__()
@@ -496,8 +500,8 @@ class EncoderDecoder(nn.Module):
         check_heads(width, heads)
         check_at_least(1, vocab_size=vocab_size, target_vocab_size=target_vocab_size)
         check_at_least(1, encoder_layers=encoder_layers, decoder_layers=decoder_layers)
-        check_at_least(1, max_length_tokens=max_length_tokens)
-        check_probability(dropout=dropout)
+        check_at_least(1, max_length_tokens=max_length_tokens, beams=beams)
+        check_probability(dropout=dropout, label_smoothing=label_smoothing)
         if width % 2:
             raise UserError(f"width ({width}) must be even for sinusoidal positions; try width={width + 1}")
         if shared_embeddings and vocab_size != target_vocab_size:
@@ -508,7 +512,10 @@ class EncoderDecoder(nn.Module):
         for name, token in {"start": start_token_id, "eos": eos_token_id, "pad": pad_token_id}.items():
             if not 0 <= token < target_vocab_size:
                 raise UserError(f"{name}_token_id ({token}) must be below target_vocab_size ({target_vocab_size})")
-        self.width, self.max_length_tokens, self.shared_embeddings = width, max_length_tokens, shared_embeddings
+        self.vocab_size, self.width, self.heads, self.inner_width = vocab_size, width, heads, inner_width
+        self.max_length_tokens, self.shared_embeddings = max_length_tokens, shared_embeddings
+        self.activation, self.norm, self.norm_eps = activation, norm, norm_eps
+        self.dropout_probability, self.label_smoothing, self.beams = dropout, label_smoothing, beams
         self.start_token_id, self.eos_token_id, self.pad_token_id = start_token_id, eos_token_id, pad_token_id
         self.source_embedding = nn.Embedding(vocab_size, width)
         if not shared_embeddings:
@@ -582,7 +589,8 @@ class EncoderDecoder(nn.Module):
         logits = F.linear(hidden, self.output_matrix)  # (batch, target, target_vocab)
         if labels is None:
             return {"logits": logits}
-        return {"loss": compute_token_loss(logits, labels), "logits": logits}
+        label_smoothing = self.label_smoothing if self.training else 0.0
+        return {"loss": compute_token_loss(logits, labels, label_smoothing), "logits": logits}
 
     def embed_source(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Return √width E[token] + PE(position) (sections 3.4 and 3.5), shape (batch, source, width)."""
@@ -642,7 +650,7 @@ class EncoderDecoder(nn.Module):
         input_ids: Tensor,
         max_new_tokens: int,
         attention_mask: Tensor | None = None,
-        beams: int = 1,
+        beams: int | None = None,
         length_penalty: float = 0.6,
         use_cache: bool = True,
     ) -> Tensor:
@@ -655,7 +663,7 @@ class EncoderDecoder(nn.Module):
             input_ids: Source token ids, shape (batch, source), int64.
             max_new_tokens: How many tokens to write at most.
             attention_mask: 1 for real source tokens, 0 for padding, shape (batch, source).
-            beams: How many targets to keep per source.
+            beams: How many targets to keep per source; default the model's own number.
             length_penalty: α; 0 ranks by probability alone, more favours longer targets.
             use_cache: Keep keys and values, so that each step computes only the new token. Same result.
 
@@ -666,6 +674,7 @@ class EncoderDecoder(nn.Module):
         Raises:
             UserError: if a number is out of range or the target would be longer than max_length_tokens.
         """
+        beams = self.beams if beams is None else beams
         check_at_least(1, max_new_tokens=max_new_tokens, beams=beams)
         check_at_least(0, length_penalty=length_penalty)
         check_length(max_new_tokens, self.max_length_tokens)

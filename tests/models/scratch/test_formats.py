@@ -12,10 +12,12 @@ from startup_llm.models.scratch.formats import (
     convert_encoder_decoder_to_torch,
     load_decoder,
     load_encoder,
+    load_encoder_decoder,
     load_encoder_decoder_from_torch,
     load_vit,
     save_decoder,
     save_encoder,
+    save_encoder_decoder,
     save_vit,
 )
 from startup_llm.models.scratch.transformer import Decoder, Encoder, EncoderDecoder
@@ -192,6 +194,56 @@ def test_encoder_decoder_agrees_with_the_transformer_of_torch(norm, kernel):
     assert (compute_ours() - compute_theirs()).abs().max() > 0.1
     load_encoder_decoder_from_torch(ours, theirs.state_dict())
     close(compute_ours(), compute_theirs())
+
+
+def build_pre_norm(**arguments):
+    sizes = {"width": 16, "heads": 4, "encoder_layers": 1, "decoder_layers": 2, "inner_width": 24}
+    return randomize(EncoderDecoder(20, **sizes, max_length_tokens=16, norm="pre", **arguments))
+
+
+def test_our_encoder_decoder_loads_as_pegasus(tmp_path):
+    from transformers import AutoModelForSeq2SeqLM
+
+    ours = build_pre_norm(start_token_id=3, eos_token_id=2, pad_token_id=0)
+    save_encoder_decoder(ours, tmp_path)
+    theirs, report = AutoModelForSeq2SeqLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    labels = torch.tensor([[7, 8, 9, 2], [6, 2, -100, -100]])
+    expected, output = theirs.eval()(TOKENS, attention_mask=MASK, labels=labels), ours(TOKENS, MASK, labels=labels)
+    real = labels != -100
+    close(output["logits"][real], expected.logits[real])
+    close(output["loss"], expected.loss)
+    close(load_encoder_decoder(tmp_path)(TOKENS, MASK, labels=labels)["logits"], output["logits"], 0)
+
+
+def test_greedy_writing_equals_that_of_pegasus(tmp_path):
+    from transformers import AutoModelForSeq2SeqLM
+
+    torch.manual_seed(3)
+    ours = build_pre_norm()
+    save_encoder_decoder(ours, tmp_path)
+    theirs = AutoModelForSeq2SeqLM.from_pretrained(tmp_path).eval()
+    assert theirs.generation_config.num_beams == 1
+    assert theirs.generation_config.max_new_tokens == 15
+    written = ours.generate(TOKENS, 15, MASK)
+    assert theirs.generate(TOKENS, attention_mask=MASK)[:, 1:].tolist() == written.tolist()
+
+
+def test_an_encoder_decoder_without_a_published_format_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"norm \(post\) must be pre and shared_embeddings \(True\) True"):
+        save_encoder_decoder(EncoderDecoder(20, width=16, heads=4), tmp_path)
+
+
+def test_positions_of_another_kind_are_refused(tmp_path):
+    from transformers import PegasusConfig, PegasusForConditionalGeneration
+
+    sizes = {f"{side}_{name}": 2 for side in ("encoder", "decoder") for name in ("layers", "attention_heads")}
+    config = PegasusConfig(vocab_size=20, d_model=16, encoder_ffn_dim=24, decoder_ffn_dim=24, **sizes)
+    config.scale_embedding, config.activation_function, config.max_position_embeddings = True, "relu", 16
+    PegasusForConditionalGeneration(config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="positions of another kind"):
+        load_encoder_decoder(tmp_path)
 
 
 def test_the_oldest_names_of_layer_norm_load_too(tmp_path):
