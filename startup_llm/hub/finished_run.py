@@ -142,7 +142,7 @@ def finish_run(
             "auto_class": None if load_code else task.find_auto_class(str(run.model)),
             "auto_processor": task.auto_processor,
             "pipeline_arguments": dict(task.pipeline_arguments),
-            "python": load_code,
+            "python": load_code or task.load_code,
         },
         "plan": prepared.plan.as_dict(),
         "command": command,

@@ -313,6 +313,7 @@ def _build_view(results: Results, publication: Publication) -> dict[str, Any]:
         "decides": results["decides"],
         "level": format_level(results),
         "metric_names": list_metrics(results),
+        "signatures": results.get("signatures") or {},
         "model_rows": build_metric_table(results),
         "comparisons": [describe_comparison(comparison, results) for comparison in results.get("comparisons") or ()],
         "counted": results.get("counted") or ("row", "rows"),
@@ -420,16 +421,16 @@ def _list_settings(results: Results) -> list[tuple[str, str]]:
 
 
 def _build_loading(results: Results, publication: Publication) -> dict[str, str | None]:
-    """Write the code that loads what is published: merged through a pipeline, the adapter through PEFT."""
+    """Write the code that loads what is published: merged by the task's own code or a pipeline, an adapter by PEFT."""
     repository = publication.repository or f"OWNER/{_model_name(results, publication)}"
-    if code := (results.get("load") or {}).get("python"):
-        return {"merged": _fence(code.replace("REPOSITORY", repository), "python"), "adapter": None}
     further = "".join(
         f', {name}="{value}"' for name, value in (results.get("load") or {}).get("pipeline_arguments", {}).items()
     )
     merged = (
         f'from transformers import pipeline\n\npredict = pipeline("{results["task"]}", model="{repository}"{further})'
     )
+    if code := (results.get("load") or {}).get("python"):
+        merged = code.replace("REPOSITORY", repository)
     return {
         "merged": _fence(merged, "python") if publication.what != "adapter" else None,
         "adapter": _build_adapter_loading(results, repository, publication.what),

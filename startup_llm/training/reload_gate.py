@@ -124,10 +124,9 @@ def _answer(request_file: Path) -> None:
         return max(_difference(*pair) for pair in zip(found, expected, strict=True))
 
     model = task.load_plain(request["model"])
-    differences = {
-        "merged": compare(model, request["model"]),
-        "pipeline": task.check_pipeline(request["model"], rows, expected),
-    }
+    differences = {"merged": compare(model, request["model"])}
+    if (difference := task.check_pipeline(request["model"], rows, expected)) is not None:
+        differences["pipeline"] = difference
     if request["adapter"]:
         from peft import PeftModel
 
