@@ -47,7 +47,10 @@ class ModelConfig:
     dropout: float = 0.0
     """Dropout inside the checkpoint while it is trained."""
     language: str | None = None
-    """Language that is spoken or written, for a checkpoint that knows several, such as english for Whisper."""
+    """Language that is spoken or written, for a checkpoint that knows several, such as english for Whisper, deu_Latn
+    for NLLB."""
+    source_language: str | None = None
+    """Language that is translated from, for a checkpoint that knows several, such as eng_Latn for NLLB."""
     warp_spectrum: bool = False
     """While training, a sound's spectrogram is warped and shifted, and bands of it masked."""
     head_learning_rate: float = 1e-3
@@ -241,17 +244,17 @@ class AlignConfig:
 class ScratchModelConfig:
     """A reference model of this package, its weights drawn at random."""
 
-    name: Literal["dnn", "transformer", "gpt", "vit", "conformer", "whisper", "speecht5"] = "dnn"
+    name: Literal["dnn", "transformer", "t5", "gpt", "vit", "conformer", "whisper", "speecht5"] = "dnn"
     """dnn: feed-forward network on the mean of hashed n-gram embeddings, or on an image's pixels; transformer: encoder
-    with mean pooling; gpt: decoder that writes text; vit: encoder over an image's patches; conformer: encoder
-    over a sound's spectrogram; whisper: encoder-decoder that writes what it hears; speecht5: one that
-    speaks what it reads."""
+    with mean pooling, or encoder-decoder that writes a text for a text; t5: the latter as T5 has it; gpt: decoder that
+    writes text; vit: encoder over an image's patches; conformer: encoder over a sound's spectrogram; whisper:
+    encoder-decoder that writes what it hears; speecht5: one that speaks what it reads."""
     width: int = 128
     """Width of the vector of an n-gram or a token."""
     hidden: list[int] = field(default_factory=list)
     """Widths of the hidden layers (dnn); [] for none."""
     layers: int = 2
-    """Number of blocks (transformer)."""
+    """Number of blocks (transformer); of an encoder-decoder on either side."""
     heads: int = 4
     """Number of attention heads (transformer)."""
     inner_width: int | None = None
@@ -264,8 +267,13 @@ class ScratchModelConfig:
     """Buckets that n-grams are hashed into (dnn), or at most this many tokens (transformer)."""
     longest_ngram: int = 2
     """Words in the longest n-gram (dnn)."""
-    tokenizer: Literal["wordpiece", "bpe", "character"] = "wordpiece"
-    """How text is cut: wordpiece or bpe (transformer), character (gpt); trained on the training split alone."""
+    tokenizer: Literal["wordpiece", "bpe", "character", "byte"] = "wordpiece"
+    """How text is cut: wordpiece or bpe (transformer), character (gpt), bpe or byte (encoder-decoder); trained on the
+    training split alone, except bytes, which need no training."""
+    label_smoothing: float = 0.0
+    """Share of the target probability that is spread over all tokens while training (encoder-decoder transformer)."""
+    beams: int = 4
+    """Texts that are kept at each step while one is written (encoder-decoder); 1 takes the likeliest token."""
     image_size: int = 32
     """Images are resized to squares of this many pixels a side."""
     patch_size: int = 4
@@ -611,6 +619,7 @@ TRAIN_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "dpo": {"learning_rate": 5e-5, "num_train_epochs": 1, "per_device_train_batch_size": 8},
     "dnn": {"learning_rate": 5e-3, "num_train_epochs": 20},
     "transformer": {"learning_rate": 1e-3, "num_train_epochs": 20},
+    "t5": {"learning_rate": 1e-3, "num_train_epochs": 20},
     "gpt": {"learning_rate": 1e-3, "num_train_epochs": 2},
     "vit": {"learning_rate": 1e-3, "num_train_epochs": 40},
     "conformer": {"learning_rate": 2e-3, "num_train_epochs": 60},

@@ -8,18 +8,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.data.text_to_text import load_text_to_text
-from startup_llm.models.sequence_to_sequence import build_sequence_to_sequence
-from startup_llm.tasks.base import Collator, Task, Truncation
+from startup_llm.errors import UserError
+from startup_llm.models.sequence_to_sequence import (
+    build_scratch_t5,
+    build_sequence_to_sequence,
+    find_start_token,
+    set_languages,
+)
+from startup_llm.models.task_model import TaskModel
+from startup_llm.tasks.base import TARGET_LENGTH, Collator, Task, Truncation
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from datasets import Dataset
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-    from startup_llm.config import DataConfig, ModelConfig
+    from startup_llm.config import DataConfig, ModelConfig, ScratchModelConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.models.checkpoints import Checkpoint
-    from startup_llm.models.task_model import TaskModel
 
 MOST_WRITTEN_TOKENS = 128
 
@@ -29,6 +37,12 @@ class SequenceToSequence(Task):
 
     auto_class = "AutoModelForSeq2SeqLM"
     peft_task_type = "SEQ_2_SEQ_LM"
+    load_code = """from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("REPOSITORY")
+model = AutoModelForSeq2SeqLM.from_pretrained("REPOSITORY").eval()
+written = model.generate(**tokenizer(["a text"], return_tensors="pt"))
+texts = tokenizer.batch_decode(written, skip_special_tokens=True)"""
 
     def load_data(self, data: DataConfig) -> TaskData:
         """Read, check and split the pairs.
@@ -37,6 +51,12 @@ class SequenceToSequence(Task):
             UserError: On anything wrong with the files, the columns or a row.
         """
         return load_text_to_text(data)
+
+    def load_processor(self, checkpoint: Checkpoint, model: ModelConfig) -> PreTrainedTokenizerBase:
+        """Load the tokenizer, and tell it the languages where it knows many."""
+        tokenizer = super().load_processor(checkpoint, model)
+        set_languages(tokenizer, model.source_language, model.language)
+        return tokenizer
 
     def build_model(
         self,
@@ -49,10 +69,61 @@ class SequenceToSequence(Task):
         """Load the encoder-decoder."""
         return build_sequence_to_sequence(
             checkpoint,
+            processor,
             dropout=model.dropout,
             attention_kernel=attention_kernel,
             trust_remote_code=model.trust_remote_code,
         )
+
+    def build_scratch_model(
+        self, data: TaskData, model: ScratchModelConfig, attention_kernel: str
+    ) -> tuple[PreTrainedTokenizerBase, TaskModel]:
+        """Return a tokenizer of both sides of the training split, and an `EncoderDecoder` or a T5.
+
+        Raises:
+            UserError: If another model or tokenizer is asked for.
+        """
+        from startup_llm.models.scratch.text_to_text import build_text_to_text_transformer, train_shared_tokenizer
+
+        if model.name not in ("transformer", "t5"):
+            raise UserError(f"model.name {model.name}: {self.tag} has the reference models transformer and t5")
+        if model.tokenizer == "bpe":
+            train = data.splits["train"]
+            texts = [*train["text"], *train["target"]]
+            tokenizer = train_shared_tokenizer(texts, model.vocab_size, model.max_length_tokens)
+            note = f"bpe tokenizer of {len(tokenizer):,} tokens, trained on the training split alone"
+        elif model.tokenizer == "byte" and model.name == "t5":
+            from transformers import ByT5Tokenizer
+
+            tokenizer, note = ByT5Tokenizer(model_max_length=model.max_length_tokens), "a token per byte"
+        else:
+            known = "bpe, or byte for t5"
+            raise UserError(f"model.tokenizer {model.tokenizer}: a {model.name} of {self.tag} reads {known}")
+        if model.name == "t5":
+            network = build_scratch_t5(tokenizer, model, attention_kernel)
+        else:
+            network = build_text_to_text_transformer(
+                tokenizer,
+                model.layers,
+                width=model.width,
+                heads=model.heads,
+                inner_width=model.inner_width,
+                dropout=model.dropout,
+                label_smoothing=model.label_smoothing,
+                beams=model.beams,
+                kernel=attention_kernel,
+            )
+        return tokenizer, TaskModel(network, notes=(note,))
+
+    def save_scratch_model(self, model: Any, processor: Any, data: TaskData, folder: Path) -> None:
+        """Write the encoder-decoder in Pegasus's format, a T5 in its own, with its tokenizer."""
+        from startup_llm.models.scratch.formats import save_encoder_decoder
+        from startup_llm.models.scratch.transformer import EncoderDecoder
+
+        if not isinstance(model, EncoderDecoder):
+            return super().save_scratch_model(model, processor, data, folder)
+        save_encoder_decoder(model, folder)
+        processor.save_pretrained(folder)
 
     def encode(self, rows: Dataset, processor: PreTrainedTokenizerBase) -> tuple[Dataset, Truncation]:
         """Tokenize texts, and targets where there are any, each cut at the tokenizer's `model_max_length`."""
@@ -64,9 +135,9 @@ class SequenceToSequence(Task):
             encoded["whole"] = list(map(len, whole))
             encoded["length"] = list(map(len, encoded["input_ids"]))
             if "target" in batch:
-                encoded["labels"] = processor(text_target=batch["target"], truncation=True, max_length=limit)[
-                    "input_ids"
-                ]
+                targets = processor(text_target=batch["target"], truncation=True, max_length=limit)
+                encoded["labels"] = targets["input_ids"]
+                encoded[TARGET_LENGTH] = list(map(len, targets["input_ids"]))
             return encoded
 
         encoded = rows.map(tokenize, batched=True, remove_columns=rows.column_names)
@@ -101,10 +172,7 @@ class SequenceToSequence(Task):
 
     def compute_scores(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
         """Return the logits of the first token to be written, shape (vocabulary,)."""
-        start = model.config.decoder_start_token_id
-        if start is None:
-            start = model.config.bos_token_id
-        first = batch["input_ids"].new_full((len(batch["input_ids"]), 1), start)
+        first = batch["input_ids"].new_full((len(batch["input_ids"]), 1), find_start_token(model))
         return list(model(**batch, decoder_input_ids=first)["logits"][:, 0].float().cpu().numpy())
 
     def references(self, rows: Dataset) -> list[str]:
@@ -136,9 +204,8 @@ class SequenceToSequence(Task):
         """Return an answer of the right types."""
         return {f"{self.tag}_text": ""}
 
-    def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
-        """Return 0: transformers has no pipeline for encoder-decoders of text since version 5."""
-        return 0.0
+    def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> None:
+        """Return None: transformers has no pipeline for encoder-decoders of text since version 5."""
 
 
 class Translation(SequenceToSequence):

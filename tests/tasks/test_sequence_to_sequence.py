@@ -9,15 +9,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from startup_llm.config import DataConfig, EvaluationConfig
+from startup_llm.config import DataConfig, EvaluationConfig, ModelConfig, ScratchModelConfig
+from startup_llm.data.batching import LengthGroupedSampler
+from startup_llm.data.task_data import TaskData
 from startup_llm.data.text_to_text import load_text_to_text
 from startup_llm.errors import UserError
 from startup_llm.evaluation.baselines import BASELINES
 from startup_llm.evaluation.metrics import get_metric
 from startup_llm.evaluation.statistics import compute_interval
+from startup_llm.models.checkpoints import load_checkpoint
+from startup_llm.tasks import load_task
+from startup_llm.tasks.base import TARGET_LENGTH
+from startup_llm.training.trainer import _select_rows
 
 ROOT = Path(__file__).parents[2]
 WORDS = {"a red dog": "ein roter hund", "a blue cat": "eine blaue katze", "the dog sleeps": "der hund schläft"}
+TASK = load_task("translation")
 PAIRS = [(text, target) for text, target in WORDS.items() for _ in range(8)]
 
 
@@ -138,13 +145,156 @@ def test_wrong_pairs_are_named(tmp_path, files, message):
 
 
 def test_a_checkpoint_without_encoder_and_decoder_is_refused(tiny_checkpoint):
-    from startup_llm.config import ModelConfig
-    from startup_llm.models.checkpoints import load_checkpoint
     from startup_llm.models.sequence_to_sequence import build_sequence_to_sequence
 
     checkpoint = load_checkpoint(ModelConfig(checkpoint=str(tiny_checkpoint("bert"))))
     with pytest.raises(UserError, match="type bert"):
-        build_sequence_to_sequence(checkpoint, dropout=0.0, attention_kernel=None, trust_remote_code=False)
+        build_sequence_to_sequence(checkpoint, None, dropout=0.0, attention_kernel=None, trust_remote_code=False)
+
+
+def load_scratch(**model):
+    import datasets
+
+    rows = datasets.Dataset.from_dict(
+        {"text": [text for text, _ in PAIRS], "target": [target for _, target in PAIRS], "row": range(1, 25)}
+    )
+    data = TaskData(datasets.DatasetDict({"train": rows}))
+    sizes = {"width": 16, "layers": 1, "heads": 2, "max_length_tokens": 30, "vocab_size": 300}
+    config = ScratchModelConfig(**{"name": "transformer", "tokenizer": "bpe", **sizes, **model})
+    return *TASK.build_scratch_model(data, config, "sdpa"), data
+
+
+def test_a_shared_tokenizer_keeps_case_and_ends_every_text():
+    tokenizer, _, _ = load_scratch()
+    ids = tokenizer("Ein roter Hund, schläft?")["input_ids"]
+    assert ids[-1] == tokenizer.eos_token_id
+    assert tokenizer.decode(ids, skip_special_tokens=True).strip() == "Ein roter Hund, schläft?"
+    assert tokenizer(text_target="hund")["input_ids"] == tokenizer("hund")["input_ids"]
+    assert len(tokenizer) <= 300
+
+
+def test_a_scratch_model_is_saved_to_the_numbers_and_texts_it_had(tmp_path):
+    import torch
+
+    torch.manual_seed(0)
+    tokenizer, built, data = load_scratch(beams=1)
+    model = built.model.eval()
+    TASK.save_scratch_model(model, tokenizer, data, tmp_path)
+    loaded, restored = TASK.load_plain(str(tmp_path)).eval(), TASK.restore_processor(str(tmp_path))
+    encoded, _ = TASK.encode(data.splits["train"].select([0, 9, 20]), restored)
+    inputs = encoded.remove_columns(["labels", "length", TARGET_LENGTH])
+    batch = TASK.build_collator(restored)(list(inputs))
+    with torch.inference_mode():
+        for before, after in zip(*(TASK.compute_scores(m, batch, restored) for m in (model, loaded)), strict=True):
+            np.testing.assert_allclose(before, after, atol=1e-5)
+        written = model.generate(batch["input_ids"], 29, batch["attention_mask"])
+        texts = [restored.decode(row, skip_special_tokens=True).strip() for row in written]
+        assert [str(text) for text in TASK.compute_outputs(loaded, batch, restored)] == texts
+    assert not TASK.holds_scratch_model(str(tmp_path))
+
+
+def test_bytes_need_no_tokenizer(tmp_path):
+    tokenizer, built, data = load_scratch(name="t5", tokenizer="byte")
+    assert built.notes == ("a token per byte",)
+    TASK.save_scratch_model(built.model, tokenizer, data, tmp_path)
+    restored = TASK.restore_processor(str(tmp_path))
+    assert restored.decode(restored("schläft")["input_ids"], skip_special_tokens=True) == "schläft"
+    assert TASK.load_plain(str(tmp_path)).generation_config.num_beams == 4
+
+
+def test_labels_are_smoothed_while_training_alone():
+    import torch
+
+    tokenizer, built, data = load_scratch(label_smoothing=0.2, dropout=0.0)
+    batch = TASK.build_collator(tokenizer)(
+        list(TASK.encode(data.splits["train"], tokenizer)[0].remove_columns(["length", TARGET_LENGTH]))
+    )
+    model = built.model.train()
+    with torch.inference_mode():
+        smooth, logits = (model(**batch)[name] for name in ("loss", "logits"))
+        plain = model.eval()(**batch)["loss"]
+    log_p, real = logits.log_softmax(-1), batch["labels"] != -100
+    right = log_p.gather(-1, batch["labels"].clamp(min=0)[..., None])[..., 0]
+    torch.testing.assert_close(plain, -right[real].mean())
+    torch.testing.assert_close(smooth, -(0.8 * right + 0.2 * log_p.mean(-1))[real].mean())
+
+
+def test_no_target_is_lost_where_a_batch_is_computed_in_parts():
+    import torch
+
+    inputs = {
+        "input_ids": torch.tensor([[5, 6, 7], [5, 2, 0]]),
+        "attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0]]),
+        "labels": torch.tensor([[8, 2, -100], [8, 9, 2]]),
+    }
+    part = _select_rows(inputs, torch.tensor([1]), 2)
+    assert part["input_ids"].tolist() == [[5, 2]]
+    assert part["labels"].tolist() == [[8, 9, 2]]
+
+
+def test_rows_alike_in_both_lengths_stand_in_one_batch():
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(3, 8, 600)
+    targets = lengths + rng.integers(0, 5, 600)
+    batches = np.split(np.array(list(LengthGroupedSampler(lengths, 10, 0, 500, targets))), 60)
+    padded = sum(10 * targets[batch].max() for batch in batches)
+    alone = sum(
+        10 * targets[batch].max() for batch in np.split(np.array(list(LengthGroupedSampler(lengths, 10, 0))), 60)
+    )
+    assert padded < 1.05 * targets.sum() < alone
+    assert sorted(np.concatenate(batches)) == list(range(600))
+
+
+@pytest.fixture(scope="module")
+def nllb(tmp_path_factory):
+    from text_to_text_checkpoints import build_text_to_text_checkpoint
+
+    return build_text_to_text_checkpoint(
+        "m2m_100", tmp_path_factory.mktemp("nllb") / "base", [*WORDS, *WORDS.values()]
+    )
+
+
+def test_a_checkpoint_of_many_languages_writes_the_one_that_is_named(nllb, tmp_path):
+    named = ModelConfig(checkpoint=str(nllb), source_language="eng_Latn", language="deu_Latn")
+    checkpoint = load_checkpoint(named)
+    tokenizer = TASK.load_processor(checkpoint, named)
+    built = TASK.build_model(checkpoint, tokenizer, None, named, None)
+    for place in (tokenizer, built.model):
+        place.save_pretrained(tmp_path)
+    model, restored = (
+        TASK.load_plain(str(tmp_path)),
+        TASK.load_processor(load_checkpoint(ModelConfig(checkpoint=str(tmp_path))), ModelConfig()),
+    )
+    english, german = restored.convert_tokens_to_ids(["eng_Latn", "deu_Latn"])
+    asked = restored(["a red dog"], return_tensors="pt")
+    assert asked["input_ids"][0, 0] == english
+    assert restored(text_target="ein hund")["input_ids"][0] == german
+    assert model.generate(**asked, max_new_tokens=3)[0, 1] == german
+
+
+@pytest.mark.parametrize(
+    ("languages", "message"),
+    [
+        ({}, "the checkpoint knows many languages; name yours"),
+        ({"language": "deu_Latm"}, "model.language: the checkpoint knows no language deu_Latm; did you mean deu_Latn"),
+        (
+            {"language": "deu_Latn", "source_language": "en"},
+            "model.source_language: the checkpoint knows no language en",
+        ),
+    ],
+)
+def test_a_language_that_is_missing_or_unknown_is_named(nllb, languages, message):
+    model = ModelConfig(checkpoint=str(nllb), **languages)
+    with pytest.raises(UserError, match=message):
+        TASK.load_processor(load_checkpoint(model), model)
+
+
+def test_a_language_for_a_checkpoint_of_one_pair_is_refused(t5):
+    model = ModelConfig(checkpoint=str(t5), language="de")
+    with pytest.raises(
+        UserError, match=r"model.language de: the checkpoint knows one pair of languages; leave it out"
+    ):
+        TASK.load_processor(load_checkpoint(model), model)
 
 
 @pytest.mark.real_data
