@@ -83,7 +83,13 @@ def load_rows(task: str, data: DataConfig, data_dir: str | Path | None = None) -
 
 def render_figures(data: TaskData) -> str:
     """Write what is known of the rows as Markdown: counts, lengths, labels, copies, and how the texts are written."""
-    blocks = [_render_splits(data), _render_lengths(data.splits), _render_labels(data), list(_render_texts(data))]
+    blocks = [
+        _render_splits(data),
+        _render_lengths(data.splits),
+        _render_labels(data),
+        _render_tags(data.splits),
+        list(_render_texts(data)),
+    ]
     return "\n\n".join("\n".join(lines) for lines in blocks if lines)
 
 
@@ -162,6 +168,27 @@ def _render_labels(data: TaskData) -> list[str]:
         told = f"Always answering with the most frequent one is right for {_format_share(share)} of the test rows."
         sentences.append(told)
     return [" ".join(sentences)]
+
+
+def _render_tags(splits: Mapping[str, datasets.Dataset]) -> list[str]:
+    """Count each tag of a column that has one for each word."""
+    import datasets
+
+    tables = []
+    for column, feature in splits["train"].features.items():
+        kind = getattr(feature, "feature", None)
+        if not isinstance(kind, datasets.ClassLabel):
+            continue
+        counts = {
+            split: np.bincount(
+                np.concatenate([np.asarray(tags, np.int64) for tags in rows[column]]), minlength=kind.num_classes
+            )
+            for split, rows in splits.items()
+        }
+        tables += [f"| `{column}` | {' | '.join(counts)} |", "|---|" + "---:|" * len(counts)]
+        for place, name in enumerate(kind.names):
+            tables.append(f"| `{name}` | {' | '.join(f'{count[place]:,}' for count in counts.values())} |")
+    return tables
 
 
 def _format_share(share: float) -> str:

@@ -16,7 +16,7 @@ from startup_llm.hub.dataset_figures import count_rows, fill_card, list_named_co
 ROOT = Path(__file__).parents[2]
 CARDS = ROOT / "data_cards"
 CONFIGS = ROOT / "recipes" / "configs"
-REAL_FOLDERS = {"tiny_shakespeare": "tinyshakespeare"}
+REAL_FOLDERS = {"tiny_shakespeare": "tinyshakespeare", "wnut_17": "wnut17"}
 """Folder of the real data by the card's name, where they differ."""
 FILES = sorted(path.name for path in CARDS.glob("*.md"))
 WITHOUT_WORDS = {"image-classification", "object-detection", "image-segmentation", "unconditional-image-generation"}
