@@ -22,6 +22,7 @@ class TaskData:
         problem_type: What a label is, as `PretrainedConfig.problem_type`; empty where the rows have no such label.
         notes: Sentences about what was found and decided, to be said aloud.
         sources: One record per source split: files with sha256 and rows, or Hub id with revision and fingerprint.
+        corpus: The texts that test queries search, with id and text; None where nothing is searched.
         unlabelled: The training rows that `data.labels_per_class` leaves out, without their labels; None where it is
             not given.
     """
@@ -32,6 +33,7 @@ class TaskData:
     notes: list[str] = field(default_factory=list)
     sources: list[dict[str, Any]] = field(default_factory=list)
     unlabelled: datasets.Dataset | None = None
+    corpus: datasets.Dataset | None = None
 
     def describe(self) -> str:
         """Say how many rows there are and what they are labelled with."""

@@ -14,6 +14,7 @@ from startup_llm.evaluation.audio_baselines import (
     predict_same_text_recording,
 )
 from startup_llm.evaluation.language_modelling import predict_sixgram, predict_trigram, predict_unigram
+from startup_llm.evaluation.retrieval import predict_bm25, predict_tfidf_cosine, predict_word_overlap
 from startup_llm.evaluation.tagging_baselines import predict_linear_tagger, predict_most_frequent_tag
 from startup_llm.evaluation.written_baselines import predict_copy, predict_first_sentences, predict_word_by_word
 
@@ -95,6 +96,9 @@ BASELINES: dict[str, Callable[[DatasetDict, TaskData], Sequence[Any]]] = {
     "same-text-recording": predict_same_text_recording,
     "most-frequent-tag": predict_most_frequent_tag,
     "linear-tagger": predict_linear_tagger,
+    "bm25": predict_bm25,
+    "tfidf-cosine": predict_tfidf_cosine,
+    "word-overlap": predict_word_overlap,
     "copy": predict_copy,
     "word-by-word": predict_word_by_word,
     "first-sentence": predict_first_sentences(1),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.errors import UserError, nearest
-from startup_llm.evaluation import entities, mel_distance, text_overlap, word_errors
+from startup_llm.evaluation import entities, mel_distance, retrieval, text_overlap, word_errors
 from startup_llm.evaluation.language_modelling import (
     combine_bits_per_byte,
     combine_byte_perplexity,
@@ -154,11 +154,16 @@ METRICS: dict[str, MetricFunction] = {
     "perplexity": additive(count_likelihood, combine_perplexity, lower_is_better=True),
     "reward_accuracy": additive(count_preference, text_overlap.combine_mean),
     "preference_accuracy": additive(count_likelier, text_overlap.combine_mean),
+    "ndcg_at_10": additive(retrieval.count_ndcg(10), retrieval.combine_query_mean),
+    "mrr_at_10": additive(retrieval.count_reciprocal_rank(10), retrieval.combine_query_mean),
+    "recall_at_10": additive(retrieval.count_recall(10), retrieval.combine_query_mean),
+    "recall_at_100": additive(retrieval.count_recall(100), retrieval.combine_query_mean),
+    "precision_at_1": additive(retrieval.count_precision(1), retrieval.combine_query_mean),
     "byte_perplexity": additive(count_likelihood, combine_byte_perplexity, lower_is_better=True),
 }
 
 
-_SHARE_WORDS = frozenset({"accuracy", "f1", "precision", "recall", "exact", "share", "rate"})
+_SHARE_WORDS = frozenset({"accuracy", "f1", "precision", "recall", "exact", "share", "rate", "ndcg", "mrr"})
 
 
 def is_share(metric: str) -> bool:

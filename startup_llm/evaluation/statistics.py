@@ -146,6 +146,7 @@ def _resample(metric: str, references: Sequence[Any], predictions: Sequence[Any]
     """Return the metric as a function of row indices."""
     function = get_metric(metric)
     if function.count is None or function.combine is None:
+        references, predictions = np.asarray(references), np.asarray(predictions)
         return lambda rows: function.compute(references[rows], predictions[rows])
     counts = np.asarray(function.count(references, predictions), dtype=float)
     return lambda rows: float(function.combine(counts[rows].sum(axis=0)))

@@ -1,0 +1,440 @@
+"""Texts that are to be found for a text, and pairs of texts with a score of how alike they are."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from startup_llm.config import DataConfig
+from startup_llm.data.classification import load_labelled_text
+from startup_llm.data.sources import LoadedData, load_splits, read_table
+from startup_llm.data.splits import make_splits, sample_rows
+from startup_llm.data.task_data import TaskData
+from startup_llm.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    import datasets
+
+QUERY_NAMES = ("query", "anchor", "question", "sentence1", "text", "premise")
+POSITIVE_NAMES = ("positive", "answer", "passage", "response", "sentence2", "text_pair", "hypothesis", "document")
+SCORE_NAMES = ("score", "similarity", "similarity_score", "label")
+PARALLEL_NAMES = {"sentence1": "sentence2", "text": "text_pair", "premise": "hypothesis"}
+MOST_FOUND = 100
+"""So many documents are found for a query; metrics read no further."""
+_QRELS = {"train": ("train",), "validation": ("dev", "validation", "valid"), "test": ("test",)}
+
+
+@dataclass(frozen=True)
+class _Judgements:
+    """What belongs to what in a split, one entry per pair of a query and a document that is relevant to it.
+
+    `negatives` holds each pair's document that is not relevant, where the rows name one.
+    """
+
+    queries: list[str]
+    documents: list[str]
+    grades: list[int]
+    rows: list[int]
+    negatives: list[str] | None = None
+
+
+def load_similarity(data: DataConfig) -> TaskData:
+    """Load texts to compare, in one of four forms.
+
+    - A query and a text that answers it, perhaps one that does not (`query` or `anchor`, `positive` or `answer`,
+      `negative`): the texts of all splits are searched by the queries of the test split.
+    - A folder in the form of BEIR (Thakur et al. 2021): `corpus.jsonl`, `queries.jsonl`, `qrels/SPLIT.tsv`; on the
+      Hub by data.corpus_subset and data.queries_subset.
+    - Two texts and how alike they are (`sentence1`, `sentence2`, `score`).
+    - Texts with a label: texts of one label are relevant to each other. The training texts are searched.
+
+    Returns:
+        For pairs with a score the splits have text, text_pair, label (float64) and row. Else train and validation
+        have text, text_pair (relevant to it), perhaps negative, groups (int64 per text: texts of one group are never
+        negatives of each other) and row; test has text, relevant (places in the corpus with their grades) and row;
+        and the corpus has id and text.
+
+    Raises:
+        UserError: If columns or files are missing, or texts, scores or labels cannot be used.
+    """
+    folder = Path(data.data_dir) if data.data_dir else None
+    if folder is not None and _find_lines(folder, "corpus"):
+        return _load_judged_folder(folder, data)
+    if data.corpus_subset and folder is None and not data.train_file:
+        return _load_judged_subsets(data)
+    loaded = load_splits(data)
+    names = loaded.splits["train"].column_names
+    pair, score = _find_pair(names, data), _find_score(names, data)
+    if pair is None:
+        return _group_by_label(load_labelled_text(data))
+    if score is not None:
+        return _load_scored(replace(data, text_column=pair[0], text_pair_column=pair[1], label_column=score))
+    return _load_pairs(loaded, pair, data)
+
+
+def rank_best(scores: np.ndarray, most: int = MOST_FOUND) -> list[list[int]]:
+    """Return for each row the places of its highest scores, best first; of equal ones the first.
+
+    Args:
+        scores: Shape (queries, documents).
+        most: How many places.
+    """
+    most = min(most, scores.shape[1])
+    best = np.argpartition(-scores, most - 1, axis=1)[:, :most]
+    best.sort(axis=1)
+    order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(best, order, axis=1).tolist()
+
+
+def rank_nearest(queries: np.ndarray, documents: np.ndarray, most: int = MOST_FOUND) -> list[list[int]]:
+    """Return for each query the places of the documents with the highest cosine, best first.
+
+    Args:
+        queries: Vectors, shape (queries, width).
+        documents: Vectors, shape (documents, width).
+        most: How many places.
+    """
+    queries, documents = scale_to_norm_one(queries), scale_to_norm_one(documents)
+    return [
+        ranking
+        for start in range(0, len(queries), 256)
+        for ranking in rank_best(queries[start : start + 256] @ documents.T, most)
+    ]
+
+
+def scale_to_norm_one(vectors: np.ndarray) -> np.ndarray:
+    """Return vectors at Euclidean norm 1, shape (rows, width); a vector of zeros stays."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def read_corpus(file: str | Path, text_column: str | None = None) -> list[dict[str, str]]:
+    """Read texts to search from a table: id (else the row's number, from 1) and text.
+
+    Args:
+        file: CSV, TSV, JSONL or Parquet, gzip allowed.
+        text_column: The texts' column, where it is not `text`.
+
+    Raises:
+        UserError: If the file cannot be read, or holds no texts.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise UserError(f"corpus {file}: no such file; expected a table with a column text")
+    table = read_table(str(path), path.read_bytes())
+    name = text_column or next((n for n in ("text", "document", "passage", "positive") if n in table.column_names), "")
+    if name not in table.column_names:
+        raise UserError(f"corpus {file}: no column {name or 'text'!r} among {', '.join(table.column_names)}")
+    texts = _check_texts(table[name].to_pylist(), name, f"corpus {file}")
+    key = next((n for n in ("id", "_id") if n in table.column_names), None)
+    ids = table[key].to_pylist() if key else range(1, len(texts) + 1)
+    return [{"id": str(one), "text": text} for one, text in zip(ids, texts, strict=True)]
+
+
+def _find_pair(names: Sequence[str], data: DataConfig) -> tuple[str, str] | None:
+    """Return the columns of the two texts; None where each row has one text."""
+    for option, column in (
+        ("text_column", data.text_column),
+        ("text_pair_column", data.text_pair_column),
+        ("negative_column", data.negative_column),
+    ):
+        if column and column not in names:
+            raise UserError(f"data.{option}: no column {column!r} among {', '.join(names)}{nearest(column, names)}")
+    if data.text_column and data.text_pair_column:
+        return data.text_column, data.text_pair_column
+    if data.text_column and data.label_column:
+        return None
+    query = data.text_column or next((name for name in QUERY_NAMES if name in names), None)
+    usual = [PARALLEL_NAMES[query]] if query in PARALLEL_NAMES else []
+    usual += [name for name in POSITIVE_NAMES if name not in PARALLEL_NAMES.values()]
+    positive = data.text_pair_column or next((name for name in usual if name in names and name != query), None)
+    return (query, positive) if query and positive else None
+
+
+def _find_score(names: Sequence[str], data: DataConfig) -> str | None:
+    """Return the column of a pair's score; None where a pair is one that belongs together."""
+    if isinstance(data.label_column, list):
+        raise UserError("data.label_column names several columns; a pair of texts has one score")
+    if data.label_column is not None:
+        if data.label_column not in names:
+            found = nearest(data.label_column, names)
+            raise UserError(f"data.label_column: no column {data.label_column!r} among {', '.join(names)}{found}")
+        return data.label_column
+    return next((name for name in SCORE_NAMES if name in names), None)
+
+
+def _load_scored(data: DataConfig) -> TaskData:
+    found = load_labelled_text(replace(data, problem_type="regression"))
+    return replace(found, problem_type="")
+
+
+def _load_pairs(loaded: LoadedData, pair: tuple[str, str], data: DataConfig) -> TaskData:
+    import datasets
+
+    names = loaded.splits["train"].column_names
+    negative = data.negative_column or ("negative" if "negative" in names else None)
+    wanted = [*pair, *([negative] if negative else [])]
+    splits = {}
+    for split, rows in loaded.splits.items():
+        if missing := [name for name in wanted if name not in rows.column_names]:
+            raise UserError(f"the {split} split has no column {missing[0]!r}, only {', '.join(rows.column_names)}")
+        columns = {name: _check_texts(rows[name], name, split) for name in wanted}
+        splits[split] = datasets.Dataset.from_dict({**columns, "row": range(1, len(rows) + 1)})
+    about = replace(data, group_column=pair[0])
+    cut, notes = make_splits(datasets.DatasetDict(splits), about, group_by=pair[0])
+    judged = {
+        split: _Judgements(
+            list(rows[pair[0]]),
+            list(rows[pair[1]]),
+            [1] * len(rows),
+            list(rows["row"]),
+            list(rows[negative]) if negative else None,
+        )
+        for split, rows in cut.items()
+    }
+    documents = dict.fromkeys(
+        text for one in judged.values() for texts in (one.documents, one.negatives or ()) for text in texts
+    )
+    queries = {text: text for one in judged.values() for text in one.queries}
+    found = f"Found a query in column {pair[0]!r} and what answers it in {pair[1]!r}."
+    notes = [*loaded.notes, found, *notes]
+    return _build(judged, queries, {text: text for text in documents}, data, notes, loaded.sources)
+
+
+def _load_judged_folder(folder: Path, data: DataConfig) -> TaskData:
+    """Read BEIR's files."""
+    texts, files = {}, []
+    for name in ("corpus", "queries"):
+        path = _find_lines(folder, name)
+        if path is None:
+            raise UserError(f"{folder}: {name}.jsonl is missing; expected corpus.jsonl, queries.jsonl and qrels/")
+        content = path.read_bytes()
+        texts[name] = _read_entries(read_table(str(path), content).to_pydict(), str(path))
+        files.append({"path": path.name, "sha256": hashlib.sha256(content).hexdigest()})
+    judged, sources = {}, []
+    for split, stems in _QRELS.items():
+        path = next((path for stem in stems for path in sorted((folder / "qrels").glob(f"{stem}.tsv*"))), None)
+        if path is None:
+            continue
+        content = path.read_bytes()
+        lines = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8")
+        table = list(csv.DictReader(io.StringIO(lines), delimiter="\t", quoting=csv.QUOTE_NONE))
+        columns = {name: [row.get(name) for row in table] for name in ("query-id", "corpus-id", "score")}
+        judged[split] = _read_judgements(columns, f"{path.parent.name}/{path.name}")
+        record = {"path": path.name, "sha256": hashlib.sha256(content).hexdigest()}
+        sources.append({"split": split, "files": [record, *files], "rows": len(table)})
+    if "test" not in judged:
+        raise UserError(f"{folder}: no qrels/test.tsv, by which a search is measured")
+    return _build(judged, texts["queries"], texts["corpus"], data, [], sources)
+
+
+def _load_judged_subsets(data: DataConfig) -> TaskData:
+    """Read BEIR's form as the Hub has it: a subset of texts, one of queries, and one that says what is relevant."""
+    texts, sources = {}, []
+    for name in ("corpus", "queries"):
+        subset = getattr(data, f"{name}_subset")
+        if subset is None:
+            raise UserError("data.corpus_subset is given without data.queries_subset; name the subset of the queries")
+        part = DataConfig(dataset=data.dataset, subset=subset, revision=data.revision, train_split=name)
+        loaded = load_splits(part)
+        texts[name] = _read_entries(loaded.splits["train"].to_dict(), f"{data.dataset} {subset}")
+        sources += [{**record, "split": name} for record in loaded.sources]
+    loaded = load_splits(data)
+    judged = {name: _read_judgements(rows.to_dict(), name) for name, rows in loaded.splits.items()}
+    if "test" not in judged:
+        raise UserError(f"{data.dataset} has no test split, by which a search is measured; name one: data.test_split")
+    return _build(judged, texts["queries"], texts["corpus"], data, list(loaded.notes), [*loaded.sources, *sources])
+
+
+def _find_lines(folder: Path, name: str) -> Path | None:
+    return next((path for path in (folder / f"{name}.jsonl", folder / f"{name}.jsonl.gz") if path.is_file()), None)
+
+
+def _read_entries(columns: dict[str, list[Any]], place: str) -> dict[str, str]:
+    """Return the text of each id, its title before it."""
+    key = next((name for name in ("_id", "id") if name in columns), None)
+    if key is None or "text" not in columns:
+        raise UserError(f"{place}: expected the columns _id and text, found {', '.join(columns)}")
+    titles = columns.get("title") or [None] * len(columns[key])
+    pairs = zip(titles, columns["text"], strict=True)
+    joined = [" ".join(part for part in pair if part) for pair in pairs]
+    return dict(zip(map(str, columns[key]), _check_texts(joined, "text", place), strict=True))
+
+
+def _read_judgements(columns: dict[str, list[Any]], place: str) -> _Judgements:
+    wanted = ("query-id", "corpus-id", "score")
+    if missing := [name for name in wanted if name not in columns or None in columns[name]]:
+        raise UserError(f"{place}: expected the columns {', '.join(wanted)}; {missing[0]} is missing")
+    queries, documents, grades = (columns[name] for name in wanted)
+    try:
+        grades = [int(grade) for grade in grades]
+    except ValueError as error:
+        raise UserError(f"{place}: a score is no whole number ({error}); expected 0, 1, 2, ...") from None
+    rows = range(1, len(grades) + 1)
+    kept = [part for part in zip(map(str, queries), map(str, documents), grades, rows, strict=True) if part[2] > 0]
+    if not kept:
+        raise UserError(f"{place}: no document is relevant to any query; expected scores above 0")
+    return _Judgements(*(list(part) for part in zip(*kept, strict=True)))
+
+
+def _build(
+    judged: dict[str, _Judgements],
+    queries: dict[str, str],
+    documents: dict[str, str],
+    data: DataConfig,
+    notes: list[str],
+    sources: list[dict[str, Any]],
+) -> TaskData:
+    """Make rows of judgements.
+
+    Args:
+        judged: Per split.
+        queries: Text of each query by its id.
+        documents: Text of each document by its id.
+        data: How many rows are used.
+        notes: What was said so far.
+        sources: Of the splits.
+    """
+    import datasets
+
+    places = {name: place for place, name in enumerate(documents)}
+    texts = list(documents.values())
+    groups = {text: group for group, text in enumerate(dict.fromkeys((*texts, *queries.values())))}
+    relevant: dict[str, dict[int, int]] = {}
+    for split, one in judged.items():
+        for query, document, grade in zip(one.queries, one.documents, one.grades, strict=True):
+            if query not in queries or document not in places:
+                what = f"query {query}" if query not in queries else f"document {document}"
+                raise UserError(f"the {split} split names the {what}, which has no text; complete the files")
+            relevant.setdefault(query, {})[places[document]] = grade
+    splits = {}
+    for split, one in judged.items():
+        if split == "test":
+            first = dict(zip(reversed(one.queries), reversed(one.rows), strict=True))
+            order = list(dict.fromkeys(one.queries))
+            columns = {
+                "text": [queries[query] for query in order],
+                "relevant": [sorted(map(list, relevant[query].items())) for query in order],
+                "row": [first[query] for query in order],
+            }
+        else:
+            columns = {
+                "text": [queries[query] for query in one.queries],
+                "text_pair": [documents[document] for document in one.documents],
+                **({"negative": one.negatives} if one.negatives else {}),
+                "row": one.rows,
+            }
+            named = [columns[name] for name in ("text", "text_pair", "negative") if name in columns]
+            columns["groups"] = [[groups[text] for text in row] for row in zip(*named, strict=True)]
+        splits[split] = datasets.Dataset.from_dict(columns)
+    if "train" in splits:
+        known = set(splits["train"]["text"])
+        shared = [text in known for text in splits["test"]["text"]]
+        if any(shared) and data.remove_overlap:
+            asked = set(splits["test"]["text"])
+            kept = [place for place, text in enumerate(splits["train"]["text"]) if text not in asked]
+            notes.append(f"{len(known & asked):,} queries of the test split were removed from train.")
+            splits["train"] = splits["train"].select(kept)
+        elif any(shared):
+            notes.append(f"{sum(shared):,} queries stand in both train and test; data.remove_overlap takes them out.")
+    splits = _sample(splits, data, notes)
+    notes.append(f"{len(splits['test']):,} test queries search {len(texts):,} texts.")
+    ids = list(documents) if _are_ids(documents) else [str(number) for number in range(1, len(texts) + 1)]
+    corpus = datasets.Dataset.from_dict({"id": ids, "text": texts})
+    return TaskData(datasets.DatasetDict(splits), notes=notes, sources=sources, corpus=corpus)
+
+
+def _are_ids(documents: dict[str, str]) -> bool:
+    """Say whether documents have names of their own, not their text for a name."""
+    return any(name != text for name, text in documents.items())
+
+
+def _sample(splits: dict[str, datasets.Dataset], data: DataConfig, notes: list[str]) -> dict[str, datasets.Dataset]:
+    for name, most in (("train", data.max_train_rows), ("test", data.max_test_rows)):
+        if most is not None and name in splits and most < len(splits[name]):
+            notes.append(f"{most:,} of the {len(splits[name]):,} {name} rows are used (seed {data.split_seed}).")
+            splits[name] = sample_rows(splits[name], most, data.split_seed)
+    return splits
+
+
+def _group_by_label(found: TaskData) -> TaskData:
+    """Make labelled texts a search for texts of the same label among the training texts."""
+    import datasets
+
+    if found.problem_type != "single_label_classification":
+        raise UserError(
+            f"the labels are a {found.problem_type}; expected one class per text, or pairs of texts: name the second "
+            "text with --data.text_pair_column"
+        )
+    train = found.splits["train"]
+    texts, labels = list(train["text"]), np.asarray(train["label"])
+    by_label: dict[int, list[int]] = {}
+    for place, label in enumerate(labels.tolist()):
+        by_label.setdefault(label, []).append(place)
+    splits, notes = {}, list(found.notes)
+    generator = np.random.default_rng(0)
+    for split in ("train", "validation"):
+        if split not in found.splits:
+            continue
+        rows = found.splits[split]
+        partners = _draw_partners(list(rows["text"]), list(rows["label"]), texts, by_label, generator)
+        kept = [place for place, partner in enumerate(partners) if partner is not None]
+        if len(kept) < len(rows):
+            notes.append(f"{len(rows) - len(kept):,} {split} texts have no other text of their label to learn from.")
+        if not kept:
+            raise UserError(f"no {split} text has another one of its label; expected at least two texts of a label")
+        chosen = rows.select(kept)
+        splits[split] = datasets.Dataset.from_dict(
+            {
+                "text": chosen["text"],
+                "text_pair": [texts[partners[place]] for place in kept],
+                "groups": [[label, label] for label in chosen["label"]],
+                "row": chosen["row"],
+            }
+        )
+    test = found.splits["test"]
+    judged = {label: [[place, 1] for place in places] for label, places in by_label.items()}
+    splits["test"] = datasets.Dataset.from_dict(
+        {
+            "text": test["text"],
+            "relevant": [judged.get(label, []) for label in test["label"]],
+            "row": test["row"],
+        }
+    )
+    notes.append(
+        f"{len(test):,} test texts search the {len(texts):,} training texts; those of the same of "
+        f"{len(found.label_names)} labels are relevant."
+    )
+    corpus = datasets.Dataset.from_dict({"id": list(map(str, train["row"])), "text": texts})
+    return TaskData(datasets.DatasetDict(splits), notes=notes, sources=found.sources, corpus=corpus)
+
+
+def _draw_partners(
+    texts: Iterable[str],
+    labels: Iterable[int],
+    corpus: Sequence[str],
+    by_label: dict[int, list[int]],
+    generator: np.random.Generator,
+) -> list[int | None]:
+    """Draw for each text the place of another training text of its label; None where there is none."""
+    partners: list[int | None] = []
+    for text, label in zip(texts, labels, strict=True):
+        others = [place for place in by_label.get(label, ()) if corpus[place] != text]
+        partners.append(int(generator.choice(others)) if others else None)
+    return partners
+
+
+def _check_texts(values: Iterable[Any], name: str, place: str) -> list[str]:
+    found = list(values)
+    for row, value in enumerate(found, start=1):
+        if not isinstance(value, str) or not value.strip():
+            shown = "empty" if value is None or isinstance(value, str) else f"no text: {value!r}"
+            raise UserError(f"{place} row {row}: the column {name!r} is {shown}; fill it in or take the row out")
+    return found
