@@ -98,7 +98,7 @@ def measure_entry(entry: Any, config: EvaluateConfig, others: list[str], run: Ru
     task, model, processor = load(name, config, entry.task)
     data = task.load_data(build_data(entry.data, config.data))
     test = data.splits["test"]
-    encoded, _ = task.encode(test, processor)
+    encoded, _ = task.encode_split("test", data, processor)
     plan = plan_speed().exact()
     outputs = predict_outputs(task, model.to(plan.device), encoded, processor, plan)
     if data.label_names:

@@ -68,6 +68,14 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
         with stage("probe"):
             predictions["linear-probe"], feature_norm = finetuning.start_from_probe(prepared)
 
+    if config.method == "zero-shot":
+        with stage("label names"):
+            finetuning.start_from_label_names(prepared)
+
+    if task.answers_untuned:
+        with stage("untuned"):
+            predictions["untuned"] = finetuning.predict_untuned(prepared)
+
     def preflight(trainer: HeadTrainer) -> None:
         taken = {"elapsed_seconds": stage.total, "probe_seconds": stage.seconds.get("probe")}
         prices = {"dollars_per_hour": config.preflight.dollars_per_hour}

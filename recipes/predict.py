@@ -78,17 +78,23 @@ def predict(config: PredictConfig) -> None:
             raise UserError(f"max_new_tokens {config.max_new_tokens}: {task.tag} writes nothing; leave it out")
         model.generation_config.max_new_tokens = config.max_new_tokens
     plan = plan_speed() if config.compute_dtype == "auto" else plan_speed().exact()
+
+    def compute(encoded: datasets.Dataset) -> list:
+        return predict_answers(task, model, encoded, processor, plan)
+
+    searched = task.prepare_answers(config, Path(config.run), processor, compute)
     with target if state.is_main_process else nullcontext():
         call_on_main_process(lambda: target.open(survey.columns, task.example_answer(model.config), survey.schema))
         if state.is_main_process:
             devices = f"{state.num_processes} x " * (state.num_processes > 1) + plan.device
-            say(f"{source.name}: {survey.note}; model {checkpoint.name}, {plan.compute_dtype} on {devices}")
+            notes = "; ".join(note for note in (survey.note, searched) if note)
+            say(f"{source.name}: {notes}; model {checkpoint.name}, {plan.compute_dtype} on {devices}")
         with tqdm(total=survey.rows, unit=" rows", unit_scale=True, disable=not state.is_main_process) as progress:
             while (columns := call_on_main_process(questions.read)) is not None:
                 answers = []
                 if rows := datasets.Dataset.from_dict(columns):
                     encoded = task.encode_questions(rows, processor)
-                    outputs = predict_answers(task, model, encoded, processor, plan)
+                    outputs = compute(encoded)
                     answers = task.answer(outputs, encoded, rows, processor, model.config)
                 if state.is_main_process:
                     target.write(questions.piece, questions.place(answers))

@@ -78,7 +78,13 @@ class DataConfig:
     text_column: str | None = None
     """Column with the text; found by itself where that is unambiguous."""
     text_pair_column: str | None = None
-    """Column with the second text of a pair."""
+    """Column with the second text of a pair; for sentence-similarity one that answers text_column, or is scored."""
+    negative_column: str | None = None
+    """Column with a text that does not answer the one in text_column, for sentence-similarity."""
+    corpus_subset: str | None = None
+    """Subset of the Hub dataset with the texts to search, where it has BEIR's form; its split has the same name."""
+    queries_subset: str | None = None
+    """Subset of the Hub dataset with the queries; the subset that is named says what is relevant to them."""
     target_column: str | None = None
     """Column with the text to be written for a text: a translation, a summary. For a folder with a file per language,
     text_column and target_column are the languages."""
@@ -195,8 +201,9 @@ class FinetuneConfig:
 
     task: str = "text-classification"
     """Hub pipeline tag of the task."""
-    method: Literal["lora", "full", "probe"] = "lora"
-    """lora: adapter and head; full: every weight; probe: a linear head on frozen features."""
+    method: Literal["lora", "full", "probe", "zero-shot"] = "lora"
+    """lora: adapter and head; full: every weight; probe: a linear head on frozen features; zero-shot: the head is made
+    of the labels' names, and no row is learnt from."""
     run_dir: str | None = None
     """Where the run is kept; default runs/DATASET-METHOD."""
     overwrite: bool = False
@@ -490,6 +497,10 @@ class PredictConfig:
     compute_dtype: Literal["float32", "auto"] = "float32"
     """float32 gives the numbers of `transformers.pipeline`; auto may take bfloat16, faster on most GPUs, which moves
     a score by up to about 0.01."""
+    corpus: str | None = None
+    """Table of texts to search, such as articles.csv with the columns id and text; default the run's own texts."""
+    matches: int = 5
+    """Texts that are found for each query, where texts are searched."""
     max_new_tokens: int | None = None
     """Most tokens that are written for a row; default what the model's generation config says."""
     piece_rows: int = 10_000
@@ -616,6 +627,7 @@ TRAIN_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "lora": {"learning_rate": 5e-4, "num_train_epochs": 4},
     "full": {"learning_rate": 1e-4, "num_train_epochs": 4},
     "probe": {"num_train_epochs": 0},
+    "zero-shot": {"num_train_epochs": 0},
     "dpo": {"learning_rate": 5e-5, "num_train_epochs": 1, "per_device_train_batch_size": 8},
     "dnn": {"learning_rate": 5e-3, "num_train_epochs": 20},
     "transformer": {"learning_rate": 1e-3, "num_train_epochs": 20},

@@ -93,7 +93,7 @@ def finish_run(
         errors = describe_errors(task, test, outputs, predictions[candidate], data)
         if written := task.write_samples(model, prepared.processor, test):
             errors["gallery"] = [*errors.get("gallery", []), *written, *trained.samples]
-        task.write_files(run.path, test, outputs, prepared.processor)
+        task.write_files(run.path, data, outputs, prepared.processor)
     with stage("reload gate"):
         arguments = prepared.task_model.load_arguments
         gate = check_reload(run, task=task.tag, rows=sample, outputs=exact, base=base, load_arguments=arguments)
@@ -143,6 +143,7 @@ def finish_run(
             "auto_processor": task.auto_processor,
             "pipeline_arguments": dict(task.pipeline_arguments),
             "python": load_code or task.load_code,
+            "library": "startup-llm" if load_code else task.library,
         },
         "plan": prepared.plan.as_dict(),
         "command": command,

@@ -73,6 +73,7 @@ _METHODS: Mapping[str, str] = {
     "lora": "adapted with LoRA",
     "full": "fine-tuned in every weight",
     "probe": "used frozen, with a linear head on its features",
+    "zero-shot": "used frozen, with a head made of the names of the labels",
     "dnn": "trained as a deep averaging network over hashed n-grams",
     "transformer": "trained as a transformer encoder with mean pooling",
     "conformer": "trained as a small Conformer over spectrograms",
@@ -205,9 +206,10 @@ def build_card_data(results: Results, publication: Publication = UNPUBLISHED) ->
 
 
 def _name_library(results: Results, publication: Publication) -> str:
-    if (results.get("load") or {}).get("python"):
-        return "startup-llm"
-    return "peft" if publication.what == "adapter" else "transformers"
+    load = results.get("load") or {}
+    if publication.what == "adapter":
+        return "peft"
+    return load.get("library") or ("startup-llm" if load.get("python") else "transformers")
 
 
 def choose_license(results: Results, chosen: str | None = None) -> tuple[str | None, list[str]]:
@@ -444,13 +446,13 @@ def _build_adapter_loading(results: Results, repository: str, what: str) -> str 
     load = results.get("load") or {}
     arguments, processor = load.get("adapter_model_kwargs"), load.get("auto_processor") or "AutoTokenizer"
     head = re.fullmatch(r"\w+?(For\w+)", checkpoint.get("architecture") or "")
-    if arguments is None or head is None:
+    if arguments is None or not (load.get("auto_class") or head):
         return None
     base = _hub_checkpoint(checkpoint) or hide_path(checkpoint["name"])
     if checkpoint.get("revision"):
         arguments = {"revision": checkpoint["revision"], **arguments}
     lines = [f'    "{base}",', *(f"    {name}={value!r}," for name, value in arguments.items())]
-    auto_class, name = load.get("auto_class") or f"AutoModel{head[1]}", PROCESSOR_NAMES[processor]
+    auto_class, name = load.get("auto_class") or f"AutoModel{head and head[1]}", PROCESSOR_NAMES[processor]
     place = "" if what == "adapter" else f', subfolder="{ADAPTER_FOLDER}"'
     code = (
         "from peft import PeftModel\n"

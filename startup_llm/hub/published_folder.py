@@ -30,7 +30,7 @@ MODEL_FOLDER = "model"
 RECORD = "published"
 """Key of the published results.json under which a publication keeps what the next one has to know."""
 
-_MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+_MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*/config.json")
 _DATA_KEYS = ("labels", "per_class", "confusions", "mistakes")
 _PATH_KEY = re.compile(r"(path|file|dir)$")
 _MAX_CONFIG_BYTES = 1 << 16
@@ -156,7 +156,8 @@ def describe(content: Path | bytes) -> PublishedFile:
 
 
 def _collect(folder: Path, prefix: str) -> dict[str, PublishedFile]:
-    found = {file.name: file for pattern in _MODEL_FILES for file in folder.glob(pattern) if file.name[0] != "."}
+    files = [file for pattern in _MODEL_FILES for file in folder.glob(pattern) if file.name[0] != "."]
+    found = {file.relative_to(folder).as_posix(): file for file in files}
     if not any(name.endswith(".safetensors") for name in found):
         has = "merged" if folder.name == ADAPTER_FOLDER else "adapter"
         raise UserError(f"no weights in {folder}: this run has no {folder.name} to publish; try --what {has}")

@@ -159,7 +159,7 @@ def _resolve_pooling(checkpoint: Checkpoint, config: Any, asked: str) -> tuple[s
     can_pool = config.model_type in POOLED_FAMILIES or hasattr(config, "classifier_pooling")
     decoder = config.model_type in DECODERS and config.model_type not in ENCODERS
     possible = ("last",) if decoder else ("mean", "cls", "native") if can_pool else ("native",)
-    trained = _sentence_transformers_pooling(checkpoint.path)
+    trained = read_sentence_pooling(checkpoint.path)
     if asked != "auto":
         if asked not in possible:
             raise UserError(
@@ -180,7 +180,7 @@ def _resolve_pooling(checkpoint: Checkpoint, config: Any, asked: str) -> tuple[s
     return "native", notes
 
 
-def _sentence_transformers_pooling(path: Path) -> str | None:
+def read_sentence_pooling(path: Path) -> str | None:
     """Return the pooling that a sentence-transformers checkpoint names in its files, or None."""
     modules = read_json(path / "modules.json")
     for module in modules if isinstance(modules, list) else []:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from startup_llm.config import DataConfig, ModelConfig, ScratchModelConfig
+    from startup_llm.config import DataConfig, ModelConfig, PredictConfig, ScratchModelConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.models.checkpoints import Checkpoint
     from startup_llm.models.task_model import TaskModel
@@ -63,6 +63,9 @@ class Task(ABC):
         scratch_load_code: Python that loads a model from scratch from the Hub repository REPOSITORY, where no Auto
             class does.
         samples_each_epoch: Whether `write_samples` is shown after each epoch too.
+        answers_untuned: Whether a checkpoint answers before it is tuned, so that it is a rung.
+        splits_batches: Whether a batch's loss is the mean over its rows, so that it can be computed in parts.
+        library: Which library loads the saved model.
         errors: Name of what looks into the answers, a key of `evaluation.results.DESCRIBERS`; empty for nothing.
     """
 
@@ -74,6 +77,9 @@ class Task(ABC):
     outputs_per_token = False
     pipeline_arguments: Mapping[str, Any] = {}
     errors = ""
+    answers_untuned = False
+    splits_batches = True
+    library = "transformers"
     samples_each_epoch = False
     question_columns: tuple[str, ...] = ("text",)
     question_files = False
@@ -112,6 +118,8 @@ class Task(ABC):
         """
         if method == "probe" and not self.supports_probe:
             raise UserError(f"--method probe: {self.tag} has no linear probe; use lora or full")
+        if method == "zero-shot":
+            raise UserError(f"--method zero-shot: {self.tag} has no names of labels to compare; use lora or full")
         if method == "dpo":
             raise UserError(f"--method dpo: {self.tag} has no preferences between two texts; use recipes/finetune.py")
 
@@ -159,6 +167,16 @@ class Task(ABC):
             `decide`, and `TARGET_LENGTH` for the order of training.
         """
 
+    def encode_split(self, name: str, data: TaskData, processor: Any) -> tuple[Dataset, Truncation]:
+        """Encode a split, and behind its rows what else `decide` has to see the outputs for, such as a corpus.
+
+        Args:
+            name: train, validation or test.
+            data: The rows.
+            processor: What encodes them.
+        """
+        return self.encode(data.splits[name], processor)
+
     def pack(self, encoded: Dataset, processor: Any) -> Dataset:
         """Put several encoded rows into each row to train on, none of which sees another.
 
@@ -170,6 +188,10 @@ class Task(ABC):
     @abstractmethod
     def build_collator(self, processor: Any) -> Collator:
         """Return what makes a batch of encoded rows."""
+
+    def compute_loss(self, model: Any, batch: dict[str, Tensor], processor: Any) -> tuple[Tensor, Tensor] | None:
+        """Return a batch's loss and outputs where the model does not compute a loss of its own, else None."""
+        return None
 
     def count_targets(self, batch: dict[str, Tensor]) -> Tensor:
         """Return how many terms each row of a batch adds to the loss, which is their mean; shape (rows,)."""
@@ -257,7 +279,7 @@ class Task(ABC):
         """Return what the trained model writes by itself: further items of the report's gallery."""
         return []
 
-    def write_files(self, folder: Path, rows: Dataset, outputs: Sequence[np.ndarray], processor: Any) -> list[Path]:
+    def write_files(self, folder: Path, data: TaskData, outputs: Sequence[np.ndarray], processor: Any) -> list[Path]:
         """Write what the answers to the test rows are besides numbers, such as sounds, and return the files."""
         return []
 
@@ -275,6 +297,27 @@ class Task(ABC):
     def encode_questions(self, rows: Dataset, processor: Any) -> Dataset:
         """Turn rows of `question_columns` into the model's inputs, as `encode` does."""
         return self.encode(rows, processor)[0]
+
+    def prepare_answers(
+        self, config: PredictConfig, folder: Path, processor: Any, compute: Callable[[Dataset], Sequence[np.ndarray]]
+    ) -> str | None:
+        """Make ready what answers are taken from besides the model, such as texts to search.
+
+        Args:
+            config: What is asked for.
+            folder: The run's, or a checkpoint's.
+            processor: What encodes rows.
+            compute: From encoded rows to the model's outputs.
+
+        Returns:
+            What is said of it aloud, or None.
+
+        Raises:
+            UserError: If a corpus is given and nothing is searched.
+        """
+        if config.corpus:
+            raise UserError(f"corpus {config.corpus}: {self.tag} searches no texts; leave it out")
+        return None
 
     def compute_answers(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
         """Return what `answer` reads, for each row of a batch: the model's outputs, or a text that it writes."""

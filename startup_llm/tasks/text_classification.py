@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.data.classification import load_labelled_text
+from startup_llm.errors import UserError
 from startup_llm.models.sequence_classifier import build_sequence_classifier
 from startup_llm.models.task_model import TaskModel
 from startup_llm.tasks.base import Collator, Task, Truncation
@@ -51,6 +52,20 @@ logits = model(**tokenizer.pad([tokenizer("a text")], return_tensors="pt"))["log
             UserError: On anything wrong with the files, the columns or the labels.
         """
         return load_labelled_text(data)
+
+    def check_method(self, method: str, data: TaskData) -> None:
+        """Refuse names of labels as a head where a row is a pair of texts or has not exactly one label."""
+        if method != "zero-shot":
+            return super().check_method(method, data)
+        if data.problem_type != "single_label_classification":
+            raise UserError(
+                f"--method zero-shot compares a text with the names of classes; the labels are a {data.problem_type}"
+            )
+        if "text_pair" in data.splits["train"].column_names:
+            raise UserError(
+                "--method zero-shot compares one text with the names of classes; the rows are pairs of texts"
+            )
+        return None
 
     def build_model(
         self,

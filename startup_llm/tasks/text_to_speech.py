@@ -203,14 +203,14 @@ sound = model.generate(ids, speaker_embeddings=torch.zeros(1, 512), vocoder=Grif
             )
         return items
 
-    def write_files(self, folder: Path, rows: Dataset, outputs: Sequence[np.ndarray], processor: Any) -> list[Path]:
+    def write_files(self, folder: Path, data: TaskData, outputs: Sequence[np.ndarray], processor: Any) -> list[Path]:
         """Write what was spoken as WAV files, with the texts in metadata.csv, for a recogniser to listen to."""
         vocode, place = _build_vocoder(processor.feature_extractor), folder / SPEECH_FOLDER
         place.mkdir(exist_ok=True)
         with (place / "metadata.csv").open("w", encoding="utf-8", newline="") as stream:
             table = csv.writer(stream)
             table.writerow(["file_name", "text"])
-            for number, (text, frames) in enumerate(zip(rows["text"], outputs, strict=True)):
+            for number, (text, frames) in enumerate(zip(data.splits["test"]["text"], outputs, strict=True)):
                 name = f"{number:04d}.wav"
                 (place / name).write_bytes(write_wav(vocode(frames), SAMPLING_RATE))
                 table.writerow([name, text])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import numpy as np
 from startup_llm.errors import UserError
 from startup_llm.evaluation.metrics import get_metric, rank_metrics
 from startup_llm.models.adapters import add_lora
+from startup_llm.models.sentence_encoder import SIMILARITY_SCALE
 from startup_llm.models.sequence_classifier import find_output_layer
 from startup_llm.run_folder import PLAN
 from startup_llm.tasks.base import Task
@@ -149,8 +151,8 @@ def encode_splits(
     """Put the model on the plan's device and encode every split."""
     task_model.model.to(plan.device)
     encoded, truncation = {}, {}
-    for name, rows in data.splits.items():
-        encoded[name], truncation[name] = task.encode(rows, processor)
+    for name in data.splits:
+        encoded[name], truncation[name] = task.encode_split(name, data, processor)
     return Prepared(task, data, checkpoint, processor, task_model, encoded, truncation, plan)
 
 
@@ -180,6 +182,28 @@ def start_from_probe(prepared: Prepared) -> tuple[Sequence[Any], float]:
     return decided, compute_feature_norm(features)
 
 
+def start_from_label_names(prepared: Prepared) -> None:
+    """Write the labels' names into the head: a class's logit is 20 times the cosine of its name with the text.
+
+    The vectors are what the head reads, of a sentence encoder the mean over the tokens, centred and scaled. No row is
+    learnt from. Underscores and hyphens in a name are read as blanks.
+    """
+    import datasets
+
+    task, model = prepared.task, prepared.task_model.model
+    names = [re.sub(r"[_\-\s]+", " ", name).strip() or name for name in prepared.data.label_names]
+    encoded, _ = task.encode(datasets.Dataset.from_dict({"text": names}), prepared.processor)
+    vectors = extract_features(task, model, encoded, prepared.processor, prepared.plan)
+    weight = SIMILARITY_SCALE * vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    write_head(find_output_layer(model), weight, np.zeros(len(names), dtype=weight.dtype))
+
+
+def predict_untuned(prepared: Prepared) -> Sequence[Any]:
+    """Return what the checkpoint predicts for the test rows before it is tuned."""
+    outputs = prepared.predict(prepared.task_model.model, prepared.encoded["test"])
+    return prepared.task.decide(outputs, prepared.encoded["test"], prepared.data.splits["test"], prepared.data)
+
+
 def train(
     prepared: Prepared,
     config: FinetuneConfig,
@@ -200,8 +224,9 @@ def train(
     """
     task_model, plan = prepared.task_model, prepared.plan
     model: Any = task_model.model
-    if config.method == "probe":
-        return Trained(model, [], sum(p.numel() for p in find_output_layer(model).parameters()), {})
+    if config.method in ("probe", "zero-shot"):
+        head = sum(p.numel() for p in find_output_layer(model).parameters())
+        return Trained(model, [], head if config.method == "probe" else 0, {})
     if config.method == "lora":
         model = add_lora(
             model,
@@ -217,11 +242,11 @@ def train(
     else:
         for name in task_model.constant_modules:
             model.get_submodule(name).requires_grad_(False)
-    head: dict[str, Any] = {"head_parameters": [], "head_learning_rate": 0.0}
+    rates: dict[str, Any] = {"head_parameters": [], "head_learning_rate": 0.0}
     if feature_norm is not None:
         parameters = list(_trained_output_layer(model).parameters())
-        head = {"head_parameters": parameters, "head_learning_rate": config.model.head_learning_rate / feature_norm}
-    return run_trainer(prepared, model, config, section, run, **head, before=before)
+        rates = {"head_parameters": parameters, "head_learning_rate": config.model.head_learning_rate / feature_norm}
+    return run_trainer(prepared, model, config, section, run, **rates, before=before)
 
 
 def run_trainer(
@@ -276,7 +301,7 @@ def run_trainer(
         compute_metrics=_metric_of(prepared, metric) if by_metric else None,
         head_parameters=head_parameters,
         head_learning_rate=head_learning_rate,
-        tokens_per_batch=None if plan.plain else plan.tokens_per_batch,
+        tokens_per_batch=None if plan.plain or not task.splits_batches else plan.tokens_per_batch,
         early_stopping_patience=config.early_stopping_patience,
     )
     writer = SampleWriter(task, prepared.processor, prepared.data.splits.get("validation"))

@@ -195,7 +195,8 @@ def _explain_memory(
     activations = max(needed - fixed - 12 * trained, 0) if needed else 0
     longest = int(max(prepared.encoded["train"]["length"]))
     rows = trainer.args.train_batch_size
-    tokens = rows * longest if prepared.plan.plain else min(rows * longest, prepared.plan.tokens_per_batch)
+    whole = prepared.plan.plain or not prepared.task.splits_batches
+    tokens = rows * longest if whole else min(rows * longest, prepared.plan.tokens_per_batch)
     proposals = propose_settings(
         available_bytes=available,
         fixed_bytes=fixed,
@@ -205,7 +206,7 @@ def _explain_memory(
         trained=trained,
         full=not hasattr(trainer.model, "peft_config"),
         can_probe=prepared.task.supports_probe,
-        plain=prepared.plan.plain,
+        plain=whole,
     )
     takes = f"training takes about {_gib(needed)}" if needed else "a step on the longest batch ran out of memory"
     remedy = f"what fits: {', or '.join(proposals)}" if proposals else "use a machine with more memory"

@@ -13,7 +13,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 
 from startup_llm.data.batching import LengthGroupedSampler, split_by_length
 from startup_llm.errors import UserError
-from startup_llm.tasks.base import TARGET_LENGTH
+from startup_llm.tasks.base import TARGET_LENGTH, Task
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from torch.utils.data import Sampler
     from transformers import EvalPrediction
 
-    from startup_llm.tasks.base import Task
     from startup_llm.training.speed import SpeedPlan
 
 
@@ -48,6 +47,18 @@ class HeadTrainer(Trainer):
         self._tokens_per_batch = tokens_per_batch
         self._head_ids = {id(parameter) for parameter in head_parameters}
         self._head_learning_rate = head_learning_rate
+        if type(task).compute_loss is not Task.compute_loss:  # such a loss is a mean: accumulated ones are averaged
+            self.model_accepts_loss_kwargs = False
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
+    ) -> Any:
+        """Return the task's loss, or else the model's own."""
+        found = self._task.compute_loss(model, inputs, self.processing_class)
+        if found is None:
+            return super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
+        loss, outputs = found
+        return (loss, {"logits": outputs}) if return_outputs else loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> Any:
         """Make the optimizer of `train.optim` over two groups: the head, and the rest."""
