@@ -31,6 +31,9 @@ class Rung:
 RUNGS = {
     "majority": None,
     "tfidf-linear-svm": None,
+    "bm25": None,
+    "tfidf-cosine": None,
+    "zero-shot": Rung("finetune.py", {"method": "zero-shot"}),
     "dnn": Rung("pretrain.py", {"model.name": "dnn"}),
     "transformer": Rung("pretrain.py", {"model.name": "transformer"}),
     "linear-probe": Rung("finetune.py", {"method": "probe"}),

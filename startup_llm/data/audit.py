@@ -254,7 +254,8 @@ def audit_task_data(data: TaskData, level: Literal["quick", "full"]) -> dict[str
     """
     if level == "full":
         _check_libraries()
-    columns = [name for name in ("text", "text_pair") if name in data.splits["train"].column_names]
+    shared = set.intersection(*(set(rows.column_names) for rows in data.splits.values()))
+    columns = [name for name in ("text", "text_pair") if name in shared]
     if not columns or any(data.splits["train"].features[name].dtype != "string" for name in columns):
         return None
     train = data.splits["train"]

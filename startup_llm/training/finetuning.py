@@ -18,7 +18,7 @@ from startup_llm.models.sequence_classifier import find_output_layer
 from startup_llm.run_folder import PLAN
 from startup_llm.tasks.base import Task
 from startup_llm.training.fused_lora import fuse_lora
-from startup_llm.training.inference import list_features, predict_outputs, predict_scores
+from startup_llm.training.inference import extract_features, list_features, predict_outputs, predict_scores
 from startup_llm.training.probe import compute_feature_norm, fit_linear_probe, write_head
 from startup_llm.training.processes import call_on_main_process
 from startup_llm.training.reload_gate import ReloadError
