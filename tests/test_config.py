@@ -102,7 +102,7 @@ def test_unknown_key_in_a_yaml_file_is_named_with_the_nearest_one(tmp_path, text
         (["--lora.rank", "four"], "option lora.rank: expected int, got four"),
         (["--lora.rank", "2.5"], "option lora.rank: expected int, got 2.5"),
         (["--train.learning_rate", "fast"], "option train.learning_rate: expected float, got fast"),
-        (["--method", "prob"], "option method: expected 'lora', 'full', 'probe', got prob"),
+        (["--method", "prob"], "option method: expected 'lora', 'full', 'probe', 'zero-shot', got prob"),
         (["--resume=maybe"], "option resume: expected bool, got maybe"),
     ],
 )
