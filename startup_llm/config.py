@@ -90,6 +90,8 @@ class DataConfig:
     text_column and target_column are the languages."""
     label_column: str | list[str] | None = None
     """Column with the label; several columns of 0/1 make a multi-label task."""
+    box_format: Literal["xywh", "xyxy"] = "xywh"
+    """The four numbers of a box in a table: left, top, width, height (COCO's), or left, top, right, bottom."""
     audio_column: str | None = None
     """Column with the sound, or with the path of its file; found by itself where that is unambiguous."""
     file_name_columns: str | None = None
@@ -251,11 +253,12 @@ class AlignConfig:
 class ScratchModelConfig:
     """A reference model of this package, its weights drawn at random."""
 
-    name: Literal["dnn", "transformer", "t5", "gpt", "vit", "conformer", "whisper", "speecht5"] = "dnn"
+    name: Literal["dnn", "transformer", "t5", "gpt", "vit", "conformer", "whisper", "speecht5", "rt-detr"] = "dnn"
     """dnn: feed-forward network on the mean of hashed n-gram embeddings, or on an image's pixels; transformer: encoder
     with mean pooling, or encoder-decoder that writes a text for a text; t5: the latter as T5 has it; gpt: decoder that
     writes text; vit: encoder over an image's patches; conformer: encoder over a sound's spectrogram; whisper:
-    encoder-decoder that writes what it hears; speecht5: one that speaks what it reads."""
+    encoder-decoder that writes what it hears; speecht5: one that speaks what it reads; rt-detr: convolutions and a
+    decoder that finds objects."""
     width: int = 128
     """Width of the vector of an n-gram or a token."""
     hidden: list[int] = field(default_factory=list)
@@ -283,6 +286,8 @@ class ScratchModelConfig:
     """Texts that are kept at each step while one is written (encoder-decoder); 1 takes the likeliest token."""
     image_size: int = 32
     """Images are resized to squares of this many pixels a side."""
+    queries: int = 20
+    """Most objects that are found in an image (rt-detr)."""
     patch_size: int = 4
     """Pixels a side of a patch (vit)."""
     window_seconds: int | None = None
@@ -637,6 +642,7 @@ TRAIN_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "conformer": {"learning_rate": 2e-3, "num_train_epochs": 60},
     "whisper": {"learning_rate": 1e-3, "num_train_epochs": 60},
     "speecht5": {"learning_rate": 1e-3, "num_train_epochs": 200},
+    "rt-detr": {"learning_rate": 1e-3, "num_train_epochs": 20, "per_device_train_batch_size": 16},
 }
 """Defaults of the `train` section by method or reference model, where they differ from `TrainingArguments`."""
 

@@ -115,6 +115,19 @@ def read_image(content: bytes) -> Image:
         raise UserError(f"broken ({error})") from None
 
 
+def measure_image(content: bytes) -> tuple[tuple[int, int], tuple[int, int], int]:
+    """Return an image's width and height as it is stored, those after `read_image`, and its EXIF orientation, 1 to 8.
+
+    Args:
+        content: The bytes of a file that `read_image` reads.
+    """
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(content))
+    orientation = image.getexif().get(0x0112, 1)
+    return image.size, image.size[::-1] if orientation in (5, 6, 7, 8) else image.size, orientation
+
+
 def read_images(rows: datasets.Dataset, column: str = "image") -> Iterable[Image]:
     """Decode a column of images, one after the other.
 
@@ -237,16 +250,7 @@ def _find_columns(splits: datasets.DatasetDict, data: DataConfig) -> tuple[str, 
     import datasets
 
     features = splits["train"].features
-    images = [
-        name
-        for name, feature in features.items()
-        if isinstance(feature, datasets.Image) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"})
-    ]
-    if len(images) != 1:
-        raise UserError(
-            f"{len(images)} columns with images ({', '.join(images) or 'none'}) among {', '.join(features)}; expected "
-            f"one, of the feature datasets.Image; scikit-learn's digits are --data.dataset {DIGITS}"
-        )
+    image = find_image_column(features)
     label = data.label_column
     if isinstance(label, list):
         raise UserError(f"data.label_column ({', '.join(label)}): an image has one label here; name one column")
@@ -258,7 +262,28 @@ def _find_columns(splits: datasets.DatasetDict, data: DataConfig) -> tuple[str, 
         if len(found) != 1 and len(classes) != 1:
             raise UserError(f"no single label column among {', '.join(features)}; name it with --data.label_column")
         label = found[0] if len(found) == 1 else classes[0]
-    return images[0], label
+    return image, label
+
+
+def find_image_column(features: datasets.Features) -> str:
+    """Return the name of the one column with images.
+
+    Raises:
+        UserError: If there is none, or several.
+    """
+    import datasets
+
+    images = [
+        name
+        for name, feature in features.items()
+        if isinstance(feature, datasets.Image) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"})
+    ]
+    if len(images) == 1:
+        return images[0]
+    raise UserError(
+        f"{len(images)} columns with images ({', '.join(images) or 'none'}) among {', '.join(features)}; expected "
+        f"one, of the feature datasets.Image; scikit-learn's digits are --data.dataset {DIGITS}"
+    )
 
 
 def _check_images(
