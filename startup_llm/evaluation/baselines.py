@@ -13,6 +13,7 @@ from startup_llm.evaluation.audio_baselines import (
     predict_most_frequent_text,
     predict_same_text_recording,
 )
+from startup_llm.evaluation.detection_baselines import predict_components_nearest_pixels, predict_mean_boxes
 from startup_llm.evaluation.language_modelling import predict_sixgram, predict_trigram, predict_unigram
 from startup_llm.evaluation.retrieval import predict_bm25, predict_tfidf_cosine, predict_word_overlap
 from startup_llm.evaluation.tagging_baselines import predict_linear_tagger, predict_most_frequent_tag
@@ -90,6 +91,8 @@ BASELINES: dict[str, Callable[[DatasetDict, TaskData], Sequence[Any]]] = {
     "majority": predict_majority,
     "tfidf-linear-svm": predict_tfidf_linear_svm,
     "nearest-pixels": predict_nearest_pixels,
+    "mean-boxes": predict_mean_boxes,
+    "components-nearest-pixels": predict_components_nearest_pixels,
     "mel-statistics-svm": predict_mel_statistics_svm,
     "most-frequent-text": predict_most_frequent_text,
     "any-recording": predict_any_recording,

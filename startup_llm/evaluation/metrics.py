@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.errors import UserError, nearest
-from startup_llm.evaluation import entities, mel_distance, retrieval, text_overlap, word_errors
+from startup_llm.evaluation import average_precision, entities, mel_distance, retrieval, text_overlap, word_errors
 from startup_llm.evaluation.language_modelling import (
     combine_bits_per_byte,
     combine_byte_perplexity,
@@ -101,6 +101,8 @@ class MetricFunction:
             (rows, counts). A bootstrap then resamples rows of counts, not rows of data.
         combine: From the counts' sums, shape (counts,), to the metric.
         sign: Returns how the library that counts was set, to be published with the figure.
+        prepare: For a metric of a whole corpus whose rows do not add up: from (references, predictions) to the metric
+            as a function of row numbers, shape (drawn rows,), of which some may stand several times.
     """
 
     compute: Callable[[Any, Any], float]
@@ -108,6 +110,7 @@ class MetricFunction:
     count: Callable[[Any, Any], Array] | None = None
     combine: Callable[[Array], float] | None = None
     sign: Callable[[], str] | None = None
+    prepare: Callable[[Any, Any], Callable[[Array], float]] | None = None
 
 
 def additive(
@@ -148,6 +151,15 @@ METRICS: dict[str, MetricFunction] = {
     "entity_precision": additive(entities.count_entities, entities.combine_precision),
     "entity_recall": additive(entities.count_entities, entities.combine_recall),
     "token_accuracy": additive(entities.count_right_tags, text_overlap.combine_mean),
+    "mean_average_precision": MetricFunction(
+        average_precision.compute_mean_average_precision, prepare=average_precision.prepare_average_precision
+    ),
+    "average_precision_50": MetricFunction(
+        average_precision.compute_average_precision_50, prepare=average_precision.prepare_average_precision_50
+    ),
+    "average_recall": MetricFunction(
+        average_precision.compute_average_recall, prepare=average_precision.prepare_average_recall
+    ),
     "mel_distance": additive(mel_distance.count_mel_distance, mel_distance.combine_mel_distance, lower_is_better=True),
     "bits_per_byte": additive(count_likelihood, combine_bits_per_byte, lower_is_better=True),
     "loss": additive(count_likelihood, combine_loss, lower_is_better=True),

@@ -112,7 +112,7 @@ def _build_view(results: Results) -> dict[str, Any]:
     )
     facts = ("seconds", "stage_seconds", "peak_memory_bytes", "throughput", "versions", "hardware", "seed", "test")
     sentences = build_verdict(results)
-    classes = sorted((results.get("per_class") or {}).items(), key=lambda item: item[1].get("f1") or 0.0)
+    classes = rank_classes(results)
     config = results.get("config")
     return {
         **{name: results.get(name) for name in (*optional, *facts)},
@@ -134,6 +134,8 @@ def _build_view(results: Results) -> dict[str, Any]:
         "reliability": _draw_reliability(results),
         "classes": classes,
         "counted": results.get("counted") or ("row", "rows"),
+        "class_score": find_class_score(results),
+        "class_columns": list(classes[0][1]) if classes else [],
         "fold_classes": len(classes) > _MAX_OPEN_CLASSES,
         "files": list_files(results),
         "command": redact_tokens(results["command"]) if results.get("command") else None,
@@ -283,6 +285,18 @@ def build_metric_table(results: Results) -> list[dict[str, Any]]:
         ]
         rows.append({"name": name, "is_run": name == find_run_model(results), "cells": cells})
     return rows
+
+
+def find_class_score(results: Results) -> str | None:
+    """Return the name of the score by which classes are ranked: F1, or else the first; None without classes."""
+    scores = next(iter((results.get("per_class") or {}).values()), None)
+    return None if scores is None else "f1" if "f1" in scores else next(iter(scores))
+
+
+def rank_classes(results: Results) -> list[tuple[str, dict[str, Any]]]:
+    """Return each class with its scores, the weakest first."""
+    score = find_class_score(results)
+    return sorted((results.get("per_class") or {}).items(), key=lambda item: item[1].get(score) or 0.0)
 
 
 def judge_comparison(comparison: Mapping[str, Any], results: Results) -> Outcome:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.config import EvaluationConfig
+from startup_llm.evaluation.average_precision import describe_detection
 from startup_llm.evaluation.entities import describe_entities
 from startup_llm.evaluation.metrics import get_metric, score_rows
 from startup_llm.evaluation.statistics import compare_models, compute_interval, describe_comparison
@@ -183,6 +184,7 @@ def compute_calibration(confidence: np.ndarray, right: np.ndarray, bins: int = 1
 
 DESCRIBERS: dict[str, Callable[..., dict[str, Any]]] = {
     "classification": describe_classification,
+    "detection": describe_detection,
     "entities": describe_entities,
 }
 """What looks into a task's answers, by the name that the task gives."""

@@ -145,6 +145,8 @@ def _right(references: Array, predictions: Array) -> Array:
 def _resample(metric: str, references: Sequence[Any], predictions: Sequence[Any]) -> Callable[[Array], float]:
     """Return the metric as a function of row indices."""
     function = get_metric(metric)
+    if function.prepare is not None:
+        return function.prepare(references, predictions)
     if function.count is None or function.combine is None:
         references, predictions = np.asarray(references), np.asarray(predictions)
         return lambda rows: function.compute(references[rows], predictions[rows])

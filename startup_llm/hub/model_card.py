@@ -20,6 +20,7 @@ from startup_llm.evaluation.report import (
     build_metric_table,
     build_verdict,
     describe_comparison,
+    find_class_score,
     find_run_model,
     format_bytes,
     format_count,
@@ -30,6 +31,7 @@ from startup_llm.evaluation.report import (
     list_files,
     list_metrics,
     name_metric,
+    rank_classes,
     redact_tokens,
 )
 
@@ -284,8 +286,7 @@ def _build_view(results: Results, publication: Publication) -> dict[str, Any]:
     )
     facts = ("stage_seconds", "peak_memory_bytes", "throughput", "versions", "hardware", "test")
     checkpoint, data = results.get("checkpoint") or {}, results.get("data") or {}
-    classes = results.get("per_class") or {}
-    weakest = sorted(classes, key=lambda label: classes[label].get("f1") or 0.0)[:3]
+    class_score = find_class_score(results)
     unmeasured = [*_UNMEASURED]
     if results.get("labels"):
         unmeasured.append("inputs that fit none of its labels")
@@ -319,7 +320,8 @@ def _build_view(results: Results, publication: Publication) -> dict[str, Any]:
         "model_rows": build_metric_table(results),
         "comparisons": [describe_comparison(comparison, results) for comparison in results.get("comparisons") or ()],
         "counted": results.get("counted") or ("row", "rows"),
-        "weakest": [(label, classes[label].get("f1") or 0.0) for label in weakest],
+        "class_score": class_score and name_metric(class_score),
+        "weakest": [(label, scores.get(class_score) or 0.0) for label, scores in rank_classes(results)[:3]],
         "unmeasured": unmeasured,
         "files": list_files(results),
         "settings": _list_settings(results),
