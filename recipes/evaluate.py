@@ -104,7 +104,7 @@ def measure_entry(entry: Any, config: EvaluateConfig, others: list[str], run: Ru
     if data.label_names:
         known = [model.config.id2label[place] for place in range(len(model.config.id2label))]
         order = benchmarks.match_labels(known, data.label_names, name, entry.name)
-        outputs = [output[..., order] for output in outputs]
+        outputs = task.order_labels(outputs, order)
     elif data.problem_type == "regression" and outputs[0].shape[-1] != 1:
         raise UserError(f"{name} has {outputs[0].shape[-1]} outputs; {entry.name} has numbers, which need one output")
     predictions, references = task.decide(outputs, encoded, test, data), task.references(test)

@@ -250,6 +250,15 @@ class Task(ABC):
         """
         return np.stack(features), np.asarray(self.references(rows))
 
+    def order_labels(self, outputs: Sequence[np.ndarray], order: Sequence[int]) -> Sequence[np.ndarray]:
+        """Return outputs whose labels stand in another order.
+
+        Args:
+            outputs: From `compute_outputs`.
+            order: For each label which place it had.
+        """
+        return [output[..., list(order)] for output in outputs]
+
     def read_validation(
         self, logits: np.ndarray, labels: np.ndarray, data: TaskData
     ) -> tuple[Sequence[Any], Sequence[Any]] | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 from startup_llm.data.batching import LengthGroupedSampler, split_by_length
 from startup_llm.errors import UserError
@@ -72,6 +73,20 @@ class HeadTrainer(Trainer):
             arguments.setdefault("weight_decay", self.args.weight_decay)
             self.optimizer = optimizer_class([group for group in groups if group["params"]], **arguments)
         return self.optimizer
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Write a checkpoint whose weights are called as they are in memory: by these names it is read back.
+
+        Some architectures, such as DETR, would be written under the names of older releases, and half of such a
+        checkpoint would be passed over when training goes on from it.
+        """
+        if isinstance(self.model, PreTrainedModel):
+            save = functools.partial(self.model.save_pretrained, save_original_format=False)
+            self.model.save_pretrained = save
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            vars(self.model).pop("save_pretrained", None)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | LengthGroupedSampler | None:
         if self._tokens_per_batch is None:
