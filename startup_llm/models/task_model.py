@@ -21,6 +21,7 @@ class TaskModel:
         constant_modules: Names of those among them that hold a formula and are never trained.
         load_arguments: Keyword arguments for `from_pretrained` on the bare checkpoint to get this model's shape.
         notes: Sentences to say aloud.
+        no_adapter: Why no adapter can be trained, and what to do; None where one can.
     """
 
     model: PreTrainedModel
@@ -29,3 +30,4 @@ class TaskModel:
     constant_modules: tuple[str, ...] = ()
     load_arguments: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    no_adapter: str | None = None

@@ -15,6 +15,7 @@ TASKS: dict[str, str] = {
     "automatic-speech-recognition": "startup_llm.tasks.automatic_speech_recognition:AutomaticSpeechRecognition",
     "image-classification": "startup_llm.tasks.image_classification:ImageClassification",
     "sentence-similarity": "startup_llm.tasks.sentence_similarity:SentenceSimilarity",
+    "object-detection": "startup_llm.tasks.object_detection:ObjectDetection",
     "text-classification": "startup_llm.tasks.text_classification:TextClassification",
     "summarization": "startup_llm.tasks.sequence_to_sequence:Summarization",
     "text-to-speech": "startup_llm.tasks.text_to_speech:TextToSpeech",

@@ -170,7 +170,7 @@ logits = model(**processor([Image.open("image.png")], return_tensors="pt"))["log
             {
                 "title": "Images that were answered wrongly",
                 "kind": "image",
-                "png_base64": _draw_png(image),
+                "png_base64": draw_png(image),
                 "caption": f"row {row}: {data.label_names[label]}, answered {data.label_names[predictions[place]]}",
             }
             for image, row, label, place in zip(read_images(shown), shown["row"], shown["label"], wrong, strict=True)
@@ -218,15 +218,20 @@ def _count_pixels(processor: BaseImageProcessor) -> int:
     return (size.get("height") or edge) * (size.get("width") or edge)
 
 
-def _draw_png(image: Image) -> str:
-    """Return an image as base64 of a PNG file, small ones enlarged so that their pixels show."""
+def draw_png(image: Image, most_pixels: int = 256) -> str:
+    """Return an image as base64 of a PNG file, small ones enlarged so that their pixels show.
+
+    Args:
+        image: The image; a large one is shrunk in place.
+        most_pixels: Its longer side at the most.
+    """
     from PIL.Image import Resampling
 
     scale = -(-_LEAST_SHOWN_PIXELS // max(image.size))
     if scale > 1:
         image = image.resize((image.width * scale, image.height * scale), Resampling.NEAREST)
     else:
-        image.thumbnail((256, 256))
+        image.thumbnail((most_pixels, most_pixels))
     stream = io.BytesIO()
     image.save(stream, "png")
     return base64.b64encode(stream.getvalue()).decode("ascii")

@@ -137,6 +137,8 @@ def prepare(
     """
     task.check_method(config.method, data)
     task_model = task.build_model(checkpoint, processor, data, config.model, plan.attention_kernel)
+    if config.method == "lora" and task_model.no_adapter:
+        raise UserError(f"--method lora: {task_model.no_adapter}")
     return encode_splits(task, data, checkpoint, processor, task_model, plan)
 
 
