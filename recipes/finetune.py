@@ -49,7 +49,8 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
     if run.is_writer and config.audit != "none":
         with stage("audit"):
             audit = audit_task_data(data, config.audit)
-        say("\n  ".join([f"audit: {config.audit}", *(summarize(audit) if audit else ["the rows have no texts"])]))
+        found = summarize(audit) if audit else ["the rows are no texts, which is all that it looks at"]
+        say("\n  ".join([f"audit: {config.audit}", *found]))
 
     with stage("checkpoint"):
         checkpoint = load_checkpoint(config.model)

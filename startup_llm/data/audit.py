@@ -247,23 +247,21 @@ def audit_task_data(data: TaskData, level: Literal["quick", "full"]) -> dict[str
             across splits, and labels that are rare, new or written in several ways. full looks for every kind.
 
     Returns:
-        What was found, as plain data without a text; None where the rows have no texts.
+        What was found, as plain data without a text; None where the rows are images or sounds, or have no text.
 
     Raises:
         UserError: If a library of the extra `audit` is missing for a full audit.
     """
     if level == "full":
         _check_libraries()
-    shared = set.intersection(*(set(rows.column_names) for rows in data.splits.values()))
-    columns = [name for name in ("text", "text_pair") if name in shared]
-    if not columns or any(data.splits["train"].features[name].dtype != "string" for name in columns):
-        return None
     train = data.splits["train"]
     notes = []
     if len(train) > _MOST_AUDITED_ROWS:
         notes.append(f"{_MOST_AUDITED_ROWS:,} of {len(train):,} training rows, drawn at random, were looked at.")
         train = train.shuffle(seed=0).select(range(_MOST_AUDITED_ROWS))
-    rows = _read_task_rows({**data.splits, "train": train}, columns, data)
+    rows = _read_task_rows({**data.splits, "train": train}, data)
+    if rows is None:
+        return None
     search = _Search(rows, AuditConfig(examples=0))
     if level == "quick":
         search.find_empty_texts()
@@ -272,7 +270,7 @@ def audit_task_data(data: TaskData, level: Literal["quick", "full"]) -> dict[str
     else:
         search.find_text_faults(rows.texts)
         search.find_copies()
-    if data.label_names:
+    if any(rows.labels):
         search.find_label_faults(suspects=level == "full")
     found = {kind: len(search.findings[kind].positions) for kind in KINDS if kind in search.findings}
     findings = [
@@ -282,7 +280,22 @@ def audit_task_data(data: TaskData, level: Literal["quick", "full"]) -> dict[str
     return {"level": level, "findings": findings, "notes": [*notes, *search.notes]}
 
 
-def _read_task_rows(splits: Mapping[str, datasets.Dataset], columns: Sequence[str], data: TaskData) -> Rows:
+def _read_task_rows(splits: Mapping[str, datasets.Dataset], data: TaskData) -> Rows | None:
+    """Read texts and their labels, or all text of rows without a label; None for images, sounds and numbers alone."""
+    import datasets
+
+    features = splits["train"].features
+    if any(isinstance(kind, (datasets.Image, datasets.Audio)) for kind in features.values()):
+        return None
+    shared = set.intersection(*(set(rows.column_names) for rows in splits.values()))
+    columns = [name for name in ("text", "text_pair") if name in shared]
+    if not data.problem_type or not columns:
+        own = [name for name in features if name in shared - {"row", "digest"}]
+        if not own:
+            return None
+        plain = datasets.DatasetDict({split: rows.select_columns(own) for split, rows in splits.items()})
+        rows = read_rows_without_label(LoadedData(plain, [], []), None)
+        return rows if any(rows.texts) else None
     parts = [[text for rows in splits.values() for text in rows[column]] for column in columns]
     labels: list[tuple[str, ...]] = []
     for rows in splits.values():

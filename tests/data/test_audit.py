@@ -18,9 +18,11 @@ from startup_llm.data.audit_report import check_output, render_markdown, write_a
 from startup_llm.data.classification import load_labelled_text
 from startup_llm.data.cleaning import FIXABLE, name_copies, write_cleaned_copies
 from startup_llm.data.label_faults import find_spellings
+from startup_llm.data.labelled_images import load_labelled_images
 from startup_llm.data.near_duplicates import compute_similarities, find_near_duplicates, normalise_text
 from startup_llm.data.odd_texts import find_odd_characters, repair_characters
 from startup_llm.data.personal_data import find_personal_data, is_iban, is_payment_card, mask_text, show_text
+from startup_llm.data.text_to_text import load_text_to_text
 from startup_llm.errors import UserError
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "audit.py"
@@ -471,3 +473,15 @@ def test_a_quick_audit_needs_no_library_of_the_extra_and_a_full_one_says_which(t
     assert audit_task_data(data, "quick")["findings"] == []
     with pytest.raises(UserError, match="the audit needs cleanlab; install them"):
         audit_task_data(data, "full")
+
+
+def test_rows_of_other_tasks_are_looked_at_as_their_whole_text_and_images_not_at_all(tmp_path):
+    pairs = [{"de": f"Das ist Satz {i}.", "en": f"That is sentence {i}."} for i in range(20)]
+    pairs[3] = {**pairs[3], "en": "Write to jo.doe@example.org."}
+    write_csv(tmp_path / "train.csv", [*pairs, pairs[0]])
+    write_csv(tmp_path / "test.csv", [pairs[1], {"de": "Das ist Satz 2.", "en": "Another translation."}])
+    columns = {"text_column": "de", "target_column": "en", "validation_fraction": 0}
+    found = audit_task_data(load_text_to_text(DataConfig(data_dir=str(tmp_path), **columns)), "quick")
+    counts = {finding["kind"]: finding["count"] for finding in found["findings"]}
+    assert counts == {"duplicates-across-splits": 1, "duplicates": 1, "personal-data": 1}
+    assert audit_task_data(load_labelled_images(DataConfig(dataset="digits")), "quick") is None

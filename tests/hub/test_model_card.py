@@ -5,7 +5,7 @@ import re
 
 import pytest
 import yaml
-from huggingface_hub import ModelCard, metadata_load
+from huggingface_hub import ModelCard, constants, metadata_load
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 
 from startup_llm.hub.model_card import (
@@ -291,3 +291,9 @@ def test_the_required_keys_alone_make_a_card_for_any_task():
     assert 'pipeline("token-classification"' in text
     assert "The command was not recorded." in text
     assert "None" not in text
+
+
+def test_the_hub_s_own_check_takes_the_card(hub, monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    ModelCard(build_model_card(RESULTS)).validate(repo_type="model")
+    assert ("POST", "/api/validate-yaml") in hub.requests
