@@ -120,8 +120,7 @@ def build_scratch_t5(tokenizer: Any, model: ScratchModelConfig, attention_kernel
         network = T5ForConditionalGeneration._from_config(config, attn_implementation=attention_kernel)
     except ValueError:
         network = T5ForConditionalGeneration._from_config(config)
-    most = tokenizer.model_max_length
-    network.generation_config = GenerationConfig(**tokens, num_beams=model.beams, max_new_tokens=most)
+    network.generation_config = GenerationConfig(**tokens, num_beams=model.beams)
     return network
 
 

@@ -116,13 +116,21 @@ texts = tokenizer.batch_decode(written, skip_special_tokens=True)"""
         return tokenizer, TaskModel(network, notes=(note,))
 
     def save_scratch_model(self, model: Any, processor: Any, data: TaskData, folder: Path) -> None:
-        """Write the encoder-decoder in Pegasus's format, a T5 in its own, with its tokenizer."""
+        """Write the encoder-decoder in Pegasus's format, a T5 in its own, with its tokenizer.
+
+        It will write at most twice as many tokens as the longest training target has.
+        """
         from startup_llm.models.scratch.formats import save_encoder_decoder
         from startup_llm.models.scratch.transformer import EncoderDecoder
 
-        if not isinstance(model, EncoderDecoder):
-            return super().save_scratch_model(model, processor, data, folder)
-        save_encoder_decoder(model, folder)
+        limit = processor.model_max_length
+        targets = processor(text_target=list(data.splits["train"]["target"]), truncation=True, max_length=limit)
+        most = min(2 * max(map(len, targets["input_ids"])), limit)
+        if isinstance(model, EncoderDecoder):
+            save_encoder_decoder(model, folder, most)
+        else:
+            model.generation_config.max_new_tokens = most
+            model.save_pretrained(folder)
         processor.save_pretrained(folder)
 
     def encode(self, rows: Dataset, processor: PreTrainedTokenizerBase) -> tuple[Dataset, Truncation]:

@@ -187,7 +187,9 @@ def test_a_scratch_model_is_saved_to_the_numbers_and_texts_it_had(tmp_path):
     with torch.inference_mode():
         for before, after in zip(*(TASK.compute_scores(m, batch, restored) for m in (model, loaded)), strict=True):
             np.testing.assert_allclose(before, after, atol=1e-5)
-        written = model.generate(batch["input_ids"], 29, batch["attention_mask"])
+        most = 2 * max(map(len, restored([target for _, target in PAIRS])["input_ids"]))
+        assert loaded.generation_config.max_new_tokens == most <= 30
+        written = model.generate(batch["input_ids"], most, batch["attention_mask"])
         texts = [restored.decode(row, skip_special_tokens=True).strip() for row in written]
         assert [str(text) for text in TASK.compute_outputs(loaded, batch, restored)] == texts
     assert not TASK.holds_scratch_model(str(tmp_path))

@@ -266,7 +266,9 @@ def load_generator(folder: str | os.PathLike[str]) -> ImageGenerator:
     return generator.eval()
 
 
-def save_encoder_decoder(model: EncoderDecoder, folder: str | os.PathLike[str]) -> None:
+def save_encoder_decoder(
+    model: EncoderDecoder, folder: str | os.PathLike[str], max_new_tokens: int | None = None
+) -> None:
     """Write an encoder-decoder as a Pegasus checkpoint, which `transformers.AutoModelForSeq2SeqLM` loads.
 
     Pegasus is the pre-norm transformer of Vaswani et al. with a LayerNorm at the end of each stack. Its positions are
@@ -274,8 +276,9 @@ def save_encoder_decoder(model: EncoderDecoder, folder: str | os.PathLike[str]) 
 
     Args:
         model: The model; pre-norm, with shared embeddings.
-        folder: Made if it is not there; gets config.json, generation_config.json (with the model's beams and length)
-            and model.safetensors.
+        folder: Made if it is not there; gets config.json, generation_config.json (with the model's beams) and
+            model.safetensors.
+        max_new_tokens: Most tokens that `generate` writes; default as many as the model has positions.
 
     Raises:
         UserError: if the model is post-norm or its embeddings are not shared: Pegasus has no such thing.
@@ -321,7 +324,7 @@ def save_encoder_decoder(model: EncoderDecoder, folder: str | os.PathLike[str]) 
         tensors[f"model.{side}.embed_positions.weight"] = model.positions
     tensors["final_logits_bias"] = model.positions.new_zeros(1, model.vocab_size)
     _write_folder(folder, config, tensors)
-    generation = {**tokens, "num_beams": model.beams, "max_new_tokens": model.max_length_tokens - 1}
+    generation = {**tokens, "num_beams": model.beams, "max_new_tokens": max_new_tokens or model.max_length_tokens}
     Path(folder, "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
 
 

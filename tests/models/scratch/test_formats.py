@@ -225,8 +225,8 @@ def test_greedy_writing_equals_that_of_pegasus(tmp_path):
     save_encoder_decoder(ours, tmp_path)
     theirs = AutoModelForSeq2SeqLM.from_pretrained(tmp_path).eval()
     assert theirs.generation_config.num_beams == 1
-    assert theirs.generation_config.max_new_tokens == 15
-    written = ours.generate(TOKENS, 15, MASK)
+    assert theirs.generation_config.max_new_tokens == 16
+    written = ours.generate(TOKENS, 16, MASK)
     assert theirs.generate(TOKENS, attention_mask=MASK)[:, 1:].tolist() == written.tolist()
 
 
