@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from startup_llm.evaluation.readme import render_page
+from startup_llm.evaluation.readme import render_page, render_table, shorten_results
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -43,6 +43,17 @@ QUICK = ["--train.max_steps", "2", "--evaluation.resamples", "50"]
 
 def test_the_tables_are_those_of_the_results_files():
     assert render_page(README, ROOT / "recipes" / "results") == README
+
+
+def test_a_figure_that_is_no_share_stands_in_its_own_unit_with_its_signature_and_without_texts():
+    score = {"bleu": {"value": 33.25, "low": 31.0, "high": 35.5}}
+    run = {"decides": "bleu", "models": {"transformer": score}, "sentences": ["transformer beats copy"]}
+    run |= {"seconds": 60.0, "peak_memory_bytes": 2**30, "throughput": {}, "hardware": "one machine"}
+    run |= {"signatures": {"bleu": "nrefs:1|tok:13a"}, "data": {"notes": ["a"]}, "gallery": [{"title": "a text"}]}
+    table = render_table([run])
+    assert "| transformer | 33.2 | 31.0 to 35.5 |" in table
+    assert "sacreBLEU's signature: `nrefs:1|tok:13a`." in table
+    assert shorten_results(run).keys().isdisjoint({"gallery"})
 
 
 def test_every_command_of_the_readme_is_known_to_these_tests():

@@ -14,10 +14,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from startup_llm.evaluation.metrics import is_share
 from startup_llm.run_folder import read_results, write_atomically
 
 _MARKED = re.compile(r"(<!-- results: (?P<name>\S+) -->\n).*?(<!-- /results -->)", re.DOTALL)
-_PRIVATE = ("mistakes", "confusions", "history", "config", "command", "per_class", "plan")
+_PRIVATE = ("mistakes", "confusions", "gallery", "history", "config", "command", "per_class", "plan")
 
 
 def render_page(page: str, folder: Path) -> str:
@@ -38,13 +39,14 @@ def render_page(page: str, folder: Path) -> str:
 def render_table(runs: Sequence[Mapping[str, Any]]) -> str:
     """Write the ladder of one run, or of several that differ by their seed, as Markdown."""
     first, metric = runs[0], runs[0]["decides"]
+    scale, unit = (100, " %") if is_share(metric) else (1, "")
     lines = [f"| model | {metric} | 95 % interval |", "|---|---|---|"]
     for name in first["models"]:
         scores = [run["models"][name][metric] for run in runs]
-        values = [f"{100 * score['value']:.1f}" for score in scores]
-        mean = f"{sum(100 * score['value'] for score in scores) / len(scores):.1f} %"
+        values = [f"{scale * score['value']:.1f}" for score in scores]
+        mean = f"{sum(scale * score['value'] for score in scores) / len(scores):.1f}{unit}"
         spread = f" (mean of {len(runs)} seeds: {', '.join(values)})" if len(set(values)) > 1 else ""
-        low, high = (100 * scores[0][end] for end in ("low", "high"))
+        low, high = (scale * scores[0][end] for end in ("low", "high"))
         lines.append(f"| {name} | {mean}{spread} | {low:.1f} to {high:.1f} |")
     seconds = ", ".join(f"{run['seconds']:.0f} s" for run in runs)
     memory = max(run["peak_memory_bytes"] for run in runs) / 2**30
@@ -53,6 +55,8 @@ def render_table(runs: Sequence[Mapping[str, Any]]) -> str:
         f", {speed:.0f} examples a second in training" if speed else ""
     )
     told = " ".join(f"{sentence}." for sentence in first["sentences"])
+    if signature := first.get("signatures", {}).get(metric):
+        told += f" sacreBLEU's signature: `{signature}`."
     return "\n".join([*lines, "", told, f"It took {took}, on {first['hardware']}."])
 
 
