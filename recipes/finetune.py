@@ -43,6 +43,7 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
 
     with stage("data"):
         data = task.load_data(config.data)
+        task.check_method(config.method, data)
         say("\n  ".join([f"data: {data.describe()}", *data.notes]))
 
     audit = None
