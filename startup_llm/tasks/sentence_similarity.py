@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from startup_llm.data.batching import split_by_length
 from startup_llm.data.similarity import load_similarity, rank_nearest, read_corpus, scale_to_norm_one
 from startup_llm.errors import UserError
 from startup_llm.models.sentence_encoder import (
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 CORPUS_FILE = "corpus.parquet"
 """A run's searched texts: id, text, and embedding at norm 1."""
+TOKENS_AT_ONCE = 2048
+"""Padded tokens of a batch that are computed together; the loss still spans the batch."""
 TEXT_COLUMNS = ("text", "text_pair", "negative")
 _SHOWN = 6
 
@@ -167,11 +170,22 @@ scores = model.similarity(model.encode(["a query"]), model.encode(["a text", "an
         return list(self._compute_vectors(model, batch, processor).flatten(1).cpu().numpy())
 
     def _compute_vectors(self, model: Any, batch: dict[str, Tensor], processor: SentenceProcessor) -> Tensor:
-        """Return the vectors of each row's texts, float32, shape (rows, texts, width)."""
-        shape = batch["input_ids"].shape
-        inputs = {name: batch[name].flatten(0, 1) for name in ("input_ids", "attention_mask")}
-        features = model(**inputs)["last_hidden_state"]  # (rows * texts, tokens, width)
-        return processor.pool(features, inputs["attention_mask"]).view(*shape[:2], -1)
+        """Return the vectors of each row's texts, float32, shape (rows, texts, width).
+
+        Texts of like length are computed together, as most of a batch that is padded to its longest is padding.
+        """
+        import torch
+
+        ids, mask = (batch[name].flatten(0, 1) for name in ("input_ids", "attention_mask"))  # (texts, tokens)
+        lengths = mask.sum(dim=1).cpu().numpy()
+        parts = [torch.from_numpy(part).to(ids.device) for part in split_by_length(lengths, TOKENS_AT_ONCE)]
+        vectors = []
+        for part in parts:
+            longest = int(mask[part[0]].sum())
+            inputs = {"input_ids": ids[part, :longest], "attention_mask": mask[part, :longest]}
+            features = model(**inputs)["last_hidden_state"]  # (texts, tokens, width)
+            vectors.append(processor.pool(features, inputs["attention_mask"]))
+        return torch.cat(vectors)[torch.cat(parts).argsort()].view(*batch["input_ids"].shape[:2], -1)
 
     def metrics(self, data: TaskData) -> tuple[str, ...]:
         """Name the metrics: of a search, or of pairs with a score."""

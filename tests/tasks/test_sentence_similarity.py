@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from conftest import MESSAGES
 
-from startup_llm.config import FinetuneConfig, parse_config
+from startup_llm.config import FinetuneConfig, ModelConfig, parse_config
 from startup_llm.models.checkpoints import load_checkpoint
+from startup_llm.models.sentence_encoder import build_sentence_encoder, compute_ranking_loss
 from startup_llm.run_folder import RunFolder
 from startup_llm.tasks import load_task
 
@@ -173,6 +174,33 @@ def test_queries_with_answers_and_wrong_answers_are_learnt_by_every_weight(tiny_
     assert any("eval_ndcg_at_10" in entry for entry in trained.history)
 
 
+@pytest.mark.parametrize("budget", [1, 40, 10_000])
+def test_a_batch_in_parts_of_like_length_has_the_whole_batch_s_loss(budget, tiny_checkpoint, monkeypatch):
+    import torch
+
+    from startup_llm.tasks import sentence_similarity
+
+    task, config = load_task(TAG), ModelConfig(checkpoint=str(tiny_checkpoint("bert")))
+    checkpoint = load_checkpoint(config)
+    processor = task.load_processor(checkpoint, config)
+    model = build_sentence_encoder(checkpoint, processor).model.eval()
+    texts = [text for one in MESSAGES.values() for text in one][:8]
+    ids = [processor.tokenizer(text * (1 + place % 4))["input_ids"] for place, text in enumerate(texts)]
+    rows = [{"input_ids": ids[start : start + 2], "labels": [start, start + 1]} for start in range(0, 8, 2)]
+    batch = task.build_collator(processor)(rows)
+    monkeypatch.setattr(sentence_similarity, "TOKENS_AT_ONCE", budget)
+    loss, vectors = task.compute_loss(model, batch, processor)
+    loss.backward()
+    flat = {name: batch[name].flatten(0, 1) for name in ("input_ids", "attention_mask")}
+    whole = processor.pool(model(**flat).last_hidden_state, flat["attention_mask"])
+    torch.testing.assert_close(vectors, whole.view(4, -1), atol=1e-5, rtol=1e-4)
+    gradient = model.embeddings.word_embeddings.weight.grad.clone()
+    model.zero_grad()
+    pairs = whole.view(4, 2, -1)
+    compute_ranking_loss(pairs[:, 0], pairs[:, 1], batch["labels"]).backward()
+    torch.testing.assert_close(gradient, model.embeddings.word_embeddings.weight.grad, atol=1e-5, rtol=1e-3)
+
+
 def test_scored_pairs_are_learnt_and_answered_with_a_score(tiny_checkpoint, run_recipe, tmp_path):
     messages = [(text, label) for label, texts in MESSAGES.items() for text in texts]
     rows = [
@@ -229,10 +257,9 @@ def test_a_plain_checkpoint_is_measured_on_beir_s_files(tiny_checkpoint, run_rec
 
 @pytest.mark.real_data
 def test_a_sentence_encoder_beats_words_on_banking77(real_data):
-    from startup_llm.config import DataConfig, ModelConfig
+    from startup_llm.config import DataConfig
     from startup_llm.evaluation.baselines import predict_baselines
     from startup_llm.evaluation.metrics import get_metric
-    from startup_llm.models.sentence_encoder import build_sentence_encoder
     from startup_llm.training.inference import predict_outputs
     from startup_llm.training.speed import plan_speed
 
