@@ -55,6 +55,7 @@ class Task(ABC):
         auto_processor: Name of the Auto class that loads its processor.
         peft_task_type: PEFT's name of the task.
         supports_probe: Whether the head is one linear layer, so that a linear probe on what it reads is a rung.
+        cuts_long_rows: Whether what is beyond the processor's longest length is lost.
         outputs_per_token: Whether that layer reads a vector for each token of a row, instead of one for the row.
         pipeline_arguments: What `transformers.pipeline` should be given beside the model, to answer as `answer` does.
         question_columns: What a row to be answered holds, as `encode_questions` reads it; text_pair may be missing.
@@ -75,6 +76,7 @@ class Task(ABC):
     peft_task_type: str | None
     supports_probe = False
     outputs_per_token = False
+    cuts_long_rows = True
     pipeline_arguments: Mapping[str, Any] = {}
     errors = ""
     answers_untuned = False

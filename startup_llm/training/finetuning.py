@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from startup_llm.tasks.base import Truncation
     from startup_llm.training.trainer import HeadTrainer
 
+MOST_PROBED_TOKENS = 200_000
+"""A probe on tokens learns from rows of at most so many, drawn at random, as all are held in memory."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -165,11 +168,14 @@ def start_from_probe(prepared: Prepared) -> tuple[Sequence[Any], float]:
         The probe's predictions on the test rows, and the norm of the features.
     """
     task, model, data = prepared.task, prepared.task_model.model, prepared.data
+    learnt = prepared.encoded["train"]
+    if task.outputs_per_token:
+        learnt = _limit_tokens(learnt, MOST_PROBED_TOKENS)
     train, test = (
-        list_features(task, model, prepared.encoded[name], prepared.processor, prepared.plan)
-        for name in ("train", "test")
+        list_features(task, model, rows, prepared.processor, prepared.plan)
+        for rows in (learnt, prepared.encoded["test"])
     )
-    features, labels = task.list_probe_examples(train, prepared.encoded["train"], data.splits["train"])
+    features, labels = task.list_probe_examples(train, learnt, data.splits["train"])
     output = find_output_layer(model)
     weight, bias = fit_linear_probe(
         features,
@@ -373,6 +379,15 @@ def check_against_training(trained: Trained, merged: Any, prepared: Prepared, ro
             f"the saved model's logits differ from the trained model's by {difference:.3g} on average, "
             f"where they spread by {spread:.3g}; the run is not finished"
         )
+
+
+def _limit_tokens(rows: Dataset, most: int) -> Dataset:
+    """Draw rows at random until they have the number of tokens; all of them where they have fewer."""
+    lengths = np.asarray(rows["length"])
+    if lengths.sum() <= most:
+        return rows
+    order = np.random.default_rng(0).permutation(len(rows))
+    return rows.select(np.sort(order[np.cumsum(lengths[order]) <= most]))
 
 
 def _trained_output_layer(model: Any) -> Any:

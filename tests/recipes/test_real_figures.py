@@ -36,3 +36,24 @@ def test_one_epoch_on_banking77_is_past_ninety_three_percent(tmp_path, real_data
     assert results["models"]["linear-probe"]["accuracy"]["value"] > 0.92
     assert results["models"]["tfidf-linear-svm"]["accuracy"]["value"] < 0.91
     assert results["peak_memory_bytes"] < 4 * 2**30
+
+
+@pytest.mark.real_data
+def test_a_few_hundred_messages_of_wnut_2017_teach_more_of_new_names_than_words_and_shapes_do(tmp_path, real_data):
+    config, folder = ROOT / "recipes" / "configs" / "wnut17_lora.yaml", real_data / "wnut17"
+    words = [
+        "--config",
+        config,
+        "--data.train_file",
+        folder / "train.conll",
+        "--data.test_file",
+        folder / "test.conll",
+    ]
+    words += ["--data.validation_fraction", 0, "--data.max_train_rows", 400, "--data.max_test_rows", 250]
+    results = run(tmp_path, *words, "--train.num_train_epochs", 1, "--evaluation.resamples", 200)
+    f1 = {name: scores["entity_f1"]["value"] for name, scores in results["models"].items()}
+    assert f1["lora"] > 0.2
+    assert f1["most-frequent-tag"] < f1["lora"]
+    compared = next(c for c in results["comparisons"] if c["b"] == "linear-tagger" and c["metric"] == "entity_f1")
+    assert compared["difference"] > 0.05
+    assert compared["p_value"] < 0.05

@@ -200,6 +200,17 @@ def test_an_architecture_without_the_head_is_named(tiny_checkpoint, tmp_path):
         task.build_model(load_checkpoint(ModelConfig(checkpoint=str(folder))), processor, data, ModelConfig(), None)
 
 
+def test_a_probe_learns_from_a_bounded_number_of_tokens(tiny_checkpoint, monkeypatch):
+    task, processor, data, checkpoint = load_parts(tiny_checkpoint("bert"))
+    plan = plan_speed(SpeedConfig(compute_dtype="float32", attention_kernel="eager"))
+    prepared = finetuning.prepare(task, data, FinetuneConfig(), checkpoint, processor, plan)
+    whole = finetuning.start_from_probe(prepared)[1]
+    monkeypatch.setattr(finetuning, "MOST_PROBED_TOKENS", int(0.7 * sum(prepared.encoded["train"]["length"])))
+    decided, norm = finetuning.start_from_probe(prepared)
+    assert norm != whole
+    assert list(map(len, decided)) == list(map(len, data.splits["test"]["tokens"]))
+
+
 @pytest.mark.parametrize("name", ["bert", "modernbert"])
 def test_the_head_starts_from_a_probe_on_the_tokens_that_decide(tiny_checkpoint, name):
     task, processor, data, checkpoint = load_parts(tiny_checkpoint(name), 16)
@@ -240,6 +251,7 @@ def test_a_tiny_model_learns_sentences_and_the_run_tells_what_it_found(learnt):
     assert "<mark" in page
     assert "test entities" in page
     assert 'aggregation_strategy="first"' in card
+    assert "Texts are cut" not in card
     line = json.loads((learnt / "predictions.jsonl").read_text().splitlines()[0])
     assert len(line["full"]) == len(line["most-frequent-tag"]) > 5
 
