@@ -132,7 +132,9 @@ def finish_run(
         },
         "audit": audit,
         "truncation": {
-            "max_length_tokens": getattr(prepared.processor, "model_max_length", None),
+            "max_length_tokens": getattr(prepared.processor, "model_max_length", None)
+            if task.cuts_long_rows
+            else None,
             **{name: asdict(cut) for name, cut in prepared.truncation.items()},
         },
         "processor": task.describe_processor(prepared.processor),

@@ -134,7 +134,8 @@ def clean_results(results: Results, *, with_texts: bool) -> dict[str, Any]:
     if cleaned.get("command"):
         cleaned["command"] = hide_paths_in_command(results["command"])
     if not with_texts:
-        cleaned.pop("mistakes", None)
+        for name in ("mistakes", "gallery"):
+            cleaned.pop(name, None)
         for confusion in cleaned.get("confusions") or ():
             confusion.pop("examples", None)
     return cleaned

@@ -42,6 +42,7 @@ RESULTS = {
         {"label": "refund_request", "predicted": "refund_status", "rows": 9, "examples": ["my secret text"]}
     ],
     "mistakes": [{"row": 1, "text": "my other secret text", "label": "a", "predicted": "b", "confidence": 0.9}],
+    "gallery": [{"title": "Entities found", "kind": "spans", "text": "my third secret text", "spans": []}],
     "checkpoint": {
         "name": "sentence-transformers/all-MiniLM-L6-v2",
         "revision": None,
