@@ -9,7 +9,7 @@ import json
 import re
 import sys
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -144,7 +144,9 @@ def read_table(name: str, content: bytes, readers: Mapping[str, Reader] = NO_REA
     elif extension in ("csv", "tsv"):
         table = _read_delimited(name, _decode(name, content), "," if extension == "csv" else "\t")
     else:
-        table = _read_json_lines(name, _decode(name, content))
+        text = _decode(name, content)
+        rows = _parse_json_document(text) if extension == "json" else None
+        table = _read_json_lines(name, text) if rows is None else _build_table(name, rows, range(1, len(rows) + 1))
     if table.num_rows == 0:
         raise UserError(f"{name}: no rows (columns: {', '.join(table.column_names) or 'none'}); expected at least one")
     return table
@@ -262,10 +264,18 @@ def _explain_broken_quote(name: str, text: str, delimiter: str) -> str:
     return f"{name}: the quote opened in line {opened_line} is never closed; {advice}"
 
 
-def _read_json_lines(name: str, text: str) -> pyarrow.Table:
-    """Read one JSON object per line; a key that a row lacks is missing there."""
-    import pyarrow
+def _parse_json_document(text: str) -> list[dict[str, Any]] | None:
+    """Return the rows of a file that is one JSON document, an object or a list of them; None for anything else."""
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError:
+        return None
+    rows = document if isinstance(document, list) else [document]
+    return rows if rows and all(isinstance(row, dict) for row in rows) else None
 
+
+def _read_json_lines(name: str, text: str) -> pyarrow.Table:
+    """Read one JSON object per line."""
     rows, lines = [], []
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -284,6 +294,19 @@ def _read_json_lines(name: str, text: str) -> pyarrow.Table:
             )
         rows.append(row)
         lines.append(number)
+    return _build_table(name, rows, lines)
+
+
+def _build_table(name: str, rows: Sequence[dict[str, Any]], lines: Sequence[int]) -> pyarrow.Table:
+    """Build a table of JSON objects; a key that a row lacks is missing there.
+
+    Args:
+        name: The file, for the errors.
+        rows: The objects.
+        lines: Line of each, for the errors.
+    """
+    import pyarrow
+
     columns = {}
     for column in dict.fromkeys(key for row in rows for key in row):
         values = [row.get(column) for row in rows]
@@ -422,7 +445,7 @@ def _load_folder(folder: Path, data: DataConfig, readers: Mapping[str, Reader]) 
         if name not in found:
             notes.append(f"{folder} has no {name} file, so data.{split}_split does not apply to it.")
             del asked[split]
-    chosen = _choose_splits(asked, list(found))
+    chosen = _choose_splits(asked, list(found), data)
     if chosen.get("train") not in found:
         listing = ", ".join(sorted(f"{e.name}/" if e.is_dir() else e.name for e in folder.iterdir())[:20])
         raise UserError(
@@ -454,16 +477,19 @@ def _check_one_file_or_all_shards(folder: Path, found: list[tuple[Path, re.Match
     )
 
 
-def _choose_splits(asked: dict[str, str], available: list[str]) -> dict[str, str]:
+def _choose_splits(asked: dict[str, str], available: list[str], data: DataConfig) -> dict[str, str]:
     """Map train, validation and test to names of available splits; a name asked for is taken as it is.
 
-    A split that serves as the test is not the validation split too, unless both are asked for, which is an error.
+    A split that serves as the test is not the validation split too, unless both are asked for, which is an error. The
+    training rows may be the test rows where both are asked for and nothing is cut from them: there are no others, as
+    in a data set that is made to test on.
     """
     chosen = dict(asked)
     for split in ("train", "test", "validation"):
         if split not in chosen and split in available and split not in chosen.values():
             chosen[split] = split
-    if len(set(chosen.values())) < len(chosen):
+    tests_alone = set(asked) == {"train", "test"} and data.validation_fraction == 0 and "validation" not in chosen
+    if len(set(chosen.values())) < len(chosen) and not tests_alone:
         used = ", ".join(f"{split} from {name}" for split, name in chosen.items())
         raise UserError(
             f"one split cannot serve twice ({used}); change data.train_split, validation_split or test_split"
@@ -507,7 +533,7 @@ def _load_from_hub(name: str, data: DataConfig, shipped: list[str]) -> LoadedDat
                 f"data.{split}_split: {name} has no split {split_name!r}, it has {', '.join(everything)}"
                 f"{nearest(split_name, everything)}"
             )
-    chosen = _choose_splits(asked, list(everything))
+    chosen = _choose_splits(asked, list(everything), data)
     if "train" not in chosen:
         raise UserError(
             f"{name} has no train split, it has {', '.join(everything)}; choose one with --data.train_split"
