@@ -53,6 +53,8 @@ class ModelConfig:
     """Language that is translated from, for a checkpoint that knows several, such as eng_Latn for NLLB."""
     warp_spectrum: bool = False
     """While training, a sound's spectrogram is warped and shifted, and bands of it masked."""
+    null_threshold: float = 0.0
+    """How much larger than the best span's score that of no answer must be for a question to get none."""
     head_learning_rate: float = 1e-3
     """Learning rate of the classifier, for features scaled to norm 1; the rest learns at train.learning_rate."""
 
@@ -76,9 +78,10 @@ class DataConfig:
     test_file: str | list[str] | None = None
     """File(s) of the test split."""
     text_column: str | None = None
-    """Column with the text; found by itself where that is unambiguous."""
+    """Column with the text, or the question; found by itself where that is unambiguous."""
     text_pair_column: str | None = None
-    """Column with the second text of a pair; for sentence-similarity one that answers text_column, or is scored."""
+    """Column with the second text of a pair, or a question's context; for sentence-similarity one that answers
+    text_column, or is scored."""
     negative_column: str | None = None
     """Column with a text that does not answer the one in text_column, for sentence-similarity."""
     corpus_subset: str | None = None
@@ -86,8 +89,8 @@ class DataConfig:
     queries_subset: str | None = None
     """Subset of the Hub dataset with the queries; the subset that is named says what is relevant to them."""
     target_column: str | None = None
-    """Column with the text to be written for a text: a translation, a summary. For a folder with a file per language,
-    text_column and target_column are the languages."""
+    """Column with the text to be written for a text: a translation, a summary, or a question's answers. For a folder
+    with a file per language, text_column and target_column are the languages."""
     label_column: str | list[str] | None = None
     """Column with the label; several columns of 0/1 make a multi-label task."""
     box_format: Literal["xywh", "xyxy"] = "xywh"
@@ -118,6 +121,10 @@ class DataConfig:
     """Share of the rows kept for the test where no test split is given."""
     split_seed: int = 0
     """Seed of the splits made here."""
+    folds: int | None = None
+    """Cut the rows into this many parts of about the same size (cross-validation); one of them is the test split."""
+    fold: int = 1
+    """Which of the folds is the test split, 1 to folds."""
     remove_overlap: bool = False
     """Remove from training the rows that stand in the test split too."""
     max_train_rows: int | None = None
@@ -131,8 +138,8 @@ class DataConfig:
     packing: bool = False
     """Put several conversations into each training row, none of which sees another."""
     skip_bad: bool = False
-    """Leave out images, sounds, conversations and tagged sentences that cannot be used, and count them; otherwise they
-    are an error."""
+    """Leave out images, sounds, conversations, tagged sentences and questions that cannot be used, and count them;
+    otherwise they are an error."""
 
     @property
     def named_dataset(self) -> str | None:
@@ -519,7 +526,7 @@ class EvaluateConfig:
     model: str
     """Folder of a finished run, checkpoint or adapter, or a Hub id; {entry} stands for each entry of the suite."""
     suite: str | None = None
-    """Shipped suite (glue, superglue, intents, retrieval) or a YAML file; default: one data set, that of `data`."""
+    """Shipped suite (glue, superglue, intents, retrieval, squad) or a YAML file; default: one data set, that of `data`."""
     only: list[str] | None = None
     """Entries of the suite to run; default all."""
     lm_tasks: list[str] | None = None
@@ -548,6 +555,19 @@ class EvaluateConfig:
     """Rows that lm-eval computes at once."""
     data: DataConfig = field(default_factory=DataConfig)
     """Default the run's own data. A test file alone is enough; in a suite what is given here replaces an entry's."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+@dataclass(frozen=True)
+class PoolConfig:
+    """Put the runs of a cross-validation together: each row is judged by the model that did not see its fold."""
+
+    runs: list[str]
+    """Folders of finished runs that differ by data.fold alone."""
+    run_dir: str = "pooled"
+    """Where results.json and table.md are kept."""
+    overwrite: bool = False
+    """Replace an earlier result."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 

@@ -24,7 +24,8 @@ def make_splits(
 
     Args:
         splits: The given splits, `train` among them.
-        data: The shares `test_fraction` and `validation_fraction` (0 for no validation split) and `split_seed`.
+        data: The shares `test_fraction` and `validation_fraction` (0 for no validation split) and `split_seed`; with
+            `folds` the test split is part number `fold` of as many, which together are all rows.
         stratify_by: Column of hashable values whose shares are kept, with at least one row of each value in train;
             not used where `group_by` is given.
         group_by: Column whose equal values stay on one side of every cut; messages call it `data.group_column`.
@@ -44,6 +45,15 @@ def make_splits(
             f"data.validation_fraction ({data.validation_fraction}) must be 0 or more and below 1; try 0.1"
         )
     result, notes = dict(splits), []
+    if data.folds is not None:
+        if "test" in result:
+            raise UserError("data.folds cuts the test rows from the training rows, but a test split is given too")
+        cut, kept = _cut_fold(result["train"], data, stratify_by, group_by)
+        notes.append(
+            f"{len(cut):,} test rows are fold {data.fold} of {data.folds} of the {result['train'].num_rows:,} rows "
+            f"({f'by {data.group_column!r}' if group_by else 'at random'}, seed {data.split_seed})."
+        )
+        result["test"], result["train"] = result["train"].select(cut), result["train"].select(kept)
     for split, fraction in (("test", data.test_fraction), ("validation", data.validation_fraction)):
         if split in result or fraction == 0:
             continue
@@ -158,12 +168,9 @@ def _read_values(dataset: datasets.Dataset, column: str | None) -> np.ndarray:
     return dataset.select_columns([column]).with_format("arrow")[:][column].to_pandas().to_numpy()
 
 
-def _cut_by_group(
-    train: datasets.Dataset, split: str, fraction: float, data: DataConfig, stratify_by: str | None, group_by: str
-) -> tuple[np.ndarray, np.ndarray]:
+def _read_group_values(train: datasets.Dataset, data: DataConfig, group_by: str) -> np.ndarray:
     import numpy as np
     import pandas as pd
-    from sklearn.model_selection import GroupShuffleSplit
 
     groups = _read_values(train, group_by)
     missing = np.flatnonzero(pd.isna(groups) | (groups == ""))
@@ -172,6 +179,17 @@ def _cut_by_group(
             f"data.group_column: {len(missing)} rows have no {data.group_column!r} (first: row {missing[0] + 1}); "
             "fill it in"
         )
+    return groups
+
+
+def _cut_by_group(
+    train: datasets.Dataset, split: str, fraction: float, data: DataConfig, stratify_by: str | None, group_by: str
+) -> tuple[np.ndarray, np.ndarray]:
+    import numpy as np
+    import pandas as pd
+    from sklearn.model_selection import GroupShuffleSplit
+
+    groups = _read_group_values(train, data, group_by)
     if len(pd.unique(groups)) < 2:
         raise UserError(
             f"no group of {data.group_column!r} is left for the {split} split: all {len(groups)} training rows have "
@@ -188,6 +206,38 @@ def _cut_by_group(
             "label that no other group has; change data.split_seed or give the split"
         )
     return cut[~goes_back], np.sort(np.concatenate([kept, cut[goes_back]]))
+
+
+def _cut_fold(
+    train: datasets.Dataset, data: DataConfig, stratify_by: str | None, group_by: str | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the positions of the rows in fold `data.fold` of `data.folds`, and of the others, each ascending."""
+    import numpy as np
+    import pandas as pd
+    from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
+
+    labels, groups = _read_values(train, stratify_by), None
+    parts = len(labels)
+    if group_by:
+        groups = pd.factorize(_read_group_values(train, data, group_by))[0]
+        parts = len(np.unique(groups))
+    if data.folds is None or not 2 <= data.folds <= parts:
+        what = f"groups of {data.group_column!r}" if group_by else "rows"
+        raise UserError(f"data.folds ({data.folds}) must be 2 to {parts:,}, the number of {what}; try 5")
+    if not 1 <= data.fold <= data.folds:
+        raise UserError(f"data.fold ({data.fold}) must be 1 to {data.folds}, the number of folds")
+    codes = pd.factorize(labels)[0]
+    kinds = {
+        (False, False): KFold,
+        (True, False): StratifiedKFold,
+        (False, True): GroupKFold,
+        (True, True): StratifiedGroupKFold,
+    }
+    splitter = kinds[stratify_by is not None, group_by is not None](
+        data.folds, shuffle=True, random_state=data.split_seed
+    )
+    kept, cut = list(splitter.split(codes, codes, groups))[data.fold - 1]
+    return np.sort(cut), np.sort(kept)
 
 
 def _notes_on_shared_groups(splits: dict[str, datasets.Dataset], data: DataConfig, group_by: str) -> list[str]:

@@ -136,3 +136,50 @@ def test_sample_keeps_one_row_of_each_label_where_there_is_room():
 def test_sample_of_no_rows_is_an_error():
     with pytest.raises(UserError, match="1 or more, not 0"):
         sample_rows(datasets.Dataset.from_dict({"label": [0]}), 0, seed=0)
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"stratify_by": "label"}, {"group_by": "group"}, {"stratify_by": "label", "group_by": "group"}]
+)
+def test_folds_are_disjoint_and_together_all_rows(how):
+    rows = datasets.Dataset.from_dict(
+        {"row": range(60), "label": [n % 3 for n in range(60)], "group": [f"g{n // 5}" for n in range(60)]}
+    )
+    column = "group" if "group_by" in how else None
+    cut = []
+    for fold in range(1, 5):
+        data = DataConfig(folds=4, fold=fold, group_column=column, validation_fraction=0.1)
+        splits, notes = make_splits(datasets.DatasetDict({"train": rows}), data, **how)
+        again, _ = make_splits(datasets.DatasetDict({"train": rows}), data, **how)
+        assert splits["test"]["row"] == again["test"]["row"]
+        assert f"fold {fold} of 4 of the 60 rows" in notes[0]
+        seen = set(splits["train"]["row"]) | set(splits["validation"]["row"])
+        assert seen | set(splits["test"]["row"]) == set(range(60))
+        assert len(splits["test"]) == 15
+        if column:
+            assert not {rows[n]["group"] for n in seen} & set(splits["test"]["group"])
+        elif how:
+            assert sorted(splits["test"]["label"]) == [0] * 5 + [1] * 5 + [2] * 5
+        cut += splits["test"]["row"]
+    assert sorted(cut) == list(range(60))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"folds": 1}, "data.folds \\(1\\) must be 2 to 12"),
+        ({"folds": 13}, "data.folds \\(13\\) must be 2 to 12"),
+        ({"folds": 3, "fold": 4}, "data.fold \\(4\\) must be 1 to 3"),
+        ({"folds": 3, "fold": 0}, "data.fold \\(0\\) must be 1 to 3"),
+    ],
+)
+def test_impossible_folds_are_refused(options, message):
+    rows = datasets.Dataset.from_dict({"row": range(12)})
+    with pytest.raises(UserError, match=message):
+        make_splits(datasets.DatasetDict({"train": rows}), DataConfig(**options))
+
+
+def test_folds_beside_a_test_split_are_refused():
+    rows = datasets.Dataset.from_dict({"row": range(12)})
+    with pytest.raises(UserError, match="but a test split is given too"):
+        make_splits(datasets.DatasetDict({"train": rows, "test": rows}), DataConfig(folds=3))
