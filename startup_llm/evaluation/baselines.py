@@ -7,6 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from startup_llm.evaluation.answer_baselines import (
+    predict_no_answer,
+    predict_overlap_sentence,
+    predict_sliding_window,
+)
 from startup_llm.evaluation.audio_baselines import (
     predict_any_recording,
     predict_mel_statistics_svm,
@@ -102,6 +107,9 @@ BASELINES: dict[str, Callable[[DatasetDict, TaskData], Sequence[Any]]] = {
     "bm25": predict_bm25,
     "tfidf-cosine": predict_tfidf_cosine,
     "word-overlap": predict_word_overlap,
+    "overlap-sentence": predict_overlap_sentence,
+    "sliding-window": predict_sliding_window,
+    "no-answer": predict_no_answer,
     "copy": predict_copy,
     "word-by-word": predict_word_by_word,
     "first-sentence": predict_first_sentences(1),

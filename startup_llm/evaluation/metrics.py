@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.errors import UserError, nearest
-from startup_llm.evaluation import average_precision, entities, mel_distance, retrieval, text_overlap, word_errors
+from startup_llm.evaluation import (
+    answer_overlap,
+    average_precision,
+    entities,
+    mel_distance,
+    retrieval,
+    text_overlap,
+    word_errors,
+)
 from startup_llm.evaluation.language_modelling import (
     combine_bits_per_byte,
     combine_byte_perplexity,
@@ -161,6 +169,22 @@ METRICS: dict[str, MetricFunction] = {
         average_precision.compute_average_recall, prepare=average_precision.prepare_average_recall
     ),
     "mel_distance": additive(mel_distance.count_mel_distance, mel_distance.combine_mel_distance, lower_is_better=True),
+    "squad_f1": additive(
+        answer_overlap.count_agreement(answer_overlap.compute_word_f1, with_unanswerable=False),
+        text_overlap.combine_mean,
+    ),
+    "squad_exact_match": additive(
+        answer_overlap.count_agreement(answer_overlap.compute_exact, with_unanswerable=False),
+        text_overlap.combine_mean,
+    ),
+    "squad_v2_f1": additive(
+        answer_overlap.count_agreement(answer_overlap.compute_word_f1_or_none, with_unanswerable=True),
+        text_overlap.combine_mean,
+    ),
+    "squad_v2_exact_match": additive(
+        answer_overlap.count_agreement(answer_overlap.compute_exact, with_unanswerable=True),
+        text_overlap.combine_mean,
+    ),
     "bits_per_byte": additive(count_likelihood, combine_bits_per_byte, lower_is_better=True),
     "loss": additive(count_likelihood, combine_loss, lower_is_better=True),
     "perplexity": additive(count_likelihood, combine_perplexity, lower_is_better=True),
