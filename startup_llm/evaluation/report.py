@@ -64,6 +64,7 @@ def build_report(results: Results) -> str:
         "duration": format_duration,
         "bytes": format_bytes,
         "metric": name_metric,
+        "value": format_value,
         "show": _show,
         "shorten": _shorten,
         "cut_spans": cut_spans,
@@ -99,6 +100,7 @@ def _build_view(results: Results) -> dict[str, Any]:
     optional = (
         "samples",
         "gallery",
+        "groups",
         "confusions",
         "calibration",
         "mistakes",

@@ -156,6 +156,50 @@ def describe_classification(
     }
 
 
+def describe_answers(
+    task: Task, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Sequence[Any], data: TaskData
+) -> dict[str, Any]:
+    """Measure answers to kinds of questions apart: short and long ones, on short and long contexts, with and without
+    an answer.
+
+    Args:
+        task: The task, which names the metrics.
+        rows: Raw rows with question, context and answers.
+        outputs: Not used; the predictions decide.
+        predictions: What is measured.
+        data: The task's rows.
+
+    Returns:
+        The key groups of `results.json`: a list of title, metrics, and rows with name, rows and values.
+    """
+    references, metrics = task.references(rows), task.metrics(data)
+    lengths = {
+        "question": np.array([len(text.split()) for text in rows["question"]]),
+        "context": np.array([len(text.split()) for text in rows["context"]]),
+    }
+    parts: dict[str, dict[str, np.ndarray]] = {}
+    for name, words in lengths.items():
+        low, high = (int(np.ceil(np.quantile(words, share))) for share in (1 / 3, 2 / 3))
+        parts[f"Words in the {name}"] = {
+            f"up to {low}": words <= low,
+            f"{low + 1} to {high}": (words > low) & (words <= high),
+            f"more than {high}": words > high,
+        }
+    answered = np.array([bool(answers) for answers in rows["answers"]])
+    if not answered.all():
+        parts["Has it an answer?"] = {"an answer": answered, "none": ~answered}
+    groups = []
+    for title, kinds in parts.items():
+        entries = []
+        for name, chosen in kinds.items():
+            if places := np.flatnonzero(chosen).tolist():
+                true, given = ([values[place] for place in places] for values in (references, predictions))
+                values = {metric: get_metric(metric).compute(true, given) for metric in metrics}
+                entries.append({"name": name, "rows": len(places), "values": values})
+        groups.append({"title": title, "metrics": list(metrics), "rows": entries})
+    return {"groups": groups}
+
+
 def compute_calibration(confidence: np.ndarray, right: np.ndarray, bins: int = 10) -> dict[str, Any]:
     """Compare confidence with accuracy in equal-width bins (Guo et al. 2017, eq. 3).
 
@@ -186,5 +230,6 @@ DESCRIBERS: dict[str, Callable[..., dict[str, Any]]] = {
     "classification": describe_classification,
     "detection": describe_detection,
     "entities": describe_entities,
+    "answers": describe_answers,
 }
 """What looks into a task's answers, by the name that the task gives."""

@@ -14,6 +14,7 @@ TASKS: dict[str, str] = {
     "audio-classification": "startup_llm.tasks.audio_classification:AudioClassification",
     "automatic-speech-recognition": "startup_llm.tasks.automatic_speech_recognition:AutomaticSpeechRecognition",
     "image-classification": "startup_llm.tasks.image_classification:ImageClassification",
+    "question-answering": "startup_llm.tasks.question_answering:QuestionAnswering",
     "sentence-similarity": "startup_llm.tasks.sentence_similarity:SentenceSimilarity",
     "object-detection": "startup_llm.tasks.object_detection:ObjectDetection",
     "text-classification": "startup_llm.tasks.text_classification:TextClassification",

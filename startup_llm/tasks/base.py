@@ -192,7 +192,7 @@ class Task(ABC):
         """Return what makes a batch of encoded rows."""
 
     def compute_loss(self, model: Any, batch: dict[str, Tensor], processor: Any) -> tuple[Tensor, Tensor] | None:
-        """Return a batch's loss and outputs where the model does not compute a loss of its own, else None."""
+        """Return a batch's loss and outputs where the model computes no loss of a batch as it is, else None."""
         return None
 
     def count_targets(self, batch: dict[str, Tensor]) -> Tensor:
