@@ -117,7 +117,9 @@ def test_the_report_shows_spans_and_kinds_of_questions(taught):
     page = (folder / "run" / "report.html").read_text()
     assert "Kind by kind" in page
     assert "meant and given" in page
-    assert "pipeline(" not in (folder / "run" / "README.md").read_text()
+    card = (folder / "run" / "README.md").read_text()
+    assert "pipeline(" not in card
+    assert "library_name: transformers" in card
 
 
 def test_the_card_s_code_answers_as_predict_does(taught, capsys, monkeypatch):
