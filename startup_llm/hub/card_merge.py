@@ -41,6 +41,11 @@ def read_metadata(text: str) -> dict[str, Any]:
     return _load(_split(text)[0])
 
 
+def drop_generated(text: str) -> str:
+    """Return what a person wrote of a card's text: all that stands outside the marks."""
+    return re.sub(f"{_BEGIN.pattern}.*?{_END.pattern}", "", text, flags=re.DOTALL).strip()
+
+
 def merge_readme(
     card: str, theirs: str | None, base: Mapping[str, Any], prefer: Set[str] = frozenset(), *, force: bool = False
 ) -> str:

@@ -14,6 +14,7 @@ from startup_llm.config import AuditConfig, PushConfig
 from startup_llm.data.audit import KINDS, audit_before_publishing, read_kinds, read_whole_rows
 from startup_llm.data.sources import LoadedData, load_splits
 from startup_llm.errors import UserError
+from startup_llm.hub.card_merge import drop_generated
 from startup_llm.hub.croissant import build_croissant
 from startup_llm.hub.model_card import describe_terms, hide_path, load_card_template
 from startup_llm.hub.published_folder import PublishedFile, PublishedFolder, complete_folder, describe, hide_paths
@@ -246,7 +247,7 @@ def _render(
     found = {finding["kind"] for finding in audit["findings"]}
     rows = ", ".join(f"{len(part):,} {split}" for split, part in splits.items())
     body = load_card_template("dataset_card.md.jinja").render(
-        body=card.text.strip() if card else "",
+        body=drop_generated(card.text) if card else "",
         name=_name_dataset(config, card),
         sentence=f"{rows} rows for {config.task}.",
         repository=config.repo,

@@ -201,6 +201,15 @@ def test_the_shipped_messages_are_published_with_the_card_that_a_person_wrote(pr
     }  # fmt: skip
 
 
+def test_a_published_card_may_be_the_card_of_the_next_data_set_by_its_person_s_words(preview, rows, tmp_path):
+    first = preview(rows)
+    card = tmp_path / "card.md"
+    card.write_text((first / "README.md").read_text() + "\nAsk Jo about these rows.\n")
+    text = (preview(rows, name="next", card=str(card)) / "README.md").read_text()
+    assert "Ask Jo about these rows." in text
+    assert (text.count("## Audit"), text.count("startup-llm:begin")) == (1, 1)
+
+
 @pytest.mark.parametrize(
     "row",
     [
