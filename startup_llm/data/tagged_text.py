@@ -33,6 +33,7 @@ SPAN_TYPES = ("label", "type", "entity_group", "entity")
 LINE, DOCUMENT = "line", "document"
 """Columns that a CoNLL file gives beside tokens and tags: a sentence's first line, and its document's number."""
 _COMMENT = re.compile(r"#\s*(\w+\s*[=:]|id\s|newdoc|newpar)")
+_KEPT = ["tokens", "tags", "row"]
 _SHOWN = 5
 
 
@@ -116,8 +117,8 @@ def load_tagged_text(data: DataConfig) -> TaskData:
             notes.append(f"{most:,} of the {len(cut[split]):,} {split} rows are used (seed {data.split_seed}).")
             cut[split] = sample_rows(cut[split], most, data.split_seed)
     notes += _count_entities(cut, label_names, scheme)
-    cut = cut.remove_columns(["digest", *["group"] * bool(group and "group" in cut["train"].column_names)])
-    return TaskData(cut, label_names, notes=list(dict.fromkeys(notes)), sources=loaded.sources)
+    kept_columns = datasets.DatasetDict({name: rows.select_columns(_KEPT) for name, rows in cut.items()})
+    return TaskData(kept_columns, label_names, notes=list(dict.fromkeys(notes)), sources=loaded.sources)
 
 
 def read_tag_names(rows: datasets.Dataset) -> list[list[str]]:

@@ -247,13 +247,16 @@ def test_ids_without_names_and_missing_columns_tell_what_to_give(load, tmp_path)
         load({"train.jsonl": to_json([{"tokens": ["a"], "ner_tags": ["O"]}])}, label_column="ner")
 
 
-def test_documents_stay_in_one_split_where_that_is_asked_for(load):
+def test_documents_stay_in_one_split_where_that_is_asked_for(load, tmp_path):
     document = "-DOCSTART- -X- O\n\n" + "w{0} B-a\nx O\n\nv{0} B-a\ny O\n\n"
     content = "".join(document.format(number) for number in range(20))
     data = load({"train.conll": content}, group_column="document")
     documents = {name: {word[0][1:] for word in rows["tokens"]} for name, rows in data.splits.items()}
     assert not documents["train"] & documents["test"]
     assert not documents["train"] & documents["validation"]
+    given = load({"train.conll": content, "test.conll": to_lines([["B-a", "O"]])}, group_column="document")
+    assert given.splits["test"].column_names == given.splits["train"].column_names == ["tokens", "tags", "row"]
+    (tmp_path / "test.conll").unlink()
     plain = load({"train.conll": content})
     assert any("--data.group_column document keeps each in one split" in note for note in plain.notes)
 
