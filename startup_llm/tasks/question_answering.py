@@ -277,17 +277,16 @@ def _mark_answers(row: dict[str, Any], prediction: dict[str, Any]) -> dict[str, 
     marked = [span for span in (meant, given) if span]
     low = max(min((start for start, _ in marked), default=0) - _SHOWN_CHARACTERS_AROUND, 0)
     high = max((end for _, end in marked), default=_SHOWN_CHARACTERS_AROUND) + _SHOWN_CHARACTERS_AROUND
+    if low > 0:  # not in the middle of a word
+        low = row["context"].find(" ", low, min(start for start, _ in marked)) + 1 or low
     before, behind = "… " * (low > 0), " …" * (high < len(row["context"]))
     shift = len(before) - low
     spans = [
         {"start": start + shift, "end": end + shift, "label": label, "true": label != "given"}
         for start, end, label in _cut_marks(meant, given)
     ]
-    said = [
-        "meant: no answer" if not true else "",
-        "given: no answer" if given is None else "",
-    ]
-    title = f"row {row['row']}: {row['question']}" + "".join(f" ({one})" for one in said if one)
+    title = f"row {row['row']}: {row['question']}"
+    title += " (meant: no answer)" * (not true) + " (given: no answer)" * (given is None)
     return {"title": title, "kind": "spans", "text": f"{before}{row['context'][low:high]}{behind}", "spans": spans}
 
 
