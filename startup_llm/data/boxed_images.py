@@ -41,16 +41,14 @@ _SHOWN = 5
 
 @dataclass
 class _Image:
-    """An image as its source tells of it.
+    """An image as its source tells of it, without its file.
 
     Attributes:
-        file: An undecoded value of `datasets.Image`.
         name: How errors name it.
         size: Width and height that the source states, in pixels; None where it does not.
         objects: For each object its id, category (a name, or a fault's text after `!`), box and whether it is a crowd.
     """
 
-    file: dict[str, Any]
     name: str
     size: tuple[int, int] | None
     objects: list[tuple[Any, str, Any, bool]] = field(default_factory=list)
@@ -58,7 +56,10 @@ class _Image:
 
 @dataclass(frozen=True)
 class _Source:
+    """Splits of images; their files stay in tables with a column `image`, since a large set's do not fit in memory."""
+
     splits: dict[str, list[_Image]]
+    tables: dict[str, datasets.Dataset]
     label_names: tuple[str, ...]
     faults: dict[str, list[str]]
     notes: list[str]
@@ -85,9 +86,9 @@ def load_boxed_images(data: DataConfig) -> TaskData:
     ids = {name: number for number, name in enumerate(source.label_names)}
     splits, notes = {}, list(source.notes)
     for split, images in source.splits.items():
-        columns, found = _check_images(images, split, ids, source.faults.get(split, []), skip_bad=data.skip_bad)
+        table, faults = source.tables[split], source.faults.get(split, [])
+        splits[split], found = _check_images(images, table, split, ids, faults, skip_bad=data.skip_bad)
         notes += found
-        splits[split] = datasets.Dataset.from_dict(columns, features=_features())
         if not len(splits[split]):
             raise UserError(f"{split} split: none of the {len(images)} images can be used; {found[0]}")
     cut, split_notes = make_splits(datasets.DatasetDict(splits), data)
@@ -101,13 +102,13 @@ def load_boxed_images(data: DataConfig) -> TaskData:
 
 
 def _features() -> datasets.Features:
+    """Return the types of what stands beside an image."""
     import datasets
 
     whole, real = datasets.Value("int64"), datasets.Value("float64")
     objects = {"id": datasets.Value("string"), "category": whole, "bbox": datasets.List(real), "crowd": whole}
     return datasets.Features(
         {
-            "image": datasets.Image(),
             "width": whole,
             "height": whole,
             "objects": {name: datasets.List(feature) for name, feature in objects.items()},
@@ -177,11 +178,11 @@ def _load_coco(files: Mapping[str, Path]) -> _Source:
         for category in sorted(content["categories"], key=lambda category: category["id"]):
             if category["id"] in used:
                 names.setdefault(str(category["name"]))
-    splits, faults, records = {}, {}, []
+    splits, places, faults, records = {}, {}, {}, []
     for split, path in files.items():
         content = told[split]
         categories = {category["id"]: str(category["name"]) for category in content["categories"]}
-        images = {image["id"]: _describe_coco_image(path, image) for image in content["images"]}
+        images = {image["id"]: _Image(str(image["file_name"]), _read_size(image)) for image in content["images"]}
         faults[split] = []
         for annotation in content["annotations"]:
             number, image = annotation.get("id", "without an id"), images.get(annotation.get("image_id"))
@@ -192,9 +193,17 @@ def _load_coco(files: Mapping[str, Path]) -> _Source:
             name = categories.get(category, f"!no category has the id {category!r}")
             image.objects.append((number, name, annotation.get("bbox"), bool(annotation.get("iscrowd"))))
         splits[split] = list(images.values())
+        places[split] = [{"bytes": None, "path": str(_find_coco_image(path, image.name))} for image in splits[split]]
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         records.append({"split": split, "dataset": str(path), "rows": len(images), "sha256": digest})
-    return _Source(splits, tuple(names), faults, [], records)
+    tables = {split: _build_table(files) for split, files in places.items()}
+    return _Source(splits, tables, tuple(names), faults, [], records)
+
+
+def _build_table(files: Sequence[dict[str, Any]]) -> datasets.Dataset:
+    import datasets
+
+    return datasets.Dataset.from_dict({"image": list(files)}, features=datasets.Features({"image": datasets.Image()}))
 
 
 def _read_coco(path: Path) -> dict[str, list[Any]]:
@@ -215,16 +224,18 @@ def _read_coco(path: Path) -> dict[str, list[Any]]:
     return content
 
 
-def _describe_coco_image(path: Path, image: Mapping[str, Any]) -> _Image:
+def _find_coco_image(path: Path, name: str) -> Path:
+    """Return where an annotation file's image lies: beside it, or in one of the usual folders."""
     split = path.stem.removeprefix("instances_")
     bases = [path.parent, path.parent / "images", path.parent / split]
     if path.parent.name == "annotations":
         outer = path.parent.parent
         bases += [outer / split, outer / "images" / split, outer / "images", outer]
-    name = str(image["file_name"])
-    place = next((base / name for base in bases if (base / name).is_file()), path.parent / name)
-    size = (image["width"], image["height"]) if image.get("width") and image.get("height") else None
-    return _Image({"bytes": None, "path": str(place.absolute())}, name, size)
+    return next((base / name for base in bases if (base / name).is_file()), path.parent / name).absolute()
+
+
+def _read_size(image: Mapping[str, Any]) -> tuple[int, int] | None:
+    return (image["width"], image["height"]) if image.get("width") and image.get("height") else None
 
 
 def _load_table(data: DataConfig) -> _Source:
@@ -234,14 +245,16 @@ def _load_table(data: DataConfig) -> _Source:
     image, objects = find_image_column(first.features), _find_objects_column(first)
     keys = _find_object_keys(first.features[objects], objects)
     class_names = read_class_names(_inner_features(first.features[objects])[keys["category"]])
-    splits: dict[str, list[_Image]] = {}
+    splits, tables = {}, {}
     for split, rows in loaded.splits.items():
-        splits[split] = list(_read_table(rows, image, objects, keys, class_names, data.box_format))
+        splits[split] = list(_read_table(rows.remove_columns(image), objects, keys, class_names, data.box_format))
+        table = rows.select_columns([image])
+        tables[split] = table if image == "image" else table.rename_column(image, "image")
     used = (
         [o[1] for o in image.objects if not o[1].startswith("!")] for images in splits.values() for image in images
     )
     feature = _inner_features(first.features[objects])[keys["category"]]
-    return _Source(splits, _order_names(feature, used), {}, loaded.notes, loaded.sources)
+    return _Source(splits, tables, _order_names(feature, used), {}, loaded.notes, loaded.sources)
 
 
 def _find_objects_column(rows: datasets.Dataset) -> str:
@@ -278,16 +291,12 @@ def _find_object_keys(feature: Any, column: str) -> dict[str, str | None]:
 
 def _read_table(
     rows: datasets.Dataset,
-    image: str,
     objects: str,
     keys: Mapping[str, str | None],
     class_names: list[str],
     box_format: str,
 ) -> Iterator[_Image]:
-    import datasets
-
-    plain = rows.cast_column(image, datasets.Image(decode=False))
-    for number, row in enumerate(plain, start=1):
+    for number, row in enumerate(rows, start=1):
         value = row[objects] or []
         one = (
             dict(value)
@@ -297,9 +306,7 @@ def _read_table(
         boxes = one[keys["box"]] or []
         numbers = one[keys["id"]] if keys["id"] else range(1, len(boxes) + 1)
         crowds = one[keys["crowd"]] if keys["crowd"] else [0] * len(boxes)
-        size = (row["width"], row["height"]) if row.get("width") and row.get("height") else None
-        path = (row[image] or {}).get("path")
-        found = _Image(row[image] or {"bytes": b"", "path": None}, f"row {number}" + f" ({path})" * bool(path), size)
+        found = _Image(f"row {number}", _read_size(row))
         for identity, category, box, crowd in zip(numbers, one[keys["category"]], boxes, crowds, strict=True):
             box = _to_left_top_size(box) if box_format == "xyxy" else box
             found.objects.append((identity, _name_category(category, class_names), box, bool(crowd)))
@@ -323,17 +330,17 @@ def _load_digit_scenes(seed: int) -> _Source:
 
     from startup_llm.data.digit_scenes import CANVAS_PIXELS, build_digit_scenes
 
-    splits, records = {}, []
+    splits, tables, records = {}, {}, []
     for split, scenes in build_digit_scenes(seed).items():
         splits[split] = [
             _Image(
-                {"bytes": scene.png, "path": None},
                 f"scene {number}",
                 (CANVAS_PIXELS, CANVAS_PIXELS),
                 [(place, str(label), box, False) for place, (label, box) in enumerate(_pairs(scene), start=1)],
             )
             for number, scene in enumerate(scenes, start=1)
         ]
+        tables[split] = _build_table([{"bytes": scene.png, "path": None} for scene in scenes])
         digest = hashlib.sha256(b"".join(scene.png for scene in scenes)).hexdigest()
         package = f"scikit-learn {sklearn.__version__}"
         records.append(
@@ -343,7 +350,7 @@ def _load_digit_scenes(seed: int) -> _Source:
         f"Scenes of {CANVAS_PIXELS}x{CANVAS_PIXELS} pixels drawn by seed {seed}, on which scikit-learn's scanned "
         "digits stand; no scan stands in two splits."
     )
-    return _Source(splits, tuple("0123456789"), {}, [note], records)
+    return _Source(splits, tables, tuple("0123456789"), {}, [note], records)
 
 
 def _pairs(scene: Any) -> Iterator[tuple[int, Sequence[float]]]:
@@ -354,30 +361,46 @@ def _pairs(scene: Any) -> Iterator[tuple[int, Sequence[float]]]:
 
 
 def _check_images(
-    images: Sequence[_Image], split: str, ids: Mapping[str, int], faults: Sequence[str], *, skip_bad: bool
-) -> tuple[dict[str, list[Any]], list[str]]:
+    images: Sequence[_Image],
+    table: datasets.Dataset,
+    split: str,
+    ids: Mapping[str, int],
+    faults: Sequence[str],
+    *,
+    skip_bad: bool,
+) -> tuple[datasets.Dataset, list[str]]:
     """Decode every image of a split once and hold its boxes against it.
 
     Returns:
-        Columns of the images that can be used, and a note on what cannot.
+        The images that can be used, and a note on what cannot.
     """
-    columns: dict[str, list[Any]] = {name: [] for name in ("image", "width", "height", "objects", "row", "digest")}
-    bad, lost_boxes = list(faults), len(faults)
-    for number, image in enumerate(images, start=1):
-        content = b""
+    import datasets
+
+    columns: dict[str, list[Any]] = {name: [] for name in ("width", "height", "objects", "row", "digest")}
+    keep, bad, lost_boxes = [], list(faults), len(faults)
+    for number, (image, value) in enumerate(
+        zip(images, table.cast_column("image", datasets.Image(decode=False)), strict=True), start=1
+    ):
+        content, size = b"", (0, 0)
+        objects: dict[str, list[Any]] = {"id": [], "category": [], "bbox": [], "crowd": []}
+        columns["objects"].append(objects)
+        columns["row"].append(number)
         try:
-            content = read_bytes(image.file)
-            picture = read_image(content)
+            content = read_bytes(value["image"])
+            size = read_image(content).size
             turn = _find_turn(content, image.size)
+            keep.append(number - 1)
         except (UserError, OSError) as error:
             bad.append(f"{image.name}: {'no such file' if isinstance(error, FileNotFoundError) else error}")
+        for name, told in (("width", size[0]), ("height", size[1]), ("digest", hashlib.sha256(content).hexdigest())):
+            columns[name].append(told)
+        if not keep or keep[-1] != number - 1:
             continue
-        objects: dict[str, list[Any]] = {"id": [], "category": [], "bbox": [], "crowd": []}
         for identity, category, box, crowd in image.objects:
             try:
                 if category.startswith("!"):
                     raise UserError(category[1:])
-                cut = _cut_box(box, turn, picture.size, skip_bad=skip_bad)
+                cut = _cut_box(box, turn, size, skip_bad=skip_bad)
             except UserError as error:
                 bad.append(f"{image.name}: annotation {identity}: {error}")
                 lost_boxes += 1
@@ -389,11 +412,12 @@ def _check_images(
                 ("crowd", int(crowd)),
             ):
                 objects[name].append(value)
-        values = (image.file, *picture.size, objects, number, hashlib.sha256(content).hexdigest())
-        for name, value in zip(columns, values, strict=True):
-            columns[name].append(value)
+    table = table.cast_column("image", datasets.Image())
+    for name, feature in _features().items():
+        table = table.add_column(name, columns[name], feature=feature)
+    table = table.select(keep) if len(keep) < len(table) else table
     if not bad:
-        return columns, []
+        return table, []
     more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
     lost_images = len(bad) - lost_boxes
     what = " and ".join(
@@ -404,7 +428,7 @@ def _check_images(
     found = f"{split} split: {what} cannot be used: {'; '.join(bad[:_SHOWN])}{more}"
     if not skip_bad:
         raise UserError(f"{found}; mend or delete them, or leave them out with --data.skip_bad true")
-    return columns, [f"{found}; they are left out."]
+    return table, [f"{found}; they are left out."]
 
 
 def _find_turn(content: bytes, stated: tuple[int, int] | None) -> tuple[int, int, int] | None:
