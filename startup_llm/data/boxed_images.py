@@ -159,7 +159,7 @@ def _find_coco_files(folder: Path, data: DataConfig) -> dict[str, Path]:
         found[split] = path
     asked = {"train": data.train_split, "validation": data.validation_split, "test": data.test_split}
     asked = {split: SPLIT_ALIASES.get(name, name) for split, name in asked.items() if name}
-    chosen = _choose_splits({split: name for split, name in asked.items() if name in found}, list(found))
+    chosen = _choose_splits({split: name for split, name in asked.items() if name in found}, list(found), data)
     if found and "train" not in chosen:
         raise UserError(
             f"data.data_dir ({folder}): no annotations of a training split among "

@@ -31,7 +31,7 @@ _HEADS = (
 """What DETR and its kin call the layers that know classes and boxes."""
 _STRIDES = (8, 16)
 """Pixels between the places of each map of features that the small RT-DETR looks at."""
-_TIE_MARGIN = 0.02
+_TIE_MARGIN = 0.2
 _INITIAL_SPREAD = 0.08
 """Standard deviation of the small RT-DETR's first weights: RT-DETR's own 0.01 is made for pretrained widths of 256."""
 

@@ -174,7 +174,7 @@ def test_a_small_rt_detr_learns_to_find_squares_and_reads_back(squares, tmp_path
     asked = encode(task, again, squares.splits["test"])
     with torch.inference_mode():
         expected, found = (task.compute_scores(one, asked, again) for one in (built.model.eval(), model))
-    np.testing.assert_allclose(np.stack(expected), np.stack(found), atol=1e-5)
+    np.testing.assert_allclose(np.stack(expected), np.stack(found), atol=1e-4)
     assert model.config.id2label == {0: "red", 1: "green", 2: "blue"}
 
 
