@@ -2,49 +2,37 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from startup_llm.data.labelled_images import load_labelled_images, read_bytes, read_image, read_images
+from startup_llm.data.labelled_images import load_labelled_images, read_bytes, read_images
 from startup_llm.errors import UserError
-from startup_llm.models.image_classifier import build_image_classifier, load_image_processor
+from startup_llm.models.image_classifier import build_image_classifier
 from startup_llm.models.task_model import TaskModel
 from startup_llm.tasks.base import Collator, Truncation
 from startup_llm.tasks.one_label import OneLabel
+from startup_llm.tasks.pictures import PATCH_PIXELS, Looking, draw_png, keep_pixels
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from PIL.Image import Image
-    from torch import Tensor
     from transformers import BaseImageProcessor, PreTrainedModel
 
     from startup_llm.config import DataConfig, ModelConfig, ScratchModelConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.models.checkpoints import Checkpoint
 
-PATCH_PIXELS = 16 * 16
-"""Pixels that cost about as much as a token: a ViT's usual patch."""
-KEPT_BYTES = 256 * 1024**2
-"""Room for pixels that a collator keeps from one epoch to the next."""
 _SHOWN = 12
-_LEAST_SHOWN_PIXELS = 96
 
 
-class ImageClassification(OneLabel):
+class ImageClassification(Looking, OneLabel):
     """Columns image and label."""
 
     tag = "image-classification"
     auto_class = "AutoModelForImageClassification"
-    auto_processor = "AutoImageProcessor"
-    peft_task_type = None
     supports_probe = True
-    question_columns = ("image",)
-    question_files = True
     errors = "classification"
     scratch_load_code = """from huggingface_hub import snapshot_download
 from PIL import Image
@@ -60,10 +48,6 @@ logits = model(**processor([Image.open("image.png")], return_tensors="pt"))["log
             UserError: On anything wrong with the files, the columns, the images or the labels.
         """
         return load_labelled_images(data)
-
-    def load_processor(self, checkpoint: Checkpoint, model: ModelConfig) -> BaseImageProcessor:
-        """Load the checkpoint's image processor."""
-        return load_image_processor(checkpoint, model.trust_remote_code)
 
     def build_model(
         self,
@@ -136,15 +120,7 @@ logits = model(**processor([Image.open("image.png")], return_tensors="pt"))["log
         """Decode a batch's images and let the processor resize and scale them, each once while there is room."""
         import torch
 
-        known: dict[bytes, Tensor] = {}  # decoding small images anew in each epoch takes longer than training on them
-
-        def compute_pixels(content: bytes) -> Tensor:
-            pixels = known.get(content)
-            if pixels is None:
-                pixels = processor([read_image(content)], return_tensors="pt")["pixel_values"][0]
-                if (len(known) + 1) * pixels.nbytes <= KEPT_BYTES:
-                    known[content] = pixels
-            return pixels
+        compute_pixels = keep_pixels(processor)
 
         def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
             batch = {"pixel_values": torch.stack([compute_pixels(read_bytes(row["pixel_values"])) for row in rows])}
@@ -157,10 +133,6 @@ logits = model(**processor([Image.open("image.png")], return_tensors="pt"))["log
     def baselines(self, data: TaskData) -> tuple[str, ...]:
         """Name the baselines."""
         return ("majority", "nearest-pixels")
-
-    def summarize(self, rows: Dataset) -> list[str]:
-        """Name each image by its row."""
-        return [f"image of row {row}" for row in rows["row"]]
 
     def show(self, rows: Dataset, predictions: Sequence[Any], data: TaskData) -> list[dict[str, Any]]:
         """Return test images that were answered wrongly."""
@@ -175,15 +147,6 @@ logits = model(**processor([Image.open("image.png")], return_tensors="pt"))["log
             }
             for image, row, label, place in zip(read_images(shown), shown["row"], shown["label"], wrong, strict=True)
         ]
-
-    def find_question_fault(self, column: str, value: Any) -> str | None:
-        """Return why a path leads to no usable image."""
-        if (fault := super().find_question_fault(column, value)) is None:
-            try:
-                read_image(Path(value).read_bytes())
-            except UserError as error:
-                fault = f"names {value}: {error}"
-        return fault
 
     def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
         """Compare raw scores with `pipeline("image-classification")`; a DNN has no pipeline."""
@@ -216,22 +179,3 @@ def _count_pixels(processor: BaseImageProcessor) -> int:
     size = dict(cropped or processor.size)
     edge = size.get("shortest_edge") or size.get("longest_edge") or 224
     return (size.get("height") or edge) * (size.get("width") or edge)
-
-
-def draw_png(image: Image, most_pixels: int = 256) -> str:
-    """Return an image as base64 of a PNG file, small ones enlarged so that their pixels show.
-
-    Args:
-        image: The image; a large one is shrunk in place.
-        most_pixels: Its longer side at the most.
-    """
-    from PIL.Image import Resampling
-
-    scale = -(-_LEAST_SHOWN_PIXELS // max(image.size))
-    if scale > 1:
-        image = image.resize((image.width * scale, image.height * scale), Resampling.NEAREST)
-    else:
-        image.thumbnail((most_pixels, most_pixels))
-    stream = io.BytesIO()
-    image.save(stream, "png")
-    return base64.b64encode(stream.getvalue()).decode("ascii")

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from startup_llm.data.boxed_images import load_boxed_images
-from startup_llm.data.labelled_images import measure_image, read_bytes, read_image, read_images
+from startup_llm.data.labelled_images import measure_image, read_bytes, read_images
 from startup_llm.errors import UserError
-from startup_llm.models.image_classifier import load_image_processor
 from startup_llm.models.object_detector import (
     build_object_detector,
     build_scratch_detector,
@@ -22,8 +20,8 @@ from startup_llm.models.object_detector import (
     measure_processed_size,
 )
 from startup_llm.models.task_model import TaskModel
-from startup_llm.tasks.base import Collator, Task, Truncation
-from startup_llm.tasks.image_classification import KEPT_BYTES, PATCH_PIXELS, draw_png
+from startup_llm.tasks.base import Collator, Truncation
+from startup_llm.tasks.pictures import PATCH_PIXELS, Looking, draw_png, keep_pixels
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -43,7 +41,7 @@ _SHOWN_PIXELS = 384
 _TRUE_COLOR, _FOUND_COLOR = "#1d5fa8", "#d9601a"
 
 
-class ObjectDetection(Task):
+class ObjectDetection(Looking):
     """Columns image, width, height and objects.
 
     A target is a class and a box as centre, width and height in shares of the image; -100 fills up. An output is what
@@ -52,10 +50,6 @@ class ObjectDetection(Task):
 
     tag = "object-detection"
     auto_class = "AutoModelForObjectDetection"
-    auto_processor = "AutoImageProcessor"
-    peft_task_type = None
-    question_columns = ("image",)
-    question_files = True
     errors = "detection"
 
     def load_data(self, data: DataConfig) -> TaskData:
@@ -68,10 +62,6 @@ class ObjectDetection(Task):
         if importlib.util.find_spec("pycocotools") is None:
             raise UserError("boxes are matched by pycocotools; pip install 'startup-llm[detection]'")
         return load_boxed_images(data)
-
-    def load_processor(self, checkpoint: Checkpoint, model: ModelConfig) -> BaseImageProcessor:
-        """Load the checkpoint's image processor."""
-        return load_image_processor(checkpoint, model.trust_remote_code)
 
     def build_model(
         self,
@@ -127,15 +117,7 @@ class ObjectDetection(Task):
         import torch
         from torch.nn import functional
 
-        known: dict[bytes, Tensor] = {}
-
-        def compute_pixels(content: bytes) -> Tensor:
-            pixels = known.get(content)
-            if pixels is None:
-                pixels = processor([read_image(content)], do_pad=False, return_tensors="pt")["pixel_values"][0]
-                if (len(known) + 1) * pixels.nbytes <= KEPT_BYTES:
-                    known[content] = pixels
-            return pixels
+        compute_pixels = keep_pixels(processor, do_pad=False)
 
         def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
             images = [compute_pixels(read_bytes(row["pixel_values"])) for row in rows]
@@ -231,10 +213,6 @@ class ObjectDetection(Task):
             )
         return true, found
 
-    def summarize(self, rows: Dataset) -> list[str]:
-        """Name each image by its row."""
-        return [f"image of row {row}" for row in rows["row"]]
-
     def show(self, rows: Dataset, predictions: Sequence[Any], data: TaskData) -> list[dict[str, Any]]:
         """Show test images with their true boxes and those that were found."""
         shown = rows.select(range(min(_SHOWN, len(rows))))
@@ -257,15 +235,6 @@ class ObjectDetection(Task):
                 }
             )
         return items
-
-    def find_question_fault(self, column: str, value: Any) -> str | None:
-        """Return why a path leads to no usable image."""
-        if (fault := super().find_question_fault(column, value)) is None:
-            try:
-                read_image(Path(value).read_bytes())
-            except UserError as error:
-                fault = f"names {value}: {error}"
-        return fault
 
     def answer(
         self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
