@@ -526,7 +526,7 @@ class EvaluateConfig:
     model: str
     """Folder of a finished run, checkpoint or adapter, or a Hub id; {entry} stands for each entry of the suite."""
     suite: str | None = None
-    """Shipped suite (glue, superglue, intents, retrieval, squad) or a YAML file; default: the data set of `data`."""
+    """Shipped suite (entities, glue, intents, retrieval, squad, superglue) or a YAML file; default: that of `data`."""
     only: list[str] | None = None
     """Entries of the suite to run; default all."""
     lm_tasks: list[str] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from startup_llm.errors import UserError
-from startup_llm.models.sequence_classifier import set_dropout
+from startup_llm.models.pretrained import load_model, set_dropout
 from startup_llm.models.task_model import TaskModel
 
 if TYPE_CHECKING:
@@ -33,13 +33,7 @@ def build_causal_language_model(
     from transformers import AutoModelForCausalLM
 
     try:
-        model, loading = AutoModelForCausalLM.from_pretrained(
-            checkpoint.path,
-            dtype="float32",
-            attn_implementation=attention_kernel,
-            trust_remote_code=trust_remote_code,
-            output_loading_info=True,
-        )
+        model, loading = load_model(AutoModelForCausalLM, checkpoint, attention_kernel, trust_remote_code)
     except ValueError as error:
         raise UserError(f"checkpoint {checkpoint.name}: {str(error).strip().splitlines()[0]}") from None
     if missing := sorted(loading["missing_keys"]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from startup_llm.errors import UserError
-from startup_llm.models.sequence_classifier import _head_modules, _quiet_loading, set_dropout
+from startup_llm.models.pretrained import find_head_modules, load_config_for, load_model, name_labels, set_dropout
 from startup_llm.models.task_model import TaskModel
 
 if TYPE_CHECKING:
@@ -50,29 +50,24 @@ def build_image_classifier(
     Raises:
         UserError: If the architecture has no image classifier.
     """
-    import transformers
-    from transformers import AutoConfig, AutoModelForImageClassification
+    from transformers import AutoModelForImageClassification
 
-    try:
-        config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code)
-    except ValueError as error:
-        raise UserError(f"checkpoint {checkpoint.name}: {str(error).strip().splitlines()[0]}") from None
-    if type(config) not in AutoModelForImageClassification._model_mapping and not trust_remote_code:
-        raise UserError(
-            f"checkpoint {checkpoint.name} is of type {config.model_type}, which has no image classifier in "
-            f"transformers {transformers.__version__}; choose a ViT, Swin, ConvNeXt or ResNet checkpoint"
-        )
+    config = load_config_for(
+        AutoModelForImageClassification,
+        checkpoint,
+        trust_remote_code,
+        lacks="has no image classifier",
+        choose="a ViT, Swin, ConvNeXt or ResNet checkpoint",
+    )
     arguments: dict[str, Any] = {"num_labels": len(label_names), "ignore_mismatched_sizes": True}
-    with _quiet_loading():
-        model = AutoModelForImageClassification.from_pretrained(
-            checkpoint.path,
-            **arguments,
-            id2label=dict(enumerate(label_names)),
-            label2id={name: number for number, name in enumerate(label_names)},
-            problem_type="single_label_classification",
-            dtype="float32",
-            attn_implementation=attention_kernel if hasattr(config, "num_attention_heads") else None,
-            trust_remote_code=trust_remote_code,
-        )
+    model, _ = load_model(
+        AutoModelForImageClassification,
+        checkpoint,
+        attention_kernel if hasattr(config, "num_attention_heads") else None,
+        trust_remote_code,
+        **arguments,
+        **name_labels(label_names),
+        problem_type="single_label_classification",
+    )
     set_dropout(model, dropout)
-    return TaskModel(model, head_modules=_head_modules(model, set(), []), load_arguments=arguments)
+    return TaskModel(model, head_modules=find_head_modules(model), load_arguments=arguments)

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.errors import UserError
-from startup_llm.models.sequence_classifier import set_dropout
-from startup_llm.models.speech import _load, _load_config, _name_labels
+from startup_llm.models.pretrained import load_config_for, load_model, name_labels, set_dropout
 from startup_llm.models.task_model import TaskModel
 
 if TYPE_CHECKING:
@@ -58,26 +57,26 @@ def build_object_detector(
     Raises:
         UserError: If the architecture detects no objects, or cannot tell an image from what pads it in a batch.
     """
-    import transformers
     from transformers import AutoModelForObjectDetection
 
     from startup_llm.models.fixed_batch_norm import fix_batch_norms
 
-    config = _load_config(checkpoint, trust_remote_code)
-    if type(config) not in AutoModelForObjectDetection._model_mapping and not trust_remote_code:
-        raise UserError(
-            f"checkpoint {checkpoint.name} is of type {config.model_type}, which detects no objects in transformers "
-            f"{transformers.__version__}; choose a DETR- or RT-DETR-style checkpoint"
-        )
+    config = load_config_for(
+        AutoModelForObjectDetection,
+        checkpoint,
+        trust_remote_code,
+        lacks="detects no objects",
+        choose="a DETR- or RT-DETR-style checkpoint",
+    )
     arguments: dict[str, Any] = {"num_labels": len(label_names), "ignore_mismatched_sizes": True}
     try:
-        model, loading = _load(
+        model, loading = load_model(
             AutoModelForObjectDetection,
             checkpoint,
             attention_kernel,
             trust_remote_code,
             **arguments,
-            **_name_labels(label_names),
+            **name_labels(label_names),
         )
     except ImportError as error:  # timm, where a checkpoint's backbone is one of its own
         raise UserError(f"checkpoint {checkpoint.name}: {' '.join(str(error).split())[:200]}") from None
@@ -279,7 +278,7 @@ def build_scratch_detector(
         dropout=model.dropout,
         initializer_range=_INITIAL_SPREAD,
         num_labels=len(label_names),
-        **_name_labels(label_names),
+        **name_labels(label_names),
     )
     kernels = {"": attention_kernel, "backbone_config": "eager"}  # convolutions know one kind alone
     network = RTDetrForObjectDetection._from_config(config, attn_implementation=kernels)

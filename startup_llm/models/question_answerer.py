@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from startup_llm.errors import UserError
-from startup_llm.models.sequence_classifier import _head_modules, _quiet_loading, set_dropout
+from startup_llm.models.pretrained import find_head_modules, load_config_for, load_model, set_dropout
 from startup_llm.models.task_model import TaskModel
 
 if TYPE_CHECKING:
@@ -33,27 +32,17 @@ def build_question_answerer(
     Raises:
         UserError: If the architecture has no question answerer.
     """
-    import transformers
-    from transformers import AutoConfig, AutoModelForQuestionAnswering
+    from transformers import AutoModelForQuestionAnswering
 
-    try:
-        config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code)
-    except ValueError as error:
-        raise UserError(f"checkpoint {checkpoint.name}: {str(error).strip().splitlines()[0]}") from None
-    if type(config) not in AutoModelForQuestionAnswering._model_mapping and not trust_remote_code:
-        raise UserError(
-            f"checkpoint {checkpoint.name} is of type {config.model_type}, which has no question answerer in "
-            f"transformers {transformers.__version__}; choose a BERT-, RoBERTa- or DeBERTa-style checkpoint"
-        )
+    load_config_for(
+        AutoModelForQuestionAnswering,
+        checkpoint,
+        trust_remote_code,
+        lacks="has no question answerer",
+        choose="a BERT-, RoBERTa- or DeBERTa-style checkpoint",
+    )
     shape = {"num_labels": 2}  # a checkpoint may have had labels of its own
-    arguments: dict[str, Any] = {**shape, "dtype": "float32", "trust_remote_code": trust_remote_code}
-    with _quiet_loading():
-        try:
-            model = AutoModelForQuestionAnswering.from_pretrained(
-                checkpoint.path, attn_implementation=attention_kernel, **arguments
-            )
-        except ValueError:
-            model = AutoModelForQuestionAnswering.from_pretrained(checkpoint.path, **arguments)
+    model, _ = load_model(AutoModelForQuestionAnswering, checkpoint, attention_kernel, trust_remote_code, **shape)
     model.config.null_threshold = null_threshold
     set_dropout(model, dropout)
-    return TaskModel(model, head_modules=_head_modules(model, set(), []), load_arguments=shape)
+    return TaskModel(model, head_modules=find_head_modules(model), load_arguments=shape)

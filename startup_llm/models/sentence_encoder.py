@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from startup_llm.errors import UserError
 from startup_llm.models.checkpoints import read_json
-from startup_llm.models.sequence_classifier import _quiet_loading, read_sentence_pooling, set_dropout
+from startup_llm.models.pretrained import load_model, set_dropout
+from startup_llm.models.sequence_classifier import read_sentence_pooling
 from startup_llm.models.task_model import TaskModel
 
 if TYPE_CHECKING:
@@ -138,13 +139,7 @@ def build_sentence_encoder(
     from transformers import AutoModel
 
     try:
-        with _quiet_loading():
-            model = AutoModel.from_pretrained(
-                checkpoint.path,
-                dtype="float32",
-                attn_implementation=attention_kernel,
-                trust_remote_code=trust_remote_code,
-            )
+        model, _ = load_model(AutoModel, checkpoint, attention_kernel, trust_remote_code)
     except ValueError as error:
         raise UserError(f"checkpoint {checkpoint.name}: {str(error).strip().splitlines()[0]}") from None
     if getattr(model.config, "is_encoder_decoder", False):

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 from startup_llm.errors import UserError
 from startup_llm.models.checkpoints import read_json
 from startup_llm.models.pooling import POOLED_FAMILIES, write_identity, write_mean_pooling
+from startup_llm.models.pretrained import find_head_modules, load_config_for, load_model, name_labels, set_dropout
 from startup_llm.models.task_model import TaskModel
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor, nn
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
     from startup_llm.models.checkpoints import Checkpoint
 
@@ -45,41 +46,35 @@ def build_sequence_classifier(
     Raises:
         UserError: If the architecture has no classifier, or cannot express the pooling asked for.
     """
-    import transformers
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
-    try:
-        config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code)
-    except ValueError as error:
-        raise UserError(f"checkpoint {checkpoint.name}: {str(error).strip().splitlines()[0]}") from None
-    if type(config) not in AutoModelForSequenceClassification._model_mapping and not trust_remote_code:
-        raise UserError(
-            f"checkpoint {checkpoint.name} is of type {config.model_type}, which has no sequence classifier in "
-            f"transformers {transformers.__version__}; choose a BERT- or GPT-style checkpoint"
-        )
+    config = load_config_for(
+        AutoModelForSequenceClassification,
+        checkpoint,
+        trust_remote_code,
+        lacks="has no sequence classifier",
+        choose="a BERT- or GPT-style checkpoint",
+    )
     arguments: dict[str, Any] = {"num_labels": max(len(label_names), 1)}
     pooling, notes = _resolve_pooling(checkpoint, config, pooling)
     if pooling == "mean" and config.model_type in POOLED_FAMILIES:
         arguments["num_hidden_layers"] = config.num_hidden_layers + 1
     elif hasattr(config, "classifier_pooling") and pooling in ("mean", "cls"):
         arguments["classifier_pooling"] = pooling
-    labels = {"id2label": dict(enumerate(label_names)), "label2id": {n: i for i, n in enumerate(label_names)}}
-    with _quiet_loading():
-        model, loading = AutoModelForSequenceClassification.from_pretrained(
+    model, loading = load_model(
+        AutoModelForSequenceClassification,
+        checkpoint,
+        attention_kernel,
+        trust_remote_code,
+        config=AutoConfig.from_pretrained(
             checkpoint.path,
-            config=AutoConfig.from_pretrained(
-                checkpoint.path,
-                problem_type=problem_type,
-                pad_token_id=tokenizer.pad_token_id,
-                trust_remote_code=trust_remote_code,
-                **arguments,
-                **(labels if label_names else {}),
-            ),
-            dtype="float32",
-            attn_implementation=attention_kernel,
+            problem_type=problem_type,
+            pad_token_id=tokenizer.pad_token_id,
             trust_remote_code=trust_remote_code,
-            output_loading_info=True,
-        )
+            **arguments,
+            **(name_labels(label_names) if label_names else {}),
+        ),
+    )
     constants: list[str] = []
     if config.model_type in POOLED_FAMILIES and pooling in ("mean", "cls"):
         dense = POOLED_FAMILIES[config.model_type]
@@ -93,7 +88,7 @@ def build_sequence_classifier(
     return TaskModel(
         model=model,
         pooling=pooling,
-        head_modules=_head_modules(model, set(loading["missing_keys"]), constants),
+        head_modules=find_head_modules(model, loading["missing_keys"], constants),
         constant_modules=tuple(constants),
         load_arguments=arguments,
         notes=tuple(notes),
@@ -137,19 +132,6 @@ def gather_last_token(features: Tensor, input_ids: Tensor, pad_token_id: int) ->
     positions = torch.arange(input_ids.shape[1], device=input_ids.device)
     last = (positions * (input_ids != pad_token_id)).argmax(dim=1)
     return features[torch.arange(len(features), device=features.device), last]
-
-
-def set_dropout(model: nn.Module, probability: float) -> None:
-    """Set every dropout of a model; the config, and so the published checkpoint, keeps its own."""
-    from torch import nn
-
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = probability
-            continue
-        for name in ("dropout", "attention_dropout", "activation_dropout"):  # BART and its kin keep numbers
-            if isinstance(getattr(module, name, None), float):
-                setattr(module, name, probability)
 
 
 def _resolve_pooling(checkpoint: Checkpoint, config: Any, asked: str) -> tuple[str, list[str]]:
@@ -203,31 +185,3 @@ def _holds_head(path: Path, dense: str) -> bool:
             if any(key.endswith(f"{ending}.weight") for key in weights.keys()):  # noqa: SIM118
                 return True
     return False
-
-
-def _head_modules(model: PreTrainedModel, missing: set[str], constants: list[str]) -> tuple[str, ...]:
-    """Name the modules outside the pretrained weights: the head, and what pooling put into the base model."""
-    outside = [name for name, module in model.named_children() if name != model.base_model_prefix]
-    heads = [name for name in outside if any(True for _ in model.get_submodule(name).parameters())]
-    prefix = model.base_model_prefix + "."
-    inside = [name for name in constants if name.startswith(prefix)]
-    inside += [f"{prefix}pooler"] if any(key.startswith(f"{prefix}pooler.") for key in missing) else []
-    names = [name.removesuffix(".dense") if name.endswith("pooler.dense") else name for name in inside]
-    return tuple(dict.fromkeys([*heads, *names]))
-
-
-class _quiet_loading:
-    """Keep transformers from reporting the head as missing: it is made here on purpose."""
-
-    def __enter__(self) -> None:
-        from transformers.utils import logging
-
-        self.verbosity = logging.get_verbosity()
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-
-    def __exit__(self, *exception: object) -> None:
-        from transformers.utils import logging
-
-        logging.set_verbosity(self.verbosity)
-        logging.enable_progress_bar()

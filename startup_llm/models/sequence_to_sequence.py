@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from startup_llm.errors import UserError, nearest
+from startup_llm.models.pretrained import load_config, load_model, set_dropout
 from startup_llm.models.scratch.checks import check_heads
-from startup_llm.models.sequence_classifier import set_dropout
 from startup_llm.models.task_model import TaskModel
 
 if TYPE_CHECKING:
@@ -29,21 +29,15 @@ def build_sequence_to_sequence(
     Raises:
         UserError: If the checkpoint is no encoder-decoder, or lacks weights.
     """
-    from transformers import AutoConfig, AutoModelForSeq2SeqLM
+    from transformers import AutoModelForSeq2SeqLM
 
-    config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code)
+    config = load_config(checkpoint, trust_remote_code)
     if not config.is_encoder_decoder:
         raise UserError(
             f"checkpoint {checkpoint.name} is of type {config.model_type}, without a decoder that reads an encoder; "
             "choose a T5-, BART- or Marian-style checkpoint"
         )
-    arguments = {"dtype": "float32", "trust_remote_code": trust_remote_code, "output_loading_info": True}
-    try:
-        model, loading = AutoModelForSeq2SeqLM.from_pretrained(
-            checkpoint.path, attn_implementation=attention_kernel, **arguments
-        )
-    except ValueError:
-        model, loading = AutoModelForSeq2SeqLM.from_pretrained(checkpoint.path, **arguments)
+    model, loading = load_model(AutoModelForSeq2SeqLM, checkpoint, attention_kernel, trust_remote_code)
     if missing := sorted(loading["missing_keys"]):
         raise UserError(f"checkpoint {checkpoint.name} has no weights {missing[0]}; choose one with its output layer")
     set_dropout(model, dropout)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from startup_llm.errors import UserError
-from startup_llm.models.sequence_classifier import _quiet_loading, set_dropout
+from startup_llm.models.pretrained import load_config, load_model, name_labels, set_dropout
 from startup_llm.models.task_model import TaskModel
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def load_speech_processor(checkpoint: Checkpoint, language: str | None, trust_re
 
     extractor = load_feature_extractor(checkpoint, trust_remote_code)
     if not holds_tokenizer(checkpoint):
-        if is_ctc(_load_config(checkpoint, trust_remote_code)):
+        if is_ctc(load_config(checkpoint, trust_remote_code)):
             return extractor
         raise UserError(f"checkpoint {checkpoint.name} has no tokenizer, so it cannot write; choose one that has")
     try:
@@ -166,14 +166,14 @@ def build_speech_recogniser(
     from transformers import AutoModelForCTC, AutoModelForSpeechSeq2Seq
     from transformers.models.auto.modeling_auto import MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES
 
-    config = _load_config(checkpoint, trust_remote_code)
+    config = load_config(checkpoint, trust_remote_code)
     if is_ctc(config):
         arguments: dict[str, Any] = {
             "vocab_size": len(processor.tokenizer),
             "pad_token_id": processor.tokenizer.pad_token_id,
             "ignore_mismatched_sizes": True,
         }
-        model, _ = _load(AutoModelForCTC, checkpoint, attention_kernel, trust_remote_code, **arguments)
+        model, _ = load_model(AutoModelForCTC, checkpoint, attention_kernel, trust_remote_code, **arguments)
         model.config.ctc_loss_reduction, model.config.ctc_zero_infinity = "mean", True
         _settle(model, processor.feature_extractor, dropout, shortest_seconds, warp_spectrum)
         return TaskModel(model, head_modules=("lm_head",), load_arguments=arguments)
@@ -182,7 +182,7 @@ def build_speech_recogniser(
             f"checkpoint {checkpoint.name} is of type {config.model_type}, which recognises no speech in transformers "
             f"{transformers.__version__}; choose a Wav2Vec2-, HuBERT-, WavLM- or Whisper-style checkpoint"
         )
-    model, loading = _load(AutoModelForSpeechSeq2Seq, checkpoint, attention_kernel, trust_remote_code)
+    model, loading = load_model(AutoModelForSpeechSeq2Seq, checkpoint, attention_kernel, trust_remote_code)
     if missing := sorted(loading["missing_keys"]):
         raise UserError(f"checkpoint {checkpoint.name} has no weights {missing[0]}; choose one with its output layer")
     if language := getattr(processor.tokenizer, "language", None):
@@ -221,20 +221,20 @@ def build_audio_classifier(
     import transformers
     from transformers import AutoModelForAudioClassification
 
-    config = _load_config(checkpoint, trust_remote_code)
+    config = load_config(checkpoint, trust_remote_code)
     if type(config) not in AutoModelForAudioClassification._model_mapping and not trust_remote_code:
         raise UserError(
             f"checkpoint {checkpoint.name} is of type {config.model_type}, which has no audio classifier in "
             f"transformers {transformers.__version__}; choose a Wav2Vec2-, Whisper- or AST-style checkpoint"
         )
     arguments: dict[str, Any] = {"num_labels": len(label_names), "ignore_mismatched_sizes": True}
-    model, _ = _load(
+    model, _ = load_model(
         AutoModelForAudioClassification,
         checkpoint,
         attention_kernel,
         trust_remote_code,
         **arguments,
-        **_name_labels(label_names),
+        **name_labels(label_names),
     )
     _settle(model, feature_extractor, dropout, shortest_seconds, warp_spectrum)
     sizes = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
@@ -351,7 +351,7 @@ def build_scratch_conformer(
         ctc_loss_reduction="mean",
         ctc_zero_infinity=True,
         classifier_proj_size=model.width,
-        **(_name_labels(label_names) if label_names else {}),
+        **(name_labels(label_names) if label_names else {}),
     )
     build = Wav2Vec2BertForCTC if tokenizer else Wav2Vec2BertForSequenceClassification
     try:
@@ -463,26 +463,6 @@ def _build_byte_tokenizer() -> Any:
     return tokenizer
 
 
-def _load_config(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code)
-    except ValueError as error:
-        raise UserError(f"checkpoint {checkpoint.name}: {str(error).strip().splitlines()[0]}") from None
-
-
-def _load(
-    auto_class: Any, checkpoint: Checkpoint, attention_kernel: str | None, trust_remote_code: bool, **arguments: Any
-) -> tuple[Any, dict[str, Any]]:
-    arguments |= {"dtype": "float32", "trust_remote_code": trust_remote_code, "output_loading_info": True}
-    with _quiet_loading():
-        try:
-            return auto_class.from_pretrained(checkpoint.path, attn_implementation=attention_kernel, **arguments)
-        except ValueError:
-            return auto_class.from_pretrained(checkpoint.path, **arguments)
-
-
 def _settle(model: Any, feature_extractor: Any, dropout: float, shortest_seconds: float, warp_spectrum: bool) -> None:
     """Set dropout and warping, drop no layers, and mask nothing where a mask would be longer than a recording."""
     set_dropout(model, dropout)
@@ -493,10 +473,3 @@ def _settle(model: Any, feature_extractor: Any, dropout: float, shortest_seconds
         config.apply_spec_augment = False
     if warp_spectrum:
         warp_while_training(model, feature_extractor)
-
-
-def _name_labels(label_names: Sequence[str]) -> dict[str, Any]:
-    return {
-        "id2label": dict(enumerate(label_names)),
-        "label2id": {name: number for number, name in enumerate(label_names)},
-    }

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from startup_llm.errors import UserError
-from startup_llm.models.sequence_classifier import set_dropout
+from startup_llm.models.pretrained import load_config, set_dropout
 from startup_llm.models.task_model import TaskModel
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ def build_speech_synthesiser(checkpoint: Checkpoint, *, dropout: float, trust_re
     Raises:
         UserError: If it is of another kind, or lacks weights.
     """
-    from transformers import AutoConfig, AutoModelForTextToSpectrogram
+    from transformers import AutoModelForTextToSpectrogram
 
-    config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code)
+    config = load_config(checkpoint, trust_remote_code)
     if config.model_type != "speecht5":
         kind = "VITS, which transformers can run but not train" if config.model_type == "vits" else config.model_type
         raise UserError(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from startup_llm.errors import UserError
 from startup_llm.models.checkpoints import load_tokenizer
-from startup_llm.models.sequence_classifier import _head_modules, _quiet_loading, set_dropout
+from startup_llm.models.pretrained import find_head_modules, load_config_for, load_model, name_labels, set_dropout
 from startup_llm.models.task_model import TaskModel
 
 if TYPE_CHECKING:
@@ -68,30 +68,24 @@ def build_token_classifier(
     Raises:
         UserError: If the architecture has no token classifier.
     """
-    import transformers
-    from transformers import AutoConfig, AutoModelForTokenClassification
+    from transformers import AutoModelForTokenClassification
 
-    try:
-        config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code)
-    except ValueError as error:
-        raise UserError(f"checkpoint {checkpoint.name}: {str(error).strip().splitlines()[0]}") from None
-    if type(config) not in AutoModelForTokenClassification._model_mapping and not trust_remote_code:
-        raise UserError(
-            f"checkpoint {checkpoint.name} is of type {config.model_type}, which has no token classifier in "
-            f"transformers {transformers.__version__}; choose a BERT-, RoBERTa- or DeBERTa-style checkpoint"
-        )
+    load_config_for(
+        AutoModelForTokenClassification,
+        checkpoint,
+        trust_remote_code,
+        lacks="has no token classifier",
+        choose="a BERT-, RoBERTa- or DeBERTa-style checkpoint",
+    )
     arguments: dict[str, Any] = {"num_labels": len(label_names), "ignore_mismatched_sizes": True}
-    with _quiet_loading():
-        model, loading = AutoModelForTokenClassification.from_pretrained(
-            checkpoint.path,
-            **arguments,
-            id2label=dict(enumerate(label_names)),
-            label2id={name: number for number, name in enumerate(label_names)},
-            dtype="float32",
-            attn_implementation=attention_kernel,
-            trust_remote_code=trust_remote_code,
-            output_loading_info=True,
-        )
+    model, loading = load_model(
+        AutoModelForTokenClassification,
+        checkpoint,
+        attention_kernel,
+        trust_remote_code,
+        **arguments,
+        **name_labels(label_names),
+    )
     set_dropout(model, dropout)
-    heads = _head_modules(model, set(loading["missing_keys"]), [])
+    heads = find_head_modules(model, loading["missing_keys"])
     return TaskModel(model, head_modules=heads, load_arguments=arguments)

@@ -237,7 +237,7 @@ def test_parts_of_a_batch_give_the_batch_s_own_gradient(sounds, checkpoints, tmp
     """Samples, not frames, are what the mask counts; the budget is in frames."""
     import torch
 
-    from startup_llm.models.sequence_classifier import set_dropout
+    from startup_llm.models.pretrained import set_dropout
     from startup_llm.training.speed import SpeedPlan
     from startup_llm.training.trainer import HeadTrainer, build_training_arguments
 
