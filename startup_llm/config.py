@@ -662,7 +662,7 @@ TRAIN_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "conformer": {"learning_rate": 2e-3, "num_train_epochs": 60},
     "whisper": {"learning_rate": 1e-3, "num_train_epochs": 60},
     "speecht5": {"learning_rate": 1e-3, "num_train_epochs": 200},
-    "rt-detr": {"learning_rate": 1e-3, "num_train_epochs": 20, "per_device_train_batch_size": 16},
+    "rt-detr": {"learning_rate": 2e-3, "num_train_epochs": 28, "per_device_train_batch_size": 16},
 }
 """Defaults of the `train` section by method or reference model, where they differ from `TrainingArguments`."""
 
