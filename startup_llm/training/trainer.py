@@ -159,7 +159,7 @@ def _select_rows(inputs: dict[str, Tensor], rows: Tensor, length: int) -> dict[s
             part[name] = part[name][:, : max(length, targets)]
         elif name == "labels" and values.dim() == 2 and bool((values == -100).any()):
             part[name] = part[name][:, :targets]
-    return part
+    return {name: values.contiguous() for name, values in part.items()}  # T5 takes views of its labels
 
 
 class TrainingClock(TrainerCallback):

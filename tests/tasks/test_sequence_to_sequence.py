@@ -232,6 +232,11 @@ def test_no_target_is_lost_where_a_batch_is_computed_in_parts():
     part = _select_rows(inputs, torch.tensor([1]), 2)
     assert part["input_ids"].tolist() == [[5, 2]]
     assert part["labels"].tolist() == [[8, 9, 2]]
+    inputs = {"input_ids": torch.ones(3, 4), "attention_mask": torch.ones(3, 4), "labels": torch.full((3, 6), 7)}
+    inputs["labels"][:, 3:] = -100
+    part = _select_rows(inputs, torch.tensor([0, 1]), 3)
+    assert part["labels"].shape == (2, 3)
+    assert part["labels"].is_contiguous()
 
 
 def test_rows_alike_in_both_lengths_stand_in_one_batch():
