@@ -68,6 +68,7 @@ def build_report(results: Results) -> str:
         "show": _show,
         "shorten": _shorten,
         "cut_spans": cut_spans,
+        "cut_words": cut_words,
     }
     source = importlib.resources.files(__package__).joinpath("report.html.jinja").read_text("utf-8")
     return environment.from_string(source).render(_build_view(results))
@@ -93,6 +94,23 @@ def cut_spans(item: Mapping[str, Any]) -> list[dict[str, Any]]:
         )
         place = span["end"]
     return [*pieces, {"text": item["text"][place:]}] if place < len(item["text"]) else pieces
+
+
+def cut_words(item: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Cut a text at its weighed words.
+
+    Args:
+        item: `text`, and `words` in their order with start and end in characters and a weight of at most 1.
+
+    Returns:
+        Pieces of text in their order, words with their weight in `percent`; joined they are the text.
+    """
+    pieces, place = [], 0
+    for word in item["words"]:
+        pieces.append({"text": item["text"][place : word["start"]]})
+        pieces.append({"text": item["text"][word["start"] : word["end"]], "percent": round(100 * word["weight"])})
+        place = word["end"]
+    return [*pieces, {"text": item["text"][place:]}]
 
 
 def _build_view(results: Results) -> dict[str, Any]:

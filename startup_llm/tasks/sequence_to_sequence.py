@@ -15,6 +15,7 @@ from startup_llm.models.sequence_to_sequence import (
     find_start_token,
     set_languages,
 )
+from startup_llm.models.source_attention import compute_source_attention, weigh_words
 from startup_llm.models.task_model import TaskModel
 from startup_llm.tasks.base import TARGET_LENGTH, Collator, Task, Truncation
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from startup_llm.models.checkpoints import Checkpoint
 
 MOST_WRITTEN_TOKENS = 128
+SAMPLES = 3
 
 
 class SequenceToSequence(Task):
@@ -174,9 +176,12 @@ texts = tokenizer.batch_decode(written, skip_special_tokens=True)"""
 
     def compute_outputs(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
         """Write a text for each row: the likeliest token at each step, or as the model's generation config says."""
-        most = model.generation_config.max_new_tokens or MOST_WRITTEN_TOKENS
-        written = model.generate(**batch, max_new_tokens=most)
+        written = self._generate(model, batch)
         return [np.array(text.strip()) for text in processor.batch_decode(written, skip_special_tokens=True)]
+
+    def _generate(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
+        most = model.generation_config.max_new_tokens or MOST_WRITTEN_TOKENS
+        return model.generate(**batch, max_new_tokens=most)
 
     def compute_scores(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
         """Return the logits of the first token to be written, shape (vocabulary,)."""
@@ -201,6 +206,22 @@ texts = tokenizer.batch_decode(written, skip_special_tokens=True)"""
             }
             for row, text in zip(rows.select(range(min(10, len(rows)))), predictions, strict=False)
         ]
+
+    def write_samples(self, model: Any, processor: Any, rows: Dataset) -> list[dict[str, Any]]:
+        """Show where the model looked while it wrote, where the tokenizer tells the places of its tokens."""
+        if not processor.is_fast:
+            return []
+        samples = []
+        for row in rows.select(range(min(SAMPLES, len(rows)))):
+            limit = processor.model_max_length
+            read = processor(row["text"], truncation=True, max_length=limit, return_tensors="pt")["input_ids"]
+            written = self._generate(model, {"input_ids": read.to(model.device)})
+            attention = compute_source_attention(model, read.to(model.device), written)
+            text = processor.decode(written[0], skip_special_tokens=True).strip()
+            words = weigh_words(row["text"], processor, attention)
+            title = f"row {row['row']}: where the model looked while it wrote"
+            samples.append({"title": title, "kind": "weights", "text": row["text"], "words": words, "written": text})
+        return samples
 
     def answer(
         self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any

@@ -345,6 +345,13 @@ def test_gallery_marks_spans_and_escapes_every_text():
         {"title": "row 1", "kind": "spans", "text": "Maria in Paris <b>", "spans": spans},
         {"title": "row 2", "kind": "text", "pairs": [["meant", "a <script>"], ["written", "b"]]},
         {"title": "row 3", "kind": "image", "png_base64": "AAAA", "caption": "a digit"},
+        {
+            "title": "row 4",
+            "kind": "weights",
+            "text": "so <i> it",
+            "words": [{"start": 0, "end": 2, "weight": 0.0}, {"start": 3, "end": 6, "weight": 0.5}],
+            "written": "c",
+        },
     ]
     page = build_report({**MINIMAL, "gallery": gallery})
     assert '<mark class="right">Maria <small>person</small></mark> in <mark class="wrong">Paris' in page
@@ -352,6 +359,7 @@ def test_gallery_marks_spans_and_escapes_every_text():
     assert "a &lt;script&gt;" in page
     assert "a <script>" not in page
     assert 'src="data:image/png;base64,AAAA"' in page
+    assert 'so <mark class="looked" style="--weight: 50%">&lt;i&gt;</mark> it' in page
 
 
 def test_report_without_a_gallery_has_no_section_for_it():

@@ -18,6 +18,7 @@ from startup_llm.evaluation.baselines import BASELINES
 from startup_llm.evaluation.metrics import get_metric
 from startup_llm.evaluation.statistics import compute_interval
 from startup_llm.models.checkpoints import load_checkpoint
+from startup_llm.models.source_attention import compute_source_attention, weigh_words
 from startup_llm.tasks import load_task
 from startup_llm.tasks.base import TARGET_LENGTH
 from startup_llm.training.trainer import _select_rows
@@ -70,8 +71,31 @@ def test_a_t5_is_trained_generates_and_reloads(t5, tmp_path, method):
     assert set(gate) >= {"merged_max_difference"} | ({"adapter_max_difference"} if method == "lora" else set())
     assert max(gate.values()) < 1e-3
     assert results["gallery"][0]["pairs"][1][0] == "meant"
+    looked = results["gallery"][-1]
+    assert looked["kind"] == "weights"
+    assert [looked["text"][word["start"] : word["end"]] for word in looked["words"]] == looked["text"].split()
+    assert max(word["weight"] for word in looked["words"]) == 1
     if method == "full":
         assert results["models"]["full"]["chrf"]["value"] > 80
+
+
+def test_a_decoder_that_looks_everywhere_alike_weighs_a_word_by_its_tokens(t5):
+    import torch
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(t5).eval(), AutoTokenizer.from_pretrained(t5)
+    text = "a dog, the red-blue dog"
+    read = tokenizer(text, return_tensors="pt")["input_ids"]
+    kernel, written = model.config._attn_implementation, torch.tensor([[0, 3, 4]])
+    uneven = compute_source_attention(model, read, written)
+    assert uneven.std() > 1e-4
+    for block in model.decoder.block:
+        torch.nn.init.zeros_(block.layer[1].EncDecAttention.k.weight)
+    attention = compute_source_attention(model, read, written)
+    assert attention.numpy() == pytest.approx(np.full(read.shape[1], 1 / read.shape[1]), abs=1e-6)
+    assert model.config._attn_implementation == kernel
+    weights = {text[word["start"] : word["end"]]: word["weight"] for word in weigh_words(text, tokenizer, attention)}
+    assert weights == pytest.approx({"a": 1 / 3, "dog,": 2 / 3, "the": 1 / 3, "red-blue": 1, "dog": 1 / 3}, abs=1e-5)
 
 
 def test_counts_give_the_libraries_own_figures_on_a_thousand_random_texts():
