@@ -60,8 +60,10 @@ def check(config: CompareConfig) -> None:
             raise UserError(f"rungs: unknown rung {name}{nearest(name, RUNGS)}; known: {', '.join(RUNGS)}")
     targets = {*config.rungs, *(f"{rung}-{budget}" for rung in config.rungs for budget in config.budgets)}
     for name in config.options:
-        if name not in targets:
-            raise UserError(f"options: {name} is no rung or RUNG-BUDGET of this ladder{nearest(name, targets)}")
+        if re.sub(r"-(\d+|all)$", "", name) not in RUNGS:
+            raise UserError(f"options: {name} is no rung or RUNG-BUDGET of a ladder{nearest(name, targets)}")
+    if unused := [name for name in config.options if name not in targets]:
+        print(f"options for what this ladder leaves out: {', '.join(unused)}")
     if not config.rungs or not config.budgets or min(config.draws, config.draws_of_all) < 1:
         given = f"{len(config.rungs)} rungs, {len(config.budgets)} budgets, {config.draws} draws"
         raise UserError(f"{given}, {config.draws_of_all} draws of all: expected at least one of each")

@@ -19,7 +19,7 @@ from startup_llm.data.classification import (
     read_class_names,
 )
 from startup_llm.data.sources import EXTENSIONS, SPLIT_ALIASES, LoadedData, load_splits, read_table
-from startup_llm.data.splits import make_splits, sample_rows
+from startup_llm.data.splits import handle_overlap, make_splits, sample_rows
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError, nearest
 
@@ -322,17 +322,8 @@ def _check_and_split(
         group_by="group" if data.group_column else None,
     )
     notes += split_notes
-    tested = set(cut["test"]["digest"])
-    shared = [digest in tested for digest in cut["train"]["digest"]]
-    if any(shared):
-        told = f"{sum(shared):,} training recordings stand in the test split too"
-        if data.remove_overlap:
-            if all(shared):
-                raise UserError(f"all {told}; give another test split")
-            cut["train"] = cut["train"].select([place for place, known in enumerate(shared) if not known])
-            notes.append(f"{told}; they were removed from training.")
-        else:
-            notes.append(f"{told}, so the test score may be too high; --data.remove_overlap true removes them.")
+    cut, overlap_notes = handle_overlap(cut, data.remove_overlap, "recordings")
+    notes += overlap_notes
     for split, most in (("train", data.max_train_rows), ("test", data.max_test_rows)):
         if most is not None and most < len(cut[split]):
             notes.append(f"{most:,} of the {len(cut[split]):,} {split} rows are used (seed {data.split_seed}).")

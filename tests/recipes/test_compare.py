@@ -75,7 +75,7 @@ def test_the_config_leaves_a_whole_comparison_and_resumes_with_the_runs_it_finis
     ("words", "said"),
     [
         (["--rungs", "[majority, lorra]"], "unknown rung lorra; did you mean lora?"),
-        (["--options", '{"lora-7": {}}'], "lora-7 is no rung or RUNG-BUDGET"),
+        (["--options", '{"lorra-7": {}}'], "lorra-7 is no rung or RUNG-BUDGET of a ladder; did you mean lora"),
         (["--budgets", "[0, all]"], "0 labels per class; expected at least 1, or all"),
         (["--draws", "0"], "0 draws"),
         (["--data.labels_per_class", "4"], "data.labels_per_class 4"),
