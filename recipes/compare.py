@@ -5,44 +5,16 @@ python recipes/compare.py --data.train_file tickets.csv --data.test_file later.c
 """
 
 import dataclasses
-import json
 import re
 import shlex
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 from startup_llm.config import CompareConfig, DataConfig, default_run_dir, parse_config
 from startup_llm.errors import UserError, nearest, run_recipe
-from startup_llm.run_folder import RunFolder, read_results
-
-
-@dataclasses.dataclass(frozen=True)
-class Rung:
-    """A model of the ladder: the recipe that trains it, with what, and what that recipe calls its seed."""
-
-    recipe: str
-    options: dict[str, str]
-    seed: str = "train.seed"
-    from_unlabelled: bool = False
-
-
-RUNGS = {
-    "majority": None,
-    "tfidf-linear-svm": None,
-    "bm25": None,
-    "tfidf-cosine": None,
-    "zero-shot": Rung("finetune.py", {"method": "zero-shot"}),
-    "dnn": Rung("pretrain.py", {"model.name": "dnn"}),
-    "transformer": Rung("pretrain.py", {"model.name": "transformer"}),
-    "linear-probe": Rung("finetune.py", {"method": "probe"}),
-    "ganbert": Rung("train_gan.py", {"kind": "text"}, seed="text.seed", from_unlabelled=True),
-    "lora": Rung("finetune.py", {"method": "lora"}),
-    "full": Rung("finetune.py", {"method": "full"}),
-}
-"""Rung -> how it is trained. The ones without a recipe are baselines, fitted here. GAN-BERT learns from the rows that
-a budget leaves without labels, so it has no place where every row has one."""
+from startup_llm.run_folder import RunFolder
+from startup_llm.training.ladder import RUNGS, train_rung
 
 
 def main() -> None:
@@ -96,7 +68,7 @@ def compare(config: CompareConfig, config_text: str, run: RunFolder) -> None:
             if RUNGS[rung] and RUNGS[rung].from_unlabelled and not data.unlabelled:
                 continue
             if RUNGS[rung]:
-                found = train(rung, budget, draw, drawn[budget, draw], config, run)
+                found = train_rung(rung, budget, draw, drawn[budget, draw], config, run, Path(__file__).parent)
             else:
                 start = time.perf_counter()
                 predictions = BASELINES[rung](data.splits, data)
@@ -135,60 +107,6 @@ def list_draws(config: CompareConfig) -> list[tuple[int | str, int]]:
 def draw_data(config: CompareConfig, budget: int | str, draw: int) -> DataConfig:
     labels = None if budget == "all" else budget
     return dataclasses.replace(config.data, labels_per_class=labels, split_seed=config.data.split_seed + draw)
-
-
-def train(rung: str, budget: int | str, draw: int, data: DataConfig, config: CompareConfig, run: RunFolder):
-    """Train one rung in a process of its own, or take the run that an interrupted comparison has finished."""
-    import numpy as np
-
-    from startup_llm.evaluation.comparison import RungRun
-
-    how = RUNGS[rung]
-    folder = run.path / "runs" / f"{rung}-{budget}-{draw}"
-    task = {} if how.from_unlabelled else {"task": config.task}  # that recipe has one task alone
-    options = {**task, **how.options, **list_changed(data, "data"), how.seed: draw}
-    options |= {"evaluation.resamples": config.evaluation.resamples}
-    options |= config.options.get(rung, {}) | config.options.get(f"{rung}-{budget}", {}) | {"run_dir": str(folder)}
-    words = [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in options.items()]
-    if not (folder / "results.json").is_file():
-        launch(how.recipe, [*words, *["--resume"] * config.resume], folder.with_name(f"{folder.name}.log"))
-    results = read_results(folder)
-    if (made := shlex.split(results["command"])) not in ([*made[:3], *words], [*made[:3], *words, "--resume"]):
-        raise UserError(f"{folder} was made with other options; begin the comparison anew with --overwrite")
-    lines = (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-    predictions = [json.loads(line)[rung] for line in lines]
-    return RungRun(
-        rung,
-        budget,
-        draw,
-        np.asarray(predictions) if results["problem_type"] else predictions,
-        results["test"]["sha256"],
-        results["rows"]["train"],
-        results["seconds"],
-        results["checkpoint"]["parameters"],
-        results["checkpoint"]["trainable_parameters"],
-        results["peak_memory_bytes"],
-        1000 / results["throughput"]["predict_examples_per_second"],
-        results["command"],
-    )
-
-
-def list_changed(data: DataConfig, section: str) -> dict[str, object]:
-    """Return the fields that are not at their default, as dotted options."""
-    defaults = dataclasses.asdict(DataConfig())
-    return {f"{section}.{name}": v for name, v in dataclasses.asdict(data).items() if v != defaults[name]}
-
-
-def launch(recipe: str, words: list[str], log: Path) -> None:
-    log.parent.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "accelerate.commands.launch", str(Path(__file__).with_name(recipe)), *words]
-    with log.open("w", encoding="utf-8") as output:
-        done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False)
-    if done.returncode != 0:
-        said = log.read_text(encoding="utf-8").splitlines()
-        errors = [line for line in said if re.match(r"(error|[\w.]+Error): ", line)]
-        why = errors[0] if errors else said[-1] if said else "it said nothing"
-        raise UserError(f"{log.stem} failed: {why.removeprefix('error: ')} (all of it in {log}); go on with --resume")
 
 
 if __name__ == "__main__":

@@ -6,16 +6,15 @@ python recipes/evaluate.py --model runs/helpdesk-full --fail_if_worse_than runs/
 python recipes/evaluate.py --model runs/gpt --lm_tasks '[my_task]' --lm_task_folder tasks
 """
 
-import dataclasses
 import json
 import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
-from startup_llm.config import DataConfig, EvaluateConfig, ModelConfig, parse_config
+from startup_llm.config import DataConfig, EvaluateConfig, parse_config
 from startup_llm.errors import UserError, run_recipe
-from startup_llm.run_folder import RESULTS, RunFolder, find_model, read_results
+from startup_llm.run_folder import RESULTS, RunFolder, read_results
 
 SUITES = Path(__file__).with_name("suites")
 
@@ -93,10 +92,11 @@ def measure_entry(entry: Any, config: EvaluateConfig, others: list[str], run: Ru
     from startup_llm.evaluation.metrics import rank_metrics
     from startup_llm.training.inference import predict_outputs
     from startup_llm.training.speed import plan_speed
+    from startup_llm.training.trained_model import load_trained_model
 
     name = config.model.replace("{entry}", entry.name)
-    task, model, processor = load(name, config, entry.task)
-    data = task.load_data(build_data(entry.data, config.data))
+    task, model, processor = load_trained_model(name, config, entry.task)
+    data = task.load_data(benchmarks.merge_data(entry.data, config.data))
     test = data.splits["test"]
     encoded, _ = task.encode_split("test", data, processor)
     plan = plan_speed().exact()
@@ -129,79 +129,11 @@ def measure_entry(entry: Any, config: EvaluateConfig, others: list[str], run: Ru
     }
 
 
-def build_data(entry: dict[str, Any], given: DataConfig) -> DataConfig:
-    """Return an entry's data with what is given in its place; files stand in for a data set that is named."""
-    defaults = dataclasses.asdict(DataConfig())
-    changed = {name: value for name, value in dataclasses.asdict(given).items() if value != defaults[name]}
-    if changed.keys() & {"train_file", "test_file", "data_dir", "dataset"}:
-        places = ("dataset", "subset", "revision", "data_dir", "train_file", "validation_file", "test_file")
-        splits = ("train_split", "validation_split", "test_split")
-        entry = {name: value for name, value in entry.items() if name not in (*places, *splits)}
-    merged = DataConfig(**{**entry, **changed})
-    if merged.test_file and not merged.train_file:  # nothing is trained, so the test rows may stand for both
-        return dataclasses.replace(merged, train_file=merged.test_file, validation_fraction=0.0)
-    return merged
-
-
-def load(name: str, config: EvaluateConfig, tag: str | None):
-    """Return the task, the model and its processor: a run's merged model, a checkpoint, or an adapter on its base."""
-    from startup_llm.models.checkpoints import NoCheckpoint, load_checkpoint
-    from startup_llm.tasks import load_task
-
-    folder, results, found = Path(name).expanduser(), {}, None
-    settings = ModelConfig(checkpoint=name, revision=config.revision)
-    if not folder.is_dir():
-        try:
-            found = load_checkpoint(settings)
-        except NoCheckpoint as error:
-            folder = error.path
-            if not (folder / "adapter_config.json").is_file():
-                raise
-    is_adapter = (folder / "adapter_config.json").is_file()
-    if is_adapter:
-        home = next((place for place in (folder, folder.parent) if (place / RESULTS).is_file()), None)
-        results = read_results(home) if home else {}
-    elif found is None:
-        folder, results = find_model(folder)
-        settings = dataclasses.replace(settings, checkpoint=str(folder))
-    task = load_task(tag or results.get("task", config.task))
-    if is_adapter:
-        return task, *load_adapter(folder, results, task, config)
-    found = found or load_checkpoint(settings)
-    try:
-        loaded = task.load_plain(str(found.path), output_loading_info=True)
-    except ValueError as error:
-        raise UserError(f"{name} is no checkpoint for {task.tag}: {str(error).strip().splitlines()[0]}") from None
-    model, loading = loaded if isinstance(loaded, tuple) else (loaded, {})  # a model from scratch tells nothing
-    if missing := sorted(loading.get("missing_keys", ())):
-        raise UserError(f"{name} has no weights {missing[0]}, which {task.tag} needs; fine-tune it first")
-    return task, model, task.load_processor(found, ModelConfig(max_length_tokens=sys.maxsize))
-
-
-def load_adapter(folder: Path, results: dict[str, Any], task: Any, config: EvaluateConfig):
-    """Return an adapter merged into its base, and its processor."""
-    from peft import PeftModel
-
-    from startup_llm.models.checkpoints import load_checkpoint
-
-    named = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-    base = load_checkpoint(ModelConfig(checkpoint=config.checkpoint or named, revision=config.revision))
-    labels = results.get("labels") or []
-    if task.peft_task_type in ("SEQ_CLS", "TOKEN_CLS") and not results:
-        raise UserError(f"the adapter {folder} does not say its labels; measure its run's folder, or merge it first")
-    names = {"id2label": dict(enumerate(labels)), "label2id": {n: i for i, n in enumerate(labels)}} if labels else {}
-    arguments = results.get("load", {}).get("adapter_model_kwargs", {})
-    plain = task.load_plain(str(base.path), **{**arguments, **names})
-    processor = task.restore_processor(str(folder))
-    if hasattr(processor, "pad_token_id"):
-        plain.config.pad_token_id = processor.pad_token_id
-    return PeftModel.from_pretrained(plain, str(folder)).merge_and_unload(), processor
-
-
 def measure_language_model(config: EvaluateConfig) -> list[dict[str, Any]]:
     from startup_llm.evaluation.language_model_evaluation import evaluate_language_model
+    from startup_llm.training.trained_model import load_trained_model
 
-    _, model, tokenizer = load(config.model, config, "text-generation")
+    _, model, tokenizer = load_trained_model(config.model, config, "text-generation")
     return evaluate_language_model(
         model, tokenizer, config.lm_tasks, config.evaluation,
         task_folder=config.lm_task_folder, batch_size=config.batch_size, limit=config.lm_limit,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,20 @@ def _read_entry(name: str, entry: Mapping[str, Any], file: Path) -> SuiteEntry:
     for metric in metrics:
         get_metric(metric)
     return SuiteEntry(name, data, tuple(metrics), entry.get("task"))
+
+
+def merge_data(entry: Mapping[str, Any], given: DataConfig) -> DataConfig:
+    """Return an entry's data with what is given in its place; files stand in for a data set that is named."""
+    defaults = asdict(DataConfig())
+    changed = {name: value for name, value in asdict(given).items() if value != defaults[name]}
+    if changed.keys() & {"train_file", "test_file", "data_dir", "dataset"}:
+        places = ("dataset", "subset", "revision", "data_dir", "train_file", "validation_file", "test_file")
+        splits = ("train_split", "validation_split", "test_split")
+        entry = {name: value for name, value in entry.items() if name not in (*places, *splits)}
+    merged = DataConfig(**{**entry, **changed})
+    if merged.test_file and not merged.train_file:  # nothing is trained, so the test rows may stand for both
+        return replace(merged, train_file=merged.test_file, validation_fraction=0.0)
+    return merged
 
 
 def match_labels(model_names: Sequence[str], data_names: Sequence[str], model: str, place: str) -> list[int]:

@@ -1,0 +1,79 @@
+"""A model that was trained before, loaded to be measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from startup_llm.config import EvaluateConfig, ModelConfig
+from startup_llm.errors import UserError
+from startup_llm.models.checkpoints import NoCheckpoint, load_checkpoint
+from startup_llm.run_folder import RESULTS, find_model, read_results
+from startup_llm.tasks import load_task
+
+if TYPE_CHECKING:
+    from startup_llm.tasks.base import Task
+
+
+def load_trained_model(name: str, config: EvaluateConfig, tag: str | None) -> tuple[Task, Any, Any]:
+    """Load a run's merged model, a checkpoint, or an adapter merged into its base.
+
+    Args:
+        name: A run, a folder or a Hub id.
+        config: Its task where neither `tag` nor a run says it, its Hub revision, and an adapter's base.
+        tag: The task's Hub pipeline tag; None for what the run says.
+
+    Returns:
+        The task, the model and its processor.
+
+    Raises:
+        UserError: If it cannot be loaded, or lacks weights that the task needs.
+    """
+    folder, results, found = Path(name).expanduser(), {}, None
+    settings = ModelConfig(checkpoint=name, revision=config.revision)
+    if not folder.is_dir():
+        try:
+            found = load_checkpoint(settings)
+        except NoCheckpoint as error:
+            folder = error.path
+            if not (folder / "adapter_config.json").is_file():
+                raise
+    is_adapter = (folder / "adapter_config.json").is_file()
+    if is_adapter:
+        home = next((place for place in (folder, folder.parent) if (place / RESULTS).is_file()), None)
+        results = read_results(home) if home else {}
+    elif found is None:
+        folder, results = find_model(folder)
+        settings = dataclasses.replace(settings, checkpoint=str(folder))
+    task = load_task(tag or results.get("task", config.task))
+    if is_adapter:
+        return task, *_load_adapter(folder, results, task, config)
+    found = found or load_checkpoint(settings)
+    try:
+        loaded = task.load_plain(str(found.path), output_loading_info=True)
+    except ValueError as error:
+        raise UserError(f"{name} is no checkpoint for {task.tag}: {str(error).strip().splitlines()[0]}") from None
+    model, loading = loaded if isinstance(loaded, tuple) else (loaded, {})  # a model from scratch tells nothing
+    if missing := sorted(loading.get("missing_keys", ())):
+        raise UserError(f"{name} has no weights {missing[0]}, which {task.tag} needs; fine-tune it first")
+    return task, model, task.load_processor(found, ModelConfig(max_length_tokens=sys.maxsize))
+
+
+def _load_adapter(folder: Path, results: dict[str, Any], task: Task, config: EvaluateConfig) -> tuple[Any, Any]:
+    from peft import PeftModel
+
+    named = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    base = load_checkpoint(ModelConfig(checkpoint=config.checkpoint or named, revision=config.revision))
+    labels = results.get("labels") or []
+    if task.peft_task_type in ("SEQ_CLS", "TOKEN_CLS") and not results:
+        raise UserError(f"the adapter {folder} does not say its labels; measure its run's folder, or merge it first")
+    names = {"id2label": dict(enumerate(labels)), "label2id": {n: i for i, n in enumerate(labels)}} if labels else {}
+    arguments = results.get("load", {}).get("adapter_model_kwargs", {})
+    plain = task.load_plain(str(base.path), **{**arguments, **names})
+    processor = task.restore_processor(str(folder))
+    if hasattr(processor, "pad_token_id"):
+        plain.config.pad_token_id = processor.pad_token_id
+    return PeftModel.from_pretrained(plain, str(folder)).merge_and_unload(), processor
