@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from startup_llm.evaluation.readme import render_page, render_table, shorten_results
+from startup_llm.evaluation.readme import render_page, render_summary, render_table, shorten_results
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -54,6 +54,17 @@ def test_a_figure_that_is_no_share_stands_in_its_own_unit_with_its_signature_and
     assert "| transformer | 33.2 | 31.0 to 35.5 |" in table
     assert "sacreBLEU's signature: `nrefs:1|tok:13a`." in table
     assert shorten_results(run).keys().isdisjoint({"gallery"})
+
+
+def test_the_summary_sets_each_experiment_beside_the_best_of_the_others():
+    def scores(value):
+        return {"word_error_rate": {"value": value, "low": value - 0.01, "high": value + 0.01}, "loss": {"value": 1.0}}
+
+    run = {"decides": "word_error_rate", "lower_is_better": ["word_error_rate"], "seconds": 90.0}
+    run |= {"models": {"a": scores(0.5), "b": scores(0.9), "whisper": scores(0.1), "unmeasured": {}}, "task": "asr"}
+    told = render_summary({"fsdd-asr": [run]}).splitlines()[-1]
+    figures = "word_error_rate (lower is better) | 50.0 % a | 10.0 % whisper (9.0 to 11.0)"
+    assert told == f"| fsdd-asr | asr | {figures} | 1.5 |"
 
 
 def test_every_command_of_the_readme_is_known_to_these_tests():

@@ -2,7 +2,8 @@
 
 `python -m startup_llm.evaluation.readme README.md recipes/results` fills each pair of marker lines
 `<!-- results: NAME -->` and `<!-- /results -->` from `recipes/results/NAME.json`, a list of shortened `results.json`.
-With `NAME=RUN,RUN` behind it, it first makes that file anew from finished runs, which differ by their seed alone.
+Between `<!-- summary -->` and `<!-- /summary -->` stands a line for each such file. With `NAME=RUN,RUN` behind it, it
+first makes that file anew from finished runs, which differ by their seed alone.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from startup_llm.evaluation.metrics import is_share
 from startup_llm.run_folder import read_results, write_atomically
 
 _MARKED = re.compile(r"(<!-- results: (?P<name>\S+) -->\n).*?(<!-- /results -->)", re.DOTALL)
+_SUMMARY = re.compile(r"(<!-- summary -->\n).*?(<!-- /summary -->)", re.DOTALL)
 _PRIVATE = ("mistakes", "confusions", "gallery", "history", "config", "command", "per_class", "plan")
 
 
@@ -33,7 +35,29 @@ def render_page(page: str, folder: Path) -> str:
         runs = json.loads((folder / f"{found['name']}.json").read_text(encoding="utf-8"))
         return f"{found[1]}{render_table(runs)}\n{found[3]}"
 
-    return _MARKED.sub(fill, page)
+    runs = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))}
+    return _SUMMARY.sub(lambda found: f"{found[1]}{render_summary(runs)}\n{found[2]}", _MARKED.sub(fill, page))
+
+
+def render_summary(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Write a line per experiment as Markdown: what was trained, and the best of what it stands beside.
+
+    Args:
+        runs: NAME -> the experiment's runs, which differ by their seed. The last model of a run is the trained one.
+    """
+    lines = ["| experiment | task | decides | best of the others | trained | minutes |", "|---|---|---|---|---|---|"]
+    for name, (first, *_) in runs.items():
+        metric, models = first["decides"], first["models"]
+        *others, trained = [model for model in models if metric in models[model]]
+        values = {model: models[model][metric]["value"] for model in others}
+        best = (min if metric in first["lower_is_better"] else max)(values, key=lambda model: values[model])
+        scale, unit = (100, " %") if is_share(metric) else (1, "")
+        low, value, high = (scale * models[trained][metric][key] for key in ("low", "value", "high"))
+        figures = f"{scale * values[best]:.1f}{unit} {best}", f"{value:.1f}{unit} {trained} ({low:.1f} to {high:.1f})"
+        arrow = " (lower is better)" * (metric in first["lower_is_better"])
+        cells = (name, first["task"], f"{metric}{arrow}", *figures, f"{first['seconds'] / 60:.1f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def render_table(runs: Sequence[Mapping[str, Any]]) -> str:
