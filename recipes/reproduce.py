@@ -11,11 +11,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from startup_llm.config import AlignConfig, FinetuneConfig, ReproduceConfig, parse_config
+from startup_llm.config import AlignConfig, FinetuneConfig, PretrainConfig, ReproduceConfig, parse_config
 from startup_llm.errors import UserError, run_recipe
 from startup_llm.run_folder import read_run_lock
 
-CONFIGS = {"finetune.py": FinetuneConfig, "align.py": AlignConfig}
+CONFIGS = {"finetune.py": FinetuneConfig, "align.py": AlignConfig, "pretrain.py": PretrainConfig}
 """Recipes whose runs can be made again, and their configs."""
 
 

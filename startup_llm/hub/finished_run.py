@@ -11,7 +11,7 @@ from startup_llm.evaluation.environment import describe_hardware, read_peak_memo
 from startup_llm.evaluation.metrics import rank_metrics
 from startup_llm.evaluation.report import build_report
 from startup_llm.evaluation.results import SCHEMA_VERSION, describe_errors, score_models
-from startup_llm.hub.model_card import FROM_SCRATCH, build_model_card
+from startup_llm.hub.model_card import build_model_card
 from startup_llm.hub.run_lock import build_run_lock
 from startup_llm.run_folder import RUN_LOCK
 from startup_llm.training.finetuning import check_against_training
@@ -149,7 +149,7 @@ def finish_run(
         },
         "plan": prepared.plan.as_dict(),
         "command": command,
-        "lock": None if checkpoint.source == FROM_SCRATCH else RUN_LOCK,
+        "lock": RUN_LOCK,
         "config": {**asdict(config), "train": dict(train_section)},
         "seed": train_section["seed"],
         "estimate": estimate.as_dict() if estimate else None,

@@ -104,6 +104,7 @@ _SETTINGS: Mapping[str, tuple[str, ...]] = {
         "vocab_size",
         "longest_ngram",
         "tokenizer",
+        "inner_width",
         "noise_size",
     ),
     "lora": ("rank", "alpha", "dropout", "target_modules"),

@@ -19,7 +19,7 @@ from startup_llm.run_folder import RESULTS, RUN_LOCK
 from startup_llm.tasks import load_task
 
 if TYPE_CHECKING:
-    from startup_llm.config import FinetuneConfig
+    from startup_llm.config import FinetuneConfig, PretrainConfig
     from startup_llm.run_folder import RunFolder
     from startup_llm.training.finetuning import Prepared
 
@@ -173,7 +173,9 @@ def find_working_folder(run: Path, lock: Mapping[str, Any]) -> Path:
     return here
 
 
-def find_changed_files(run: Path, lock: Mapping[str, Any], config: FinetuneConfig) -> tuple[list[str], list[str]]:
+def find_changed_files(
+    run: Path, lock: Mapping[str, Any], config: FinetuneConfig | PretrainConfig
+) -> tuple[list[str], list[str]]:
     """Compare the run's config, its data files and its checkpoint with their hashes in the lock.
 
     Args:
@@ -195,6 +197,8 @@ def find_changed_files(run: Path, lock: Mapping[str, Any], config: FinetuneConfi
             folder = files("startup_llm.data.builtin") / source["dataset"]
             for file in source["files"]:
                 changed += _compare_hash(Path(str(folder / file["path"])), file["sha256"])
+    if not lock["checkpoint"]["files"]:  # random weights
+        return changed, []
     checkpoint = load_checkpoint(config.model)
     folder, expected = Path(checkpoint.path), lock["checkpoint"]["files"]
     for name, digest in expected.items():
@@ -203,7 +207,7 @@ def find_changed_files(run: Path, lock: Mapping[str, Any], config: FinetuneConfi
     return changed, [f"the checkpoint has a file that it had not: {folder / name}" for name in added]
 
 
-def find_changed_rows(lock: Mapping[str, Any], config: FinetuneConfig) -> list[str]:
+def find_changed_rows(lock: Mapping[str, Any], config: FinetuneConfig | PretrainConfig) -> list[str]:
     """Load the data and compare the rows of every split with their hash in the lock.
 
     Raises:

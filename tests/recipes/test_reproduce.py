@@ -79,6 +79,25 @@ def call(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
     return run
 
 
+def test_a_model_from_scratch_is_made_again_to_the_same_numbers_and_bytes(
+    tiny_checkpoint, tmp_path, monkeypatch, call
+):
+    monkeypatch.chdir(make_work_folder(tmp_path, tiny_checkpoint("bert")))
+    words = ["--data.train_file", "tickets.csv", "--train.max_steps", 4, "--evaluation.resamples", 50]
+    code, _, err = call(ROOT / "recipes" / "pretrain.py", *words, "--run_dir", "runs/dnn")
+    assert code == 0, err[-2000:]
+    code, out, err = call(REPRODUCE, "runs/dnn")
+    assert code == 0, out[-2000:] + err[-2000:]
+    lock, again = (json.loads(Path(run, "run.lock.json").read_text()) for run in ("runs/dnn", "runs/dnn-again"))
+    assert lock["metrics"] == again["metrics"]
+    assert lock["outputs"] == again["outputs"]
+    assert "recipes/reproduce.py" in Path("runs/dnn/README.md").read_text()
+    Path("tickets.csv").write_text(Path("tickets.csv").read_text().replace("hello there 0", "hello there 9"))
+    code, _, err = call(REPRODUCE, "runs/dnn", "--run_dir", "runs/other")
+    assert code == 2
+    assert "tickets.csv" in err
+
+
 @pytest.fixture
 def copy_instead_of_training(monkeypatch) -> Callable[[Callable[[dict], None]], list]:
     """Return a function that lets the new run be a copy of runs/first with a changed lock; it gives the calls."""
