@@ -108,7 +108,7 @@ def measure_entry(entry: Any, config: EvaluateConfig, others: list[str], run: Ru
     elif data.problem_type == "regression" and outputs[0].shape[-1] != 1:
         raise UserError(f"{name} has {outputs[0].shape[-1]} outputs; {entry.name} has numbers, which need one output")
     predictions, references = task.decide(outputs, encoded, test, data), task.references(test)
-    metrics = entry.metrics or rank_metrics(task.metrics(data), config.evaluation.decides)
+    metrics = entry.metrics or rank_metrics(task.metrics_alone(data), config.evaluation.decides)
     sha256, comparisons = compute_rows_sha256(test), []
     for other in others:
         theirs = benchmarks.read_predictions(other.replace("{entry}", entry.name), entry.name, sha256)

@@ -218,6 +218,10 @@ class Task(ABC):
     def metrics(self, data: TaskData) -> tuple[str, ...]:
         """Name the metrics; the first decides."""
 
+    def metrics_alone(self, data: TaskData) -> tuple[str, ...]:
+        """Name the metrics of a model that is measured without the one it was trained from; the first decides."""
+        return self.metrics(data)
+
     @abstractmethod
     def baselines(self, data: TaskData) -> tuple[str, ...]:
         """Name the baselines, keys of `evaluation.baselines.BASELINES`."""

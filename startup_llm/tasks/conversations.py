@@ -27,11 +27,13 @@ class Conversations:
     Attributes:
         columns: A row's conversations.
         metrics: The first decides.
+        relative_metrics: Those that compare with the model before.
         baselines: Keys of `evaluation.baselines.BASELINES`.
     """
 
     columns: tuple[str, ...] = ("messages",)
     metrics: tuple[str, ...] = ("bits_per_byte", "loss", "perplexity", "byte_perplexity")
+    relative_metrics: tuple[str, ...] = ()
     baselines: tuple[str, ...] = ("character-unigram", "character-trigram", "character-sixgram")
 
     def encode(self, rows: Dataset, processor: PreTrainedTokenizerBase) -> tuple[Dataset, Truncation]:
@@ -117,6 +119,7 @@ class Preferences(Conversations):
 
     columns = ("chosen", "rejected")
     metrics = ("reward_accuracy", "preference_accuracy")
+    relative_metrics = ("reward_accuracy",)
     baselines = ()
 
     def decide(self, nats: np.ndarray, tokens: np.ndarray, encoded: Dataset) -> list[list[float]]:

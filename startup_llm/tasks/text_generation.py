@@ -213,6 +213,11 @@ class TextGeneration(Task):
         """Name the metrics; bits per byte decide, for they compare models whatever their tokens."""
         return (self.find_form(data.splits["test"]) or FORMS[-1]).metrics
 
+    def metrics_alone(self, data: TaskData) -> tuple[str, ...]:
+        """Leave out what is measured against the model before."""
+        form = self.find_form(data.splits["test"]) or FORMS[-1]
+        return tuple(name for name in form.metrics if name not in form.relative_metrics)
+
     def baselines(self, data: TaskData) -> tuple[str, ...]:
         """Name the baselines."""
         return (self.find_form(data.splits["test"]) or FORMS[-1]).baselines

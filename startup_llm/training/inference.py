@@ -59,12 +59,15 @@ def list_features(task: Task, model: Any, encoded: Dataset, processor: Any, plan
     Returns:
         float32, shape (width,) each, or (tokens, width) where the task's outputs are per token.
     """
+    import torch
+
     seen: list[Tensor] = []
     handle = find_output_layer(model).register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
 
     def pool(batch: dict[str, Any]) -> Sequence[np.ndarray]:
-        model(**batch)
-        features = seen.pop()
+        seen.clear()
+        task.compute_outputs(model, batch, processor)
+        features = torch.cat(seen)  # several where the task computes rows one by one
         if task.outputs_per_token:
             lengths = batch["attention_mask"].sum(dim=1).tolist()
             return [row[:length] for row, length in zip(features.float().cpu().numpy(), lengths, strict=True)]

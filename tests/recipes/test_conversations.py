@@ -136,6 +136,11 @@ def test_qwen3_dpo_learns_a_preference(run_recipe, tmp_path):
     assert results["gallery"][0]["pairs"][1][0] == "chosen"
     assert (tmp_path / "run" / "report.html").is_file()
     assert "reward" in (tmp_path / "run" / "README.md").read_text()
+    code, _, err = run_recipe("evaluate", "--model", tmp_path / "run", "--run_dir", tmp_path / "evaluated")
+    assert code == 0, err[-2000:]
+    measured = json.loads((tmp_path / "evaluated" / "results.json").read_text())["entries"][0]["metrics"]
+    assert measured.keys() == {"preference_accuracy"}  # there is no model before to have a reward against
+    assert measured["preference_accuracy"]["value"] == results["models"]["dpo"]["preference_accuracy"]["value"]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ from startup_llm.errors import UserError
 from startup_llm.evaluation.baselines import BASELINES
 from startup_llm.models.checkpoints import load_checkpoint
 from startup_llm.tasks import load_task
+from startup_llm.training.inference import extract_features
+from startup_llm.training.speed import SpeedPlan
 
 ROOT = Path(__file__).parents[2]
 TAG = "audio-classification"
@@ -72,6 +74,23 @@ def test_a_saved_conformer_classifies_as_the_pipeline_does(sounds, tmp_path):
         outputs = task.compute_outputs(model, task.build_collator(processor)(rows), processor)
     assert np.ptp(outputs) > 0.01
     assert task.check_pipeline(str(tmp_path), data.splits["test"], outputs) < 1e-4
+
+
+def test_features_of_a_recording_are_the_same_whatever_its_batch_was_padded_to(checkpoints, sounds):
+    task = load_task(TAG)
+    data = task.load_data(DataConfig(data_dir=str(sounds)))
+    settings = ModelConfig(checkpoint=str(checkpoints / "wav2vec2"))
+    checkpoint = load_checkpoint(settings)
+    processor = task.load_processor(checkpoint, settings)
+    model = task.build_model(checkpoint, processor, data, settings, "eager").model
+    encoded = task.encode(data.splits["train"], processor)[0]
+    assert len(set(encoded["length"])) > 1
+    together, alone = (
+        extract_features(task, model, encoded, processor, SpeedPlan("cpu", "float32", "float32", "eager", tokens, ()))
+        for tokens in (10**6, 1)
+    )
+    assert together == pytest.approx(alone, abs=1e-5)
+    assert np.ptp(alone, axis=0).max() > 1e-3
 
 
 def test_the_config_of_spoken_digits_trains_an_adapter_on_an_encoder_with_its_head(checkpoints, tmp_path, run_recipe):
