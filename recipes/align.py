@@ -34,6 +34,7 @@ def align(config: AlignConfig, train_section: dict, config_text: str, run: RunFo
     stage = StageClock()
     say = functools.partial(print, flush=True) if run.is_writer else lambda *words: None
     task = load_task(config.task)
+    task.check_model_options(config.model)
 
     with stage("data"):
         preferences.check_preference_tuning(config)

@@ -40,6 +40,7 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
     stage = StageClock()
     say = functools.partial(print, flush=True) if run.is_writer else lambda *words: None
     task = load_task(config.task)
+    task.check_model_options(config.model)
 
     with stage("data"):
         data = task.load_data(config.data)

@@ -36,12 +36,24 @@ class AudioClassification(OneLabel, Listening):
     """Columns audio, seconds and label."""
 
     tag = "audio-classification"
+    data_options = (
+        "audio_column",
+        "file_name_columns",
+        "value_names",
+        "keep_where",
+        "test_where",
+        "group_column",
+        "remove_overlap",
+        "skip_bad",
+        "label_column",
+    )
+    model_options = ("warp_spectrum",)
     auto_class = "AutoModelForAudioClassification"
     auto_processor = "AutoFeatureExtractor"
     supports_probe = True
     errors = "classification"
 
-    def load_data(self, data: DataConfig) -> TaskData:
+    def read_data(self, data: DataConfig) -> TaskData:
         """Read, check and split the rows.
 
         Raises:

@@ -44,11 +44,26 @@ class AutomaticSpeechRecognition(Listening):
     """
 
     tag = "automatic-speech-recognition"
+    data_options = (
+        "audio_column",
+        "file_name_columns",
+        "value_names",
+        "keep_where",
+        "test_where",
+        "group_column",
+        "remove_overlap",
+        "skip_bad",
+        "text_column",
+    )
+    model_options = (
+        "language",
+        "warp_spectrum",
+    )
     auto_class = "AutoModelForSpeechSeq2Seq"
     auto_processor = "AutoProcessor"
     _writes = True
 
-    def load_data(self, data: DataConfig) -> TaskData:
+    def read_data(self, data: DataConfig) -> TaskData:
         """Read, check and split the rows.
 
         Raises:

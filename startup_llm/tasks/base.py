@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,34 @@ class Truncation:
     tokens_share: float
 
 
+OPTIONS_OF_SOME_TASKS: Mapping[str, tuple[str, ...]] = {
+    "data": (
+        "text_column",
+        "text_pair_column",
+        "negative_column",
+        "corpus_subset",
+        "queries_subset",
+        "target_column",
+        "label_column",
+        "box_format",
+        "audio_column",
+        "file_name_columns",
+        "value_names",
+        "keep_where",
+        "test_where",
+        "group_column",
+        "problem_type",
+        "remove_overlap",
+        "labels_per_class",
+        "speakers",
+        "packing",
+        "skip_bad",
+    ),
+    "model": ("chat_template", "pooling", "language", "source_language", "warp_spectrum", "null_threshold"),
+}
+"""Section -> its fields that mean nothing to some task, which then refuses them."""
+
+
 class Task(ABC):
     """A task, named by its Hub pipeline tag.
 
@@ -63,6 +91,8 @@ class Task(ABC):
         load_code: Python that asks a model from the Hub repository REPOSITORY, where transformers has no pipeline.
         scratch_load_code: Python that loads a model from scratch from the Hub repository REPOSITORY, where no Auto
             class does.
+        data_options: Fields of the data section that it uses, of those that not every task does.
+        model_options: The same of the model section.
         samples_each_epoch: Whether `write_samples` is shown after each epoch too.
         answers_untuned: Whether a checkpoint answers before it is tuned, so that it is a rung.
         splits_batches: Whether a batch's loss is the mean over its rows, so that it can be computed in parts.
@@ -82,15 +112,41 @@ class Task(ABC):
     answers_untuned = False
     splits_batches = True
     library = "transformers"
+    data_options: tuple[str, ...] = ()
+    model_options: tuple[str, ...] = ()
     samples_each_epoch = False
     question_columns: tuple[str, ...] = ("text",)
     question_files = False
     load_code: str | None = None
     scratch_load_code: str | None = None
 
-    @abstractmethod
     def load_data(self, data: DataConfig) -> TaskData:
-        """Read, check and split the rows."""
+        """Read, check and split the rows.
+
+        Raises:
+            UserError: On an option that the task does not use, or anything wrong with the files, the columns or a row.
+        """
+        self._refuse_unused("data", data, OPTIONS_OF_SOME_TASKS["data"], self.data_options)
+        return self.read_data(data)
+
+    @abstractmethod
+    def read_data(self, data: DataConfig) -> TaskData:
+        """Read, check and split the rows; the options are ones that the task uses."""
+
+    def check_model_options(self, model: ModelConfig) -> None:
+        """Refuse an option of the model section that the task does not use.
+
+        Raises:
+            UserError: If there is one.
+        """
+        self._refuse_unused("model", model, OPTIONS_OF_SOME_TASKS["model"], self.model_options)
+
+    def _refuse_unused(self, section: str, given: Any, some: Sequence[str], used: Collection[str]) -> None:
+        default = type(given)()
+        for name in some:
+            value = getattr(given, name)
+            if value != getattr(default, name) and name not in used:
+                raise UserError(f"{section}.{name} {value}: {self.tag} does not use it; leave it out")
 
     def load_processor(self, checkpoint: Checkpoint, model: ModelConfig) -> Any:
         """Load what turns the checkpoint's rows into numbers."""

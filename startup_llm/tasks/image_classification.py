@@ -31,6 +31,13 @@ class ImageClassification(Looking, OneLabel):
     """Columns image and label."""
 
     tag = "image-classification"
+    data_options = (
+        "label_column",
+        "group_column",
+        "remove_overlap",
+        "labels_per_class",
+        "skip_bad",
+    )
     auto_class = "AutoModelForImageClassification"
     supports_probe = True
     errors = "classification"
@@ -41,7 +48,7 @@ from startup_llm.models.scratch.image import load_image_dnn
 model, processor, label_names = load_image_dnn(snapshot_download("REPOSITORY"))
 logits = model(**processor([Image.open("image.png")], return_tensors="pt"))["logits"]"""
 
-    def load_data(self, data: DataConfig) -> TaskData:
+    def read_data(self, data: DataConfig) -> TaskData:
         """Read, check and split the rows.
 
         Raises:

@@ -49,10 +49,16 @@ class ObjectDetection(Looking):
     """
 
     tag = "object-detection"
+    data_options = (
+        "box_format",
+        "group_column",
+        "remove_overlap",
+        "skip_bad",
+    )
     auto_class = "AutoModelForObjectDetection"
     errors = "detection"
 
-    def load_data(self, data: DataConfig) -> TaskData:
+    def read_data(self, data: DataConfig) -> TaskData:
         """Read, check and split the rows.
 
         Raises:

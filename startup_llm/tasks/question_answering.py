@@ -42,6 +42,15 @@ class QuestionAnswering(Task):
     """
 
     tag = "question-answering"
+    data_options = (
+        "text_column",
+        "text_pair_column",
+        "target_column",
+        "group_column",
+        "remove_overlap",
+        "skip_bad",
+    )
+    model_options = ("null_threshold",)
     auto_class = "AutoModelForQuestionAnswering"
     peft_task_type = None  # PEFT's own class for the task leaves out the token types
     question_columns = ("question", "context")
@@ -62,7 +71,7 @@ allowed = context_tokens[:, None] & context_tokens & torch.ones_like(scores, dty
 best = int(scores.masked_fill(~allowed, -torch.inf).argmax())
 print(context[spans[best // len(spans)][0] : spans[best % len(spans)][1]])"""
 
-    def load_data(self, data: DataConfig) -> TaskData:
+    def read_data(self, data: DataConfig) -> TaskData:
         """Read, check and split the questions.
 
         Raises:

@@ -44,6 +44,17 @@ class SentenceSimilarity(Task):
     """Texts to search, pairs with a score, or labelled texts; a row's texts are encoded together, one vector each."""
 
     tag = "sentence-similarity"
+    data_options = (
+        "text_column",
+        "text_pair_column",
+        "negative_column",
+        "corpus_subset",
+        "queries_subset",
+        "label_column",
+        "remove_overlap",
+        "skip_bad",
+    )
+    model_options = ("pooling",)
     auto_class = "AutoModel"
     peft_task_type = "FEATURE_EXTRACTION"
     question_columns = ("text", "text_pair")
@@ -59,7 +70,7 @@ scores = model.similarity(model.encode(["a query"]), model.encode(["a text", "an
         self._corpus: dict[str, Any] = {}  # of `prepare_answers`: ids, texts, vectors at norm 1, and how many to find
         self._matches = 0
 
-    def load_data(self, data: DataConfig) -> TaskData:
+    def read_data(self, data: DataConfig) -> TaskData:
         """Read queries with what answers them, scored pairs, or labelled texts.
 
         Raises:

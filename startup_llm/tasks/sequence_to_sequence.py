@@ -38,6 +38,17 @@ class SequenceToSequence(Task):
     """Columns text and target; an output is what the model writes: an array of one string."""
 
     auto_class = "AutoModelForSeq2SeqLM"
+    data_options = (
+        "text_column",
+        "target_column",
+        "group_column",
+        "remove_overlap",
+        "skip_bad",
+    )
+    model_options = (
+        "language",
+        "source_language",
+    )
     peft_task_type = "SEQ_2_SEQ_LM"
     load_code = """from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -46,7 +57,7 @@ model = AutoModelForSeq2SeqLM.from_pretrained("REPOSITORY").eval()
 written = model.generate(**tokenizer(["a text"], return_tensors="pt"))
 texts = tokenizer.batch_decode(written, skip_special_tokens=True)"""
 
-    def load_data(self, data: DataConfig) -> TaskData:
+    def read_data(self, data: DataConfig) -> TaskData:
         """Read, check and split the pairs.
 
         Raises:

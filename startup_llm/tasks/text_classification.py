@@ -34,6 +34,16 @@ class TextClassification(Task):
     """Columns text, perhaps text_pair, and label."""
 
     tag = "text-classification"
+    data_options = (
+        "text_column",
+        "text_pair_column",
+        "label_column",
+        "problem_type",
+        "group_column",
+        "remove_overlap",
+        "labels_per_class",
+    )
+    model_options = ("pooling",)
     auto_class = "AutoModelForSequenceClassification"
     peft_task_type = "SEQ_CLS"
     supports_probe = True
@@ -45,7 +55,7 @@ from startup_llm.models.scratch.text import load_text_classifier
 model, tokenizer, label_names = load_text_classifier(snapshot_download("REPOSITORY"))
 logits = model(**tokenizer.pad([tokenizer("a text")], return_tensors="pt"))["logits"]"""
 
-    def load_data(self, data: DataConfig) -> TaskData:
+    def read_data(self, data: DataConfig) -> TaskData:
         """Read, check and split the rows.
 
         Raises:

@@ -40,11 +40,20 @@ class TextGeneration(Task):
     """
 
     tag = "text-generation"
+    data_options = (
+        "text_column",
+        "group_column",
+        "remove_overlap",
+        "speakers",
+        "packing",
+        "skip_bad",
+    )
+    model_options = ("chat_template",)
     auto_class = "AutoModelForCausalLM"
     peft_task_type = "CAUSAL_LM"
     samples_each_epoch = True
 
-    def load_data(self, data: DataConfig) -> TaskData:
+    def read_data(self, data: DataConfig) -> TaskData:
         """Read, check and split the text or the conversations.
 
         Raises:

@@ -39,6 +39,17 @@ class TextToSpeech(Task):
     """Columns text, audio and seconds; an output is a spectrogram: log10 of mel magnitudes, shape (frames, bands)."""
 
     tag = "text-to-speech"
+    data_options = (
+        "audio_column",
+        "file_name_columns",
+        "value_names",
+        "keep_where",
+        "test_where",
+        "group_column",
+        "remove_overlap",
+        "skip_bad",
+        "text_column",
+    )
     auto_class = "AutoModelForTextToSpectrogram"
     auto_processor = "AutoProcessor"
     peft_task_type = None
@@ -51,7 +62,7 @@ model = SpeechT5ForTextToSpeech.from_pretrained("REPOSITORY").eval()
 ids = processor(text="seven", return_tensors="pt")["input_ids"]
 sound = model.generate(ids, speaker_embeddings=torch.zeros(1, 512), vocoder=GriffinLim(processor.feature_extractor))"""
 
-    def load_data(self, data: DataConfig) -> TaskData:
+    def read_data(self, data: DataConfig) -> TaskData:
         """Read, check and split the rows.
 
         Raises:

@@ -38,6 +38,13 @@ class TokenClassification(Task):
     """
 
     tag = "token-classification"
+    data_options = (
+        "text_column",
+        "label_column",
+        "group_column",
+        "remove_overlap",
+        "skip_bad",
+    )
     auto_class = "AutoModelForTokenClassification"
     peft_task_type = "TOKEN_CLS"
     supports_probe = True
@@ -46,7 +53,7 @@ class TokenClassification(Task):
     errors = "entities"
     pipeline_arguments = {"aggregation_strategy": "first"}  # noqa: RUF012
 
-    def load_data(self, data: DataConfig) -> TaskData:
+    def read_data(self, data: DataConfig) -> TaskData:
         """Read, check and split the sentences.
 
         Raises:
