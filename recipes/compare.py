@@ -27,9 +27,12 @@ def main() -> None:
 
 def check(config: CompareConfig) -> None:
     """Find what cannot run before hours are spent."""
+    from startup_llm.evaluation.baselines import BASELINES
+
+    known = (*BASELINES, *RUNGS)
     for name in config.rungs:
-        if name not in RUNGS:
-            raise UserError(f"rungs: unknown rung {name}{nearest(name, RUNGS)}; known: {', '.join(RUNGS)}")
+        if name not in known:
+            raise UserError(f"rungs: unknown rung {name}{nearest(name, known)}; known: {', '.join(known)}")
     targets = {*config.rungs, *(f"{rung}-{budget}" for rung in config.rungs for budget in config.budgets)}
     for name in config.options:
         if re.sub(r"-(\d+|all)$", "", name) not in RUNGS:
@@ -65,9 +68,9 @@ def compare(config: CompareConfig, config_text: str, run: RunFolder) -> None:
         )
     for (budget, draw), data in loaded.items():
         for rung in config.rungs:
-            if RUNGS[rung] and RUNGS[rung].from_unlabelled and not data.unlabelled:
+            if rung in RUNGS and RUNGS[rung].from_unlabelled and not data.unlabelled:
                 continue
-            if RUNGS[rung]:
+            if rung in RUNGS:
                 found = train_rung(rung, budget, draw, drawn[budget, draw], config, run, Path(__file__).parent)
             else:
                 start = time.perf_counter()

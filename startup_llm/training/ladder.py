@@ -29,21 +29,17 @@ class Rung:
     from_unlabelled: bool = False
 
 
+FROM_SCRATCH = ("dnn", "transformer", "vit", "gpt", "t5", "conformer", "whisper", "speecht5", "rt-detr")
 RUNGS = {
-    "majority": None,
-    "tfidf-linear-svm": None,
-    "bm25": None,
-    "tfidf-cosine": None,
     "zero-shot": Rung("finetune.py", {"method": "zero-shot"}),
-    "dnn": Rung("pretrain.py", {"model.name": "dnn"}),
-    "transformer": Rung("pretrain.py", {"model.name": "transformer"}),
+    **{name: Rung("pretrain.py", {"model.name": name}) for name in FROM_SCRATCH},
     "linear-probe": Rung("finetune.py", {"method": "probe"}),
     "ganbert": Rung("train_gan.py", {"kind": "text"}, seed="text.seed", from_unlabelled=True),
     "lora": Rung("finetune.py", {"method": "lora"}),
     "full": Rung("finetune.py", {"method": "full"}),
 }
-"""Rung -> how it is trained. The ones without a recipe are baselines, fitted here. GAN-BERT learns from the rows that
-a budget leaves without labels, so it has no place where every row has one."""
+"""Rung -> how it is trained; the others are baselines. GAN-BERT learns from the rows that a budget leaves without
+labels, so it has no place where every row has one."""
 
 
 def train_rung(
@@ -58,7 +54,7 @@ def train_rung(
     """Train one rung in a process of its own, or take the run that an interrupted comparison has finished.
 
     Args:
-        rung: A key of `RUNGS` that has a recipe.
+        rung: A key of `RUNGS`.
         budget: Labels per class, or all.
         draw: Number of the draw of the labels, which is the seed too.
         data: The rows of that budget and draw.
