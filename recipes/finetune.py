@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from startup_llm.config import FinetuneConfig, default_run_dir, parse_config
-from startup_llm.errors import run_recipe
+from startup_llm.errors import UserError, run_recipe
 from startup_llm.run_folder import RunFolder
 
 
@@ -36,6 +36,10 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
     from startup_llm.training.processes import start_run
     from startup_llm.training.trainer import HeadTrainer
 
+    if config.preflight.only and config.method in ("probe", "zero-shot"):
+        raise UserError(
+            f"preflight.only: --method {config.method} trains in no steps that could be timed; leave it out"
+        )
     start_run(train_section["seed"])
     stage = StageClock()
     say = functools.partial(print, flush=True) if run.is_writer else lambda *words: None

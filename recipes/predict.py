@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
-from startup_llm.config import ModelConfig, PredictConfig, parse_config
+from startup_llm.config import ModelConfig, PredictConfig, SpeedConfig, parse_config
 from startup_llm.data.questions import Questions
 from startup_llm.data.streams import RowSource, RowTarget
 from startup_llm.errors import UserError, run_recipe
@@ -59,7 +59,7 @@ def predict(config: PredictConfig) -> None:
 
     from startup_llm.models.checkpoints import check_head, load_checkpoint
     from startup_llm.training.inference import predict_answers
-    from startup_llm.training.speed import plan_speed
+    from startup_llm.training.speed import plan_speed, use_plan
 
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
@@ -77,7 +77,9 @@ def predict(config: PredictConfig) -> None:
         if not hasattr(model, "generation_config"):
             raise UserError(f"max_new_tokens {config.max_new_tokens}: {task.tag} writes nothing; leave it out")
         model.generation_config.max_new_tokens = config.max_new_tokens
-    plan = plan_speed() if config.compute_dtype == "auto" else plan_speed().exact()
+    dtype = None if config.compute_dtype == "auto" else config.compute_dtype
+    plan = call_on_main_process(lambda: plan_speed(SpeedConfig(compute_dtype=dtype)))
+    use_plan(plan, SpeedConfig())
 
     def compute(encoded: datasets.Dataset) -> list:
         return predict_answers(task, model, encoded, processor, plan)

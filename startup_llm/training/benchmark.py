@@ -109,13 +109,17 @@ def count_flop_per_token(model: Any, *, training: bool) -> float:
     """Return the floating-point operations that a token costs in matrix products (Kaplan et al. 2020, sec. 2.1).
 
     Two for each weight of a linear layer forwards, two more for the gradient of its input, and two for the gradient
-    of a weight that is trained. Attention's own products are left out.
+    of a weight that is trained. Attention's own products are left out, and so are layers that compute none: the
+    pooling's, whose result has a closed form, and what an adapter's copy stands for.
     """
     from torch import nn
 
+    from startup_llm.models.pooling import MeanPooling
+
     total = 0.0
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
+    closed = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, MeanPooling))
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and not name.startswith(closed) and ".original_module" not in name:
             each = 2 if not training else 6 if module.weight.requires_grad else 4
             total += each * module.weight.numel()
     return total
@@ -338,18 +342,24 @@ def _build_classifier(config: BenchmarkConfig) -> tuple[Any, Any, Any, Any]:
     )
 
 
-def _predict_ours(config: BenchmarkConfig, started: float) -> dict[str, Any]:
-    """Predict as `recipes/predict.py` does."""
-    from startup_llm.training.inference import predict_outputs
+def _predict_ours(config: BenchmarkConfig, started: float, compute_dtype: str | None) -> dict[str, Any]:
+    """Predict as `recipes/predict.py` does: encode, compute, and answer with a label and its score."""
+    from startup_llm.training.inference import predict_answers
     from startup_llm.training.speed import plan_speed
 
     task, processor, model, rows = _build_classifier(config)
-    plan = plan_speed()
-    rows = rows.remove_columns("label")
-    predict_outputs(task, model, task.encode(rows.select(range(32)), processor)[0], processor, plan)
+    plan = plan_speed(SpeedConfig(compute_dtype=compute_dtype))
+    rows = rows.select_columns(["text"])
+
+    def answer(questions: Dataset) -> Dataset:
+        encoded = task.encode_questions(questions, processor)
+        outputs = predict_answers(task, model, encoded, processor, plan)
+        task.answer(outputs, encoded, questions, processor, model.config)
+        return encoded
+
+    answer(rows.select(range(32)))
     start = time.perf_counter()
-    encoded, _ = task.encode(rows, processor)
-    predict_outputs(task, model, encoded, processor, plan)
+    encoded = answer(rows)
     rate = len(rows) / (time.perf_counter() - start)
     return _describe_inference(rate, float(np.mean(encoded["length"])), model)
 
@@ -399,7 +409,8 @@ TRAINING_WAYS: dict[str, Way] = {
     "setfit": _train_setfit,
 }
 INFERENCE_WAYS: dict[str, Way] = {
-    "ours": _predict_ours,
+    "ours": lambda config, started: _predict_ours(config, started, "float32"),
+    "ours-auto": lambda config, started: _predict_ours(config, started, None),
     "pipeline": lambda config, started: _predict_pipeline(config, started, 1),
     "pipeline-8": lambda config, started: _predict_pipeline(config, started, 8),
     "pipeline-32": lambda config, started: _predict_pipeline(config, started, 32),
@@ -410,6 +421,9 @@ CAUSAL_LM_WAYS: dict[str, Way] = {
     "ours-lora": lambda config, started: causal_lm.train_ours(config, _time_steps(config, started), lora=True),
     "trl": lambda config, started: causal_lm.train_with_trl(
         config, _time_steps(config, started), lora=False, tuned=False
+    ),
+    "trl-lora": lambda config, started: causal_lm.train_with_trl(
+        config, _time_steps(config, started), lora=True, tuned=False
     ),
     "trl-tuned": lambda config, started: causal_lm.train_with_trl(
         config, _time_steps(config, started), lora=False, tuned=True

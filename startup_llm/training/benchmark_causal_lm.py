@@ -103,14 +103,15 @@ def train_with_trl(config: BenchmarkConfig, clock: Clock, *, lora: bool, tuned: 
         config: Rows and data.
         clock: Times the steps.
         lora: Train a LoRA adapter on all linear layers through PEFT, instead of every weight.
-        tuned: Take blocks cut anywhere (`wrapped`, which needs no flash attention) and keep activations; otherwise
-            SFTTrainer's defaults: best-fit packing, and activations computed twice.
+        tuned: Take blocks cut anywhere (`wrapped`, which needs no flash attention), keep activations, and compute in
+            the type that was measured to be the faster one; otherwise SFTTrainer's defaults: best-fit packing,
+            activations computed twice, bfloat16.
     """
     import datasets
     import peft
     from trl import SFTConfig, SFTTrainer
 
-    from startup_llm.training.speed import use_idle_cores
+    from startup_llm.training.speed import plan_speed, use_idle_cores
 
     use_idle_cores()
     texts = list(load_running_text(config.data).splits["train"]["text"])
@@ -119,7 +120,10 @@ def train_with_trl(config: BenchmarkConfig, clock: Clock, *, lora: bool, tuned: 
     adapter = peft.LoraConfig(
         task_type="CAUSAL_LM", r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules="all-linear"
     )
-    tuning = {"packing_strategy": "wrapped", "gradient_checkpointing": False} if tuned else {}
+    tuning: dict[str, Any] = {}
+    if tuned:
+        bf16 = plan_speed().compute_dtype == "bfloat16"
+        tuning = {"packing_strategy": "wrapped", "gradient_checkpointing": False, "bf16": bf16}
     with tempfile.TemporaryDirectory() as folder:
         arguments = SFTConfig(folder, packing=True, max_length=BLOCK_TOKENS, **tuning, **_trainer_section(config))
         trainer = SFTTrainer(

@@ -22,7 +22,7 @@ from startup_llm.training.inference import extract_features, list_features, pred
 from startup_llm.training.probe import compute_feature_norm, fit_linear_probe, write_head
 from startup_llm.training.processes import call_on_main_process
 from startup_llm.training.reload_gate import ReloadError
-from startup_llm.training.speed import SpeedPlan, plan_speed, resume_plan, store_frozen_weights, use_threads
+from startup_llm.training.speed import SpeedPlan, plan_speed, resume_plan, store_frozen_weights, use_plan
 from startup_llm.training.trainer import SampleWriter, build_trainer, build_training_arguments
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def choose_plan(config: FinetuneConfig | AlignConfig | PretrainConfig, run: RunF
         return plan
 
     plan = call_on_main_process(choose)
-    use_threads(config.speed)
+    use_plan(plan, config.speed)
     return plan
 
 

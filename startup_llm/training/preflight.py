@@ -77,7 +77,7 @@ def estimate_run(
     before = read_memory_bytes()
     if before + 12 * trained > available:  # gradients, and the two figures that Adam keeps, in float32
         raise _explain_memory(trainer, prepared, before + 12 * trained, available, before)
-    lengths = np.asarray(prepared.encoded["train"]["length"])
+    lengths = np.asarray(trainer.train_dataset["length"])
     batches = [np.asarray(rows) for rows in _cut(list(trainer._get_train_sampler()), trainer.args.train_batch_size)]
     tokens = np.array([len(rows) * lengths[rows].max() for rows in batches], dtype=float)
     order = np.argsort(tokens)
@@ -91,12 +91,13 @@ def estimate_run(
     median, longest = (float(len(rows) * lengths[rows].max()) for rows in chosen)
     slope = (seconds[1] - seconds[0]) / (longest - median) if longest > 1.2 * median else seconds[1] / longest
     slope = min(max(slope, 0.0), seconds[1] / longest)
-    per_epoch = float(np.sum(seconds[0] + slope * (tokens - median)))
+    per_epoch = float(np.sum(seconds[0] + slope * (tokens - median))) / trainer.args.world_size
     epochs = trainer.args.num_train_epochs
     if trainer.args.max_steps > 0:
-        epochs = trainer.args.max_steps * trainer.args.gradient_accumulation_steps / len(batches)
+        passes = trainer.args.max_steps * trainer.args.gradient_accumulation_steps
+        epochs = passes * trainer.args.world_size / len(batches)
     counted = {name: float(np.sum(rows["length"])) for name, rows in prepared.encoded.items()}
-    per_token = per_epoch / counted["train"] / 3
+    per_token = per_epoch * trainer.args.world_size / counted["train"] / 3
     if probe_seconds is not None:
         per_token = probe_seconds / (counted["train"] + counted["test"])
     evaluated = 1.3 * counted["test"] + epochs * counted.get("validation", 0.0)
@@ -180,9 +181,10 @@ def propose_settings(
     elif room > 0 and longest > 16:
         length = max(min(fits, longest // 2), 16)
         proposals.append(f"--model.max_length_tokens {length} --speed.tokens_per_batch {length}")
-    if full:
-        proposals.append(f"--method lora (about {_gib(fixed_bytes + activation_bytes + 0.24 * trained)})")
-    if can_probe:
+    lora = fixed_bytes + activation_bytes + 0.24 * trained  # an adapter has about a fiftieth of the weights
+    if full and lora <= available_bytes:
+        proposals.append(f"--method lora (about {_gib(lora)})")
+    if can_probe and fixed_bytes <= available_bytes:
         proposals.append(f"--method probe (about {_gib(fixed_bytes)})")
     return proposals
 
@@ -193,7 +195,7 @@ def _explain_memory(
     """Return the error for a run that takes more memory than there is, with what would fit."""
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     activations = max(needed - fixed - 12 * trained, 0) if needed else 0
-    longest = int(max(prepared.encoded["train"]["length"]))
+    longest = int(max(trainer.train_dataset["length"]))
     rows = trainer.args.train_batch_size
     whole = prepared.plan.plain or not prepared.task.splits_batches
     tokens = rows * longest if whole else min(rows * longest, prepared.plan.tokens_per_batch)
@@ -242,9 +244,9 @@ def _cut(rows: list[int], size: int) -> list[list[int]]:
 
 def _time_step(trainer: HeadTrainer, prepared: Prepared, rows: np.ndarray) -> float:
     """Return the seconds of one step's gradient; the first of two warms up. No weight moves."""
-    encoded = prepared.encoded["train"].select(rows)
+    encoded = trainer.train_dataset.select(rows)
     unused = [name for name in encoded.column_names if name == "length" or name.startswith("_")]
-    batch = prepared.task.build_collator(prepared.processor)(encoded.remove_columns(unused).to_list())
+    batch = trainer.data_collator(encoded.remove_columns(unused).to_list())
     trainer.current_gradient_accumulation_steps = 1
     for _ in range(2):
         start = time.perf_counter()

@@ -118,9 +118,6 @@ def resume_plan(stored: dict[str, Any], config: SpeedConfig) -> SpeedPlan:
                 f"speed.{name} is {value}, but the interrupted run began with {began[name]}; "
                 "leave the option out, or start again with --overwrite"
             )
-    use_threads(config)
-    if device == "cpu" and not plan.plain:
-        keep_freed_memory()
     return plan
 
 
@@ -155,6 +152,13 @@ def _choose_kernel(config: SpeedConfig, device: str, dtype_name: str) -> tuple[s
     times = {name: measure_attention(name, getattr(torch, dtype_name)) for name in ("eager", "sdpa")}
     measured = ", ".join(f"{name} {seconds * 1e3:.1f} ms" for name, seconds in times.items())
     return min(times, key=times.__getitem__), f"measured {measured}"
+
+
+def use_plan(plan: SpeedPlan, config: SpeedConfig) -> None:
+    """Let this process compute as planned: each one has threads and a C library of its own."""
+    use_threads(config)
+    if plan.device == "cpu" and not plan.plain:
+        keep_freed_memory()
 
 
 def use_threads(config: SpeedConfig) -> None:

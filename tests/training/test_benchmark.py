@@ -1,10 +1,16 @@
+import dataclasses
 import json
 
+import datasets
 import pytest
 import torch
 
-from startup_llm.config import BenchmarkConfig, DataConfig, ModelConfig
+from startup_llm.config import BenchmarkConfig, DataConfig, LoraConfig, ModelConfig
+from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError
+from startup_llm.models.adapters import add_lora
+from startup_llm.models.checkpoints import load_checkpoint
+from startup_llm.tasks import load_task
 from startup_llm.training import benchmark, benchmark_causal_lm
 from startup_llm.training.benchmark import WAYS, _Clock, choose_ways, count_flop_per_token, time_way
 from startup_llm.training.speed import plan_speed
@@ -71,11 +77,52 @@ def test_every_way_trains_the_same_language_model(way, play, tiny_llama):
     assert figures["flop_per_token"] > 0
 
 
+@pytest.mark.parametrize(("what", "way"), [(what, way) for what in ("training", "inference") for way in WAYS[what]])
+def test_every_way_does_the_same_rows(what, way, tmp_path, tiny_checkpoint, monkeypatch):
+    monkeypatch.setattr(benchmark, "PADDED_LENGTH", 64)  # the longest that the tiny checkpoint reads
+    texts = [f"{'ab'[i % 2]} message {'and more ' * (i % 5)}number {i},{'xy'[i % 2]}" for i in range(120)]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label", *texts]) + "\n")
+    rows = DataConfig(train_file=str(tmp_path / "rows.csv"), validation_fraction=0.0)
+    settings = ModelConfig(checkpoint=str(tiny_checkpoint("bert")))
+    config = BenchmarkConfig(what=what, rows=100, data=rows, model=settings)
+    figures = WAYS[what][way](config, 0.0)
+    real = figures["tokens_per_second"] / figures["rows_per_second"]  # not the padding
+    assert real == pytest.approx(31, abs=2)
+    assert figures["flop_per_token"] > 0
+
+
 def test_a_trained_weight_costs_six_operations_a_frozen_one_four_and_two_without_training():
     model = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Linear(5, 7))
     model[0].weight.requires_grad_(False)
     assert count_flop_per_token(model, training=True) == 4 * 15 + 6 * 35
     assert count_flop_per_token(model, training=False) == 2 * 50
+
+
+def test_the_pooling_s_layer_costs_nothing_and_an_adapter_s_copy_is_counted_once(tiny_checkpoint):
+    task, settings = load_task("text-classification"), ModelConfig(checkpoint=str(tiny_checkpoint("bert")))
+    rows = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]})
+    data = TaskData(datasets.DatasetDict(train=rows, test=rows), ["a", "b"], "single_label_classification")
+    checkpoint = load_checkpoint(settings)
+    costs = {}
+    for pooling in ("mean", "native"):
+        given = dataclasses.replace(settings, pooling=pooling)
+        processor = task.load_processor(checkpoint, given)
+        costs[pooling] = task.build_model(checkpoint, processor, data, given, "eager")
+    assert count_flop_per_token(costs["mean"].model, training=False) == count_flop_per_token(
+        costs["native"].model, training=False
+    )
+    frozen = sum(2 * m.weight.numel() for m in costs["native"].model.modules() if isinstance(m, torch.nn.Linear))
+    trained = {
+        name: count_flop_per_token(
+            add_lora(
+                built.model, LoraConfig(rank=2), task_type="SEQ_CLS", base_name="", head_modules=built.head_modules,
+                constant_modules=built.constant_modules,
+            ),
+            training=True,
+        )
+        for name, built in costs.items()
+    }  # fmt: skip
+    assert 2 * frozen < trained["mean"] < 3 * frozen
 
 
 def test_the_clock_leaves_out_the_first_step_and_the_pauses(monkeypatch):
@@ -100,7 +147,7 @@ def test_the_clock_leaves_out_the_first_step_and_the_pauses(monkeypatch):
     ("options", "message"),
     [
         ({"ways": ["setfi"]}, "unknown way setfi; did you mean setfit"),
-        ({"what": "inference", "ways": ["setfit"]}, "of inference: ours, pipeline"),
+        ({"what": "inference", "ways": ["setfit"]}, "of inference: ours, ours-auto, pipeline"),
         ({"rows": 99}, "rows 99: expected at least 100"),
         ({"repetitions": 0}, "repetitions 0"),
         ({"what": "inference", "accuracy": True}, "inference times a model that is not trained"),

@@ -52,7 +52,11 @@ def test_fewer_tokens_at_once_are_proposed_where_the_weights_fit():
 def test_lora_is_proposed_for_full_and_shorter_texts_where_one_row_is_too_much():
     proposals = propose_settings(**SIZES, **{**MODEL, "full": True, "longest": 4096})
     assert proposals[0].startswith("--model.max_length_tokens 16")
-    assert any(proposal.startswith("--method lora") for proposal in proposals)
+    assert not any(proposal.startswith("--method lora") for proposal in proposals), "7 GiB, and there are 4"
+    small = {**SIZES, "activation_bytes": 2**30}
+    proposals = propose_settings(**small, **{**MODEL, "full": True, "trained": 10**9})
+    assert any(proposal.startswith("--method lora (about 2.2") for proposal in proposals)
+    assert not propose_settings(**{**SIZES, "fixed_bytes": 5 * 2**30}, **MODEL)
 
 
 def test_a_run_that_does_not_fit_is_one_line_with_settings_that_do(tiny_checkpoint, tmp_path, monkeypatch, capsys):
@@ -62,7 +66,7 @@ def test_a_run_that_does_not_fit_is_one_line_with_settings_that_do(tiny_checkpoi
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [str(RECIPE), *words, "--run_dir", "run"])
     held = preflight.read_memory_bytes
-    monkeypatch.setattr(preflight, "read_available_memory_bytes", lambda: held() + 1000)
+    monkeypatch.setattr(preflight, "read_available_memory_bytes", lambda: held() + 200_000)
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(RECIPE), run_name="__main__")
     assert stop.value.code == 2
