@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +24,15 @@ from startup_llm.training.inference import extract_features, list_features, pred
 from startup_llm.training.probe import compute_feature_norm, fit_linear_probe, write_head
 from startup_llm.training.processes import call_on_main_process
 from startup_llm.training.reload_gate import ReloadError
-from startup_llm.training.speed import SpeedPlan, plan_speed, resume_plan, store_frozen_weights, use_plan
+from startup_llm.training.speed import (
+    TOKENS_PER_BATCH,
+    AttentionShape,
+    SpeedPlan,
+    plan_speed,
+    resume_plan,
+    store_frozen_weights,
+    use_plan,
+)
 from startup_llm.training.trainer import SampleWriter, build_trainer, build_training_arguments
 
 if TYPE_CHECKING:
@@ -40,6 +50,12 @@ if TYPE_CHECKING:
 
 MOST_PROBED_TOKENS = 200_000
 """A probe on tokens learns from rows of at most so many, drawn at random, as all are held in memory."""
+
+_LOOKED_AT = 512
+_SIZES = (
+    ("num_attention_heads", "n_head", "num_heads", "encoder_attention_heads"),
+    ("hidden_size", "n_embd", "d_model"),
+)
 
 
 @dataclass(frozen=True)
@@ -107,8 +123,38 @@ class Trained:
     samples: Sequence[dict[str, Any]] = ()
 
 
-def choose_plan(config: FinetuneConfig | AlignConfig | PretrainConfig, run: RunFolder) -> SpeedPlan:
+def find_attention_shape(task: Task, data: TaskData, checkpoint: Checkpoint, processor: Any) -> AttentionShape | None:
+    """Return what attention does in the middle one of the training batches' parts; None where no text is read.
+
+    Args:
+        task: The task, which cuts rows into tokens.
+        data: The rows, of which the first few hundred are looked at.
+        checkpoint: Tells its number of heads and their width.
+        processor: Its tokenizer.
+    """
+    if task.auto_processor != "AutoTokenizer" or not hasattr(processor, "pad_token"):
+        return None
+    rows = data.splits["train"]
+    lengths = np.sort(task.encode(rows.select(range(min(_LOOKED_AT, len(rows)))), processor)[0]["length"])
+    median = int(lengths[len(lengths) // 2])
+    most = min(max(TOKENS_PER_BATCH["cpu"] // median, 1), 64)
+    middle = lengths[max((len(lengths) - most) // 2, 0) :][:most]
+    file = Path(checkpoint.path, "config.json")
+    told = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    heads, width = (next((told[name] for name in names if told.get(name)), None) for names in _SIZES)
+    sizes = {"heads": heads, "head_width": width // heads} if heads and width else {}
+    return AttentionShape(tuple(map(int, middle)), **sizes)
+
+
+def choose_plan(
+    config: FinetuneConfig | AlignConfig | PretrainConfig, run: RunFolder, shape: AttentionShape | None = None
+) -> SpeedPlan:
     """Choose one plan for all processes and keep it in the run's folder; a resumed run computes as it began.
+
+    Args:
+        config: What is not to be chosen.
+        run: Where the plan is kept.
+        shape: What attention is timed on.
 
     Raises:
         UserError: If the config asks for what cannot be, or for another plan than the interrupted run's.
@@ -116,7 +162,7 @@ def choose_plan(config: FinetuneConfig | AlignConfig | PretrainConfig, run: RunF
 
     def choose() -> SpeedPlan:
         stored = run.read_plan() if config.resume else None
-        plan = resume_plan(stored, config.speed) if stored else plan_speed(config.speed)
+        plan = resume_plan(stored, config.speed) if stored else plan_speed(config.speed, shape)
         run.write_json(PLAN, stored or plan.as_dict())
         return plan
 

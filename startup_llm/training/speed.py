@@ -17,6 +17,29 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+TOKENS_PER_BATCH = {"cpu": 2048}
+"""Device -> padded tokens that are computed at once; 65,536 on others. More of them take memory, and on two processor
+cores no less time."""
+
+
+@dataclass(frozen=True)
+class AttentionShape:
+    """What attention has to do in a typical part of a batch.
+
+    Attributes:
+        lengths: Tokens of each row; the others up to the longest are padding.
+        heads: Attention heads.
+        head_width: Width of a head.
+    """
+
+    lengths: tuple[int, ...] = (32,) * 32
+    heads: int = 12
+    head_width: int = 32
+
+    def __str__(self) -> str:
+        return f"{len(self.lengths)} rows of {min(self.lengths)} to {max(self.lengths)} tokens"
+
+
 @dataclass(frozen=True)
 class SpeedPlan:
     """Choices for one device, each with its reason.
@@ -54,16 +77,21 @@ class SpeedPlan:
         return torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.compute_dtype == "bfloat16")
 
 
-def plan_speed(config: SpeedConfig | None = None) -> SpeedPlan:
+def plan_speed(config: SpeedConfig | None = None, shape: AttentionShape | None = None) -> SpeedPlan:
     """Look at the device, measure what cannot be looked up, and choose; what the config gives is taken as it is.
 
     A CPU that lists bfloat16 among its instructions is not always faster with it: without matrix units (AMX) it can be
     slower than float32. And which attention kernel is faster, forwards and backwards, depends on the processor. So
     both are timed.
 
+    Args:
+        config: What is not to be chosen.
+        shape: What attention is timed on.
+
     Raises:
         UserError: If a number of the config is below 1.
     """
+    import torch
     from accelerate import PartialState
 
     config = config or SpeedConfig()
@@ -73,7 +101,7 @@ def plan_speed(config: SpeedConfig | None = None) -> SpeedPlan:
             raise UserError(f"speed.{name} must be at least 1, got {value}")
     device = PartialState().device.type
     use_threads(config)
-    tokens = config.tokens_per_batch or (2048 if device == "cpu" else 65536)
+    tokens = config.tokens_per_batch or TOKENS_PER_BATCH.get(device, 65536)
     if config.plan == "plain":
         name, kernel = config.compute_dtype or "float32", config.attention_kernel
         reason = f"the Trainer as it comes, in {name}, with {kernel or 'its own choice of'} attention: as asked for"
@@ -81,7 +109,8 @@ def plan_speed(config: SpeedConfig | None = None) -> SpeedPlan:
     if device == "cpu":
         keep_freed_memory()
     name, why = _choose_dtype(config, device)
-    kernel, why_kernel = _choose_kernel(config, device, name)
+    kernel, why_kernel = _choose_kernel(config, device, name, shape or AttentionShape())
+    threads = f", {torch.get_num_threads()} threads" if device == "cpu" else ""
     return SpeedPlan(
         device=device,
         compute_dtype=name,
@@ -91,7 +120,7 @@ def plan_speed(config: SpeedConfig | None = None) -> SpeedPlan:
         reasons=(
             f"matrix products in {name}: {why}",
             f"frozen weights kept in {name}, trained ones in float32",
-            f"{kernel} attention: {why_kernel}",
+            f"{kernel} attention: {why_kernel}; at most {tokens:,} tokens at once{threads}",
         ),
     )
 
@@ -141,7 +170,7 @@ def _choose_dtype(config: SpeedConfig, device: str) -> tuple[str, str]:
     return "bfloat16" if fast else "float32", why
 
 
-def _choose_kernel(config: SpeedConfig, device: str, dtype_name: str) -> tuple[str, str]:
+def _choose_kernel(config: SpeedConfig, device: str, dtype_name: str, shape: AttentionShape) -> tuple[str, str]:
     """Return the attention kernel and why."""
     import torch
 
@@ -149,9 +178,9 @@ def _choose_kernel(config: SpeedConfig, device: str, dtype_name: str) -> tuple[s
         return config.attention_kernel, "as asked for"
     if device != "cpu":
         return "sdpa", "fused, which a GPU is fastest with"
-    times = {name: measure_attention(name, getattr(torch, dtype_name)) for name in ("eager", "sdpa")}
+    times = {name: measure_attention(name, getattr(torch, dtype_name), shape) for name in ("eager", "sdpa")}
     measured = ", ".join(f"{name} {seconds * 1e3:.1f} ms" for name, seconds in times.items())
-    return min(times, key=times.__getitem__), f"measured {measured}"
+    return min(times, key=times.__getitem__), f"measured {measured} on {shape}"
 
 
 def use_plan(plan: SpeedPlan, config: SpeedConfig) -> None:
@@ -199,18 +228,22 @@ def keep_freed_memory() -> None:
     mallopt(trim_threshold, 2**31 - 1)
 
 
-def measure_attention(kernel: str, dtype: torch.dtype, rows: int = 32, heads: int = 12, length: int = 32) -> float:
+def measure_attention(kernel: str, dtype: torch.dtype, shape: AttentionShape) -> float:
     """Return the seconds of one masked attention, forwards and backwards, on the CPU: the best of five."""
     import torch
 
-    query, key, value = (torch.ones(rows, heads, length, 32, dtype=dtype, requires_grad=True) for _ in range(3))
+    rows, length = len(shape.lengths), max(shape.lengths)
+    size = (rows, shape.heads, length, shape.head_width)
+    query, key, value = (torch.ones(size, dtype=dtype, requires_grad=True) for _ in range(3))
+    padded = torch.arange(length) >= torch.tensor(shape.lengths)[:, None]  # (rows, length)
     mask = torch.zeros(rows, 1, length, length, dtype=dtype)
+    mask = mask.masked_fill(padded[:, None, None, :], torch.finfo(dtype).min)
 
     def attend() -> None:
         if kernel == "sdpa":
             out = torch.nn.functional.scaled_dot_product_attention(query, key, value, mask)
         else:
-            scores = query @ key.transpose(2, 3) * 32**-0.5 + mask
+            scores = query @ key.transpose(2, 3) * shape.head_width**-0.5 + mask
             out = torch.softmax(scores, dim=-1, dtype=torch.float32).to(dtype) @ value
         out.sum().backward()
 

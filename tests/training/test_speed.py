@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import datasets
+import pytest
+import torch
+
+from startup_llm.config import ModelConfig, SpeedConfig
+from startup_llm.data.task_data import TaskData
+from startup_llm.models.checkpoints import load_checkpoint
+from startup_llm.tasks import load_task
+from startup_llm.training import finetuning, speed
+from startup_llm.training.speed import AttentionShape, measure_attention, plan_speed
+
+
+@pytest.mark.parametrize(("bfloat16", "chosen"), [(2000.0, "bfloat16"), (110.0, "float32"), (20.0, "float32")])
+def test_the_type_that_is_clearly_faster_here_is_chosen(monkeypatch, bfloat16, chosen):
+    rates = {"float32": 100.0, "bfloat16": bfloat16}
+    monkeypatch.setattr(speed, "measure_matrix_product", rates.get)
+    plan = plan_speed(SpeedConfig(attention_kernel="sdpa"))
+    assert (plan.compute_dtype, plan.frozen_dtype) == (chosen, chosen)
+    assert f"bfloat16 {bfloat16:,.0f} GFLOP/s" in plan.reasons[0]
+
+
+@pytest.mark.parametrize("faster", ["eager", "sdpa"])
+def test_the_kernel_that_is_faster_on_the_rows_at_hand_is_chosen(monkeypatch, faster):
+    seen = []
+
+    def measure(kernel, dtype, shape):
+        seen.append((dtype, shape))
+        return 0.001 if kernel == faster else 0.002
+
+    monkeypatch.setattr(speed, "measure_attention", measure)
+    shape = AttentionShape((5, 9), heads=2, head_width=8)
+    plan = plan_speed(SpeedConfig(compute_dtype="float32", tokens_per_batch=77), shape)
+    assert plan.attention_kernel == faster
+    assert set(seen) == {(torch.float32, shape)}
+    assert len(plan.reasons) == 3
+    assert "on 2 rows of 5 to 9 tokens; at most 77 tokens at once" in plan.reasons[2]
+
+
+@pytest.mark.parametrize("kernel", ["eager", "sdpa"])
+def test_attention_is_timed_with_padding(kernel):
+    assert measure_attention(kernel, torch.float32, AttentionShape((3, 1, 8), heads=2, head_width=4)) > 0
+
+
+def test_the_shape_is_that_of_the_middle_of_the_training_rows(tiny_checkpoint):
+    task, settings = load_task("text-classification"), ModelConfig(checkpoint=str(tiny_checkpoint("bert")))
+    texts = ["a b c d e f g h"] * 3 + ["a b"] * 300 + ["a"] * 3
+    rows = datasets.Dataset.from_dict({"text": texts, "label": [0, 1] * (len(texts) // 2)})
+    data = TaskData(datasets.DatasetDict(train=rows, test=rows), ["x", "y"], "single_label_classification")
+    checkpoint = load_checkpoint(settings)
+    processor = task.load_processor(checkpoint, settings)
+    length = len(processor("a b")["input_ids"])
+    shape = finetuning.find_attention_shape(task, data, checkpoint, processor)
+    assert set(shape.lengths) == {length}
+    assert len(shape.lengths) == 64
+    assert (shape.heads * shape.head_width) == 32
+    assert finetuning.find_attention_shape(load_task("image-classification"), data, checkpoint, processor) is None
+
+
+def test_every_process_of_a_run_takes_the_plan_s_threads_and_keeps_its_memory(monkeypatch):
+    done = []
+    monkeypatch.setattr(speed, "keep_freed_memory", lambda: done.append("memory"))
+    monkeypatch.setattr(speed, "use_threads", lambda config: done.append(config.threads))
+    plan = speed.SpeedPlan("cpu", "float32", "float32", "eager", 64, ())
+    speed.use_plan(plan, SpeedConfig(threads=3))
+    assert done == [3, "memory"]
