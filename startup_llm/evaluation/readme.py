@@ -20,7 +20,7 @@ from startup_llm.run_folder import read_results, write_atomically
 
 _MARKED = re.compile(r"(<!-- results: (?P<name>\S+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 _SUMMARY = re.compile(r"(<!-- summary -->\n).*?(<!-- /summary -->)", re.DOTALL)
-_PRIVATE = ("mistakes", "confusions", "gallery", "history", "config", "command", "per_class", "plan")
+_PRIVATE = ("mistakes", "confusions", "gallery", "samples", "history", "config", "command", "per_class", "plan")
 
 
 def render_page(page: str, folder: Path) -> str:
