@@ -53,7 +53,9 @@ def render_summary(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         best = (min if metric in first["lower_is_better"] else max)(values, key=lambda model: values[model])
         scale, unit = (100, " %") if is_share(metric) else (1, "")
         low, value, high = (scale * models[trained][metric][key] for key in ("low", "value", "high"))
-        figures = f"{scale * values[best]:.1f}{unit} {best}", f"{value:.1f}{unit} {trained} ({low:.1f} to {high:.1f})"
+        places = 1 if unit or value >= 10 else 2
+        other, value, low, high = (f"{number:.{places}f}" for number in (scale * values[best], value, low, high))
+        figures = f"{other}{unit} {best}", f"{value}{unit} {trained} ({low} to {high})"
         arrow = " (lower is better)" * (metric in first["lower_is_better"])
         cells = (name, first["task"], f"{metric}{arrow}", *figures, f"{first['seconds'] / 60:.1f}")
         lines.append(f"| {' | '.join(cells)} |")
