@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,12 @@ def test_a_card_says_what_the_hub_asks_for_and_the_hub_takes_it(hub, monkeypatch
     assert least <= sum(split["num_examples"] for info in infos_of(card) for split in info["splits"]) < most
     for section in ("Use and limits", "Licence"):
         assert f"## {section}" in card.text or f"## {section.split()[0]}\n" in card.text
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_card_says_what_its_rows_must_not_be_used_for(file):
+    (use,) = re.findall(r"^## Use.*?(?=^## )", (CARDS / file).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert re.search(r"\bmust\s+not\b|^Not for:", use, re.MULTILINE)
 
 
 def test_a_card_that_the_hub_does_not_take_is_refused(hub, monkeypatch):
