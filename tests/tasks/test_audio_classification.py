@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sounds import write_digits, write_sounds
+from sounds import TUNES, write_digits, write_sounds
 
 from startup_llm.config import DataConfig, ModelConfig, ScratchModelConfig
 from startup_llm.errors import UserError
@@ -115,6 +115,35 @@ def test_the_config_of_spoken_digits_trains_an_adapter_on_an_encoder_with_its_he
     told = [json.loads(line)["lora"] for line in (run / "predictions.jsonl").read_text().splitlines()]
     tested = [answer for answer in answers if int(answer["file"].split("_")[-1][:-4]) < 5]
     assert sum(answer["label"] == str(label) for answer, label in zip(tested, told, strict=True)) >= 14
+
+
+def test_the_config_of_minds14_trains_an_adapter_on_the_hub_s_own_columns(checkpoints, tmp_path, run_recipe):
+    import datasets
+
+    intents = {"low": "abroad", "up": "address", "down": "app_error"}
+    paths = write_sounds(tmp_path / "sounds", 12, rate=8_000)
+    kinds = [list(TUNES).index(path.name.split("_")[0]) for path in paths]
+    rows = {
+        "path": [path.name for path in paths],
+        "audio": [{"bytes": path.read_bytes(), "path": path.name} for path in paths],
+        "transcription": ["hello"] * len(paths),
+        "english_transcription": ["hello"] * len(paths),
+        "intent_class": kinds,
+        "lang_id": [0] * len(paths),
+    }
+    table = datasets.Dataset.from_dict(rows).cast_column("audio", datasets.Audio(decode=False))
+    table = table.cast_column("intent_class", datasets.ClassLabel(names=list(intents.values())))
+    (tmp_path / "rows").mkdir()
+    table.cast_column("lang_id", datasets.ClassLabel(names=["en-US"])).to_parquet(tmp_path / "rows" / "train.parquet")
+    run_well(
+        run_recipe, "finetune", "--config", ROOT / "recipes/configs/minds14_wav2vec2.yaml",
+        "--model.checkpoint", checkpoints / "wav2vec2", "--data.data_dir", tmp_path / "rows", *QUICK,
+        "--run_dir", tmp_path / "run", "--train.max_steps", 2, "--lora.rank", 4,
+    )  # fmt: skip
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["labels"] == list(intents.values())
+    assert results["data"]["license"] == "cc-by-4.0"
+    assert results["reload_gate"]["adapter_max_difference"] < 1e-3
 
 
 def test_every_head_beside_the_body_is_saved_with_an_adapter(sounds, checkpoints):

@@ -233,17 +233,33 @@ def test_scored_pairs_are_learnt_and_answered_with_a_score(tiny_checkpoint, run_
     assert (code, "give a --corpus FILE" in err) == (2, True)
 
 
-def test_a_plain_checkpoint_is_measured_on_beir_s_files(tiny_checkpoint, run_recipe, tmp_path):
+def write_beir(folder, **splits):
+    """Write BEIR's files: nine texts, each a query too, which is relevant to itself, and less so to the one before."""
     texts = [text for one in MESSAGES.values() for text in one]
-    write(tmp_path / "corpus.jsonl", [{"_id": f"d{n}", "title": "", "text": text} for n, text in enumerate(texts)])
-    write(tmp_path / "queries.jsonl", [{"_id": f"q{n}", "text": text} for n, text in enumerate(texts)])
-    (tmp_path / "qrels").mkdir()
-    lines = [
-        "query-id\tcorpus-id\tscore",
-        *(f"q{n}\td{n}\t2" for n in range(9)),
-        *(f"q{n}\td{n - 1}\t1" for n in range(9) if n),
-    ]
-    (tmp_path / "qrels" / "test.tsv").write_text("\n".join(lines) + "\n")
+    write(folder / "corpus.jsonl", [{"_id": f"d{n}", "title": "", "text": text} for n, text in enumerate(texts)])
+    write(folder / "queries.jsonl", [{"_id": f"q{n}", "text": text} for n, text in enumerate(texts)])
+    (folder / "qrels").mkdir()
+    for split, numbers in splits.items():
+        lines = [
+            "query-id\tcorpus-id\tscore",
+            *(f"q{n}\td{n}\t2" for n in numbers),
+            *(f"q{n}\td{n - 1}\t1" for n in numbers if n),
+        ]
+        (folder / "qrels" / f"{split}.tsv").write_text("\n".join(lines) + "\n")
+
+
+def test_the_config_of_scifact_runs_on_beir_s_files(tiny_checkpoint, run_recipe, tmp_path):
+    write_beir(tmp_path, train=range(6), test=range(6, 9))
+    words = ["--config", ROOT / "recipes/configs/scifact_bge.yaml", "--data.data_dir", tmp_path]
+    words += ["--model.checkpoint", tiny_checkpoint("bert"), "--run_dir", tmp_path / "run", "--train.max_steps", 2]
+    assert "3 test queries search 9 texts" in finetune(run_recipe, *words)
+    results = read_run(tmp_path / "run")
+    assert results["data"]["license"] == "cc-by-sa-4.0"
+    check_gate(results, ("merged", "pipeline", "adapter"))
+
+
+def test_a_plain_checkpoint_is_measured_on_beir_s_files(tiny_checkpoint, run_recipe, tmp_path):
+    write_beir(tmp_path, test=range(9))
     words = ["--suite", "retrieval", "--only", "[scifact]", "--data.data_dir", tmp_path, "--run_dir", tmp_path / "e"]
     code, _, err = run_recipe("evaluate", "--model", tiny_checkpoint("bert"), *words)
     assert code == 0, err[-3000:]

@@ -10,7 +10,7 @@ import torch
 from sounds import TUNES, make_sound, write_digits, write_sounds
 from transformers import SpeechT5FeatureExtractor
 
-from startup_llm.config import DataConfig, ModelConfig
+from startup_llm.config import DataConfig, ModelConfig, ScratchModelConfig
 from startup_llm.data.audio import read_audio
 from startup_llm.data.spectrograms import compute_speech_frames
 from startup_llm.errors import UserError
@@ -68,8 +68,6 @@ def test_lora_on_a_speecht5_reloads(tmp_path, run_recipe):
     config = DataConfig(
         data_dir=str(tmp_path / "sounds"), file_name_columns="{word}_{speaker}_{take}", text_column="word"
     )
-    from startup_llm.config import ScratchModelConfig
-
     small = ScratchModelConfig(name="speecht5", width=32, layers=1, heads=2)
     torch.manual_seed(0)
     processor, built = task.build_scratch_model(task.load_data(config), small, "eager")
@@ -82,6 +80,37 @@ def test_lora_on_a_speecht5_reloads(tmp_path, run_recipe):
     gate = json.loads((tmp_path / "run" / "results.json").read_text())["reload_gate"]
     assert max(value for name, value in gate.items() if name.endswith("difference")) < 1e-3
     assert "adapter_max_difference" in gate
+
+
+def test_the_config_of_lj_speech_trains_every_weight_on_the_hub_s_own_columns(tmp_path, run_recipe):
+    import datasets
+
+    paths = write_sounds(tmp_path / "sounds", 4)
+    words = [path.name.split("_")[0] for path in paths]
+    rows = {
+        "id": [path.stem for path in paths],
+        "audio": [{"bytes": path.read_bytes(), "path": path.name} for path in paths],
+        "text": [f"{word}?" for word in words],
+        "normalized_text": words,
+    }
+    table = datasets.Dataset.from_dict(rows).cast_column("audio", datasets.Audio(decode=False))
+    (tmp_path / "rows").mkdir()
+    table.to_parquet(tmp_path / "rows" / "train.parquet")
+    task = load_task(TAG)
+    small = ScratchModelConfig(name="speecht5", width=32, layers=1, heads=2)
+    config = DataConfig(data_dir=str(tmp_path / "rows"), text_column="normalized_text")
+    torch.manual_seed(0)
+    processor, built = task.build_scratch_model(task.load_data(config), small, "eager")
+    task.save_scratch_model(built.model, processor, None, tmp_path / "checkpoint")
+    run_well(
+        run_recipe, "finetune", "--config", ROOT / "recipes/configs/ljspeech_speecht5.yaml", "--data.data_dir",
+        tmp_path / "rows", "--model.checkpoint", tmp_path / "checkpoint", "--data.test_fraction", 0.2, *QUICK,
+        "--run_dir", tmp_path / "run", "--train.max_steps", 2,
+    )  # fmt: skip
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert set(results["models"]) == {"full", "any-recording", "same-text-recording"}
+    assert results["checkpoint"]["trainable_parameters"] == results["checkpoint"]["parameters"]
+    assert results["data"]["license"] == "cc-by-4.0"
 
 
 def test_griffin_lim_gives_a_sound_of_the_same_spectrogram():

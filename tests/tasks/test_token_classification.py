@@ -292,8 +292,16 @@ def test_evaluate_measures_a_run_and_an_entry_of_the_suite(learnt, run_recipe, t
     assert entry["metrics"]["entity_f1"]["value"] > 0.95
 
 
-def test_the_config_of_wnut_runs_on_the_hub_s_own_columns(tiny_checkpoint, tmp_path, run_recipe):
-    kinds = ["corporation", "creative-work", "group", "location", "person", "product"]
+@pytest.mark.parametrize(
+    ("config", "kinds", "license_id"),
+    [
+        ("wnut17_lora", ["corporation", "creative-work", "group", "location", "person", "product"], "cc-by-4.0"),
+        ("conll2003_bert", ["person", "organization", "location", "miscellaneous"], "other"),
+    ],
+)
+def test_a_config_of_entities_runs_on_the_hub_s_own_columns(
+    config, kinds, license_id, tiny_checkpoint, tmp_path, run_recipe
+):
     names = ["O", *(f"{mark}-{kind}" for kind in kinds for mark in "BI")]
     features = datasets.Features(
         {
@@ -313,12 +321,12 @@ def test_the_config_of_wnut_runs_on_the_hub_s_own_columns(tiny_checkpoint, tmp_p
             for n, (words, tags) in ((number, talk(number)) for number in numbers)
         ]
         datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / f"{split}.parquet")
-    words = ["--config", ROOT / "recipes" / "configs" / "wnut17_lora.yaml", "--data.data_dir", tmp_path]
+    words = ["--config", ROOT / "recipes" / "configs" / f"{config}.yaml", "--data.data_dir", tmp_path]
     words += ["--model.checkpoint", tiny_checkpoint("deberta-v2"), "--run_dir", tmp_path / "run", *QUICK]
     run_well(run_recipe, "finetune", *words, "--train.max_steps", 2)
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["labels"] == names
-    assert results["data"]["license"] == "cc-by-4.0"
+    assert results["data"]["license"] == license_id
     assert results["checkpoint"]["architecture"] == "DebertaV2ForTokenClassification"
     gate = results["reload_gate"]
     assert all(value <= gate["tolerance"] for name, value in gate.items() if name.endswith("_max_difference"))
