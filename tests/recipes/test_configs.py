@@ -1,13 +1,29 @@
-"""Every config is run for two steps on rows of its own form."""
+"""Every config is run for two steps on rows of its own form, and takes from the Hub what has a revision."""
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+
+from startup_llm.config import (
+    AlignConfig,
+    CompareConfig,
+    EvaluateConfig,
+    FinetuneConfig,
+    GanConfig,
+    PretrainConfig,
+    parse_config,
+)
+from startup_llm.models.checkpoints import PACKAGED
+from startup_llm.tasks import TASKS, load_task
+from startup_llm.tasks.base import OPTIONS_OF_SOME_TASKS
 
 ROOT = Path(__file__).parents[2]
 ALL = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
@@ -16,9 +32,21 @@ CONFIGS = [
     for file in ALL
     if "recipes/finetune.py" in file.read_text() and "task" not in yaml.safe_load(file.read_text())
 ]
+CLASSES = {
+    "align": (AlignConfig, True),
+    "compare": (CompareConfig, False),
+    "evaluate": (EvaluateConfig, False),
+    "finetune": (FinetuneConfig, True),
+    "pretrain": (PretrainConfig, True),
+    "train_gan": (GanConfig, False),
+}
+"""Recipe -> its config, and whether that has a `train` section."""
 QUICK = ["--train.max_steps", "2", "--evaluation.resamples", "50", "--train.per_device_train_batch_size", "8"]
 FINE = ["the parcel came today", "i like the new filter", "thanks for the quick help", "all is well here"]
 POOR = ["the parcel never came", "my filter is broken", "nobody answers me", "this is the wrong item"]
+
+REVISION = re.compile(r"[0-9a-f]{40}|main|refs/(convert/parquet|pr/\d+)")
+DIGITS = ["digits_dnn", "digits_vit"]
 
 GLUE_COLUMNS = {
     "cola": ("sentence",),
@@ -73,3 +101,122 @@ def test_a_config_s_header_tells_its_command(config):
     recipe, named = commands[0]
     assert (ROOT / "recipes" / f"{recipe}.py").is_file()
     assert named == f"recipes/configs/{config.name}"
+
+
+@pytest.mark.parametrize("config", ALL, ids=lambda path: path.stem)
+def test_every_option_of_a_config_and_of_its_header_is_known_and_used_by_its_task(config, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    commands = list_commands(config)
+    longer = [command for command in commands if len(command[1]) > 2]
+    for recipe, words in longer or commands:
+        kind, has_train_section = CLASSES[recipe]
+        parsed = parse_config(kind, words, train_section=has_train_section)[0]
+        if recipe == "evaluate":
+            continue
+        assert words[:2] == ["--config", f"recipes/configs/{config.name}"]
+        task = load_task(getattr(parsed, "task", "text-classification"))
+        named = yaml.safe_load(config.read_text()).get("data", {})
+        assert set(named) & set(OPTIONS_OF_SOME_TASKS["data"]) <= set(task.data_options)
+        if recipe in ("align", "finetune"):
+            task.check_model_options(parsed.model)
+
+
+@pytest.mark.parametrize("config", ALL, ids=lambda path: path.stem)
+def test_what_a_config_takes_from_the_hub_has_its_revision(config):
+    for section, name in (("data", "dataset"), ("model", "checkpoint"), ("encoder", "checkpoint")):
+        content = yaml.safe_load(config.read_text()).get(section) or {}
+        if is_hub_id(content.get(name)):
+            assert REVISION.fullmatch(content.get("revision") or ""), content
+        else:
+            assert "revision" not in content
+
+
+@pytest.mark.parametrize("tag", TASKS)
+def test_each_task_has_a_config_of_a_checkpoint_and_a_data_set_of_the_hub(tag):
+    contents = [yaml.safe_load(file.read_text()) for file in ALL]
+    found = [one for one in contents if one.get("task", "text-classification") == tag and "checkpoint" in str(one)]
+    assert any(is_hub_id(one["model"]["checkpoint"]) and is_hub_id(one["data"]["dataset"]) for one in found)
+
+
+def test_each_config_is_named_by_a_test():
+    tests = "".join(file.read_text() for file in (ROOT / "tests").rglob("*.py"))
+    others = [file.stem for file in ALL if "task" in yaml.safe_load(file.read_text())]
+    assert [name for name in others if not re.search(rf"\b{name}\b", tests)] == []
+
+
+@pytest.mark.parametrize("name", DIGITS)
+def test_a_config_of_digits_trains_from_scratch(name, run_recipe, tmp_path):
+    run_well(run_recipe, "pretrain", name, tmp_path / "run", "--data.max_train_rows", 100, "--data.max_test_rows", 60)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["decides"] == "accuracy"
+    assert results["method"] == name.removeprefix("digits_")
+
+
+@pytest.mark.parametrize("name", ["cifar10_vit", "digits_vit_lora"])
+def test_a_config_of_images_trains_an_adapter(name, run_recipe, tmp_path):
+    words = ["--model.checkpoint", build_vit(tmp_path / "vit"), "--train.per_device_train_batch_size", 8]
+    words += ["--data.max_train_rows", 100, "--data.max_test_rows", 60]
+    if name == "cifar10_vit":
+        words += ["--data.data_dir", write_images(tmp_path / "rows")]
+    run_well(run_recipe, "finetune", name, tmp_path / "run", *words)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert {"majority", "lora"} < set(results["models"])
+    assert "adapter_max_difference" in results["reload_gate"]
+
+
+def test_banking77_gpt_begins_to_write(run_recipe, tmp_path):
+    rows = [json.dumps({"text": f"{(FINE + POOR)[number % 8]} {number}", "label": 0}) for number in range(60)]
+    for split, part in (("train", rows[:48]), ("test", rows[48:])):
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(part) + "\n")
+    words = ["--data.data_dir", tmp_path, "--model.layers", 1, "--model.width", 32]
+    run_well(run_recipe, "pretrain", "banking77_gpt", tmp_path / "run", *words)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["decides"] == "bits_per_byte"
+
+
+def list_commands(config: Path) -> list[tuple[str, list[str]]]:
+    """Return the recipe and the words of each whole command of a config's header."""
+    pattern = r"^# (?:accelerate launch|python|torchrun .*?) recipes/(\w+)\.py (.*)$"
+    found = re.findall(pattern, config.read_text(), re.MULTILINE)
+    return [(recipe, shlex.split(words)) for recipe, words in found if "..." not in words]
+
+
+def is_hub_id(name: str | None) -> bool:
+    """Say whether a name is OWNER/NAME, and neither packaged nor a folder of runs."""
+    return bool(name) and name.count("/") == 1 and name not in PACKAGED and not name.startswith("runs/")
+
+
+def run_well(run_recipe, recipe: str, config: str, run_dir: Path, *words: object) -> None:
+    path = ROOT / "recipes" / "configs" / f"{config}.yaml"
+    code, _, err = run_recipe(recipe, "--config", path, "--run_dir", run_dir, *QUICK[:4], *words)
+    assert code == 0, err[-3000:]
+
+
+def build_vit(folder: Path) -> Path:
+    """Write a tiny ViT with random weights that reads squares of 32 pixels."""
+    from transformers import ViTConfig, ViTImageProcessor, ViTModel
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    ViTModel(ViTConfig(**sizes, image_size=32, patch_size=8)).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def write_images(folder: Path) -> Path:
+    """Write pictures of two kinds in the columns of CIFAR-10's Parquet files."""
+    import datasets
+    from PIL import Image
+
+    generator = np.random.default_rng(0)
+    features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["dark", "light"])})
+    folder.mkdir()
+    for split, count in (("train", 40), ("test", 12)):
+        images, labels = [], [number % 2 for number in range(count)]
+        for label in labels:
+            stream = io.BytesIO()
+            pixels = generator.integers(128 * label, 128 * label + 128, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(stream, "png")
+            images.append({"bytes": stream.getvalue(), "path": None})
+        rows = datasets.Dataset.from_dict({"img": images, "label": labels}, features=features)
+        rows.to_parquet(str(folder / f"{split}-00000-of-00001.parquet"))
+    return folder
