@@ -18,7 +18,7 @@ def compute_source_attention(model: PreTrainedModel, input_ids: Tensor, decoder_
     Args:
         model: An encoder-decoder of transformers.
         input_ids: What it read, shape (1, source), int64.
-        decoder_input_ids: What it wrote, start token first, shape (1, target), int64.
+        decoder_input_ids: What it had written before each token, start token first, shape (1, target), int64.
 
     Returns:
         Shape (source,), float32; the sum is 1.

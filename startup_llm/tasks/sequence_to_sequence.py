@@ -227,7 +227,7 @@ texts = tokenizer.batch_decode(written, skip_special_tokens=True)"""
             limit = processor.model_max_length
             read = processor(row["text"], truncation=True, max_length=limit, return_tensors="pt")["input_ids"]
             written = self._generate(model, {"input_ids": read.to(model.device)})
-            attention = compute_source_attention(model, read.to(model.device), written)
+            attention = compute_source_attention(model, read.to(model.device), written[:, :-1])
             text = processor.decode(written[0], skip_special_tokens=True).strip()
             words = weigh_words(row["text"], processor, attention)
             title = f"row {row['row']}: where the model looked while it wrote"
