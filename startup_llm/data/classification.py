@@ -87,19 +87,36 @@ def load_labelled_text(data: DataConfig) -> TaskData:
         splits = splits.remove_columns("group")
     unlabelled = None
     if data.labels_per_class is not None:
-        train = splits["train"]
-        drawn = draw_rows_per_class(
-            read_column(train, "label").to_numpy(), data.labels_per_class, data.split_seed, label_names
-        )
-        splits["train"], unlabelled = train.select(drawn[0]), train.select(drawn[1]).remove_columns("label")
-        counts = _count_labels(splits["train"], label_names)
-        notes.append(
-            f"{len(drawn[0]):,} of the {train.num_rows:,} train rows keep their labels, {data.labels_per_class} per "
-            f"class (seed {data.split_seed})."
-        )
-        if len(short := (counts < data.labels_per_class).nonzero()[0]):
-            notes.append(f"{len(short)} classes have fewer rows: {_list_names(short, label_names, counts)}.")
+        splits, unlabelled, drawn_notes = keep_labels(splits, data.labels_per_class, data.split_seed, label_names)
+        notes += drawn_notes
     return TaskData(splits, label_names, problem_type, notes, loaded.sources, unlabelled)
+
+
+def keep_labels(
+    splits: datasets.DatasetDict, count: int, seed: int, label_names: tuple[str, ...]
+) -> tuple[datasets.DatasetDict, datasets.Dataset, list[str]]:
+    """Train on as many rows of each class, and keep the others without their labels.
+
+    Args:
+        splits: Splits with a column label, of class ids.
+        count: See `draw_rows_per_class`.
+        seed: See there.
+        label_names: See there.
+
+    Returns:
+        The splits, the training rows without labels, and notes to be said aloud.
+
+    Raises:
+        UserError: if count is below 1 or a class has no row.
+    """
+    train = splits["train"]
+    kept, others = draw_rows_per_class(read_column(train, "label").to_numpy(), count, seed, label_names)
+    splits["train"] = train.select(kept)
+    counts = _count_labels(splits["train"], label_names)
+    notes = [f"{len(kept):,} of the {train.num_rows:,} train rows keep their labels, {count} per class (seed {seed})."]
+    if len(short := (counts < count).nonzero()[0]):
+        notes.append(f"{len(short)} classes have fewer rows: {_list_names(short, label_names, counts)}.")
+    return splits, train.select(others).remove_columns("label"), notes
 
 
 def draw_rows_per_class(

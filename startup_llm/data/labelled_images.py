@@ -16,6 +16,7 @@ from startup_llm.data.classification import (
     _count_labels,
     _order_names,
     _read_label_names,
+    keep_labels,
 )
 from startup_llm.data.images import DIGITS_TEST_ROWS
 from startup_llm.data.sources import EXTENSIONS, SPLIT_ALIASES, LoadedData, load_splits
@@ -65,11 +66,18 @@ def load_labelled_images(data: DataConfig) -> TaskData:
         table = table.add_column("label", [ids[name] for name in names[split]])
         table = table.add_column("row", list(range(1, len(rows) + 1)))
         table = table.add_column("digest", digests)
+        if data.group_column:
+            if data.group_column not in rows.column_names:
+                told = ", ".join(rows.column_names)
+                raise UserError(f"data.group_column {data.group_column}: the {split} split has the columns {told}")
+            table = table.add_column("group", list(rows[data.group_column]))
         splits[split] = table.select(keep) if len(keep) < len(rows) else table
         if not keep:
             raise UserError(f"{split} split: none of the {len(rows)} images can be read; {found[0]}")
     _check_training_labels(_count_labels(splits["train"], label_names), label_names, "train split")
-    checked, split_notes = make_splits(datasets.DatasetDict(splits), data, stratify_by="label")
+    checked, split_notes = make_splits(
+        datasets.DatasetDict(splits), data, stratify_by="label", group_by="group" if data.group_column else None
+    )
     notes += split_notes
     checked, overlap_notes = handle_overlap(checked, data.remove_overlap, "images")
     notes += overlap_notes
@@ -77,9 +85,12 @@ def load_labelled_images(data: DataConfig) -> TaskData:
     for split, count in (("train", data.max_train_rows), ("test", data.max_test_rows)):
         if count is not None:
             checked[split] = sample_rows(checked[split], count, data.split_seed, stratify_by="label")
-    return TaskData(
-        checked.remove_columns("digest"), label_names, "single_label_classification", notes, loaded.sources
-    )
+    checked = checked.remove_columns(["digest", *(["group"] if data.group_column else [])])
+    unlabelled = None
+    if data.labels_per_class is not None:
+        checked, unlabelled, drawn_notes = keep_labels(checked, data.labels_per_class, data.split_seed, label_names)
+        notes += drawn_notes
+    return TaskData(checked, label_names, "single_label_classification", notes, loaded.sources, unlabelled)
 
 
 def read_image(content: bytes) -> Image:
@@ -100,8 +111,8 @@ def read_image(content: bytes) -> Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of large images; ours is the limit
             image = Image.open(io.BytesIO(content))
-            if (pixels := image.width * image.height) > MOST_PIXELS:
-                raise UserError(f"{pixels / 1e6:,.0f} megapixels, the limit is {MOST_PIXELS / 1e6:,.0f}")
+            if (pixels := image.width * image.height) >= MOST_PIXELS:
+                raise UserError(f"{pixels / 1e6:,.0f} megapixels, expected fewer than {MOST_PIXELS / 1e6:,.0f}")
             if getattr(image, "n_frames", 1) > 1:
                 raise UserError(f"an animation of {image.n_frames} pictures")
             if image.mode not in _EIGHT_BIT_MODES:
@@ -110,7 +121,7 @@ def read_image(content: bytes) -> Image:
     except UnidentifiedImageError:
         raise UserError("not an image that Pillow knows") from None
     except Image.DecompressionBombError:
-        raise UserError(f"more than {MOST_PIXELS / 1e6:,.0f} megapixels") from None
+        raise UserError(f"{MOST_PIXELS / 1e6:,.0f} megapixels or more, expected fewer") from None
     except (OSError, ValueError, SyntaxError, EOFError) as error:  # what Pillow raises on broken files
         raise UserError(f"broken ({error})") from None
 

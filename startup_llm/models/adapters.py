@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from startup_llm.errors import UserError, nearest
+from startup_llm.models.fixed_batch_norm import fix_batch_norms
 
 if TYPE_CHECKING:
     import peft
@@ -17,13 +18,13 @@ if TYPE_CHECKING:
     from startup_llm.config import LoraConfig
 
 
-def find_block_linears(model: nn.Module, exclude: Sequence[str] = ()) -> list[str]:
-    """Return the full names of the linear layers in a model's transformer blocks.
+def find_block_layers(model: nn.Module, exclude: Sequence[str] = ()) -> list[str]:
+    """Return the full names of the linear layers in a model's blocks; where there are none, of the convolutions.
 
     The blocks are the `ModuleList`s that hold the most parameters of the model: `encoder.layer`, `h`, `layers`.
 
     Args:
-        model: Any transformer of the library; GPT-2's `Conv1D` counts as linear.
+        model: Any model of the library; GPT-2's `Conv1D` counts as linear, and convolutions in groups are left alone.
         exclude: Names of modules to leave alone.
     """
     from torch import nn
@@ -35,13 +36,14 @@ def find_block_linears(model: nn.Module, exclude: Sequence[str] = ()) -> list[st
         if isinstance(module, nn.ModuleList)
     }
     largest = [name for name, size in blocks.items() if size >= max(blocks.values()) / 4]
-    return [
-        name
+    inside = {
+        name: module
         for name, module in model.named_modules()
-        if isinstance(module, (nn.Linear, Conv1D))
-        and any(name.startswith(f"{block}.") for block in largest)
+        if any(name.startswith(f"{block}.") for block in largest)
         and not any(name == skipped or name.startswith(f"{skipped}.") for skipped in exclude)
-    ]
+    }
+    linears = [name for name, module in inside.items() if isinstance(module, (nn.Linear, Conv1D))]
+    return linears or [name for name, module in inside.items() if isinstance(module, nn.Conv2d) and module.groups == 1]
 
 
 def add_lora(
@@ -53,7 +55,7 @@ def add_lora(
     head_modules: Sequence[str] = (),
     constant_modules: Sequence[str] = (),
 ) -> PeftModel:
-    """Wrap a model with a LoRA adapter that also trains and saves the head.
+    """Wrap a model with a LoRA adapter that also trains and saves the head. Batch norms keep their statistics.
 
     Args:
         model: The pretrained model with its head.
@@ -69,6 +71,7 @@ def add_lora(
     import peft
 
     config = plan_lora(model, lora, task_type=task_type, head_modules=head_modules, constant_modules=constant_modules)
+    fix_batch_norms(model)
     adapted = peft.get_peft_model(model, config)
     adapted.peft_config["default"].base_model_name_or_path = base_name
     for name, parameter in adapted.named_parameters():
@@ -102,17 +105,21 @@ def plan_lora(
 
     if lora.rank < 1:
         raise UserError(f"lora.rank must be at least 1, got {lora.rank}; 16 is a good start")
-    linears = find_block_linears(model, exclude=constant_modules)
-    endings = Counter(name.rsplit(".", 1)[-1] for name in linears)
+    layers = find_block_layers(model, exclude=constant_modules)
+    if not layers:
+        raise UserError(
+            f"{type(model).__name__} has no linear layers and no convolutions in its blocks; use --method full"
+        )
+    endings = Counter(name.rsplit(".", 1)[-1] for name in layers)
     for target in lora.target_modules or ():
-        if not any(name == target or name.endswith(f".{target}") for name in linears):
+        if not any(name == target or name.endswith(f".{target}") for name in layers):
             raise UserError(
-                f"lora.target_modules: no linear layer {target} in {type(model).__name__}"
+                f"lora.target_modules: no layer {target} in {type(model).__name__}"
                 f"{nearest(target, endings)}; it has {', '.join(endings)}"
             )
     wanted = [
         name
-        for name in linears
+        for name in layers
         if not lora.target_modules or any(name == t or name.endswith(f".{t}") for t in lora.target_modules)
     ]
     fan_in_fan_out = isinstance(model.get_submodule(wanted[0]), Conv1D)

@@ -6,6 +6,7 @@ import io
 import struct
 import zlib
 
+import datasets
 import numpy as np
 import pytest
 from PIL import Image
@@ -34,9 +35,9 @@ def write_classes(folder, count: int = 6, *, first: int = 0) -> None:
             (folder / name / f"{place}.png").write_bytes(paint(first + number * 100 + place))
 
 
-def build_huge_png() -> bytes:
-    """Return the header of a PNG of 20,000 x 20,000 pixels, with no pixels behind it."""
-    header = b"IHDR" + struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+def build_huge_png(side: int) -> bytes:
+    """Return the header of a square PNG, with no pixels behind it."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
     return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
 
@@ -99,14 +100,15 @@ def test_a_local_copy_of_a_hub_dataset_is_read_from_its_parquet_files(tmp_path):
         (b"", "0 bytes"),
         (b"hello", "not an image that Pillow knows"),
         (paint(7)[:60], "broken"),
-        (build_huge_png(), "more than 100 megapixels|400 megapixels, the limit is 100"),
+        (build_huge_png(20_000), "100 megapixels or more|400 megapixels, expected fewer than 100"),
+        (build_huge_png(10_000), "100 megapixels, expected fewer than 100"),
         (
             encode(Image.new("RGB", (4, 4)), "gif", save_all=True, append_images=[Image.new("RGB", (4, 4), "red")]),
             "animation of 2 pictures",
         ),
         (encode(Image.fromarray(np.full((4, 4), 40_000, np.uint16))), "I;16"),
     ],
-    ids=["empty", "text", "cut", "huge", "animation", "16-bit"],
+    ids=["empty", "text", "cut", "huge", "at the limit", "animation", "16-bit"],
 )
 def test_a_file_that_cannot_be_used_is_named_or_left_out(content, reason, tmp_path):
     write_classes(tmp_path)
@@ -116,6 +118,32 @@ def test_a_file_that_cannot_be_used_is_named_or_left_out(content, reason, tmp_pa
     data = load_labelled_images(DataConfig(data_dir=str(tmp_path), skip_bad=True, validation_fraction=0))
     assert sum(len(rows) for rows in data.splits.values()) == 17
     assert any("dog2/3.png" in note and "left out" in note for note in data.notes)
+
+
+def test_some_labels_of_each_class_are_kept_and_the_other_images_stay_without():
+    whole = load_labelled_images(DataConfig(dataset="digits", validation_fraction=0))
+    data = load_labelled_images(DataConfig(dataset="digits", validation_fraction=0, labels_per_class=3))
+    assert np.bincount(data.splits["train"]["label"]).tolist() == [3] * 10
+    assert len(data.unlabelled) == len(whole.splits["train"]) - 30
+    assert "label" not in data.unlabelled.column_names
+    assert data.splits["test"]["row"] == whole.splits["test"]["row"]
+
+
+def test_images_of_a_group_stay_on_one_side(tmp_path):
+    columns = {
+        "image": [{"bytes": paint(number), "path": None} for number in range(40)],
+        "label": ["ab"[number % 2] for number in range(40)],
+        "patient": [f"patient {number // 4}" for number in range(40)],
+    }
+    rows = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
+    rows.to_parquet(tmp_path / "rows.parquet")
+    given = {"train_file": str(tmp_path / "rows.parquet"), "validation_fraction": 0}
+    data = load_labelled_images(DataConfig(**given, group_column="patient"))
+    groups = {name: {(row - 1) // 4 for row in rows["row"]} for name, rows in data.splits.items()}
+    assert groups["train"].isdisjoint(groups["test"])
+    assert len(groups["train"] | groups["test"]) == 10
+    with pytest.raises(UserError, match=r"data\.group_column doctor: the train split has the columns image, label"):
+        load_labelled_images(DataConfig(**given, group_column="doctor"))
 
 
 def test_exif_turns_the_picture():

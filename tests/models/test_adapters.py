@@ -7,7 +7,7 @@ from transformers import AutoModelForSequenceClassification
 
 from startup_llm.config import LoraConfig, ModelConfig
 from startup_llm.errors import UserError
-from startup_llm.models.adapters import add_lora, find_block_linears
+from startup_llm.models.adapters import add_lora, find_block_layers
 from startup_llm.models.checkpoints import load_checkpoint, load_tokenizer
 from startup_llm.models.sequence_classifier import build_sequence_classifier
 
@@ -75,7 +75,7 @@ def snapshot(model) -> dict[str, torch.Tensor]:
 
 def test_adapter_goes_on_every_linear_layer_of_the_blocks_and_on_no_other(build, architecture):
     classifier, _ = build(architecture)
-    linears = find_block_linears(classifier.model, exclude=classifier.constant_modules)
+    linears = find_block_layers(classifier.model, exclude=classifier.constant_modules)
     assert {name.rsplit(".", 1)[-1] for name in linears} == set(TARGETS[architecture].split())
     assert len(linears) == 2 * LINEARS_PER_LAYER.get(architecture, 7)
     adapted = adapt(classifier)
@@ -191,9 +191,7 @@ def test_target_that_is_not_in_the_blocks_is_refused_with_those_that_are(build, 
     classifier, _ = build(name)
     with pytest.raises(UserError) as caught:
         adapt(classifier, LoraConfig(target_modules=[target]))
-    assert f"lora.target_modules: no linear layer {target} in {type(classifier.model).__name__}{hint}" in str(
-        caught.value
-    )
+    assert f"lora.target_modules: no layer {target} in {type(classifier.model).__name__}{hint}" in str(caught.value)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
