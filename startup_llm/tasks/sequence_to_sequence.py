@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from startup_llm.models.checkpoints import Checkpoint
 
 MOST_WRITTEN_TOKENS = 128
+"""So many tokens are written by a checkpoint that says no number itself and was tuned on no targets."""
+MOST_MEASURED_TARGETS = 1_000
 SAMPLES = 3
 
 
@@ -54,8 +56,8 @@ class SequenceToSequence(Task):
 
 tokenizer = AutoTokenizer.from_pretrained("REPOSITORY")
 model = AutoModelForSeq2SeqLM.from_pretrained("REPOSITORY").eval()
-written = model.generate(**tokenizer(["a text"], return_tensors="pt"))
-texts = tokenizer.batch_decode(written, skip_special_tokens=True)"""
+written = model.generate(**tokenizer(["a text"], truncation=True, return_tensors="pt"))
+texts = [text.strip() for text in tokenizer.batch_decode(written, skip_special_tokens=True)]"""
 
     def read_data(self, data: DataConfig) -> TaskData:
         """Read, check and split the pairs.
@@ -79,14 +81,17 @@ texts = tokenizer.batch_decode(written, skip_special_tokens=True)"""
         model: ModelConfig,
         attention_kernel: str | None,
     ) -> TaskModel:
-        """Load the encoder-decoder."""
-        return build_sequence_to_sequence(
+        """Load the encoder-decoder; where it does not say how much it writes, the training targets do."""
+        built = build_sequence_to_sequence(
             checkpoint,
             processor,
             dropout=model.dropout,
             attention_kernel=attention_kernel,
             trust_remote_code=model.trust_remote_code,
         )
+        if not _knows_length(built.model):
+            built.model.generation_config.max_new_tokens = self._find_most_tokens(processor, data)
+        return built
 
     def build_scratch_model(
         self, data: TaskData, model: ScratchModelConfig, attention_kernel: str
@@ -136,15 +141,20 @@ texts = tokenizer.batch_decode(written, skip_special_tokens=True)"""
         from startup_llm.models.scratch.formats import save_encoder_decoder
         from startup_llm.models.scratch.transformer import EncoderDecoder
 
-        limit = processor.model_max_length
-        targets = processor(text_target=list(data.splits["train"]["target"]), truncation=True, max_length=limit)
-        most = min(2 * max(map(len, targets["input_ids"])), limit)
+        most = self._find_most_tokens(processor, data)
         if isinstance(model, EncoderDecoder):
             save_encoder_decoder(model, folder, most)
         else:
             model.generation_config.max_new_tokens = most
             model.save_pretrained(folder)
         processor.save_pretrained(folder)
+
+    def _find_most_tokens(self, processor: Any, data: TaskData) -> int:
+        """Return twice the tokens of the longest training target, looked for among those of the most characters."""
+        limit = processor.model_max_length
+        targets = sorted(data.splits["train"]["target"], key=len)[-MOST_MEASURED_TARGETS:]
+        encoded = processor(text_target=targets, truncation=True, max_length=limit)
+        return min(2 * max(map(len, encoded["input_ids"])), limit)
 
     def encode(self, rows: Dataset, processor: PreTrainedTokenizerBase) -> tuple[Dataset, Truncation]:
         """Tokenize texts, and targets where there are any, each cut at the tokenizer's `model_max_length`."""
@@ -191,8 +201,7 @@ texts = tokenizer.batch_decode(written, skip_special_tokens=True)"""
         return [np.array(text.strip()) for text in processor.batch_decode(written, skip_special_tokens=True)]
 
     def _generate(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
-        most = model.generation_config.max_new_tokens or MOST_WRITTEN_TOKENS
-        return model.generate(**batch, max_new_tokens=most)
+        return model.generate(**batch, **({} if _knows_length(model) else {"max_new_tokens": MOST_WRITTEN_TOKENS}))
 
     def compute_scores(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
         """Return the logits of the first token to be written, shape (vocabulary,)."""
@@ -246,6 +255,12 @@ texts = tokenizer.batch_decode(written, skip_special_tokens=True)"""
 
     def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> None:
         """Return None: transformers has no pipeline for encoder-decoders of text since version 5."""
+
+
+def _knows_length(model: Any) -> bool:
+    """Say whether a model's generation config tells how much it writes at most."""
+    generation = model.generation_config
+    return generation.max_new_tokens is not None or generation.max_length is not None
 
 
 class Translation(SequenceToSequence):

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from text_to_text_checkpoints import build_text_to_text_checkpoint
 
 from startup_llm.config import DataConfig, EvaluationConfig, ModelConfig, ScratchModelConfig
 from startup_llm.data.batching import LengthGroupedSampler
@@ -77,6 +79,47 @@ def test_a_t5_is_trained_generates_and_reloads(t5, tmp_path, method):
     assert max(word["weight"] for word in looked["words"]) == 1
     if method == "full":
         assert results["models"]["full"]["chrf"]["value"] > 80
+
+
+def ask_by_the_card(model_folder, text):
+    code = TASK.load_code.replace("REPOSITORY", str(model_folder)).replace('"a text"', repr(text))
+    names = {}
+    exec(compile(code, "card", "exec"), names)
+    return names["texts"][0]
+
+
+@pytest.mark.parametrize(("model_type", "method"), [("t5", "full"), ("bart", "lora")])
+def test_the_card_s_code_writes_what_was_scored(run_recipe, tmp_path, model_type, method):
+    long = [(f"{text} {number}", " ".join([target] * 12)) for number, (text, target) in enumerate(PAIRS[::4])]
+    texts = [text for pair in long for text in pair]
+    checkpoint = build_text_to_text_checkpoint(model_type, tmp_path / "base", texts)
+    file, run = tmp_path / "pairs.jsonl", tmp_path / "run"
+    file.write_text("\n".join(json.dumps({"text": text, "target": target}) for text, target in long))
+    words = ["--task", "translation", "--method", method, "--model.checkpoint", checkpoint, "--run_dir", run]
+    words += ["--data.train_file", file, "--data.test_file", file, "--data.validation_fraction", 0]
+    words += ["--model.max_length_tokens", 100, "--train.max_steps", 2, "--train.disable_tqdm", "true", "--evaluation.resamples", 20]
+    code, _, err = run_recipe("finetune", *words)
+    assert code == 0, err[-3000:]
+    saved = json.loads((run / "model" / "generation_config.json").read_text())
+    assert 70 < saved["max_new_tokens"] <= 100
+    scored = [json.loads(line)[method] for line in (run / "predictions.jsonl").read_text().splitlines()]
+    assert [ask_by_the_card(run / "model", text) for text, _ in long] == scored
+    tokenizer = TASK.restore_processor(str(run / "model"))
+    lengths = [len(ids) for ids in tokenizer(scored)["input_ids"]]
+    assert max(lengths) > 30  # more than `generate` writes where nothing is said
+
+
+def test_a_checkpoint_s_own_length_is_kept(t5, tmp_path):
+    from transformers import GenerationConfig
+
+    shutil.copytree(t5, tmp_path / "base")
+    GenerationConfig(max_length=7, decoder_start_token_id=0, eos_token_id=-1).save_pretrained(tmp_path / "base")
+    named = ModelConfig(checkpoint=str(tmp_path / "base"))
+    checkpoint = load_checkpoint(named)
+    tokenizer = TASK.load_processor(checkpoint, named)
+    model = TASK.build_model(checkpoint, tokenizer, build_data(), named, None).model
+    assert model.generation_config.max_new_tokens is None
+    assert TASK._generate(model, tokenizer(["a red dog"], return_tensors="pt")).shape == (1, 7)
 
 
 def test_a_decoder_that_looks_everywhere_alike_weighs_a_word_by_its_tokens(t5):
@@ -176,13 +219,17 @@ def test_a_checkpoint_without_encoder_and_decoder_is_refused(tiny_checkpoint):
         build_sequence_to_sequence(checkpoint, None, dropout=0.0, attention_kernel=None, trust_remote_code=False)
 
 
-def load_scratch(**model):
+def build_data():
     import datasets
 
     rows = datasets.Dataset.from_dict(
         {"text": [text for text, _ in PAIRS], "target": [target for _, target in PAIRS], "row": range(1, 25)}
     )
-    data = TaskData(datasets.DatasetDict({"train": rows}))
+    return TaskData(datasets.DatasetDict({"train": rows}))
+
+
+def load_scratch(**model):
+    data = build_data()
     sizes = {"width": 16, "layers": 1, "heads": 2, "max_length_tokens": 30, "vocab_size": 300}
     config = ScratchModelConfig(**{"name": "transformer", "tokenizer": "bpe", **sizes, **model})
     return *TASK.build_scratch_model(data, config, "sdpa"), data
@@ -278,8 +325,6 @@ def test_rows_alike_in_both_lengths_stand_in_one_batch():
 
 @pytest.fixture(scope="module")
 def nllb(tmp_path_factory):
-    from text_to_text_checkpoints import build_text_to_text_checkpoint
-
     return build_text_to_text_checkpoint(
         "m2m_100", tmp_path_factory.mktemp("nllb") / "base", [*WORDS, *WORDS.values()]
     )
@@ -289,7 +334,9 @@ def test_a_checkpoint_of_many_languages_writes_the_one_that_is_named(nllb, tmp_p
     named = ModelConfig(checkpoint=str(nllb), source_language="eng_Latn", language="deu_Latn")
     checkpoint = load_checkpoint(named)
     tokenizer = TASK.load_processor(checkpoint, named)
-    built = TASK.build_model(checkpoint, tokenizer, None, named, None)
+    built = TASK.build_model(checkpoint, tokenizer, build_data(), named, None)
+    longest = max(map(len, tokenizer(text_target=list(WORDS.values()))["input_ids"]))
+    assert built.model.generation_config.max_new_tokens == 2 * longest
     for place in (tokenizer, built.model):
         place.save_pretrained(tmp_path)
     model, restored = (
