@@ -37,11 +37,13 @@ class Truncation:
         rows: Rows that were cut.
         rows_share: Their share of all rows, 0 to 1.
         tokens_share: Share of all tokens that was cut away, 0 to 1.
+        targets: Rows among them whose target was cut, so that its end is not learnt.
     """
 
     rows: int
     rows_share: float
     tokens_share: float
+    targets: int = 0
 
 
 OPTIONS_OF_SOME_TASKS: Mapping[str, tuple[str, ...]] = {

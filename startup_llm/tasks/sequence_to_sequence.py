@@ -157,25 +157,36 @@ texts = [text.strip() for text in tokenizer.batch_decode(written, skip_special_t
         return min(2 * max(map(len, encoded["input_ids"])), limit)
 
     def encode(self, rows: Dataset, processor: PreTrainedTokenizerBase) -> tuple[Dataset, Truncation]:
-        """Tokenize texts, and targets where there are any, each cut at the tokenizer's `model_max_length`."""
-        limit = processor.model_max_length
+        """Tokenize texts, and targets where there are any, each cut at the tokenizer's `model_max_length`.
+
+        A row is counted as cut where its text or its target was.
+        """
+        limit, measures = processor.model_max_length, ["_whole", "_whole_target"]
 
         def tokenize(batch: dict[str, list]) -> dict[str, list]:
             whole = processor(batch["text"], truncation=False, verbose=False)["input_ids"]
             encoded = dict(processor(batch["text"], truncation=True, max_length=limit))
-            encoded["whole"] = list(map(len, whole))
+            encoded["_whole"] = list(map(len, whole))
             encoded["length"] = list(map(len, encoded["input_ids"]))
             if "target" in batch:
+                whole = processor(text_target=batch["target"], truncation=False, verbose=False)["input_ids"]
                 targets = processor(text_target=batch["target"], truncation=True, max_length=limit)
+                encoded["_whole_target"] = list(map(len, whole))
                 encoded["labels"] = targets["input_ids"]
                 encoded[TARGET_LENGTH] = list(map(len, targets["input_ids"]))
             return encoded
 
         encoded = rows.map(tokenize, batched=True, remove_columns=rows.column_names)
-        whole, kept = np.asarray(encoded["whole"]), np.asarray(encoded["length"])
-        cut = int((whole > kept).sum())
-        truncation = Truncation(cut, cut / len(whole), float((whole - kept).sum() / whole.sum()))
-        return encoded.remove_columns("whole"), truncation
+        whole, lost = np.asarray(encoded["_whole"]), np.asarray(encoded["_whole"]) - np.asarray(encoded["length"])
+        lost_target = np.zeros_like(lost)
+        if TARGET_LENGTH in encoded.column_names:
+            whole = whole + np.asarray(encoded["_whole_target"])
+            lost_target = np.asarray(encoded["_whole_target"]) - np.asarray(encoded[TARGET_LENGTH])
+        lost = lost + lost_target
+        cut = int((lost > 0).sum())
+        share, targets = float(lost.sum() / whole.sum()), int((lost_target > 0).sum())
+        measured = [name for name in measures if name in encoded.column_names]
+        return encoded.remove_columns(measured), Truncation(cut, cut / len(whole), share, targets)
 
     def build_collator(self, processor: PreTrainedTokenizerBase) -> Collator:
         """Pad each batch to its longest text, and labels to their longest target with -100."""

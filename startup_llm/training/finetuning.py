@@ -89,7 +89,8 @@ class Prepared:
     def describe_truncation(self) -> list[str]:
         """Say for each split how much was cut, where anything was."""
         return [
-            f"{name}: {cut.rows} rows cut, {cut.tokens_share:.2%} of the tokens lost"
+            f"{name}: {cut.rows} rows cut{f' ({cut.targets} of them in their target)' if cut.targets else ''}, "
+            f"{cut.tokens_share:.2%} of the tokens lost"
             for name, cut in self.truncation.items()
             if cut.rows
         ]

@@ -23,6 +23,7 @@ from startup_llm.models.checkpoints import load_checkpoint
 from startup_llm.models.source_attention import compute_source_attention, weigh_words
 from startup_llm.tasks import load_task
 from startup_llm.tasks.base import TARGET_LENGTH
+from startup_llm.training.finetuning import Prepared
 from startup_llm.training.trainer import _select_rows
 
 ROOT = Path(__file__).parents[2]
@@ -97,7 +98,8 @@ def test_the_card_s_code_writes_what_was_scored(run_recipe, tmp_path, model_type
     file.write_text("\n".join(json.dumps({"text": text, "target": target}) for text, target in long))
     words = ["--task", "translation", "--method", method, "--model.checkpoint", checkpoint, "--run_dir", run]
     words += ["--data.train_file", file, "--data.test_file", file, "--data.validation_fraction", 0]
-    words += ["--model.max_length_tokens", 100, "--train.max_steps", 2, "--train.disable_tqdm", "true", "--evaluation.resamples", 20]
+    words += ["--model.max_length_tokens", 100, "--train.max_steps", 2, "--train.disable_tqdm", "true"]
+    words += ["--evaluation.resamples", 20]
     code, _, err = run_recipe("finetune", *words)
     assert code == 0, err[-3000:]
     saved = json.loads((run / "model" / "generation_config.json").read_text())
@@ -107,6 +109,22 @@ def test_the_card_s_code_writes_what_was_scored(run_recipe, tmp_path, model_type
     tokenizer = TASK.restore_processor(str(run / "model"))
     lengths = [len(ids) for ids in tokenizer(scored)["input_ids"]]
     assert max(lengths) > 30  # more than `generate` writes where nothing is said
+
+
+def test_a_cut_target_is_counted_and_said(t5):
+    import datasets
+
+    tokenizer = TASK.load_processor(load_checkpoint(ModelConfig(checkpoint=str(t5))), ModelConfig(max_length_tokens=8))
+    short, long = "a red dog", " ".join(["dog"] * 9)  # 4 tokens and 10, with the end
+    rows = datasets.Dataset.from_dict({"text": [short, long, short, long], "target": [short, short, long, long]})
+    encoded, truncation = TASK.encode(rows, tokenizer)
+    assert (truncation.rows, truncation.targets) == (3, 2)
+    assert truncation.tokens_share == pytest.approx(4 * 2 / (4 * 4 + 4 * 10))
+    assert encoded[TARGET_LENGTH] == [4, 4, 8, 8]
+    prepared = Prepared(TASK, None, None, tokenizer, None, {}, {"train": truncation}, None)
+    (said,) = prepared.describe_truncation()
+    assert said == "train: 3 rows cut (2 of them in their target), 14.29% of the tokens lost"
+    assert TASK.encode(rows.remove_columns("target"), tokenizer)[1].targets == 0
 
 
 def test_a_checkpoint_s_own_length_is_kept(t5, tmp_path):
