@@ -138,8 +138,8 @@ class DataConfig:
     packing: bool = False
     """Put several conversations into each training row, none of which sees another."""
     skip_bad: bool = False
-    """Leave out images, sounds, conversations, tagged sentences and questions that cannot be used, and count them;
-    otherwise they are an error."""
+    """Leave out what cannot be used, and count it: images, sounds, conversations, tagged sentences, questions, and
+    rows whose text, target or transcript is empty; otherwise it is an error."""
 
     @property
     def named_dataset(self) -> str | None:

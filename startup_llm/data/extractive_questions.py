@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from startup_llm.config import DataConfig
+from startup_llm.data.bad_rows import leave_out, list_numbers
 from startup_llm.data.questions import find_text_fault
 from startup_llm.data.sources import load_splits
 from startup_llm.data.splits import make_splits, sample_rows
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     import datasets
 
 _KEPT = ("id", "title")
-_MOST_NAMED = 5
 
 
 def load_extractive_questions(data: DataConfig) -> TaskData:
@@ -35,7 +35,8 @@ def load_extractive_questions(data: DataConfig) -> TaskData:
         row, and id, title and the group's column where the source has them.
 
     Raises:
-        UserError: If a column is missing, a text is empty, or an answer cannot be placed and data.skip_bad is off.
+        UserError: If a column is missing, or if data.skip_bad is off and a text is empty, an answer cannot be placed,
+            or an article has no paragraphs.
     """
     import datasets
 
@@ -77,7 +78,9 @@ def _read_questions(rows: datasets.Dataset, data: DataConfig, split: str) -> tup
     others: dict[str, list[Any]] = {}
     faults: list[tuple[int, str]] = []
     moved: list[int] = []
-    for number, row in enumerate(_list_rows(rows, data, split), start=1):
+    broken: list[str] = []
+    number = 0
+    for number, row in enumerate(_list_rows(rows, data, split, broken), start=1):
         texts, starts, fault, was_moved = _place_answers(row)
         if fault is not None:
             faults.append((number, fault))
@@ -88,22 +91,15 @@ def _read_questions(rows: datasets.Dataset, data: DataConfig, split: str) -> tup
             kept[name].append(value)
         for name in row.keys() - {"question", "context", "answers"}:
             others.setdefault(name, []).append(row[name])
-    if faults and not data.skip_bad:
-        more = f" (and {len(faults) - 1:,} more: rows {_list_numbers(n for n, _ in faults[1:])})" * (len(faults) > 1)
-        raise UserError(
-            f"{split} row {faults[0][0]}: {faults[0][1]}{more}; mend the rows, or leave them out with --data.skip_bad"
-        )
+    _, notes = leave_out(faults, number, split, "questions", skip_bad=data.skip_bad)
     if not kept["row"]:
-        first = f"; row {faults[0][0]}: {faults[0][1]}" if faults else ""
-        raise UserError(f"the {split} split has no usable question{first}")
-    notes = []
-    if faults:
-        left_out = _list_numbers(number for number, _ in faults)
-        notes.append(f"{len(faults):,} {split} questions were left out (rows {left_out}; the first: {faults[0][1]}).")
+        raise UserError(f"the {split} split has no usable question{f'; {broken[0]}' if broken else ''}")
+    if broken:
+        notes.append(f"{len(broken):,} parts of the {split} split were left out (the first: {broken[0]}).")
     if moved:
         notes.append(
             f"{len(moved):,} {split} questions had an answer that is not at its answer_start; it stands once in the "
-            f"context and was moved there (rows {_list_numbers(moved)})."
+            f"context and was moved there (rows {list_numbers(moved)})."
         )
     text, texts, starts = datasets.Value("string"), datasets.List(datasets.Value("string")), datasets.Value("int64")
     features = datasets.Features(
@@ -115,11 +111,14 @@ def _read_questions(rows: datasets.Dataset, data: DataConfig, split: str) -> tup
     return found, notes
 
 
-def _list_rows(rows: datasets.Dataset, data: DataConfig, split: str) -> Iterator[dict[str, Any]]:
-    """Yield question, context, answers (any form) and the other columns that are kept, one dict per question."""
+def _list_rows(rows: datasets.Dataset, data: DataConfig, split: str, broken: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield question, context, answers (any form) and the other columns that are kept, one dict per question.
+
+    What of SQuAD's form is left out is added to `broken`.
+    """
     names = rows.column_names
     if "data" in names or "paragraphs" in names:
-        yield from _list_nested(rows, data, split)
+        yield from _list_nested(rows, data, split, broken)
         return
     usual = {"question": data.text_column, "context": data.text_pair_column, "answers": data.target_column}
     options = {"question": "text_column", "context": "text_pair_column", "answers": "target_column"}
@@ -148,8 +147,17 @@ def _list_rows(rows: datasets.Dataset, data: DataConfig, split: str) -> Iterator
         yield found | {name: row[name] for name in wanted}
 
 
-def _list_nested(rows: datasets.Dataset, data: DataConfig, split: str) -> Iterator[dict[str, Any]]:
+def _list_nested(rows: datasets.Dataset, data: DataConfig, split: str, broken: list[str]) -> Iterator[dict[str, Any]]:
     """Yield the questions of SQuAD's own form: articles of paragraphs of questions."""
+
+    def treat(fault: str) -> None:
+        if not data.skip_bad:
+            raise UserError(
+                f"the {split} split is not of SQuAD's form: {fault}; mend it, or leave such parts out with "
+                "--data.skip_bad true"
+            )
+        broken.append(fault)
+
     if data.group_column not in (None, "title", "context"):
         raise UserError(f"data.group_column: SQuAD's form has title and context, not {data.group_column!r}")
     articles = (
@@ -158,13 +166,13 @@ def _list_nested(rows: datasets.Dataset, data: DataConfig, split: str) -> Iterat
     for number, article in enumerate(articles, start=1):
         paragraphs = article.get("paragraphs") if isinstance(article, dict) else None
         if not isinstance(paragraphs, list):
-            raise UserError(f"the {split} split is not of SQuAD's form: article {number} has no list of paragraphs")
+            treat(f"article {number} has no list of paragraphs")
+            continue
         for paragraph in paragraphs:
             questions = paragraph.get("qas") if isinstance(paragraph, dict) else None
             if not isinstance(questions, list):
-                raise UserError(
-                    f"the {split} split is not of SQuAD's form: a paragraph of article {number} has no list qas"
-                )
+                treat(f"a paragraph of article {number} has no list qas")
+                continue
             for question in questions:
                 yield {
                     "question": question.get("question"),
@@ -241,8 +249,3 @@ def _explain_place(context: str, text: str, start: int | None) -> str:
         return f"the answer {shown} has no answer_start and stands {times} times in the context"
     there = repr(context[max(start, 0) : max(start, 0) + len(text)][:40])
     return f"the answer {shown} is not at its answer_start {start} ({there}) and stands {times} times in the context"
-
-
-def _list_numbers(numbers: Any) -> str:
-    numbers = list(numbers)
-    return ", ".join(map(str, numbers[:_MOST_NAMED])) + ", ..." * (len(numbers) > _MOST_NAMED)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from startup_llm.config import DataConfig
 from startup_llm.data.audio import AUDIO_EXTENSIONS, measure_seconds, read_audio
+from startup_llm.data.bad_rows import find_column_fault, leave_out
 from startup_llm.data.classification import (
     _check_labels_across_splits,
     _check_training_labels,
@@ -66,22 +67,23 @@ def load_transcribed_recordings(data: DataConfig) -> TaskData:
         Splits with audio (the file, not decoded), seconds, text and row.
 
     Raises:
-        UserError: If a source or column is missing, a text is empty, or a recording cannot be used (see
+        UserError: If a source or column is missing, or a text is empty or a recording cannot be used (see
             `data.skip_bad`).
     """
     loaded = _load(data)
     column = _find_column(loaded.splits["train"], data.text_column, TEXT_COLUMNS, "text_column")
-    texts = {}
+    texts, left_out = {}, []
     for split, rows in loaded.splits.items():
         class_names = read_class_names(rows.features[column])
-        texts[split] = [class_names[value] if class_names else value for value in rows[column]]
-        for row, value in enumerate(texts[split], start=1):
-            if not isinstance(value, str) or not value.strip():
-                found = "is empty" if value is None or isinstance(value, str) else f"holds {value!r}, which is no text"
-                raise UserError(f"{split} row {row}: the column {column!r} {found}; fill it in or take the row out")
-        texts[split] = [data.value_names.get(text, text) for text in texts[split]]
+        own = [class_names[value] if class_names else value for value in rows[column]]
+        faults = find_column_fault(own, column)
+        bad, found = leave_out(faults, len(rows), split, "recordings", skip_bad=data.skip_bad)
+        left_out += found
+        texts[split] = [
+            None if row in bad else data.value_names.get(text, text) for row, text in enumerate(own, start=1)
+        ]
     splits, notes = _check_and_split(loaded, data, "text", texts)
-    return TaskData(splits, notes=notes, sources=loaded.sources)
+    return TaskData(splits, notes=[*left_out, *notes], sources=loaded.sources)
 
 
 def read_recordings(rows: datasets.Dataset, sampling_rate: int) -> Iterator[np.ndarray]:
@@ -300,13 +302,14 @@ def _find_column(rows: datasets.Dataset, named: str | list[str] | None, usual: t
 def _check_and_split(
     loaded: LoadedData, data: DataConfig, target: str, values: dict[str, list[Any]]
 ) -> tuple[datasets.DatasetDict, list[str]]:
-    """Listen to every recording, cut the missing splits and draw the rows that are wanted."""
+    """Listen to every recording, cut the missing splits and draw the rows that are wanted: those with a value."""
     import datasets
 
     splits, notes = {}, list(loaded.notes)
     for split, rows in loaded.splits.items():
         keep, seconds, digests, found = _listen(rows, split, skip_bad=data.skip_bad)
         notes += found
+        keep = [place for place in keep if values[split][place] is not None]
         table = rows.select_columns(["audio"]).add_column("seconds", seconds).add_column(target, values[split])
         table = table.add_column("row", list(range(1, len(rows) + 1))).add_column("digest", digests)
         if data.group_column:
@@ -314,7 +317,7 @@ def _check_and_split(
             table = table.add_column("group", rows[group])
         splits[split] = table.select(keep) if len(keep) < len(rows) else table
         if not keep:
-            raise UserError(f"{split} split: none of the {len(rows)} recordings can be used; {found[0]}")
+            raise UserError(f"{split} split: none of the {len(rows)} recordings can be used; {' '.join(notes)}")
     cut, split_notes = make_splits(
         datasets.DatasetDict(splits),
         data,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.config import DataConfig
+from startup_llm.data.bad_rows import find_column_fault, leave_out
 from startup_llm.data.classification import load_labelled_text
 from startup_llm.data.sources import LoadedData, load_splits, read_table
 from startup_llm.data.splits import make_splits, sample_rows
@@ -63,7 +64,8 @@ def load_similarity(data: DataConfig) -> TaskData:
         and the corpus has id and text.
 
     Raises:
-        UserError: If columns or files are missing, or texts, scores or labels cannot be used.
+        UserError: If columns or files are missing, or scores or labels cannot be used, or texts cannot and
+            data.skip_bad is off (of scored pairs and labelled texts, whether it is on or off).
     """
     folder = Path(data.data_dir) if data.data_dir else None
     if folder is not None and _find_lines(folder, "corpus"):
@@ -132,7 +134,9 @@ def read_corpus(file: str | Path, text_column: str | None = None) -> list[dict[s
     name = text_column or next((n for n in ("text", "document", "passage", "positive") if n in table.column_names), "")
     if name not in table.column_names:
         raise UserError(f"corpus {file}: no column {name or 'text'!r} among {', '.join(table.column_names)}")
-    texts = _check_texts(table[name].to_pylist(), name, f"corpus {file}")
+    texts = table[name].to_pylist()
+    if faults := find_column_fault(texts, name):
+        raise UserError(f"corpus {file} row {faults[0][0]}: {faults[0][1]}; fill it in or take the row out")
     key = next((n for n in ("id", "_id") if n in table.column_names), None)
     ids = table[key].to_pylist() if key else range(1, len(texts) + 1)
     return [{"id": str(one), "text": text} for one, text in zip(ids, texts, strict=True)]
@@ -181,12 +185,17 @@ def _load_pairs(loaded: LoadedData, pair: tuple[str, str], data: DataConfig) -> 
     names = loaded.splits["train"].column_names
     negative = data.negative_column or ("negative" if "negative" in names else None)
     wanted = [*pair, *([negative] if negative else [])]
-    splits = {}
+    splits, left_out = {}, []
     for split, rows in loaded.splits.items():
         if missing := [name for name in wanted if name not in rows.column_names]:
             raise UserError(f"the {split} split has no column {missing[0]!r}, only {', '.join(rows.column_names)}")
-        columns = {name: _check_texts(rows[name], name, split) for name in wanted}
-        splits[split] = datasets.Dataset.from_dict({**columns, "row": range(1, len(rows) + 1)})
+        faults = [fault for name in wanted for fault in find_column_fault(rows[name], name)]
+        bad, found = leave_out(faults, len(rows), split, "pairs", skip_bad=data.skip_bad)
+        left_out += found
+        kept = [place for place in range(len(rows)) if place + 1 not in bad]
+        used = rows.select(kept)
+        columns = {name: list(used[name]) for name in wanted}
+        splits[split] = datasets.Dataset.from_dict({**columns, "row": [place + 1 for place in kept]})
     about = replace(data, group_column=pair[0])
     cut, notes = make_splits(datasets.DatasetDict(splits), about, group_by=pair[0])
     judged = {
@@ -204,19 +213,21 @@ def _load_pairs(loaded: LoadedData, pair: tuple[str, str], data: DataConfig) -> 
     )
     queries = {text: text for one in judged.values() for text in one.queries}
     found = f"Found a query in column {pair[0]!r} and what answers it in {pair[1]!r}."
-    notes = [*loaded.notes, found, *notes]
+    notes = [*loaded.notes, found, *left_out, *notes]
     return _build(judged, queries, {text: text for text in documents}, data, notes, loaded.sources)
 
 
 def _load_judged_folder(folder: Path, data: DataConfig) -> TaskData:
     """Read BEIR's files."""
-    texts, files = {}, []
+    texts, files, notes = {}, [], []
     for name in ("corpus", "queries"):
         path = _find_lines(folder, name)
         if path is None:
             raise UserError(f"{folder}: {name}.jsonl is missing; expected corpus.jsonl, queries.jsonl and qrels/")
         content = path.read_bytes()
-        texts[name] = _read_entries(read_table(str(path), content).to_pydict(), str(path))
+        columns = read_table(str(path), content).to_pydict()
+        texts[name], found = _read_entries(columns, str(path), name, skip_bad=data.skip_bad)
+        notes += found
         files.append({"path": path.name, "sha256": hashlib.sha256(content).hexdigest()})
     judged, sources = {}, []
     for split, stems in _QRELS.items():
@@ -232,40 +243,49 @@ def _load_judged_folder(folder: Path, data: DataConfig) -> TaskData:
         sources.append({"split": split, "files": [record, *files], "rows": len(table)})
     if "test" not in judged:
         raise UserError(f"{folder}: no qrels/test.tsv, by which a search is measured")
-    return _build(judged, texts["queries"], texts["corpus"], data, [], sources)
+    return _build(judged, texts["queries"], texts["corpus"], data, notes, sources)
 
 
 def _load_judged_subsets(data: DataConfig) -> TaskData:
     """Read BEIR's form as the Hub has it: a subset of texts, one of queries, and one that says what is relevant."""
-    texts, sources = {}, []
+    texts, sources, notes = {}, [], []
     for name in ("corpus", "queries"):
         subset = getattr(data, f"{name}_subset")
         if subset is None:
             raise UserError("data.corpus_subset is given without data.queries_subset; name the subset of the queries")
         part = DataConfig(dataset=data.dataset, subset=subset, revision=data.revision, train_split=name)
         loaded = load_splits(part)
-        texts[name] = _read_entries(loaded.splits["train"].to_dict(), f"{data.dataset} {subset}")
+        columns, place = loaded.splits["train"].to_dict(), f"{data.dataset} {subset}"
+        texts[name], found = _read_entries(columns, place, name, skip_bad=data.skip_bad)
+        notes += found
         sources += [{**record, "split": name} for record in loaded.sources]
     loaded = load_splits(data)
     judged = {name: _read_judgements(rows.to_dict(), name) for name, rows in loaded.splits.items()}
     if "test" not in judged:
         raise UserError(f"{data.dataset} has no test split, by which a search is measured; name one: data.test_split")
-    return _build(judged, texts["queries"], texts["corpus"], data, list(loaded.notes), [*loaded.sources, *sources])
+    return _build(
+        judged, texts["queries"], texts["corpus"], data, [*loaded.notes, *notes], [*loaded.sources, *sources]
+    )
 
 
 def _find_lines(folder: Path, name: str) -> Path | None:
     return next((path for path in (folder / f"{name}.jsonl", folder / f"{name}.jsonl.gz") if path.is_file()), None)
 
 
-def _read_entries(columns: dict[str, list[Any]], place: str) -> dict[str, str]:
-    """Return the text of each id, its title before it."""
+def _read_entries(
+    columns: dict[str, list[Any]], place: str, what: str, *, skip_bad: bool
+) -> tuple[dict[str, str], list[str]]:
+    """Return the text of each id, its title before it, and a note on those that are left out."""
     key = next((name for name in ("_id", "id") if name in columns), None)
     if key is None or "text" not in columns:
         raise UserError(f"{place}: expected the columns _id and text, found {', '.join(columns)}")
     titles = columns.get("title") or [None] * len(columns[key])
     pairs = zip(titles, columns["text"], strict=True)
     joined = [" ".join(part for part in pair if part) for pair in pairs]
-    return dict(zip(map(str, columns[key]), _check_texts(joined, "text", place), strict=True))
+    what = "documents" if what == "corpus" else what
+    bad, notes = leave_out(find_column_fault(joined, "text"), len(joined), place, what, skip_bad=skip_bad)
+    entries = enumerate(zip(map(str, columns[key]), joined, strict=True), start=1)
+    return dict(entry for row, entry in entries if row not in bad), notes
 
 
 def _read_judgements(columns: dict[str, list[Any]], place: str) -> _Judgements:
@@ -309,10 +329,17 @@ def _build(
     groups = {text: group for group, text in enumerate(dict.fromkeys((*texts, *queries.values())))}
     relevant: dict[str, dict[int, int]] = {}
     for split, one in judged.items():
+        if data.skip_bad:
+            one, found = _leave_out_unknown(one, queries, documents, split)
+            judged = {**judged, split: one}
+            notes = [*notes, *found]
         for query, document, grade in zip(one.queries, one.documents, one.grades, strict=True):
             if query not in queries or document not in places:
                 what = f"query {query}" if query not in queries else f"document {document}"
-                raise UserError(f"the {split} split names the {what}, which has no text; complete the files")
+                raise UserError(
+                    f"the {split} split names the {what}, which has no text; complete the files, or leave such "
+                    "rows out with --data.skip_bad true"
+                )
             relevant.setdefault(query, {})[places[document]] = grade
     splits = {}
     for split, one in judged.items():
@@ -349,6 +376,23 @@ def _build(
     ids = list(documents) if _are_ids(documents) else [str(number) for number in range(1, len(texts) + 1)]
     corpus = datasets.Dataset.from_dict({"id": ids, "text": texts})
     return TaskData(datasets.DatasetDict(splits), notes=notes, sources=sources, corpus=corpus)
+
+
+def _leave_out_unknown(
+    judged: _Judgements, queries: dict[str, str], documents: dict[str, str], split: str
+) -> tuple[_Judgements, list[str]]:
+    """Return a split's judgements of queries and documents that have a text, and a note on the others."""
+    pairs = list(zip(judged.queries, judged.documents, strict=True))
+    kept = [place for place, (query, document) in enumerate(pairs) if query in queries and document in documents]
+    if len(kept) == len(pairs):
+        return judged, []
+    if not kept:
+        raise UserError(f"the {split} split names no query with a text and a document with a text; complete the files")
+    parts = [judged.queries, judged.documents, judged.grades, judged.rows, judged.negatives]
+    chosen = [[part[place] for place in kept] if part is not None else None for part in parts]
+    return _Judgements(*chosen), [
+        f"{len(pairs) - len(kept):,} {split} rows name a query or a document without a text; they are left out."
+    ]
 
 
 def _are_ids(documents: dict[str, str]) -> bool:
@@ -429,12 +473,3 @@ def _draw_partners(
         others = [place for place in by_label.get(label, ()) if corpus[place] != text]
         partners.append(int(generator.choice(others)) if others else None)
     return partners
-
-
-def _check_texts(values: Iterable[Any], name: str, place: str) -> list[str]:
-    found = list(values)
-    for row, value in enumerate(found, start=1):
-        if not isinstance(value, str) or not value.strip():
-            shown = "empty" if value is None or isinstance(value, str) else f"no text: {value!r}"
-            raise UserError(f"{place} row {row}: the column {name!r} is {shown}; fill it in or take the row out")
-    return found

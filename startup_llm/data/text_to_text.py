@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from startup_llm.config import DataConfig
+from startup_llm.data.bad_rows import find_column_fault, leave_out
 from startup_llm.data.sources import SPLIT_ALIASES, LoadedData, load_splits
 from startup_llm.data.splits import make_splits, sample_rows
 from startup_llm.data.task_data import TaskData
@@ -30,21 +31,27 @@ def load_text_to_text(data: DataConfig) -> TaskData:
         Splits with text, target and row.
 
     Raises:
-        UserError: If a column or a file is missing, the two sides differ in length, or a text or target is empty.
+        UserError: If a column or a file is missing, the two sides differ in length, or a text or target is empty and
+            data.skip_bad is off.
     """
     loaded = _load_parallel_files(data) or load_splits(data)
-    splits = {name: _read_pairs(rows, data, name) for name, rows in loaded.splits.items()}
     import datasets
 
-    cut, notes = make_splits(datasets.DatasetDict(splits), data)
+    splits, notes = {}, list(loaded.notes)
+    for name, rows in loaded.splits.items():
+        splits[name], found = _read_pairs(rows, data, name)
+        notes += found
+    cut, found = make_splits(datasets.DatasetDict(splits), data)
+    notes += found
     for name, most in (("train", data.max_train_rows), ("test", data.max_test_rows)):
         if most is not None and most < len(cut[name]):
             notes.append(f"{most:,} of the {len(cut[name]):,} {name} rows are used (seed {data.split_seed}).")
             cut[name] = sample_rows(cut[name], most, data.split_seed)
-    return TaskData(cut, notes=[*loaded.notes, *notes], sources=loaded.sources)
+    return TaskData(cut, notes=notes, sources=loaded.sources)
 
 
-def _read_pairs(rows: datasets.Dataset, data: DataConfig, split: str) -> datasets.Dataset:
+def _read_pairs(rows: datasets.Dataset, data: DataConfig, split: str) -> tuple[datasets.Dataset, list[str]]:
+    """Return a split's pairs that can be used, and a note on the others."""
     import datasets
 
     columns = {name: rows[name] for name in rows.column_names}
@@ -55,13 +62,12 @@ def _read_pairs(rows: datasets.Dataset, data: DataConfig, split: str) -> dataset
     target = _find_column(list(columns), data.target_column, TARGET_COLUMNS, "target_column", split)
     if source == target:
         raise UserError(f"data.text_column and data.target_column are both {source!r}; name two different columns")
-    for name in (source, target):
-        for row, value in enumerate(columns[name], start=1):
-            if not isinstance(value, str) or not value.strip():
-                shown = "empty" if value is None or isinstance(value, str) else f"no text: {value!r}"
-                raise UserError(f"{split} row {row}: the column {name!r} is {shown}; fill it in or take the row out")
-    pairs = {"text": columns[source], "target": columns[target], "row": list(range(1, len(rows) + 1))}
-    return datasets.Dataset.from_dict(pairs)
+    faults = [fault for name in (source, target) for fault in find_column_fault(columns[name], name)]
+    bad, notes = leave_out(faults, len(rows), split, "pairs", skip_bad=data.skip_bad)
+    kept = [row for row in range(1, len(rows) + 1) if row not in bad]
+    pairs = {"text": columns[source], "target": columns[target]}
+    pairs = {name: [values[row - 1] for row in kept] for name, values in pairs.items()}
+    return datasets.Dataset.from_dict({**pairs, "row": kept}), notes
 
 
 def _find_column(names: list[str], named: str | None, usual: tuple[str, ...], option: str, split: str) -> str:

@@ -157,6 +157,20 @@ def test_a_file_of_another_form_is_refused(tmp_path, content, message):
         load(str(file))
 
 
+def test_an_article_without_paragraphs_is_left_out_where_that_is_asked_for(tmp_path):
+    file = tmp_path / "a.json"
+    write_nested(file, [build_question(n) for n in range(20)])
+    content = json.loads(file.read_text())
+    content["data"][1:1] = [{"title": "Empty"}, {"title": "Bare", "paragraphs": [{"context": "x"}]}]
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"article 2 has no list of paragraphs; .*--data.skip_bad true"):
+        load(str(file))
+    data = load(str(file), skip_bad=True)
+    assert sum(map(len, data.splits.values())) == 20
+    said = "2 parts of the train split were left out (the first: article 2 has no list of paragraphs)."
+    assert said in data.notes
+
+
 def test_folds_by_article_are_all_rows_and_share_no_article(tmp_path):
     file = write_nested(tmp_path / "train.json", [build_question(n) for n in range(60)], articles=10)
     folds = [

@@ -173,8 +173,20 @@ def test_a_missing_file_and_an_empty_text_are_named(tmp_path):
     with pytest.raises(UserError, match="row 2: names no file"):
         load_transcribed_recordings(DataConfig(train_file=str(file)))
     file.write_text("file_name,text\n" + f"{paths[0].name},low\n{paths[1].name},\n")
-    with pytest.raises(UserError, match="train row 2: the column 'text' is empty"):
+    with pytest.raises(UserError, match=r"train row 2: the column 'text' is empty; .*--data.skip_bad"):
         load_transcribed_recordings(DataConfig(train_file=str(file)))
+
+
+def test_a_recording_without_its_text_is_left_out_where_that_is_asked_for(tmp_path):
+    paths = write_sounds(tmp_path, 4)
+    file = tmp_path / "rows.csv"
+    texts = ["" if place == 2 else f"text {place}" for place in range(len(paths))]
+    lines = [f"{path.name},{text}" for path, text in zip(paths, texts, strict=True)]
+    file.write_text("\n".join(["file_name,text", *lines]) + "\n")
+    data = load_transcribed_recordings(DataConfig(train_file=str(file), skip_bad=True))
+    kept = [pair for rows in data.splits.values() for pair in zip(rows["row"], rows["text"], strict=True)]
+    assert sorted(kept) == [(place + 1, text) for place, text in enumerate(texts) if text]
+    assert "1 train recordings were left out (rows 3; the first: the column 'text' is empty)." in data.notes
 
 
 @pytest.mark.real_data

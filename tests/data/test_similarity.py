@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 
@@ -121,6 +122,31 @@ def test_beir_s_files_give_graded_queries(tmp_path, compressed):
     assert data.splits["test"]["text"] == ["query 1", "query 2"]
     assert data.splits["test"]["relevant"] == [[[0, 1], [2, 2]], [[3, 1]]]
     assert {record["path"] for record in data.sources[0]["files"]} >= {"train.tsv", "queries.jsonl"}
+
+
+def test_an_empty_text_is_named_or_left_out(tmp_path):
+    rows = [{"query": f"q{n}", "positive": "" if n in (2, 5) else f"p{n}"} for n in range(20)]
+    file = write(tmp_path / "pairs.jsonl", rows)
+    with pytest.raises(UserError, match=r"row 3: the column 'positive' is empty \(and 1 more.*--data.skip_bad true"):
+        load_similarity(DataConfig(train_file=file))
+    data = load_similarity(DataConfig(train_file=file, skip_bad=True))
+    kept = sorted(row for rows in data.splits.values() for row in rows["row"])
+    assert kept == [row for row in range(1, 21) if row not in (3, 6)]
+    said = "2 train pairs were left out (rows 3, 6; the first: the column 'positive' is empty)."
+    assert said in data.notes
+
+
+def test_beir_s_empty_document_is_named_or_left_out_with_its_judgements(tmp_path):
+    config = write_beir(tmp_path)
+    lines = (tmp_path / "corpus.jsonl").read_text().splitlines()
+    lines[3] = json.dumps({"_id": "d3", "title": "", "text": " "})
+    (tmp_path / "corpus.jsonl").write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match=r"corpus.jsonl row 4: the column 'text' is empty; .*--data.skip_bad true"):
+        load_similarity(config)
+    data = load_similarity(dataclasses.replace(config, skip_bad=True))
+    assert data.corpus["id"] == ["d0", "d1", "d2"]
+    assert data.splits["test"]["text"] == ["query 1"]
+    assert any("1 test rows name a query or a document without a text" in note for note in data.notes)
 
 
 def test_beir_s_files_without_training_rows_can_be_measured(tmp_path):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import shutil
@@ -227,6 +228,21 @@ def test_line_files_of_two_languages_are_paired(tmp_path):
 def test_wrong_pairs_are_named(tmp_path, files, message):
     with pytest.raises(UserError, match=message):
         load_text_to_text(write_folder(tmp_path, **files))
+
+
+def test_an_empty_target_is_named_or_left_out(tmp_path):
+    lines = {"train_dot_en": [f"dog {i}" for i in range(20)], "train_dot_de": [f"hund {i}" for i in range(20)]}
+    lines["train_dot_de"][6] = lines["train_dot_de"][9] = lines["train_dot_en"][9] = " "
+    data = write_folder(tmp_path, **lines)
+    with pytest.raises(UserError, match=r"train row 7: the column 'de' is empty \(and 1 more: rows 10\).*skip_bad"):
+        load_text_to_text(data)
+    found = load_text_to_text(dataclasses.replace(data, skip_bad=True))
+    kept = sorted(row for rows in found.splits.values() for row in rows["row"])
+    assert kept == [row for row in range(1, 21) if row not in (7, 10)]
+    for rows in found.splits.values():
+        assert rows["target"] == [f"hund {row - 1}" for row in rows["row"]]
+    said = "2 train pairs were left out (rows 7, 10; the first: the column 'de' is empty)."
+    assert said in found.notes
 
 
 def test_a_checkpoint_without_encoder_and_decoder_is_refused(tiny_checkpoint):
