@@ -18,7 +18,7 @@ from startup_llm.models.speech import (
 )
 from startup_llm.tasks.base import Truncation
 from startup_llm.tasks.one_label import OneLabel
-from startup_llm.tasks.recordings import Listening, split_batch
+from startup_llm.tasks.recordings import RECORDING_OPTIONS, Listening, split_batch
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -36,17 +36,7 @@ class AudioClassification(OneLabel, Listening):
     """Columns audio, seconds and label."""
 
     tag = "audio-classification"
-    data_options = (
-        "audio_column",
-        "file_name_columns",
-        "value_names",
-        "keep_where",
-        "test_where",
-        "group_column",
-        "remove_overlap",
-        "skip_bad",
-        "label_column",
-    )
+    data_options = (*RECORDING_OPTIONS, "label_column")
     model_options = ("warp_spectrum",)
     auto_class = "AutoModelForAudioClassification"
     auto_processor = "AutoFeatureExtractor"

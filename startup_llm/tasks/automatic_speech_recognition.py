@@ -20,7 +20,7 @@ from startup_llm.models.speech import (
     needs_rows_apart,
 )
 from startup_llm.tasks.base import Truncation
-from startup_llm.tasks.recordings import Listening, split_batch
+from startup_llm.tasks.recordings import RECORDING_OPTIONS, Listening, split_batch
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -44,17 +44,7 @@ class AutomaticSpeechRecognition(Listening):
     """
 
     tag = "automatic-speech-recognition"
-    data_options = (
-        "audio_column",
-        "file_name_columns",
-        "value_names",
-        "keep_where",
-        "test_where",
-        "group_column",
-        "remove_overlap",
-        "skip_bad",
-        "text_column",
-    )
+    data_options = (*RECORDING_OPTIONS, "text_column")
     model_options = (
         "language",
         "warp_spectrum",

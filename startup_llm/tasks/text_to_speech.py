@@ -15,7 +15,7 @@ from startup_llm.data.spectrograms import SAMPLING_RATE, compute_speech_frames, 
 from startup_llm.errors import UserError
 from startup_llm.models.speech_synthesis import SPEAKER_WIDTH, build_scratch_speecht5, build_speech_synthesiser, speak
 from startup_llm.tasks.base import Collator, Task, Truncation
-from startup_llm.tasks.recordings import KEPT_BYTES
+from startup_llm.tasks.recordings import KEPT_BYTES, RECORDING_OPTIONS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,17 +39,7 @@ class TextToSpeech(Task):
     """Columns text, audio and seconds; an output is a spectrogram: log10 of mel magnitudes, shape (frames, bands)."""
 
     tag = "text-to-speech"
-    data_options = (
-        "audio_column",
-        "file_name_columns",
-        "value_names",
-        "keep_where",
-        "test_where",
-        "group_column",
-        "remove_overlap",
-        "skip_bad",
-        "text_column",
-    )
+    data_options = (*RECORDING_OPTIONS, "text_column")
     auto_class = "AutoModelForTextToSpectrogram"
     auto_processor = "AutoProcessor"
     peft_task_type = None
