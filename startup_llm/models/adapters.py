@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from startup_llm.errors import UserError, nearest
-from startup_llm.models.fixed_batch_norm import fix_batch_norms
 
 if TYPE_CHECKING:
     import peft
@@ -69,6 +68,8 @@ def add_lora(
         UserError: As `plan_lora` does.
     """
     import peft
+
+    from startup_llm.models.fixed_batch_norm import fix_batch_norms
 
     config = plan_lora(model, lora, task_type=task_type, head_modules=head_modules, constant_modules=constant_modules)
     fix_batch_norms(model)
