@@ -49,6 +49,7 @@ def train_image_gan(config: GanConfig, config_text: str, run: RunFolder) -> None
     from startup_llm.training.gan import build_gan_trainer, draw_labelled_images
     from startup_llm.training.gan_evaluation import evaluate_generator
     from startup_llm.training.processes import join_processes
+    from startup_llm.training.reload_gate import ReloadError
 
     join_processes()
     stage = StageClock()
@@ -88,6 +89,8 @@ def train_image_gan(config: GanConfig, config_text: str, run: RunFolder) -> None
         again = draw_labelled_images(generator, grid_labels, seed=1)
         kept = draw_labelled_images(trainer.average.average, grid_labels, seed=1)
         gate = {"rows": len(again), "tolerance": 1e-3, "saved_max_difference": float((again - kept).abs().max())}
+        if gate["saved_max_difference"] > gate["tolerance"]:
+            raise ReloadError(f"the saved generator draws other images than the trained one: {gate}")
     with stage("evaluate"):
         scores, predictions = evaluate_generator(
             generator, data, config.evaluation, rows=config.generated_rows, seed=config.train.seed

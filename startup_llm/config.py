@@ -268,6 +268,8 @@ class ScratchModelConfig:
     decoder that finds objects."""
     width: int = 128
     """Width of the vector of an n-gram or a token."""
+    activation: Literal["relu", "sigmoid", "tanh"] = "relu"
+    """What a unit of dnn's hidden layers does with its sum."""
     hidden: list[int] = field(default_factory=list)
     """Widths of the hidden layers (dnn); [] for none."""
     layers: int = 2
@@ -277,7 +279,7 @@ class ScratchModelConfig:
     inner_width: int | None = None
     """Width inside the feed-forward networks (transformer); default 4 * width."""
     dropout: float = 0.1
-    """Dropout while training."""
+    """Dropout while training; of dnn's hidden units alone."""
     max_length_tokens: int = 256
     """Longer texts are cut to this many n-grams (dnn) or tokens (transformer); the run says how many."""
     vocab_size: int = 32768

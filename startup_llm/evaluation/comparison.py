@@ -235,9 +235,12 @@ def draw_budget_curve(comparison: Mapping[str, Any], classes: int) -> Figure:
         report._style_axes(axes)
         for name in shown:
             places, means, least, most = zip(*sorted(lines[name]), strict=True)
-            color = _LINE_COLORS[order.index(name) % len(_LINE_COLORS)]
+            place = order.index(name)
+            color, style = _LINE_COLORS[place % len(_LINE_COLORS)], "-" if place < len(_LINE_COLORS) else "--"
             axes.fill_between(places, least, most, color=color, alpha=0.18, linewidth=0)
-            axes.plot(places, means, color=color, marker="o", markersize=4.5, linewidth=1.7, label=name)
+            axes.plot(
+                places, means, color=color, linestyle=style, marker="o", markersize=4.5, linewidth=1.7, label=name
+            )
         ticks = {}
         for entry in budgets:
             name, rows = name_budget(entry["budget"]), entry["rungs"][0]["train_rows"] / max(classes, 1)

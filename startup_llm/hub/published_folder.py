@@ -30,7 +30,8 @@ MODEL_FOLDER = "model"
 RECORD = "published"
 """Key of the published results.json under which a publication keeps what the next one has to know."""
 
-_MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*/config.json")
+_MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*/config.json", "encoder/*")
+"""GAN-BERT's encoder is a checkpoint of its own, in a folder."""
 _DATA_KEYS = ("labels", "per_class", "confusions", "mistakes")
 _PATH_KEY = re.compile(r"(path|file|dir)$")
 _MAX_CONFIG_BYTES = 1 << 16

@@ -88,7 +88,7 @@ logits = model(**processor([Image.open("image.png")], return_tensors="pt"))["log
             raise UserError(f"model.name {model.name}: {self.tag} has the reference models dnn and vit")
         classes = len(data.label_names)
         if model.name == "dnn":
-            network = ImageDnn(model.image_size, 3, classes, model.hidden, dropout=model.dropout)
+            network = ImageDnn(model.image_size, 3, classes, model.hidden, model.activation, model.dropout)
         else:
             self.scratch_load_code = None  # the pipeline loads a ViT
             network = VisionTransformer(

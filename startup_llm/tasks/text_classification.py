@@ -103,10 +103,12 @@ logits = model(**tokenizer.pad([tokenizer("a text")], return_tensors="pt"))["log
         """Return an n-gram hasher or a tokenizer trained on the training split, and a `TextDnn` or an encoder."""
         from startup_llm.models.scratch import text
 
+        if model.name not in ("dnn", "transformer"):
+            raise UserError(f"model.name {model.name}: {self.tag} has the reference models dnn and transformer")
         rows, classes = data.splits["train"], max(len(data.label_names), 1)
         if model.name == "dnn":
             hasher = text.NgramHasher(model.vocab_size, model.longest_ngram, model.max_length_tokens)
-            network = text.build_text_dnn(hasher, classes, model.width, model.hidden, model.dropout)
+            network = text.build_text_dnn(hasher, classes, model.width, model.hidden, model.dropout, model.activation)
             return hasher, TaskModel(network, "mean of n-gram vectors")
         texts = [value for name in ("text", "text_pair") if name in rows.column_names for value in rows[name]]
         tokenizer = text.train_tokenizer(texts, model.tokenizer, model.vocab_size, model.max_length_tokens)

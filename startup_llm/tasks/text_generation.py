@@ -147,7 +147,7 @@ class TextGeneration(Task):
             inner_width=model.inner_width,
             max_length_tokens=model.max_length_tokens,
             dropout=model.dropout,
-            kernel=attention_kernel or "sdpa",
+            kernel=attention_kernel,
         )
         note = f"a token per character: {len(tokenizer):,} tokens, from the training split alone"
         return tokenizer, TaskModel(decoder, notes=(note,))

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
+from startup_llm.errors import UserError
+from startup_llm.models.scratch.checks import check_at_least
 from startup_llm.models.scratch.gan import (
     ExponentialMovingAverage,
     ImageGenerator,
@@ -135,7 +137,16 @@ def build_gan_trainer(model: GanModelConfig, train: GanTrainConfig, data: Labell
         model: Sizes.
         train: Settings of the training.
         data: Real images; the training split is used.
+
+    Raises:
+        UserError: if a number is out of range, or the images do not fill one batch.
     """
+    check_at_least(1, batch_size=train.batch_size, epochs=train.epochs, checkpoint_epochs=train.checkpoint_epochs)
+    check_at_least(0, grids=train.grids)
+    if train.batch_size > len(data.train_images):
+        raise UserError(
+            f"train.batch_size {train.batch_size}: expected at most the {len(data.train_images)} training images"
+        )
     from accelerate import Accelerator
     from accelerate.utils import DataLoaderConfiguration, set_seed
 

@@ -21,7 +21,7 @@ RANDOM_WEIGHTS = Checkpoint("random weights", Path(), "from scratch", None, "", 
 
 def prepare(task: Task, data: TaskData, config: PretrainConfig, plan: SpeedPlan) -> Prepared:
     """Fit the processor on the training rows, draw the model's weights and encode every split."""
-    processor, task_model = task.build_scratch_model(data, config.model, plan.attention_kernel)
+    processor, task_model = task.build_scratch_model(data, config.model, plan.attention_kernel or "sdpa")
     return encode_splits(task, data, RANDOM_WEIGHTS, processor, task_model, plan)
 
 

@@ -59,6 +59,8 @@ def load_trained_model(name: str, config: EvaluateConfig, tag: str | None) -> tu
     model, loading = loaded if isinstance(loaded, tuple) else (loaded, {})  # a model from scratch tells nothing
     if missing := sorted(loading.get("missing_keys", ())):
         raise UserError(f"{name} has no weights {missing[0]}, which {task.tag} needs; fine-tune it first")
+    if task.holds_scratch_model(str(found.path)):
+        return task, model, task.restore_processor(str(found.path))
     return task, model, task.load_processor(found, ModelConfig(max_length_tokens=sys.maxsize))
 
 

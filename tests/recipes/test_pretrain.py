@@ -65,6 +65,19 @@ def test_a_model_from_scratch_answers_new_rows(name, run_recipe, tmp_path):
     answers = [json.loads(line)["predicted_label"] for line in out.splitlines()]
     kept = (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()
     assert answers == [("bad", "good")[json.loads(line)[name]] for line in kept]
+    code, _, err = run_recipe("evaluate", "--model", tmp_path / "run", "--run_dir", tmp_path / "measured")
+    assert code == 0, err[-2000:]
+    measured = json.loads((tmp_path / "measured" / "results.json").read_text())["entries"][0]["metrics"]
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert measured["accuracy"]["value"] == results["models"][name]["accuracy"]["value"]
+
+
+def test_a_plain_plan_trains_a_reference_model_too(run_recipe, tmp_path):
+    write_rows(tmp_path)
+    small = ["--model.name", "transformer", "--model.width", 32, "--model.vocab_size", 300, "--speed.plan", "plain"]
+    words = ["--data.data_dir", tmp_path, "--run_dir", tmp_path / "run", *small, *QUICK]
+    code, _, err = run_recipe("pretrain", *words)
+    assert code == 0, err[-2000:]
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
@@ -77,3 +90,9 @@ def test_an_unknown_model_is_named(run_recipe, tmp_path):
     code, _, err = run_recipe("pretrain", "--model.name", "lstm", "--run_dir", tmp_path / "run")
     assert code == 2
     assert "lstm" in err
+
+
+def test_a_model_of_another_task_is_refused(run_recipe, tmp_path):
+    code, _, err = run_recipe("pretrain", "--model.name", "gpt", "--run_dir", tmp_path / "run")
+    assert code == 2
+    assert "model.name gpt: text-classification has the reference models dnn and transformer" in err

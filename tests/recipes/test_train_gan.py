@@ -13,6 +13,7 @@ import torch
 
 from startup_llm.config import GanModelConfig, GanTrainConfig
 from startup_llm.data.images import LabelledImages, load_digits
+from startup_llm.errors import UserError
 from startup_llm.evaluation.sample_grids import lay_out_grid, render_png
 from startup_llm.models.scratch.formats import load_generator
 from startup_llm.run_folder import RunFolder
@@ -79,6 +80,18 @@ def test_a_resumed_training_ends_with_the_same_weights(few, tmp_path):
     assert second.history == whole.history
     for name, tensor in whole.average.average.state_dict().items():
         assert torch.equal(tensor, second.average.average.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 2000}, "train.batch_size 2000: expected at most the 128 training images"),
+        ({"checkpoint_epochs": 0}, r"checkpoint_epochs \(0\) must be at least 1"),
+    ],
+)
+def test_a_number_that_cannot_be_is_refused(few, settings, message):
+    with pytest.raises(UserError, match=message):
+        build_gan_trainer(TINY, GanTrainConfig(**settings), few)
 
 
 def test_a_step_moves_both_players_and_the_mean_lags_behind(few):

@@ -73,7 +73,7 @@ class Dnn(nn.Module):
             check_at_least(1, size=size)
         check_choice("activation", activation, ACTIVATIONS)
         check_probability(dropout=dropout)
-        self.activation = ACTIVATIONS[activation]
+        self.activation_name, self.activation = activation, ACTIVATIONS[activation]
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(nn.Linear(inputs, outputs) for inputs, outputs in itertools.pairwise(sizes))
 

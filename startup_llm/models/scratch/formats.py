@@ -343,6 +343,8 @@ def load_encoder_decoder(folder: str | os.PathLike[str], kernel: str = "eager") 
             `EncoderDecoder` has.
     """
     config = _read_config(folder, "pegasus")
+    file = Path(folder, "generation_config.json")
+    generation = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     same = {name: config[f"encoder_{name}"] for name in ("attention_heads", "ffn_dim")}
     decoder = {f"decoder_{name}": value for name, value in same.items()}
     _check_options(folder, config, {"scale_embedding": True, "tie_word_embeddings": True, **decoder})
@@ -361,6 +363,7 @@ def load_encoder_decoder(folder: str | os.PathLike[str], kernel: str = "eager") 
         start_token_id=config["decoder_start_token_id"],
         eos_token_id=config["eos_token_id"],
         pad_token_id=config["pad_token_id"],
+        beams=generation.get("num_beams", 1),
         kernel=kernel,
     )
     tensors = _read_tensors(folder, "model.")

@@ -97,6 +97,7 @@ def save_image_classifier(
         channels, image_size, _ = model.image_shape
         widths = [layer.out_features for layer in model.dnn.layers]
         config = {"model_type": IMAGE_DNN, "image_size": image_size, "num_channels": channels, "widths": widths}
+        config["activation"] = model.dnn.activation_name
         formats._write_folder(folder, config, model.state_dict())
     config["id2label"] = {str(number): name for number, name in enumerate(label_names)}
     config["label2id"] = {name: number for number, name in enumerate(label_names)}
@@ -125,7 +126,7 @@ def load_image_dnn(folder: str | os.PathLike[str]) -> tuple[ImageDnn, BaseImageP
         raise UserError(f"{folder} holds no {IMAGE_DNN}; give the model folder of a run of recipes/pretrain.py")
     config = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
     *hidden, classes = config["widths"]
-    model = ImageDnn(config["image_size"], config["num_channels"], classes, hidden)
+    model = ImageDnn(config["image_size"], config["num_channels"], classes, hidden, config.get("activation", "relu"))
     model.load_state_dict(formats._read_tensors(folder, ""))
     names = list(config["id2label"].values())
     model.config = PretrainedConfig(id2label=dict(enumerate(names)), problem_type="single_label_classification")

@@ -23,7 +23,7 @@ def compute_classification_loss(logits: Tensor, labels: Tensor, label_smoothing:
         if logits.shape[-1] == 1:
             return F.mse_loss(logits.flatten(), labels.float().flatten())  # mean (z - y)²
         return F.binary_cross_entropy_with_logits(logits, labels.float())  # -y log σ(z) - (1 - y) log(1 - σ(z))
-    # -Σ (1 - ε) log softmax(z)_y + ε mean log softmax(z)
+    # -Σ [(1 - ε) log softmax(z)_y + ε mean log softmax(z)]
     total = F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum", label_smoothing=label_smoothing)
     return total / (labels != -100).sum().clamp(min=1)
 

@@ -91,14 +91,19 @@ class NgramHasher:
 
 
 def build_text_dnn(
-    hasher: NgramHasher, classes: int, width: int, hidden: Sequence[int] = (), dropout: float = 0.0
+    hasher: NgramHasher,
+    classes: int,
+    width: int,
+    hidden: Sequence[int] = (),
+    dropout: float = 0.0,
+    activation: str = "relu",
 ) -> TextDnn:
     """Build a `TextDnn` over a hasher's numbers.
 
     Its embeddings start in U(-1/width, 1/width), as fastText's do: at PyTorch's N(0, 1) the n-grams that were seen
     once or never would stay noise louder than what is learned.
     """
-    model = TextDnn(hasher.buckets, classes, width, tuple(hidden), dropout=dropout)
+    model = TextDnn(hasher.buckets, classes, width, tuple(hidden), activation, dropout)
     with torch.no_grad():
         model.embedding.weight.uniform_(-1 / width, 1 / width)
         model.embedding.weight[model.padding] = 0
@@ -200,6 +205,7 @@ def save_text_classifier(
         layers = model.dnn.layers
         content |= {"kind": "dnn", "width": model.embedding.embedding_dim, "classes": layers[-1].out_features}
         content["hidden"] = [layer.out_features for layer in layers[:-1]]
+        content["activation"] = model.dnn.activation_name
         formats._write_folder(folder, {"model_type": "startup_llm-text-dnn"}, model.state_dict())
     else:
         content |= {"kind": "transformer", "classes": model.classifier.out_features}
@@ -233,7 +239,8 @@ def load_text_classifier(
     model: TextDnn | SequenceClassifier
     if content["kind"] == "dnn":
         hasher = NgramHasher(**json.loads(Path(folder, "ngrams.json").read_text(encoding="utf-8")))
-        model = build_text_dnn(hasher, content["classes"], content["width"], content["hidden"])
+        sizes = (content["classes"], content["width"], content["hidden"])
+        model = build_text_dnn(hasher, *sizes, activation=content.get("activation", "relu"))
         model.load_state_dict(formats._read_tensors(folder, ""))
         model.config = _build_config(content)
         return model.eval(), hasher, content["label_names"]

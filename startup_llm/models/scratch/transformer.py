@@ -540,7 +540,7 @@ class EncoderDecoder(nn.Module):
                 nn.init.zeros_(parameter)
             elif parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
-        for matrix in {self.source_embedding.weight, self.target_matrix}:
+        for matrix in [self.source_embedding.weight] + [self.target_matrix] * (not shared_embeddings):
             nn.init.normal_(matrix, std=width**-0.5)  # times √width in `embed_*`: variance 1
 
     @property

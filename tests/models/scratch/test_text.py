@@ -69,12 +69,12 @@ def test_an_unseen_ngram_starts_quiet():
     assert not embedding[-1].any()
 
 
-@pytest.fixture(params=["dnn", "transformer"])
+@pytest.fixture(params=["relu", "sigmoid", "tanh", "transformer"])
 def classifier(request):
     torch.manual_seed(0)
-    if request.param == "dnn":
+    if request.param != "transformer":
         hasher = NgramHasher(500)
-        return build_text_dnn(hasher, 3, 8, (6,), 0.1).eval(), hasher
+        return build_text_dnn(hasher, 3, 8, (6,), 0.1, request.param).eval(), hasher
     tokenizer = train_tokenizer(TEXTS, "wordpiece", 200, 32)
     return build_text_transformer(tokenizer, 3, width=16, heads=2, layers=2).eval(), tokenizer
 
