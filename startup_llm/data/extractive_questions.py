@@ -11,7 +11,7 @@ from startup_llm.config import DataConfig
 from startup_llm.data.bad_rows import leave_out, list_numbers
 from startup_llm.data.questions import find_text_fault
 from startup_llm.data.sources import load_splits
-from startup_llm.data.splits import make_splits, sample_rows
+from startup_llm.data.splits import handle_overlap, make_splits, sample_rows
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError, nearest
 
@@ -47,6 +47,9 @@ def load_extractive_questions(data: DataConfig) -> TaskData:
         notes += said
     grouped = dataclasses.replace(data, group_column=data.group_column or "context")
     cut, said = make_splits(datasets.DatasetDict(splits), grouped, group_by=grouped.group_column)
+    notes += said
+    cut, said = handle_overlap(cut, data.remove_overlap, "questions")
+    cut = cut.remove_columns("digest")
     notes += said
     for name, most in (("train", data.max_train_rows), ("test", data.max_test_rows)):
         if most is not None and most < len(cut[name]):
@@ -106,6 +109,8 @@ def _read_questions(rows: datasets.Dataset, data: DataConfig, split: str) -> tup
         {"question": text, "context": text, "answers": texts, "answer_starts": datasets.List(starts), "row": starts}
     )
     found = datasets.Dataset.from_dict(kept, features=features)
+    digests = [json.dumps(pair) for pair in zip(kept["question"], kept["context"], strict=True)]
+    found = found.add_column("digest", digests)
     for name, values in others.items():
         found = found.add_column(name, values)
     return found, notes

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from startup_llm.config import DataConfig
 from startup_llm.data.bad_rows import find_column_fault, leave_out
 from startup_llm.data.sources import SPLIT_ALIASES, LoadedData, load_splits
-from startup_llm.data.splits import make_splits, sample_rows
+from startup_llm.data.splits import handle_overlap, make_splits, sample_rows
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError, nearest
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import datasets
 
 SOURCE_COLUMNS = ("text", "source", "document", "article", "dialogue", "input")
+_KEPT = ["text", "target", "row"]
 TARGET_COLUMNS = ("target", "summary", "translation", "highlights", "output")
 
 
@@ -41,17 +42,19 @@ def load_text_to_text(data: DataConfig) -> TaskData:
     for name, rows in loaded.splits.items():
         splits[name], found = _read_pairs(rows, data, name)
         notes += found
-    cut, found = make_splits(datasets.DatasetDict(splits), data)
-    notes += found
+    cut, found = make_splits(datasets.DatasetDict(splits), data, group_by="group" if data.group_column else None)
+    cut, overlap = handle_overlap(cut, data.remove_overlap, "texts")
+    notes += found + overlap
     for name, most in (("train", data.max_train_rows), ("test", data.max_test_rows)):
         if most is not None and most < len(cut[name]):
             notes.append(f"{most:,} of the {len(cut[name]):,} {name} rows are used (seed {data.split_seed}).")
             cut[name] = sample_rows(cut[name], most, data.split_seed)
-    return TaskData(cut, notes=notes, sources=loaded.sources)
+    kept = datasets.DatasetDict({name: rows.select_columns(_KEPT) for name, rows in cut.items()})
+    return TaskData(kept, notes=notes, sources=loaded.sources)
 
 
 def _read_pairs(rows: datasets.Dataset, data: DataConfig, split: str) -> tuple[datasets.Dataset, list[str]]:
-    """Return a split's pairs that can be used, and a note on the others."""
+    """Return a split's pairs that can be used, with the text's digest and the group, and a note on the others."""
     import datasets
 
     columns = {name: rows[name] for name in rows.column_names}
@@ -65,7 +68,17 @@ def _read_pairs(rows: datasets.Dataset, data: DataConfig, split: str) -> tuple[d
     faults = [fault for name in (source, target) for fault in find_column_fault(columns[name], name)]
     bad, notes = leave_out(faults, len(rows), split, "pairs", skip_bad=data.skip_bad)
     kept = [row for row in range(1, len(rows) + 1) if row not in bad]
-    pairs = {"text": columns[source], "target": columns[target]}
+    digests = [hashlib.sha256(str(text).strip().encode()).hexdigest() for text in columns[source]]
+    pairs = {"text": columns[source], "target": columns[target], "digest": digests}
+    group = data.group_column
+    if group and (group in rows.column_names or split == "train"):
+        if group not in rows.column_names:
+            others = [name for name in rows.column_names if name != "translation"]
+            raise UserError(
+                f"data.group_column: no column {group!r} in the train split{nearest(group, others) or ';'} "
+                f"it has {', '.join(rows.column_names)}"
+            )
+        pairs["group"] = rows[group]
     pairs = {name: [values[row - 1] for row in kept] for name, values in pairs.items()}
     return datasets.Dataset.from_dict({**pairs, "row": kept}), notes
 

@@ -171,6 +171,20 @@ def test_an_article_without_paragraphs_is_left_out_where_that_is_asked_for(tmp_p
     assert said in data.notes
 
 
+def test_questions_of_the_test_split_are_counted_in_training_and_taken_out_where_that_is_asked_for(tmp_path):
+    train = write_lines(tmp_path / "train.jsonl", [flat(n) for n in range(20)])
+    test = write_lines(tmp_path / "test.jsonl", [flat(3), flat(30), {**flat(7), "question": "Why 7?"}, flat(9)])
+    files = {"test_file": test, "validation_fraction": 0}
+    data = load(train, **files)
+    said = "2 training questions stand in the test split too"
+    assert [note.split(",")[0] for note in data.notes if said in note] == [said]
+    assert len(data.splits["train"]) == 20
+    assert "digest" not in data.splits["train"].column_names
+    data = load(train, **files, remove_overlap=True)
+    assert data.splits["train"]["row"] == [row for row in range(1, 21) if row not in (4, 10)]
+    assert f"{said}; they were removed from training." in data.notes
+
+
 def test_folds_by_article_are_all_rows_and_share_no_article(tmp_path):
     file = write_nested(tmp_path / "train.json", [build_question(n) for n in range(60)], articles=10)
     folds = [

@@ -230,6 +230,35 @@ def test_wrong_pairs_are_named(tmp_path, files, message):
         load_text_to_text(write_folder(tmp_path, **files))
 
 
+def write_table(file, rows):
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(file)
+
+
+def test_texts_of_the_test_split_are_counted_in_training_and_taken_out_where_that_is_asked_for(tmp_path):
+    train = write_table(tmp_path / "train.jsonl", [{"text": f"dog {n}", "target": f"hund {n}"} for n in range(9)])
+    test = write_table(tmp_path / "test.jsonl", [{"text": f"dog {n}", "target": "ein hund"} for n in (2, 5, 40)])
+    config = DataConfig(train_file=train, test_file=test, validation_fraction=0)
+    data = load_text_to_text(config)
+    assert data.splits["train"].column_names == ["text", "target", "row"]
+    assert len(data.splits["train"]) == 9
+    assert "2 training texts stand in the test split too" in data.notes[-1]
+    data = load_text_to_text(dataclasses.replace(config, remove_overlap=True))
+    assert data.splits["train"]["row"] == [1, 2, 4, 5, 7, 8, 9]
+
+
+def test_pairs_of_a_group_stay_on_one_side(tmp_path):
+    rows = [{"text": f"dog {n}", "target": f"hund {n}", "book": f"b{n % 6}"} for n in range(60)]
+    nested = [{"translation": {"en": row["text"], "de": row["target"]}, "book": row["book"]} for row in rows]
+    for number, (table, named) in enumerate([(rows, {}), (nested, {"text_column": "en", "target_column": "de"})]):
+        file = write_table(tmp_path / f"{number}.jsonl", table)
+        data = load_text_to_text(DataConfig(train_file=file, group_column="book", **named))
+        books = [{(row - 1) % 6 for row in split["row"]} for split in data.splits.values()]
+        assert sum(map(len, books)) == len(set.union(*books)) == 6
+        with pytest.raises(UserError, match=r"data.group_column: no column 'books' in the train split; did you mean"):
+            load_text_to_text(DataConfig(train_file=file, group_column="books", **named))
+
+
 def test_an_empty_target_is_named_or_left_out(tmp_path):
     lines = {"train_dot_en": [f"dog {i}" for i in range(20)], "train_dot_de": [f"hund {i}" for i in range(20)]}
     lines["train_dot_de"][6] = lines["train_dot_de"][9] = lines["train_dot_en"][9] = " "
