@@ -91,7 +91,8 @@ def finish_run(
         metrics = rank_metrics(task.metrics(data), config.evaluation.decides)
         scores = score_models(metrics, task.references(test), predictions, candidate, config.evaluation)
         errors = describe_errors(task, test, outputs, predictions[candidate], data)
-        if written := task.write_samples(model, prepared.processor, test):
+        written = task.write_samples(model, prepared.processor, test)
+        if written or trained.samples:
             errors["gallery"] = [*errors.get("gallery", []), *written, *trained.samples]
         task.write_files(run.path, data, outputs, prepared.processor)
     with stage("reload gate"):

@@ -95,7 +95,7 @@ class Task(ABC):
             class does.
         data_options: Fields of the data section that it uses, of those that not every task does.
         model_options: The same of the model section.
-        samples_each_epoch: Whether `write_samples` is shown after each epoch too.
+        samples_each_epoch: Whether `write_samples` is shown after epochs too.
         answers_untuned: Whether a checkpoint answers before it is tuned, so that it is a rung.
         splits_batches: Whether a batch's loss is the mean over its rows, so that it can be computed in parts.
         library: Which library loads the saved model.

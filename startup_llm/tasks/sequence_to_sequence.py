@@ -52,6 +52,7 @@ class SequenceToSequence(Task):
         "source_language",
     )
     peft_task_type = "SEQ_2_SEQ_LM"
+    samples_each_epoch = True
     load_code = """from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("REPOSITORY")
@@ -239,16 +240,18 @@ texts = [text.strip() for text in tokenizer.batch_decode(written, skip_special_t
         ]
 
     def write_samples(self, model: Any, processor: Any, rows: Dataset) -> list[dict[str, Any]]:
-        """Show where the model looked while it wrote, where the tokenizer tells the places of its tokens."""
-        if not processor.is_fast:
-            return []
+        """Show what the model wrote, and where it looked if the tokenizer tells the places of its tokens."""
         samples = []
         for row in rows.select(range(min(SAMPLES, len(rows)))):
             limit = processor.model_max_length
             read = processor(row["text"], truncation=True, max_length=limit, return_tensors="pt")["input_ids"]
             written = self._generate(model, {"input_ids": read.to(model.device)})
-            attention = compute_source_attention(model, read.to(model.device), written[:, :-1])
             text = processor.decode(written[0], skip_special_tokens=True).strip()
+            if not processor.is_fast:
+                pairs = [["given", row["text"]], ["meant", row["target"]], ["written", text]]
+                samples.append({"title": f"row {row['row']}", "kind": "text", "pairs": pairs})
+                continue
+            attention = compute_source_attention(model, read.to(model.device), written[:, :-1])
             words = weigh_words(row["text"], processor, attention)
             title = f"row {row['row']}: where the model looked while it wrote"
             samples.append({"title": title, "kind": "weights", "text": row["text"], "words": words, "written": text})

@@ -359,7 +359,7 @@ def run_trainer(
         tokens_per_batch=None if plan.plain or not task.splits_batches else plan.tokens_per_batch,
         early_stopping_patience=config.early_stopping_patience,
     )
-    writer = SampleWriter(task, prepared.processor, prepared.data.splits.get("validation"))
+    writer = SampleWriter(task, prepared.processor, prepared.data, plan)
     trainer.add_callback(writer)
     if before is not None:
         before(trainer)

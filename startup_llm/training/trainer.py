@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
+import random
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +19,15 @@ from startup_llm.data.batching import LengthGroupedSampler, split_by_length
 from startup_llm.errors import UserError
 from startup_llm.tasks.base import TARGET_LENGTH, Task
 
+MOST_SAMPLED_EPOCHS = 10
+
 if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor, nn
     from torch.utils.data import Sampler
     from transformers import EvalPrediction
 
+    from startup_llm.data.task_data import TaskData
     from startup_llm.training.speed import SpeedPlan
 
 
@@ -181,27 +187,56 @@ class TrainingClock(TrainerCallback):
 
 
 class SampleWriter(TrainerCallback):
-    """Keeps what the model writes after each epoch, where the task has such a thing and one process trains alone.
+    """Keeps what the model writes after epochs, where the task has such a thing and one process trains alone.
+
+    It writes for the first validation row, or the first training row where there is no validation split, after ten
+    epochs at most, evenly spread and the last among them. Training goes on as if nothing had been written.
 
     Attributes:
         samples: Items of the report's gallery.
     """
 
-    def __init__(self, task: Task, processor: Any, rows: Dataset | None) -> None:
+    def __init__(self, task: Task, processor: Any, data: TaskData, plan: SpeedPlan) -> None:
         self.samples: list[dict[str, Any]] = []
-        self._task, self._processor, self._rows = task, processor, rows
+        self._task, self._processor, self._data, self._plan = task, processor, data, plan
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Let the model write."""
-        if not self._task.samples_each_epoch or self._rows is None or args.world_size > 1:
+        if not self._task.samples_each_epoch or args.world_size > 1:
             return
-        if not hasattr(model, "generation_config"):  # a reference model writes once it is saved in its known format
+        if not _is_chosen(math.ceil(round(state.epoch, 6)), state.num_train_epochs):
             return
+        rows = self._data.splits.get("validation", self._data.splits["train"]).select(range(1))
         was_training = model.training
-        model.eval()
-        for item in self._task.write_samples(model, self._processor, self._rows.select(range(1))):
-            self.samples.append({**item, "title": f"{item['title']}, after epoch {state.epoch:.3g}"})
+        with _keep_random_state(), tempfile.TemporaryDirectory() as folder, self._plan.autocast():
+            writer = model.eval()
+            if not hasattr(model, "generation_config"):  # a reference model writes in the format that it is saved in
+                self._task.save_scratch_model(model, self._processor, self._data, Path(folder))
+                writer = self._task.load_plain(folder).to(args.device).eval()
+            items = self._task.write_samples(writer, self._processor, rows)
         model.train(was_training)
+        self.samples += [{**item, "title": f"{item['title']}, after epoch {state.epoch:.3g}"} for item in items]
+
+
+def _is_chosen(epoch: int, epochs: int) -> bool:
+    """Say whether an epoch, from 1, is one of the at most `MOST_SAMPLED_EPOCHS` after which the model writes."""
+    return epochs <= MOST_SAMPLED_EPOCHS or (epoch * MOST_SAMPLED_EPOCHS // epochs) > (
+        (epoch - 1) * MOST_SAMPLED_EPOCHS // epochs
+    )
+
+
+@contextlib.contextmanager
+def _keep_random_state() -> Iterator[None]:
+    """Give every generator of random numbers the state back that it had."""
+    import torch
+
+    drawn, state = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(drawn)
+        np.random.set_state(state)
 
 
 def build_training_arguments(

@@ -48,9 +48,13 @@ def test_a_gpt_is_pretrained_and_then_fine_tuned_with_lora(call, text, tmp_path)
     assert {"character-unigram", "character-trigram", "character-sixgram", "gpt"} == set(first["models"])
     assert first["models"]["gpt"]["loss"]["value"] < first["models"]["character-unigram"]["loss"]["value"]
     assert first["reload_gate"]["pipeline_max_difference"] == 0
-    prompt, written = first["gallery"][-1]["pairs"][0]
-    assert prompt in TEXT
-    assert 0 < len(written) <= 65
+    samples = [item for item in first["gallery"] if "after epoch" in item["title"]]
+    assert samples[-1] == first["gallery"][-1]
+    assert 1 <= len(samples) <= 10
+    for item in (first["gallery"][2], *samples):
+        prompt, written = item["pairs"][0]
+        assert prompt in TEXT
+        assert 0 < len(written) <= 65
     words = ["--data.data_dir", text, "--model.checkpoint", tmp_path / "gpt" / "model"]
     words += ["--train.max_steps", 20, "--data.test_fraction", 0.1]
     second = call("finetune", tmp_path / "lora", "--config", CONFIGS / "shakespeare_gpt_lora.yaml", *words)
@@ -58,3 +62,4 @@ def test_a_gpt_is_pretrained_and_then_fine_tuned_with_lora(call, text, tmp_path)
     assert second["reload_gate"]["adapter_max_difference"] <= second["reload_gate"]["tolerance"]
     assert second["models"]["lora"]["loss"]["value"] < first["models"]["gpt"]["loss"]["value"]
     assert second["checkpoint"]["trainable_parameters"] < second["checkpoint"]["parameters"]
+    assert "after epoch" in second["gallery"][-1]["title"]

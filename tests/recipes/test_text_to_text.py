@@ -68,6 +68,9 @@ def test_a_model_from_scratch_learns_to_translate_and_answers_new_rows(config, r
     code, out, err = run_recipe("pretrain", *words)
     results = read_run(code, err, run)
     name = results["method"]
+    samples = [item for item in results["gallery"] if "after epoch" in item["title"]]
+    assert [item["title"].rpartition(" ")[2] for item in samples] == [str(4 * number) for number in range(1, 11)]
+    assert samples[-1]["written"] == PAIRS[samples[-1]["text"]]
     assert set(results["models"]) == {"copy", "word-by-word", name}
     assert results["models"][name]["bleu"]["value"] == pytest.approx(100)
     assert "trained on the training split alone" in out
@@ -113,6 +116,36 @@ def test_an_interrupted_training_of_the_encoder_decoder_is_resumed_to_the_same_w
     file = "checkpoints/checkpoint-6/model.safetensors"
     whole, cut = (load_file(tmp_path / f"{name}.partial" / file) for name in ("whole", "cut"))
     assert all((abs(whole[key] - cut[key]) < 1e-6).all() for key in whole)
+
+
+@pytest.mark.parametrize("config", ["multi30k_transformer", "multi30k_t5"])
+def test_what_is_written_after_epochs_leaves_training_as_it_is(config, run_recipe, tmp_path, monkeypatch):
+    import torch
+
+    from startup_llm.training import pretraining, trainer
+
+    words = ["--config", CONFIGS / f"{config}.yaml", "--data.data_dir", write_lines(tmp_path / "data"), *SMALL, *QUICK]
+    words += ["--train.max_steps", 6, "--train.per_device_train_batch_size", 8, "--train.warmup_steps", 0]
+    words += ["--train.eval_strategy", "no", "--train.save_strategy", "no", "--model.dropout", 0.3]
+    words += ["--data.max_train_rows", 23, "--speed.compute_dtype", "float32", "--speed.attention_kernel", "sdpa"]
+    found = []
+
+    def stop(trained, *rest):
+        found.append(trained)
+        raise RuntimeError("that is enough")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretraining, "save_model", stop)
+        for name in ("with", "without"):
+            if name == "without":
+                patch.setattr(trainer.SampleWriter, "on_epoch_end", lambda *words, **named: None)
+            with pytest.raises(RuntimeError, match="that is enough"):
+                run_recipe("pretrain", *words, "--run_dir", tmp_path / name)
+    written, plain = found
+    assert [item["title"].rpartition(", ")[2] for item in written.samples] == ["after epoch 1", "after epoch 2"]
+    assert not plain.samples
+    weights = plain.model.state_dict()
+    assert all(torch.equal(values, weights[name]) for name, values in written.model.state_dict().items())
 
 
 def test_dialogsum_t5_runs_and_answers(run_recipe, tmp_path):
@@ -187,6 +220,8 @@ def test_opus_marian_runs_on_the_nested_column(run_recipe, tmp_path):
     assert results["gallery"][0]["pairs"][0] == ["given", "A red dog sleeps. 20"]
     assert results["gallery"][0]["pairs"][1] == ["meant", "Ein roter Hund schläft. 20"]
     assert results["checkpoint"]["architecture"] == "MarianMTModel"
+    assert [name for name, _ in results["gallery"][-1]["pairs"]] == ["given", "meant", "written"]
+    assert "after epoch" in results["gallery"][-1]["title"]
     asked = tmp_path / "asked.csv"
     asked.write_text("text\nA red dog sleeps.\n")
     code, _, err = run_recipe("predict", "--run", run, "--input", asked, "--output", tmp_path / "answers.csv")
