@@ -12,10 +12,12 @@ import sys
 from startup_llm.config import BenchmarkConfig, parse_config
 from startup_llm.errors import run_recipe
 from startup_llm.run_folder import RunFolder
+from startup_llm.training.processes import require_one_process
 
 
 def main() -> None:
     config, _, config_text = parse_config(BenchmarkConfig)
+    require_one_process("recipes/benchmark.py")
     with RunFolder(config.run_dir, overwrite=config.overwrite) as run:
         benchmark(config, config_text, run)
 

@@ -15,10 +15,12 @@ from startup_llm.config import CompareConfig, DataConfig, default_run_dir, parse
 from startup_llm.errors import UserError, nearest, run_recipe
 from startup_llm.run_folder import RunFolder
 from startup_llm.training.ladder import RUNGS, train_rung
+from startup_llm.training.processes import require_one_process
 
 
 def main() -> None:
     config, _, config_text = parse_config(CompareConfig)
+    require_one_process("recipes/compare.py")
     check(config)
     run_dir = config.run_dir or default_run_dir(config.data, "ladder")
     with RunFolder(run_dir, overwrite=config.overwrite, resume=config.resume) as run:

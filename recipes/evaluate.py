@@ -15,12 +15,14 @@ from typing import Any
 from startup_llm.config import DataConfig, EvaluateConfig, parse_config
 from startup_llm.errors import UserError, run_recipe
 from startup_llm.run_folder import RESULTS, RunFolder, read_results
+from startup_llm.training.processes import require_one_process
 
 SUITES = Path(__file__).with_name("suites")
 
 
 def main() -> None:
     config, _, config_text = parse_config(EvaluateConfig)
+    require_one_process("recipes/evaluate.py")
     with RunFolder(config.run_dir, overwrite=config.overwrite, resume=False) as run:
         failures = evaluate(config, config_text, run)
     for failure in failures:

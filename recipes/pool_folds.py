@@ -9,10 +9,12 @@ import sys
 from startup_llm.config import PoolConfig, parse_config
 from startup_llm.errors import run_recipe
 from startup_llm.run_folder import RESULTS, RunFolder
+from startup_llm.training.processes import require_one_process
 
 
 def main() -> None:
     config, _, config_text = parse_config(PoolConfig)
+    require_one_process("recipes/pool_folds.py")
     with RunFolder(config.run_dir, overwrite=config.overwrite, resume=False) as run:
         pool(config, config_text, run)
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 
+LONGEST_STAGE = timedelta(hours=2)
+"""How long a run's processes wait for the main one, which alone computes baselines, before one counts as lost."""
+
 
 def join_processes(longest_wait: timedelta = timedelta(days=7)) -> PartialState:
     """Join the run's other processes: to be called before anything else asks accelerate for its state.
@@ -46,12 +49,26 @@ def start_run(seed: int) -> None:
     import datasets
     import transformers
 
-    join_processes()
+    join_processes(LONGEST_STAGE)
     # peft asks transformers for a name that it is about to drop: not the reader's concern
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     transformers.set_seed(seed)
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
+
+
+def require_one_process(recipe: str) -> None:
+    """Refuse to be one of several processes, which would all write the same files.
+
+    Args:
+        recipe: Path of the recipe as it is typed, such as recipes/evaluate.py.
+
+    Raises:
+        UserError: If a launcher started more than one.
+    """
+    processes = int(os.environ.get("WORLD_SIZE") or 1)
+    if processes > 1:
+        raise UserError(f"{recipe} runs in one process, got {processes}; start it with python {recipe}")
 
 
 def call_on_main_process(function: Callable[[], Value]) -> Value:

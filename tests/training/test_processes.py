@@ -1,0 +1,47 @@
+"""What a recipe does as one of several processes."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from startup_llm.training import processes
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ("evaluate", ["--model", "runs/a"]),
+        ("compare", []),
+        ("benchmark", []),
+        ("pool_folds", ["--runs", "[runs/a, runs/b]"]),
+    ],
+)
+def test_a_recipe_of_one_process_refuses_to_be_one_of_several(run_recipe, monkeypatch, tmp_path, recipe, words):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run_recipe(recipe, *words) == (
+        2,
+        "",
+        f"error: recipes/{recipe}.py runs in one process, got 2; start it with python recipes/{recipe}.py\n",
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", ["1", "", None])
+def test_a_launcher_of_one_process_is_taken_for_none(monkeypatch, size):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    if size is not None:
+        monkeypatch.setenv("WORLD_SIZE", size)
+    processes.require_one_process("recipes/evaluate.py")
+
+
+def test_a_run_gives_up_a_lost_process_after_hours_and_a_pipe_after_days(monkeypatch):
+    import accelerate
+
+    waits = []
+    monkeypatch.setattr(accelerate, "PartialState", lambda cpu, timeout: waits.append(timeout))
+    processes.start_run(0)
+    processes.join_processes()
+    assert waits == [timedelta(hours=2), timedelta(days=7)]
