@@ -134,7 +134,7 @@ class RunFolder:
 
     def last_checkpoint(self) -> Path | None:
         """Return the newest whole checkpoint of the trainer, or None."""
-        found = [c for c in self.checkpoints.glob("checkpoint-*") if (c / "trainer_state.json").is_file()]
+        found = [c for c in self.checkpoints.glob("checkpoint-*") if _is_json(c / "trainer_state.json")]
         return max(found, key=lambda checkpoint: int(checkpoint.name.rsplit("-", 1)[1]), default=None)
 
     def _holds_work(self) -> bool:
@@ -164,6 +164,15 @@ class RunFolder:
             self.final.rename(replaced)
         self.path.rename(self.final)
         shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _is_json(file: Path) -> bool:
+    """Say whether a file is there and whole: what is cut by a signal while it is written does not parse."""
+    try:
+        json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def write_atomically(path: Path, text: str) -> None:

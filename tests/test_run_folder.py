@@ -143,6 +143,13 @@ def test_checkpoint_that_was_not_written_whole_is_not_resumed_from(tmp_path):
         assert run.last_checkpoint() == run.checkpoints / "checkpoint-2"
 
 
+def test_checkpoint_whose_state_was_cut_while_it_was_written_is_not_resumed_from(tmp_path):
+    interrupt_run(tmp_path / "a", steps=(2, 4))
+    (tmp_path / "a.partial" / "checkpoints" / "checkpoint-4" / "trainer_state.json").write_text('{"epoch": 1.0, "glo')
+    with RunFolder(tmp_path / "a", resume=True) as run:
+        assert run.last_checkpoint() == run.checkpoints / "checkpoint-2"
+
+
 def test_resume_without_anything_to_resume_starts_afresh(tmp_path):
     with RunFolder(tmp_path / "a", resume=True) as run:
         assert run.last_checkpoint() is None
