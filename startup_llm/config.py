@@ -686,6 +686,9 @@ RESERVED_TRAIN_FIELDS: Mapping[str, str] = {
     "hub_token": "log in with `hf auth login` or set HF_TOKEN; a token never goes into a config",
     "push_to_hub": "publish a finished run with recipes/push.py",
     "resume_from_checkpoint": "use --resume",
+    "bf16": "use --speed.compute_dtype bfloat16",
+    "fp16": "choose --speed.compute_dtype bfloat16 or float32; float16 is not computed in",
+    "use_cpu": "start with accelerate launch --cpu",
 }
 """Fields of the `train` section that the run itself decides, and what to use instead."""
 

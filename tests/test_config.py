@@ -136,7 +136,7 @@ def test_bare_resume_stands_for_true(words, resume):
 
 
 def test_bare_flag_of_the_train_section_stands_for_true():
-    assert parse("--train.bf16")[1]["bf16"] is True
+    assert parse("--train.full_determinism")[1]["full_determinism"] is True
 
 
 @pytest.mark.parametrize("method", ["lora", "full", "probe"])
@@ -162,7 +162,7 @@ def test_the_runs_own_yaml_gives_the_same_config_again(tmp_path):
 
 @pytest.mark.parametrize(("name", "advice"), RESERVED_TRAIN_FIELDS.items())
 def test_train_field_that_the_run_decides_is_refused_with_what_to_use_instead(name, advice):
-    value = "true" if name == "push_to_hub" else "hf_secret"
+    value = "true" if name in ("push_to_hub", "bf16", "fp16", "use_cpu") else "hf_secret"
     message = refuse(f"--train.{name}", value)
     assert message == f"train.{name} is set by the run itself; {advice}"
     assert "hf_secret" not in message

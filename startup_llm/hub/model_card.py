@@ -124,8 +124,6 @@ _SETTINGS: Mapping[str, tuple[str, ...]] = {
         "lr_scheduler_type",
         "warmup_steps",
         "weight_decay",
-        "bf16",
-        "fp16",
     ),
 }
 _UNMEASURED = (

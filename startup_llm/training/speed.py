@@ -162,7 +162,7 @@ def _choose_dtype(config: SpeedConfig, device: str) -> tuple[str, str]:
         measured = ", ".join(f"{name} {rate:,.0f} GFLOP/s" for name, rate in rates.items())
         why = f"measured {measured} with {torch.get_num_threads()} threads"
     elif device == "cuda":
-        fast = torch.cuda.is_bf16_supported()
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
         why = f"the GPU has {'' if fast else 'no '}bfloat16 units"
     else:
         fast = device == "xla"

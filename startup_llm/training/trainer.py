@@ -68,16 +68,21 @@ class HeadTrainer(Trainer):
         return (loss, {"logits": outputs}) if return_outputs else loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> Any:
-        """Make the optimizer of `train.optim` over two groups: the head, and the rest."""
+        """Make the optimizer of `train.optim` over the head and the rest, biases and norms without weight decay."""
         if self.optimizer is None:
-            trained = [p for p in (model or self.model).parameters() if p.requires_grad]
-            groups = [
-                {"params": [p for p in trained if id(p) not in self._head_ids]},
-                {"params": [p for p in trained if id(p) in self._head_ids], "lr": self._head_learning_rate},
-            ]
-            optimizer_class, arguments = self.get_optimizer_cls_and_kwargs(self.args, model or self.model)
-            arguments.setdefault("weight_decay", self.args.weight_decay)
-            self.optimizer = optimizer_class([group for group in groups if group["params"]], **arguments)
+            model = model or self.model
+            decayed = set(self.get_decay_parameter_names(model))
+            groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+            for name, parameter in model.named_parameters():
+                if not parameter.requires_grad:
+                    continue
+                in_head, decays = id(parameter) in self._head_ids, name in decayed
+                rate = {"lr": self._head_learning_rate} if in_head else {}
+                decay = self.args.weight_decay if decays else 0.0
+                group = groups.setdefault((in_head, decays), {"params": [], "weight_decay": decay, **rate})
+                group["params"].append(parameter)
+            optimizer_class, arguments = self.get_optimizer_cls_and_kwargs(self.args, model)
+            self.optimizer = optimizer_class(list(groups.values()), **arguments)
         return self.optimizer
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
@@ -127,6 +132,8 @@ class HeadTrainer(Trainer):
         if self._tokens_per_batch is None:
             return super().training_step(model, inputs, num_items_in_batch)
         model.train()
+        if hasattr(self.optimizer, "train"):  # schedule-free ones train and evaluate at different weights
+            self.optimizer.train()
         inputs = self._prepare_inputs(inputs)
         own = self._count_own_rows(len(inputs["labels"]))
         inputs = {name: values[: max(own, 1)] for name, values in inputs.items()}
@@ -281,9 +288,12 @@ def build_training_arguments(
         "remove_unused_columns": True,
     }
     try:
-        return arguments_class(**arguments, **further)
+        built = arguments_class(**arguments, **further)
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(f"train section: {' '.join(str(error).split())}") from None
+    built.mixed_precision = "bf16" if plan.compute_dtype == "bfloat16" else "no"  # else the launcher's goes first
+    built._n_gpu = min(built.n_gpu, 1)  # with several, Trainer would split each batch by DataParallel
+    return built
 
 
 def build_trainer(
