@@ -160,8 +160,16 @@ def train_tokenizer(
         tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         tokenizer.decoder = decoders.WordPiece()
-        trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
+        # the trainer meets these in the order of a hash, and each process would number its tokens otherwise
+        first = [*special, *_list_inner_characters(tokenizer, texts := list(texts))]
+        trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=first, show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
+    if kind == "wordpiece":  # learnt first, but no special tokens
+        vocabulary, parts = tokenizer.get_vocab(), tokenizer
+        tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+        for name in ("normalizer", "pre_tokenizer", "decoder"):
+            setattr(tokenizer, name, getattr(parts, name))
+        tokenizer.add_special_tokens(special)
     ids = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ids
@@ -175,6 +183,13 @@ def train_tokenizer(
         cls_token="[CLS]",
         sep_token="[SEP]",
     )
+
+
+def _list_inner_characters(tokenizer: Any, texts: Iterable[str]) -> list[str]:
+    """Return `##` and each character that stands inside a word, sorted."""
+    normalize, cut = tokenizer.normalizer.normalize_str, tokenizer.pre_tokenizer.pre_tokenize_str
+    words = {word for text in texts for word, _ in cut(normalize(text))}
+    return [f"##{character}" for character in sorted({character for word in words for character in word[1:]})]
 
 
 def save_text_classifier(

@@ -46,6 +46,17 @@ def test_a_tokenizer_frames_a_text_and_knows_its_training_words(kind):
     assert set(types) == {0, 1}
 
 
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe"])
+def test_a_tokenizer_trained_again_numbers_its_tokens_alike(kind):
+    vocabularies = [train_tokenizer(TEXTS * 5, kind, 400, 32).get_vocab() for _ in range(4)]
+    assert all(vocabulary == vocabularies[0] for vocabulary in vocabularies)
+
+
+def test_a_part_of_a_word_is_no_special_token():
+    tokenizer = train_tokenizer(TEXTS * 5, "wordpiece", 400, 32)
+    assert set(tokenizer.get_added_vocab()) == {"[PAD]", "[UNK]", "[CLS]", "[SEP]"}
+
+
 def test_an_unknown_kind_of_tokenizer_is_named():
     with pytest.raises(UserError, match="unknown tokenizer 'wordpeace'; did you mean wordpiece"):
         train_tokenizer(TEXTS, "wordpeace", 400, 32)
