@@ -1,13 +1,18 @@
-"""The launcher's own reader takes every file in recipes/accelerate."""
+"""The launcher's own reader takes every file in recipes/accelerate, and those for the CPU are run."""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
+RUN_HERE = ("cpu", "cpu_two_processes")
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
@@ -22,7 +27,7 @@ def test_accelerate_reads_the_file_and_knows_every_key(file):
 def test_a_file_tells_its_command_and_whether_it_was_run(file):
     head = [line for line in file.read_text().splitlines() if line.startswith("#")]
     assert f"accelerate launch --config_file recipes/accelerate/{file.name}" in head[1]
-    assert "Not run for this version." in head[0] or file.stem == "cpu"
+    assert "Not run for this version." in head[0] or file.stem in RUN_HERE
 
 
 def load(name: str):
@@ -76,3 +81,45 @@ def test_zero3_shards_everything_and_saves_whole_files():
     assert config.deepspeed_config["zero3_save_16bit_model"] is True
     known = {action.dest for action in launch_command_parser()._actions}
     assert set(config.deepspeed_config) <= known
+
+
+def launch(folder: Path, name: str, recipe: str, *words: object) -> dict:
+    """Run a recipe for two steps through `accelerate launch` as the file's header says, and return its results."""
+    data = [
+        f"{['hello good morning', 'goodbye see you'][i % 2]} {i},{['greeting', 'parting'][i % 2]}" for i in range(40)
+    ]
+    (folder / "data.csv").write_text("\n".join(["text,label", *data]) + "\n", encoding="utf-8")
+    file = ROOT / "recipes" / "accelerate" / f"{name}.yaml"
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", file, ROOT / "recipes" / recipe]
+    command += ["--data.train_file", "data.csv", "--data.test_file", "data.csv", "--data.validation_fraction", 0]
+    command += ["--train.max_steps", 2, "--train.logging_steps", 1, "--evaluation.resamples", 20]
+    command += ["--speed.compute_dtype", "float32", "--speed.attention_kernel", "sdpa", "--run_dir", "run", *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [str(word) for word in command], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    return json.loads((folder / "run" / "results.json").read_text())
+
+
+def list_losses(results: dict) -> list[float]:
+    return [entry["loss"] for entry in results["history"] if "loss" in entry]
+
+
+def test_cpu_yaml_runs_the_recipe_in_one_process(tiny_checkpoint, tmp_path):
+    results = launch(tmp_path, "cpu", "finetune.py", "--model.checkpoint", tiny_checkpoint("bert"))
+    assert len(list_losses(results)) == 2
+    assert (tmp_path / "run" / "model" / "config.json").is_file()
+
+
+def test_cpu_two_processes_yaml_gives_one_processs_losses(tmp_path):
+    small = ["--model.width", 16, "--model.layers", 1, "--model.heads", 2, "--model.dropout", 0]
+    small += ["--model.name", "transformer"]
+    losses = []
+    for name, batch in (("cpu", 8), ("cpu_two_processes", 4)):
+        folder = tmp_path / name
+        folder.mkdir()
+        words = [*small, "--train.per_device_train_batch_size", batch]
+        losses.append(list_losses(launch(folder, name, "pretrain.py", *words)))
+    assert len(losses[0]) == 2
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
