@@ -48,7 +48,7 @@ def align(config: AlignConfig, train_section: dict, config_text: str, run: RunFo
         plan = finetuning.choose_plan(config, run)
         prepared = finetuning.prepare(task, data, config, checkpoint, processor, plan)
         about = f"checkpoint: {checkpoint.name} ({checkpoint.source})"
-        say("\n  ".join([about, *prepared.task_model.notes, *plan.reasons, *prepared.describe_truncation()]))
+        say("\n  ".join([about, *prepared.task_model.notes, *prepared.plan.reasons, *prepared.describe_truncation()]))
 
     with stage("reference"):
         prepared, before = preferences.remember_reference(prepared)

@@ -65,7 +65,7 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
         plan = finetuning.choose_plan(config, run, shape)
         prepared = finetuning.prepare(task, data, config, checkpoint, processor, plan)
         about = f"checkpoint: {checkpoint.name} ({checkpoint.source})"
-        say("\n  ".join([about, *prepared.task_model.notes, *plan.reasons, *prepared.describe_truncation()]))
+        say("\n  ".join([about, *prepared.task_model.notes, *prepared.plan.reasons, *prepared.describe_truncation()]))
 
     predictions, feature_norm, estimates = {}, None, []
     if run.is_writer:

@@ -43,7 +43,7 @@ def pretrain(config: PretrainConfig, train_section: dict, config_text: str, run:
         plan = finetuning.choose_plan(config, run)
         prepared = pretraining.prepare(task, data, config, plan)
         about = f"model: {config.method} from random weights"
-        say("\n  ".join([about, *prepared.task_model.notes, *plan.reasons, *prepared.describe_truncation()]))
+        say("\n  ".join([about, *prepared.task_model.notes, *prepared.plan.reasons, *prepared.describe_truncation()]))
 
     predictions = {}
     if run.is_writer:

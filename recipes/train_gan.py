@@ -135,6 +135,7 @@ def train_ganbert(config: GanConfig, config_text: str, run: RunFolder) -> None:
         processor = task.load_processor(checkpoint, config.encoder)
         plan = finetuning.choose_plan(config, run)
         task_model = task.build_model(checkpoint, processor, data, config.encoder, plan.attention_kernel)
+        plan = finetuning.settle_kernel(plan, config.speed, task_model.model, checkpoint.name)
         prepared = finetuning.encode_splits(task, data, checkpoint, processor, task_model, plan)
         say("\n  ".join([f"encoder: {checkpoint.name} ({checkpoint.source}), frozen", *task_model.notes]))
         vectors = ganbert.extract_sentence_vectors(prepared)

@@ -73,7 +73,7 @@ def load_model(
     with _QuietLoading():
         try:
             return auto_class.from_pretrained(checkpoint.path, attn_implementation=attention_kernel, **arguments)
-        except ValueError:
+        except (ValueError, ImportError):  # the latter where a kernel's package is missing
             return auto_class.from_pretrained(checkpoint.path, **arguments)
 
 

@@ -6,7 +6,7 @@ import gc
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-    from startup_llm.config import AlignConfig, FinetuneConfig, PretrainConfig
+    from startup_llm.config import AlignConfig, FinetuneConfig, PretrainConfig, SpeedConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.models.checkpoints import Checkpoint
     from startup_llm.models.task_model import TaskModel
@@ -165,11 +165,23 @@ def choose_plan(
         stored = run.read_plan() if config.resume else None
         plan = resume_plan(stored, config.speed) if stored else plan_speed(config.speed, shape)
         run.write_json(PLAN, stored or plan.as_dict())
-        return plan
+        return replace(plan, reasons=(*plan.reasons, *_describe_idle_gpus()))
 
     plan = call_on_main_process(choose)
     use_plan(plan, config.speed)
     return plan
+
+
+def _describe_idle_gpus() -> list[str]:
+    """Say that one process computes on one GPU, where there are more."""
+    import torch
+    from accelerate import PartialState
+
+    state = PartialState()
+    if state.device.type != "cuda" or state.num_processes > 1 or torch.cuda.device_count() < 2:
+        return []
+    command = "accelerate launch --config_file recipes/accelerate/ddp.yaml"
+    return [f"one GPU of {torch.cuda.device_count()} computes, as there is one process; for all of them {command}"]
 
 
 def prepare(
@@ -183,13 +195,40 @@ def prepare(
     """Build the model and encode every split.
 
     Raises:
-        UserError: If the task's rows cannot be learnt by the method.
+        UserError: If the task's rows cannot be learnt by the method, or the model lacks the kernel asked for.
     """
     task.check_method(config.method, data)
     task_model = task.build_model(checkpoint, processor, data, config.model, plan.attention_kernel)
+    plan = settle_kernel(plan, config.speed, task_model.model, checkpoint.name)
     if config.method == "lora" and task_model.no_adapter:
         raise UserError(f"--method lora: {task_model.no_adapter}")
     return encode_splits(task, data, checkpoint, processor, task_model, plan)
+
+
+def settle_kernel(plan: SpeedPlan, config: SpeedConfig, model: Any, name: str) -> SpeedPlan:
+    """Return the plan with the attention kernel that the model was really built with.
+
+    Args:
+        plan: What the model was to be built with.
+        config: What was asked for.
+        model: The model.
+        name: What to call it in an error.
+
+    Raises:
+        UserError: If the kernel was asked for, and the model computes with another.
+    """
+    used = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    if plan.attention_kernel is None or used in (None, plan.attention_kernel):
+        return plan
+    kind = model.config.model_type
+    if config.attention_kernel is not None:
+        needs = ", which needs a GPU and the package flash-attn," if "flash" in config.attention_kernel else ""
+        raise UserError(
+            f"speed.attention_kernel {config.attention_kernel}{needs} is not what {name} ({kind}) computes with here: "
+            f"it would be {used}; leave the option out"
+        )
+    reason = f"{used} attention all the same: {kind} does not compute with {plan.attention_kernel} here"
+    return replace(plan, attention_kernel=used, reasons=(*plan.reasons, reason))
 
 
 def encode_splits(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from startup_llm.errors import UserError
 from startup_llm.models.checkpoints import Checkpoint
-from startup_llm.training.finetuning import Prepared, Trained, encode_splits, run_trainer
+from startup_llm.training.finetuning import Prepared, Trained, encode_splits, run_trainer, settle_kernel
 
 if TYPE_CHECKING:
     from startup_llm.config import PretrainConfig
@@ -20,8 +21,15 @@ RANDOM_WEIGHTS = Checkpoint("random weights", Path(), "from scratch", None, "", 
 
 
 def prepare(task: Task, data: TaskData, config: PretrainConfig, plan: SpeedPlan) -> Prepared:
-    """Fit the processor on the training rows, draw the model's weights and encode every split."""
+    """Fit the processor on the training rows, draw the model's weights and encode every split.
+
+    Raises:
+        UserError: If the model lacks the attention kernel asked for.
+    """
+    if config.speed.attention_kernel == "flash_attention_2":
+        raise UserError("speed.attention_kernel flash_attention_2: a model from scratch computes with eager or sdpa")
     processor, task_model = task.build_scratch_model(data, config.model, plan.attention_kernel or "sdpa")
+    plan = settle_kernel(plan, config.speed, task_model.model, config.model.name)
     return encode_splits(task, data, RANDOM_WEIGHTS, processor, task_model, plan)
 
 
