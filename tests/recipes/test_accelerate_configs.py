@@ -94,7 +94,7 @@ def launch(folder: Path, name: str, recipe: str, *words: object) -> dict:
     command += ["--data.train_file", "data.csv", "--data.test_file", "data.csv", "--data.validation_fraction", 0]
     command += ["--train.max_steps", 2, "--train.logging_steps", 1, "--evaluation.resamples", 20]
     command += ["--speed.compute_dtype", "float32", "--speed.attention_kernel", "sdpa", "--run_dir", "run", *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(
         [str(word) for word in command], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
     )
