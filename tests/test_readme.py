@@ -11,7 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from startup_llm.evaluation.readme import render_page, render_summary, render_table, shorten_results
+from startup_llm.evaluation.readme import (
+    render_ladder,
+    render_page,
+    render_summary,
+    render_table,
+    shorten_ladder,
+    shorten_results,
+)
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -65,6 +72,25 @@ def test_the_summary_sets_each_experiment_beside_the_best_of_the_others():
     told = render_summary({"fsdd-asr": [run]}).splitlines()[-1]
     figures = "word_error_rate (lower is better) | 50.0 % a | 10.0 % whisper (9.0 to 11.0)"
     assert told == f"| fsdd-asr | asr | {figures} | 1.5 |"
+
+
+def test_a_ladder_s_rungs_stand_in_the_order_of_the_largest_budget_and_without_paths():
+    def rung(name, mean):
+        draws = [{"value": mean, "command": "run /home/me"}]
+        return {"name": name, "mean": mean, "least": mean - 0.01, "most": mean + 0.01, "draws": draws}
+
+    budgets = [
+        {"budget": 5, "rungs": [rung("ganbert", 0.7), rung("dnn", 0.5), rung("lora", 0.6)]},
+        {"budget": "all", "rungs": [rung("dnn", 0.8), rung("lora", 0.9)]},
+    ]
+    found = {"decides": "accuracy", "lower_is_better": False, "budgets": budgets, "sentences": ["Use lora."]}
+    kept = shorten_ladder({**found, "hardware": "one machine", "command": "compare /home/me"})
+    assert "/home" not in json.dumps(kept)
+    lines = render_ladder(kept).splitlines()
+    assert lines[0] == "| accuracy | 5 | all |"
+    assert lines[2] == "| lora | 60.0 % (59.0 to 61.0) | 90.0 % (89.0 to 91.0) |"
+    assert lines[4] == "| ganbert | 70.0 % (69.0 to 71.0) |  |"
+    assert "Use lora." in lines
 
 
 def test_every_command_of_the_readme_is_known_to_these_tests():

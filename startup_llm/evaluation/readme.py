@@ -2,6 +2,7 @@
 
 `python -m startup_llm.evaluation.readme README.md recipes/results` fills each pair of marker lines
 `<!-- results: NAME -->` and `<!-- /results -->` from `recipes/results/NAME.json`, a list of shortened `results.json`.
+Likewise `<!-- ladder: NAME -->` and `<!-- /ladder -->`, from a comparison kept as `recipes/results/ladders/NAME.json`.
 Between `<!-- summary -->` and `<!-- /summary -->` stands a line for each such file. With `NAME=RUN,RUN` behind it, it
 first makes that file anew from finished runs, which differ by their seed alone.
 """
@@ -19,6 +20,7 @@ from startup_llm.evaluation.metrics import is_share
 from startup_llm.run_folder import read_results, write_atomically
 
 _MARKED = re.compile(r"(<!-- results: (?P<name>\S+) -->\n).*?(<!-- /results -->)", re.DOTALL)
+_LADDER = re.compile(r"(<!-- ladder: (?P<name>\S+) -->\n).*?(<!-- /ladder -->)", re.DOTALL)
 _SUMMARY = re.compile(r"(<!-- summary -->\n).*?(<!-- /summary -->)", re.DOTALL)
 _PRIVATE = ("mistakes", "confusions", "gallery", "samples", "history", "config", "command", "per_class", "plan")
 
@@ -35,6 +37,11 @@ def render_page(page: str, folder: Path) -> str:
         runs = json.loads((folder / f"{found['name']}.json").read_text(encoding="utf-8"))
         return f"{found[1]}{render_table(runs)}\n{found[3]}"
 
+    def fill_ladder(found: re.Match[str]) -> str:
+        kept = json.loads((folder / "ladders" / f"{found['name']}.json").read_text(encoding="utf-8"))
+        return f"{found[1]}{render_ladder(kept)}\n{found[3]}"
+
+    page = _LADDER.sub(fill_ladder, page)
     runs = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))}
     return _SUMMARY.sub(lambda found: f"{found[1]}{render_summary(runs)}\n{found[2]}", _MARKED.sub(fill, page))
 
@@ -86,6 +93,39 @@ def render_table(runs: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join([*lines, "", told, f"It took {took}, on {first['hardware']}."])
 
 
+def render_ladder(comparison: Mapping[str, Any]) -> str:
+    """Write a comparison of recipes/compare.py as Markdown: a line per rung, the best at the largest budget first."""
+    budgets, metric = comparison["budgets"], comparison["decides"]
+    scale, unit = (100, " %") if is_share(metric) else (1, "")
+    means = [{rung["name"]: rung for rung in entry["rungs"]} for entry in budgets]
+    order = sorted(means[-1].values(), key=lambda rung: rung["mean"], reverse=not comparison["lower_is_better"])
+    names = [rung["name"] for rung in order]
+    names += [name for rungs in means for name in rungs if name not in names]
+    lines = [
+        f"| {metric} | {' | '.join(str(entry['budget']) for entry in budgets)} |",
+        "|---" * (len(budgets) + 1) + "|",
+    ]
+    for name in dict.fromkeys(names):
+        cells = [
+            f"{scale * rungs[name]['mean']:.1f}{unit} ({scale * rungs[name]['least']:.1f} to "
+            f"{scale * rungs[name]['most']:.1f})"
+            if name in rungs
+            else ""
+            for rungs in means
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", " ".join(comparison["sentences"]), f"On {comparison['hardware']}."])
+
+
+def shorten_ladder(comparison: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a comparison without commands, whose paths are local."""
+    budgets = [
+        {**entry, "rungs": [{**rung, "draws": [draw["value"] for draw in rung["draws"]]} for rung in entry["rungs"]]}
+        for entry in comparison["budgets"]
+    ]
+    return {**{name: value for name, value in comparison.items() if name not in _PRIVATE}, "budgets": budgets}
+
+
 def shorten_results(results: Mapping[str, Any]) -> dict[str, Any]:
     """Return a run's results without texts, paths and long lists, to be kept beside a page."""
     kept = {key: value for key, value in results.items() if key not in _PRIVATE}
@@ -99,10 +139,16 @@ def main(page: Path, folder: Path, *kept: str) -> None:
     Args:
         page: Markdown file with marker lines.
         folder: Where NAME.json lies.
-        *kept: `NAME=RUN,RUN`.
+        *kept: `NAME=RUN,RUN`, or `NAME=COMPARISON`.
     """
     for name, _, runs in (word.partition("=") for word in kept):
-        results = [shorten_results(read_results(run)) for run in runs.split(",")]
+        results = [read_results(run) for run in runs.split(",")]
+        if "budgets" in results[0]:
+            write_atomically(
+                folder / "ladders" / f"{name}.json", json.dumps(shorten_ladder(results[0]), indent=1) + "\n"
+            )
+            continue
+        results = [shorten_results(found) for found in results]
         write_atomically(folder / f"{name}.json", json.dumps(results, indent=1) + "\n")
     write_atomically(page, render_page(page.read_text(encoding="utf-8"), folder))
 
