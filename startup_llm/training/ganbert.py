@@ -1,4 +1,8 @@
-"""GAN-BERT on a frozen encoder's sentence vectors: few labelled rows and many unlabelled ones (Croce et al. 2020)."""
+"""GAN-BERT on a frozen encoder's sentence vectors: few labelled rows and many unlabelled ones (Croce et al. 2020).
+
+The paper updates BERT along with the discriminator. Here the encoder stays as it is and its vectors are computed once,
+so that a run takes minutes on a processor; a comparison with the paper's figures has to say so.
+"""
 
 from __future__ import annotations
 

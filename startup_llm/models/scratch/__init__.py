@@ -4,10 +4,10 @@ Each model is proved in `tests/models/scratch`: with the same weights it gives t
 implementation. A popular founders' article introduces the same three families, DNN, transformer and GAN, with slips
 that a reader would copy into code. The slips, and the right form:
 
-1. *The encoder's formula.* The article's layer is attention alone. A transformer layer is
-   x ← LayerNorm(x + Attention(x)), then x ← LayerNorm(x + W_2 f(W_1 x + b_1) + b_2): without the residual connections
-   and the normalization a deep stack does not train, and without the feed-forward network every layer only averages
-   (linearly transformed) vectors. See `transformer.Block`.
+1. *The encoder's formula.* The article's layer is x + Attention(x) alone. A transformer layer is
+   x ← LayerNorm(x + Attention(x)), then x ← LayerNorm(x + W_2 f(W_1 x + b_1) + b_2): without the
+   normalization a deep stack does not train, and without the feed-forward network every layer only averages (linearly
+   transformed) vectors. See `transformer.Block`.
 2. *The discriminator's loss.* The article writes log σ(D(x)) + log σ(1 - D(G(z))). The log-likelihood of "fake" is
    log(1 - σ(D(G(z)))), which equals log σ(-D(G(z))): the two forms differ by the stray 1, and only the right one has
    its optimum at σ(D) = p / (p + q). See `gan.discriminator_loss`.

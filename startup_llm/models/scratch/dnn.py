@@ -13,7 +13,7 @@ from startup_llm.models.scratch.checks import check_at_least, check_choice, chec
 from startup_llm.models.scratch.losses import build_output
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": torch.relu,  # max(0, z)
+    "relu": torch.relu,  # max(0, z) (Nair & Hinton 2010, section 2)
     "sigmoid": torch.sigmoid,  # 1 / (1 + e^-z)
     "tanh": torch.tanh,  # (e^z - e^-z) / (e^z + e^-z)
 }
@@ -55,6 +55,8 @@ def encode_ngrams(texts: Sequence[str], buckets: int, longest: int = 2) -> Tenso
 
 class Dnn(nn.Module):
     """A stack of layers z = W x + b, a = f(z); the last one has no activation, its z are the logits.
+
+    Rumelhart, Hinton & Williams 1986, equations 1 (z) and 2 (f, there the sigmoid).
 
     Args:
         sizes: Width of the input, of each hidden layer and of the output, such as (784, 128, 10).

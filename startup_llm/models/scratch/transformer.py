@@ -73,6 +73,7 @@ class Block(nn.Module):
     Each of these sublayers stands inside a residual connection and a layer normalization:
     post-norm is LayerNorm(x + Sublayer(x)) (Vaswani et al. 2017, section 3.1; BERT),
     pre-norm is x + Sublayer(LayerNorm(x)) (Radford et al. 2019, section 2.3: GPT-2; Xiong et al. 2020).
+    LayerNorm(x) = γ (x - mean(x)) / √(var(x) + norm_eps) + β over each token's vector (Ba et al. 2016, equation 4).
 
     Args:
         width: Width of the token vectors.
@@ -786,6 +787,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _choose(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None) -> Tensor:
+    # Draw from softmax(z / T) (Ackley et al. 1985) among the k likeliest tokens (Fan et al. 2018, section 5.1).
     if temperature == 0:
         return logits.argmax(-1)  # (batch,)
     if top_k is not None and top_k < logits.shape[-1]:
