@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from startup_llm.errors import UserError
 from startup_llm.models.scratch.checks import check_at_least, check_probability
-from startup_llm.models.scratch.losses import compute_classification_loss
+from startup_llm.models.scratch.losses import compute_classification_loss, keep_digits
 
 
 class ImageGenerator(nn.Module):
@@ -163,7 +163,7 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     Returns:
         A scalar; log 4 where the discriminator cannot tell (all logits 0).
     """
-    return F.softplus(-real_logits.float()).mean() + F.softplus(fake_logits.float()).mean()
+    return F.softplus(-keep_digits(real_logits)).mean() + F.softplus(keep_digits(fake_logits)).mean()
 
 
 def generator_loss(fake_logits: Tensor) -> Tensor:
@@ -175,7 +175,7 @@ def generator_loss(fake_logits: Tensor) -> Tensor:
     Returns:
         A scalar; log 2 where the discriminator cannot tell.
     """
-    return F.softplus(-fake_logits.float()).mean()
+    return F.softplus(-keep_digits(fake_logits)).mean()
 
 
 def r1_penalty(real_logits: Tensor, real_images: Tensor, gamma: float = 10.0) -> Tensor:
@@ -198,7 +198,7 @@ def r1_penalty(real_logits: Tensor, real_images: Tensor, gamma: float = 10.0) ->
             "real_images has requires_grad (False); call real_images.requires_grad_() before D(real_images)"
         )
     (gradient,) = torch.autograd.grad(real_logits.sum(), real_images, create_graph=True)  # like real_images
-    return gamma / 2 * gradient.float().flatten(1).square().sum(1).mean()
+    return gamma / 2 * keep_digits(gradient).flatten(1).square().sum(1).mean()
 
 
 class ExponentialMovingAverage:
@@ -310,7 +310,7 @@ def compute_fake_log_probability(logits: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         logits: z, shape (batch, classes + 1).
     """
-    logits = logits.float()
+    logits = keep_digits(logits)
     everything = logits.logsumexp(-1)  # log Σ_{j≤k+1} e^{z_j}: (batch,)
     return logits[:, -1] - everything, logits[:, :-1].logsumexp(-1) - everything
 
@@ -357,7 +357,7 @@ def gan_bert_generator_loss(fake_logits: Tensor, real_features: Tensor, fake_fea
     Returns:
         A scalar.
     """
-    matching = F.mse_loss(fake_features.float().mean(0), real_features.detach().float().mean(0))
+    matching = F.mse_loss(keep_digits(fake_features).mean(0), keep_digits(real_features.detach()).mean(0))
     _, taken_for_real = compute_fake_log_probability(fake_logits)
     return matching - taken_for_real.mean()
 

@@ -57,6 +57,24 @@ def test_one_batch_is_overfitted(name):
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
+def test_the_gradient_of_the_whole_model_is_that_of_finite_differences(name):
+    model, batch = build_and_batch(name)
+    model = model.double()
+    batch = {key: value.double() if value.is_floating_point() else value for key, value in batch.items()}
+    model(**batch)["loss"].backward()
+    parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    direction = [torch.randn_like(parameter) for parameter in parameters]
+    slope = sum((d * parameter.grad).sum() for d, parameter in zip(direction, parameters, strict=True)).item()
+    losses = []
+    for step in (1e-6, -2e-6):  # to one side of the weights, then to the other
+        with torch.no_grad():
+            for parameter, d in zip(parameters, direction, strict=True):
+                parameter += step * d
+            losses.append(model(**batch)["loss"].item())
+    assert slope == pytest.approx((losses[0] - losses[1]) / 2e-6, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
 @pytest.mark.parametrize("kernel", ["eager", "sdpa"])
 def test_forward_and_backward_run_under_bfloat16_autocast(name, kernel):
     model, batch = build_and_batch(name)
