@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def keep_digits(values: Tensor) -> Tensor:
-    """Return bfloat16 and float16 values as float32: a loss in them would lose the last digits of what is minimized."""
+    """Return half-precision values as float32: a loss in them would lose the last digits of what is minimized."""
     return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
@@ -28,9 +28,8 @@ def compute_classification_loss(logits: Tensor, labels: Tensor, label_smoothing:
     if labels.is_floating_point():
         if logits.shape[-1] == 1:
             return F.mse_loss(logits.flatten(), labels.to(logits.dtype).flatten())  # mean (z - y)²
-        return F.binary_cross_entropy_with_logits(
-            logits, labels.to(logits.dtype)
-        )  # -y log σ(z) - (1 - y) log(1 - σ(z))
+        # -y log σ(z) - (1 - y) log(1 - σ(z))
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
     # -Σ [(1 - ε) log softmax(z)_y + ε mean log softmax(z)]
     total = F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum", label_smoothing=label_smoothing)
     return total / (labels != -100).sum().clamp(min=1)
