@@ -116,7 +116,7 @@ def test_missing_folder_of_a_file_is_named(tmp_path):
         ("a.csv", CSV.encode("utf-16"), ["UTF-16", "iconv -f UTF-16"]),
         ("a.csv", CSV.encode("utf-16-le"), ["NUL character in line 1"]),
         ("a.csv.gz", b"\x1f\x8bnonsense", ["a.csv.gz", "not a readable gzip file"]),
-        ("a.csv.gz", gzip.compress(CSV.encode() * 99)[:-20], ["a.csv.gz", "not a readable gzip file"]),
+        ("a.csv.gz", gzip.compress(CSV.encode() * 99, mtime=0)[:-20], ["a.csv.gz", "not a readable gzip file"]),
         ("a.parquet", b"PAR1nonsense", ["a.parquet", "not a readable Parquet file"]),
     ],
 )
