@@ -689,6 +689,8 @@ RESERVED_TRAIN_FIELDS: Mapping[str, str] = {
     "bf16": "use --speed.compute_dtype bfloat16",
     "fp16": "choose --speed.compute_dtype bfloat16 or float32; float16 is not computed in",
     "use_cpu": "start with accelerate launch --cpu",
+    "fsdp": "a model in shards does not train yet; use recipes/accelerate/ddp.yaml",
+    "deepspeed": "a model in shards does not train yet; use recipes/accelerate/ddp.yaml",
 }
 """Fields of the `train` section that the run itself decides, and what to use instead."""
 

@@ -16,6 +16,15 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 
+SHARDING = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+}
+"""How Accelerate's launcher asks for a model in shards, and for whose."""
+
+_YES = ("1", "true", "yes")
+
 LONGEST_STAGE = timedelta(hours=2)
 """How long a run's processes wait for the main one, which alone computes baselines, before one counts as lost."""
 
@@ -33,7 +42,7 @@ def join_processes(longest_wait: timedelta = timedelta(days=7)) -> PartialState:
     from accelerate import PartialState
     from accelerate.utils import is_torch_xla_available
 
-    asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in _YES
     on_cpu = asked or not (torch.accelerator.is_available() or is_torch_xla_available())
     return PartialState(cpu=on_cpu, timeout=longest_wait)
 
@@ -43,7 +52,17 @@ def start_run(seed: int) -> None:
 
     Args:
         seed: `train.seed`.
+
+    Raises:
+        UserError: If the launcher asks for a model in shards: a batch is computed in parts, as many as each process
+            needs, and one process saves the model, both of which take the whole model in every process.
     """
+    for variable, name in SHARDING.items():
+        if os.environ.get(variable, "").lower() in _YES:
+            raise UserError(
+                f"{variable}={os.environ[variable]}: a model in shards ({name}) does not train yet; use the "
+                "whole model in every process, with accelerate launch --config_file recipes/accelerate/ddp.yaml"
+            )
     import warnings
 
     import datasets

@@ -27,7 +27,9 @@ def test_accelerate_reads_the_file_and_knows_every_key(file):
 def test_a_file_tells_its_command_and_whether_it_was_run(file):
     head = [line for line in file.read_text().splitlines() if line.startswith("#")]
     assert f"accelerate launch --config_file recipes/accelerate/{file.name}" in head[1]
-    assert "Not run for this version." in head[0] or file.stem in RUN_HERE
+    refused = file.stem in ("fsdp2", "deepspeed_zero3")
+    says = "Does not run yet: a run refuses it." if refused else "Not run for this version."
+    assert (says in head[0]) != (file.stem in RUN_HERE)
 
 
 def load(name: str):

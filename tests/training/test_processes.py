@@ -29,6 +29,22 @@ def test_a_recipe_of_one_process_refuses_to_be_one_of_several(run_recipe, monkey
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("variable", "name"), [("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")]
+)
+def test_a_model_in_shards_is_refused_before_anything_is_computed(run_recipe, monkeypatch, tmp_path, variable, name):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(variable, "true")
+    for recipe in ("finetune", "pretrain"):
+        assert run_recipe(recipe, "--run_dir", "run") == (
+            2,
+            "",
+            f"error: {variable}=true: a model in shards ({name}) does not train yet; use the whole model in every "
+            "process, with accelerate launch --config_file recipes/accelerate/ddp.yaml\n",
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("size", ["1", "", None])
 def test_a_launcher_of_one_process_is_taken_for_none(monkeypatch, size):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
