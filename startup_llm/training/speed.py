@@ -2,9 +2,9 @@
 
 Ideas that lost, or have too little to win, on BANKING77 with MiniLM and LoRA on two processor cores:
 
-- Unpadding (rows end to end, with block-diagonal attention): batches grouped by length compute 1.04 padded tokens for a
-  real one, so it could win 4 % at most. (Random batches of 32, padded to their longest row, compute 2.93; padding to
-  128 tokens, 7.91.)
+- Unpadding (rows end to end, with block-diagonal attention): batches grouped by length compute 1.04 padded tokens
+  for a real one, so it could win 4 % at most. (Random batches of 32, padded to their longest row, compute 2.93;
+  padding to 128 tokens, 7.91.)
 - bfloat16 because the processor lists it, or for less memory: without matrix units a product runs at 5 to 20 GFLOP/s
   against 68 to 96 in float32, and Trainer with `bf16` at 1.5 rows a second against 26. So both are timed here.
 - Larger parts of a batch than 2,048 padded tokens: `pipeline()` with 128 rows at once answers half as many rows a
