@@ -20,7 +20,7 @@ from startup_llm.data.labelled_images import (
     read_image,
 )
 from startup_llm.data.sources import SPLIT_ALIASES, _choose_splits, load_splits
-from startup_llm.data.splits import handle_overlap, make_splits, sample_rows
+from startup_llm.data.splits import handle_overlap, make_splits, read_groups, sample_rows
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError, nearest
 
@@ -47,11 +47,13 @@ class _Image:
         name: How errors name it.
         size: Width and height that the source states, in pixels; None where it does not.
         objects: For each object its id, category (a name, or a fault's text after `!`), box and whether it is a crowd.
+        group: What `data.group_column` says of it; None where it says nothing.
     """
 
     name: str
     size: tuple[int, int] | None
     objects: list[tuple[Any, str, Any, bool]] = field(default_factory=list)
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,14 +93,15 @@ def load_boxed_images(data: DataConfig) -> TaskData:
         notes += found
         if not len(splits[split]):
             raise UserError(f"{split} split: none of the {len(images)} images can be used; {found[0]}")
-    cut, split_notes = make_splits(datasets.DatasetDict(splits), data)
+    group_by = "group" if data.group_column else None
+    cut, split_notes = make_splits(datasets.DatasetDict(splits), data, group_by=group_by)
     notes += split_notes
     cut, overlap_notes = handle_overlap(cut, data.remove_overlap, "images")
     notes += overlap_notes + _check_categories(cut, source.label_names)
     for split, count in (("train", data.max_train_rows), ("test", data.max_test_rows)):
         if count is not None:
             cut[split] = sample_rows(cut[split], count, data.split_seed)
-    return TaskData(cut.remove_columns("digest"), source.label_names, "", notes, source.records)
+    return TaskData(cut.remove_columns(["digest", "group"]), source.label_names, "", notes, source.records)
 
 
 def _features() -> datasets.Features:
@@ -114,6 +117,7 @@ def _features() -> datasets.Features:
             "objects": {name: datasets.List(feature) for name, feature in objects.items()},
             "row": whole,
             "digest": datasets.Value("string"),
+            "group": datasets.Value("string"),
         }
     )
 
@@ -130,13 +134,15 @@ def _load(data: DataConfig) -> _Source:
             siblings = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
             raise UserError(f"data.data_dir: no such folder: {folder}{nearest(folder.name, siblings)}")
         if found := _find_coco_files(folder, data):
-            return _load_coco(found)
+            return _load_coco(found, data.group_column)
     elif named:
         if "train" not in named:
             split, file = next(iter(named.items()))
             raise UserError(f"data.{split}_file ({file}) is given without data.train_file; name the training file too")
-        return _load_coco(named)
+        return _load_coco(named, data.group_column)
     elif data.dataset == DIGIT_SCENES and not data.train_file:
+        if data.group_column:
+            raise UserError(f"data.group_column {data.group_column}: {DIGIT_SCENES} has no groups; leave it out")
         return _load_digit_scenes(data.split_seed)
     return _load_table(data)
 
@@ -169,8 +175,16 @@ def _find_coco_files(folder: Path, data: DataConfig) -> dict[str, Path]:
     return {split: found[name] for split, name in chosen.items()}
 
 
-def _load_coco(files: Mapping[str, Path]) -> _Source:
-    """Read annotation files of COCO's form, whose images lie beside them or in the usual folders."""
+def _load_coco(files: Mapping[str, Path], group_key: str | None) -> _Source:
+    """Read annotation files of COCO's form, whose images lie beside them or in the usual folders.
+
+    Args:
+        files: The file of each split.
+        group_key: What holds the group in an entry of `images`; None for no groups.
+
+    Raises:
+        UserError: If a file is not of that form, or an image has no group.
+    """
     told = {split: _read_coco(path) for split, path in files.items()}
     names: dict[str, None] = {}
     for content in told.values():
@@ -183,6 +197,8 @@ def _load_coco(files: Mapping[str, Path]) -> _Source:
         content = told[split]
         categories = {category["id"]: str(category["name"]) for category in content["categories"]}
         images = {image["id"]: _Image(str(image["file_name"]), _read_size(image)) for image in content["images"]}
+        if group_key:
+            _read_coco_groups(path, content["images"], group_key, images)
         faults[split] = []
         for annotation in content["annotations"]:
             number, image = annotation.get("id", "without an id"), images.get(annotation.get("image_id"))
@@ -198,6 +214,18 @@ def _load_coco(files: Mapping[str, Path]) -> _Source:
         records.append({"split": split, "dataset": str(path), "rows": len(images), "sha256": digest})
     tables = {split: _build_table(files) for split, files in places.items()}
     return _Source(splits, tables, tuple(names), faults, [], records)
+
+
+def _read_coco_groups(path: Path, entries: Sequence[dict[str, Any]], key: str, images: Mapping[Any, _Image]) -> None:
+    lacking = [entry for entry in entries if entry.get(key) in (None, "")]
+    if lacking:
+        known = sorted({name for entry in entries for name in entry})
+        raise UserError(
+            f"data.group_column: {path}: {len(lacking)} of {len(entries)} entries of 'images' have no {key!r} "
+            f"({lacking[0]['file_name']}); they have {', '.join(known)}{nearest(key, known)}"
+        )
+    for entry in entries:
+        images[entry["id"]].group = str(entry[key])
 
 
 def _build_table(files: Sequence[dict[str, Any]]) -> datasets.Dataset:
@@ -248,6 +276,9 @@ def _load_table(data: DataConfig) -> _Source:
     splits, tables = {}, {}
     for split, rows in loaded.splits.items():
         splits[split] = list(_read_table(rows.remove_columns(image), objects, keys, class_names, data.box_format))
+        if data.group_column:
+            for entry, group in zip(splits[split], read_groups(rows, data.group_column), strict=True):
+                entry.group = group
         table = rows.select_columns([image])
         tables[split] = table if image == "image" else table.rename_column(image, "image")
     used = (
@@ -376,7 +407,7 @@ def _check_images(
     """
     import datasets
 
-    columns: dict[str, list[Any]] = {name: [] for name in ("width", "height", "objects", "row", "digest")}
+    columns: dict[str, list[Any]] = {name: [] for name in _features()}
     keep, bad, lost_boxes = [], list(faults), len(faults)
     for number, (image, value) in enumerate(
         zip(images, table.cast_column("image", datasets.Image(decode=False)), strict=True), start=1
@@ -385,6 +416,7 @@ def _check_images(
         objects: dict[str, list[Any]] = {"id": [], "category": [], "bbox": [], "crowd": []}
         columns["objects"].append(objects)
         columns["row"].append(number)
+        columns["group"].append(image.group)
         try:
             content = read_bytes(value["image"])
             size = read_image(content).size

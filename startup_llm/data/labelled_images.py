@@ -20,7 +20,7 @@ from startup_llm.data.classification import (
 )
 from startup_llm.data.images import DIGITS_TEST_ROWS
 from startup_llm.data.sources import EXTENSIONS, SPLIT_ALIASES, LoadedData, load_splits
-from startup_llm.data.splits import handle_overlap, make_splits, sample_rows
+from startup_llm.data.splits import handle_overlap, make_splits, read_groups, sample_rows
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError, nearest
 
@@ -67,10 +67,7 @@ def load_labelled_images(data: DataConfig) -> TaskData:
         table = table.add_column("row", list(range(1, len(rows) + 1)))
         table = table.add_column("digest", digests)
         if data.group_column:
-            if data.group_column not in rows.column_names:
-                told = ", ".join(rows.column_names)
-                raise UserError(f"data.group_column {data.group_column}: the {split} split has the columns {told}")
-            table = table.add_column("group", list(rows[data.group_column]))
+            table = table.add_column("group", read_groups(rows, data.group_column))
         splits[split] = table.select(keep) if len(keep) < len(rows) else table
         if not keep:
             raise UserError(f"{split} split: none of the {len(rows)} images can be read; {found[0]}")

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from startup_llm.config import DataConfig
-from startup_llm.errors import UserError
+from startup_llm.errors import UserError, nearest
 
 if TYPE_CHECKING:
     import datasets
@@ -158,6 +158,24 @@ def handle_overlap(
         raise UserError(f"all {len(is_shared)} training {what} stand in the test split; give another test split")
     splits["train"] = splits["train"].select([place for place, shared in enumerate(is_shared) if not shared])
     return splits, [f"{found}; they were removed from training."]
+
+
+def read_groups(rows: datasets.Dataset, column: str) -> list[str | None]:
+    """Return the group of each row as text; None where it has none.
+
+    Args:
+        rows: Rows of a split.
+        column: The column that `data.group_column` names.
+
+    Raises:
+        UserError: If there is no such column.
+    """
+    if column not in rows.column_names:
+        raise UserError(
+            f"data.group_column: no column {column!r} among {', '.join(rows.column_names)}"
+            f"{nearest(column, rows.column_names)}"
+        )
+    return [None if value is None else str(value) for value in rows[column]]
 
 
 def _read_values(dataset: datasets.Dataset, column: str | None) -> np.ndarray:

@@ -51,6 +51,7 @@ class ObjectDetection(Looking):
     tag = "object-detection"
     data_options = (
         "box_format",
+        "group_column",
         "remove_overlap",
         "skip_bad",
     )

@@ -88,6 +88,50 @@ def test_a_table_of_the_hub_s_form_is_read(tmp_path, form, box_format):
         check_colors(rows, data.label_names)
 
 
+def check_groups(data) -> None:
+    """Hold rows of which four at a time are one group against their splits."""
+    groups = {split: {(row - 1) // 4 for row in rows["row"]} for split, rows in data.splits.items()}
+    assert sorted(group for part in groups.values() for group in part) == list(range(10))
+    assert all("group" not in rows.column_names for rows in data.splits.values())
+    assert any("by 'patient'" in note for note in data.notes)
+
+
+def test_images_of_a_group_in_annotation_files_stay_on_one_side(tmp_path):
+    content = write_coco(tmp_path, tmp_path / "train.json", 40)
+    for number, entry in enumerate(content["images"]):
+        entry["patient"] = number // 4
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    check_groups(load_boxed_images(DataConfig(data_dir=str(tmp_path), group_column="patient")))
+
+    del content["images"][3]["patient"]
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"1 of 40 entries of 'images' have no 'patient' \(3\.png\); they have file_"):
+        load_boxed_images(DataConfig(data_dir=str(tmp_path), group_column="patient"))
+
+
+def test_images_of_a_group_in_a_table_stay_on_one_side(tmp_path):
+    import datasets
+
+    columns: dict = {"image": [], "objects": [], "patient": [f"patient {number // 4}" for number in range(40)]}
+    for number in range(40):
+        image, squares = paint_squares(number)
+        stream = io.BytesIO()
+        image.save(stream, "png")
+        columns["image"].append({"bytes": stream.getvalue(), "path": None})
+        columns["objects"].append({"category": [name for name, _ in squares], "bbox": [box for _, box in squares]})
+    rows = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
+    rows.to_parquet(tmp_path / "rows.parquet")
+    given = {"train_file": str(tmp_path / "rows.parquet")}
+    check_groups(load_boxed_images(DataConfig(**given, group_column="patient")))
+    with pytest.raises(UserError, match=r"data\.group_column: no column 'pateint' .*mean patient\?"):
+        load_boxed_images(DataConfig(**given, group_column="pateint"))
+
+
+def test_drawn_scenes_have_no_groups():
+    with pytest.raises(UserError, match=r"data\.group_column patient: digits-scenes has no groups"):
+        load_boxed_images(DataConfig(dataset="digits-scenes", group_column="patient"))
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_box_is_turned_with_its_picture_as_pillow_turns_it(orientation):
     corners, exif = (3, 5, 11, 9), Image.Exif()

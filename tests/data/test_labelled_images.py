@@ -35,9 +35,9 @@ def write_classes(folder, count: int = 6, *, first: int = 0) -> None:
             (folder / name / f"{place}.png").write_bytes(paint(first + number * 100 + place))
 
 
-def build_huge_png(side: int) -> bytes:
-    """Return the header of a square PNG, with no pixels behind it."""
-    header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+def build_huge_png(width: int, height: int) -> bytes:
+    """Return the header of a PNG, with no pixels behind it."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
     return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
 
@@ -100,15 +100,16 @@ def test_a_local_copy_of_a_hub_dataset_is_read_from_its_parquet_files(tmp_path):
         (b"", "0 bytes"),
         (b"hello", "not an image that Pillow knows"),
         (paint(7)[:60], "broken"),
-        (build_huge_png(20_000), "100 megapixels or more|400 megapixels, expected fewer than 100"),
-        (build_huge_png(10_000), "100 megapixels, expected fewer than 100"),
+        (build_huge_png(20_000, 20_000), "100 megapixels or more|400 megapixels, expected fewer than 100"),
+        (build_huge_png(10_000, 10_000), "100 megapixels, expected fewer than 100"),
+        (build_huge_png(10_001, 9_999), "broken"),
         (
             encode(Image.new("RGB", (4, 4)), "gif", save_all=True, append_images=[Image.new("RGB", (4, 4), "red")]),
             "animation of 2 pictures",
         ),
         (encode(Image.fromarray(np.full((4, 4), 40_000, np.uint16))), "I;16"),
     ],
-    ids=["empty", "text", "cut", "huge", "at the limit", "animation", "16-bit"],
+    ids=["empty", "text", "cut", "huge", "at the limit", "just below it", "animation", "16-bit"],
 )
 def test_a_file_that_cannot_be_used_is_named_or_left_out(content, reason, tmp_path):
     write_classes(tmp_path)
@@ -142,8 +143,8 @@ def test_images_of_a_group_stay_on_one_side(tmp_path):
     groups = {name: {(row - 1) // 4 for row in rows["row"]} for name, rows in data.splits.items()}
     assert groups["train"].isdisjoint(groups["test"])
     assert len(groups["train"] | groups["test"]) == 10
-    with pytest.raises(UserError, match=r"data\.group_column doctor: the train split has the columns image, label"):
-        load_labelled_images(DataConfig(**given, group_column="doctor"))
+    with pytest.raises(UserError, match=r"data\.group_column: no column 'pateint' .*mean patient\?"):
+        load_labelled_images(DataConfig(**given, group_column="pateint"))
 
 
 def test_exif_turns_the_picture():
