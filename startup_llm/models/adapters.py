@@ -54,7 +54,9 @@ def add_lora(
     head_modules: Sequence[str] = (),
     constant_modules: Sequence[str] = (),
 ) -> PeftModel:
-    """Wrap a model with a LoRA adapter that also trains and saves the head. Batch norms keep their statistics.
+    """Wrap a model with a LoRA adapter that also trains and saves the head.
+
+    Batch norms outside the head keep their statistics: an adapter's file has no place for new ones.
 
     Args:
         model: The pretrained model with its head.
@@ -72,7 +74,7 @@ def add_lora(
     from startup_llm.models.fixed_batch_norm import fix_batch_norms
 
     config = plan_lora(model, lora, task_type=task_type, head_modules=head_modules, constant_modules=constant_modules)
-    fix_batch_norms(model)
+    fix_batch_norms(model, exclude=head_modules)
     adapted = peft.get_peft_model(model, config)
     adapted.peft_config["default"].base_model_name_or_path = base_name
     for name, parameter in adapted.named_parameters():

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 
-class FixedBatchNorm2d(nn.BatchNorm2d):
+class _KeepsStatistics:
     """Normalises by the running mean and variance in training too; scale and shift may learn.
 
     Batches of detectors are small, so their own statistics are noise, and an adapter's file has no place for others.
@@ -15,15 +17,33 @@ class FixedBatchNorm2d(nn.BatchNorm2d):
         """Return (features - mean) / deviation * scale + shift, in the features' type.
 
         Args:
-            features: Shape (batch, channels, height, width).
+            features: Shape (batch, channels, ...).
         """
         scale = self.weight.float() * (self.running_var + self.eps).rsqrt()
         shift = self.bias.float() - self.running_mean * scale
-        return (features * scale[:, None, None] + shift[:, None, None]).to(features.dtype)
+        shape = (-1, *[1] * (features.dim() - 2))
+        return (features * scale.view(shape) + shift.view(shape)).to(features.dtype)
 
 
-def fix_batch_norms(model: nn.Module) -> None:
-    """Let every `BatchNorm2d` of a model, changed in place, keep its statistics."""
-    for module in model.modules():
-        if type(module) is nn.BatchNorm2d:
-            module.__class__ = FixedBatchNorm2d
+class FixedBatchNorm1d(_KeepsStatistics, nn.BatchNorm1d):
+    """Of vectors, shape (batch, channels), or of series, shape (batch, channels, length)."""
+
+
+class FixedBatchNorm2d(_KeepsStatistics, nn.BatchNorm2d):
+    """Of maps, shape (batch, channels, height, width)."""
+
+
+_FIXED = {nn.BatchNorm1d: FixedBatchNorm1d, nn.BatchNorm2d: FixedBatchNorm2d}
+
+
+def fix_batch_norms(model: nn.Module, exclude: Sequence[str] = ()) -> None:
+    """Let every batch norm of a model, changed in place, keep its statistics.
+
+    Args:
+        model: The model; a batch norm without weights or without statistics stays as it is.
+        exclude: Names of modules to leave alone.
+    """
+    for name, module in model.named_modules():
+        skipped = any(name == other or name.startswith(f"{other}.") for other in exclude)
+        if not skipped and type(module) in _FIXED and module.affine and module.track_running_stats:
+            module.__class__ = _FIXED[type(module)]

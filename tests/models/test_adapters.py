@@ -194,6 +194,60 @@ def test_target_that_is_not_in_the_blocks_is_refused_with_those_that_are(build, 
     assert f"lora.target_modules: no layer {target} in {type(classifier.model).__name__}{hint}" in str(caught.value)
 
 
+@pytest.fixture
+def resnet():
+    """Return a ResNet with a head for three classes: its stages hold convolutions and no linear layer."""
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    torch.manual_seed(0)
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+    return ResNetForImageClassification(ResNetConfig(**sizes, num_labels=3))
+
+
+def test_where_blocks_have_no_linear_layer_the_convolutions_are_adapted_and_left_to_peft(resnet):
+    from startup_llm.training.fused_lora import fuse_lora
+
+    convolutions = [name for name in find_block_layers(resnet) if name.endswith("convolution")]
+    assert find_block_layers(resnet) == convolutions
+    assert len(convolutions) == 5  # two in each of two layers, and one shortcut
+    model = add_lora(resnet, LoraConfig(rank=2), task_type=None, base_name="base", head_modules=["classifier"])
+    assert fuse_lora(model) == 0
+    before, statistics = snapshot(model), {name: value.clone() for name, value in model.named_buffers()}
+    step(model.train(), {"pixel_values": torch.randn(3, 3, 32, 32)})
+    assert all(torch.equal(value, statistics[name]) for name, value in model.named_buffers())
+    assert any("running_mean" in name for name in statistics)
+    moved = {name for name, value in snapshot(model).items() if not torch.equal(value, before[name])}
+    assert moved == {name for name in before if "lora_" in name or "modules_to_save" in name}
+    assert sum("lora_B" in name for name in moved) == 5
+
+
+def test_convolutions_in_groups_are_left_alone():
+    from transformers import RegNetConfig, RegNetForImageClassification
+
+    model = RegNetForImageClassification(
+        RegNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], groups_width=4, layer_type="x")
+    )
+    found = find_block_layers(model)
+    assert found
+    assert {model.get_submodule(name).groups for name in found} == {1}
+    everything = [module for module in model.regnet.encoder.modules() if isinstance(module, torch.nn.Conv2d)]
+    assert len(everything) - len(found) == 2
+
+
+def test_a_layer_that_a_network_of_convolutions_lacks_is_one_clear_line(resnet):
+    with pytest.raises(UserError) as caught:
+        add_lora(resnet, LoraConfig(target_modules=["query"]), task_type=None, base_name="base")
+    expected = "lora.target_modules: no layer query in ResNetForImageClassification; it has convolution"
+    assert str(caught.value) == expected
+
+
+def test_a_model_without_layers_to_adapt_is_refused():
+    with pytest.raises(
+        UserError, match="Sequential has no linear layers and no convolutions in its blocks; use --met"
+    ):
+        add_lora(torch.nn.Sequential(torch.nn.Linear(2, 2)), LoraConfig(), task_type=None, base_name="base")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_four_bits_without_a_gpu_are_one_clear_error(build):
     with pytest.raises(UserError, match=r"lora\.quantize 4bit needs an NVIDIA GPU, and this machine has none"):
