@@ -309,7 +309,7 @@ def test_a_hub_data_set_of_test_rows_alone_is_measured_whole(taught, run_recipe,
     [
         (["--method", "probe"], "--method probe: question-answering has no linear probe; use lora or full"),
         (["--model.max_length_tokens", 12], "a window of 12 tokens has no room"),
-        (["--data.packing", "true"], "data.packing: question-answering packs no rows"),
+        (["--data.packing", "true"], "data.packing True: question-answering does not use it; leave it out"),
         (["--evaluation.decides", "accuracy"], "accuracy is not measured here; choose one of squad_f1"),
     ],
 )
