@@ -61,8 +61,8 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
     with stage("checkpoint"):
         checkpoint = load_checkpoint(config.model)
         processor = task.fit_processor(task.load_processor(checkpoint, config.model), data)
-        shape = finetuning.find_attention_shape(task, data, checkpoint, processor)
-        plan = finetuning.choose_plan(config, run, shape)
+        find_shape = functools.partial(finetuning.find_attention_shape, task, data, checkpoint, processor)
+        plan = finetuning.choose_plan(config, run, find_shape)
         prepared = finetuning.prepare(task, data, config, checkpoint, processor, plan)
         about = f"checkpoint: {checkpoint.name} ({checkpoint.source})"
         say("\n  ".join([about, *prepared.task_model.notes, *prepared.plan.reasons, *prepared.describe_truncation()]))

@@ -60,6 +60,7 @@ def predict(config: PredictConfig) -> None:
     from startup_llm.models.checkpoints import check_head, load_checkpoint
     from startup_llm.training.inference import predict_answers
     from startup_llm.training.speed import plan_speed, use_plan
+    from startup_llm.training.trained_model import load_trained_processor
 
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
@@ -67,11 +68,9 @@ def predict(config: PredictConfig) -> None:
     survey = call_on_main_process(lambda: questions.survey(with_schema=target.format == "parquet"))
 
     checkpoint = call_on_main_process(lambda: load_checkpoint(ModelConfig(checkpoint=str(model_folder))))
-    if task.holds_scratch_model(str(checkpoint.path)):
-        processor = task.restore_processor(str(checkpoint.path))
-    else:
+    if not task.holds_scratch_model(str(checkpoint.path)):
         call_on_main_process(lambda: check_head(checkpoint, task.find_auto_class(str(checkpoint.path))))
-        processor = task.load_processor(checkpoint, ModelConfig(max_length_tokens=sys.maxsize))
+    processor = load_trained_processor(task, checkpoint)
     model = task.load_plain(str(checkpoint.path)).to(state.device)
     if config.max_new_tokens is not None:
         if not hasattr(model, "generation_config"):

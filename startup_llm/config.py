@@ -28,6 +28,13 @@ DEFAULT_RUNGS = (
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 
 
+def list_changed(section: Any) -> dict[str, Any]:
+    """Return the fields of a section that are not at their default, by name."""
+    default = type(section)()
+    values = {one.name: getattr(section, one.name) for one in fields(section)}
+    return {name: value for name, value in values.items() if value != getattr(default, name)}
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """The pretrained checkpoint."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from startup_llm.config import DataConfig, EvaluationConfig
+from startup_llm.config import DataConfig, EvaluationConfig, list_changed
 from startup_llm.errors import UserError, nearest
 from startup_llm.evaluation import statistics
 from startup_llm.evaluation.metrics import METRICS, get_metric
@@ -80,8 +80,7 @@ def _read_entry(name: str, entry: Mapping[str, Any], file: Path) -> SuiteEntry:
 
 def merge_data(entry: Mapping[str, Any], given: DataConfig) -> DataConfig:
     """Return an entry's data with what is given in its place; files stand in for a data set that is named."""
-    defaults = asdict(DataConfig())
-    changed = {name: value for name, value in asdict(given).items() if value != defaults[name]}
+    changed = list_changed(given)
     if changed.keys() & {"train_file", "test_file", "data_dir", "dataset"}:
         places = ("dataset", "subset", "revision", "data_dir", "train_file", "validation_file", "test_file")
         splits = ("train_split", "validation_split", "test_split")

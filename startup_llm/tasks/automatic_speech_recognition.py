@@ -19,8 +19,8 @@ from startup_llm.models.speech import (
     load_speech_processor,
     needs_rows_apart,
 )
-from startup_llm.tasks.base import Truncation
-from startup_llm.tasks.recordings import RECORDING_OPTIONS, Listening, split_batch
+from startup_llm.tasks.base import RECORDING_OPTIONS, Truncation
+from startup_llm.tasks.recordings import Listening, split_batch
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from startup_llm.config import list_changed
 from startup_llm.errors import UserError
 
 if TYPE_CHECKING:
@@ -46,6 +47,17 @@ class Truncation:
     targets: int = 0
 
 
+RECORDING_OPTIONS = (
+    "audio_column",
+    "file_name_columns",
+    "value_names",
+    "keep_where",
+    "test_where",
+    "group_column",
+    "remove_overlap",
+    "skip_bad",
+)
+"""Options of the data section that every task on recordings uses."""
 OPTIONS_OF_SOME_TASKS: Mapping[str, tuple[str, ...]] = {
     "data": (
         "text_column",
@@ -56,18 +68,11 @@ OPTIONS_OF_SOME_TASKS: Mapping[str, tuple[str, ...]] = {
         "target_column",
         "label_column",
         "box_format",
-        "audio_column",
-        "file_name_columns",
-        "value_names",
-        "keep_where",
-        "test_where",
-        "group_column",
+        *RECORDING_OPTIONS,
         "problem_type",
-        "remove_overlap",
         "labels_per_class",
         "speakers",
         "packing",
-        "skip_bad",
     ),
     "model": ("chat_template", "pooling", "language", "source_language", "warp_spectrum", "null_threshold"),
 }
@@ -144,10 +149,8 @@ class Task(ABC):
         self._refuse_unused("model", model, OPTIONS_OF_SOME_TASKS["model"], self.model_options)
 
     def _refuse_unused(self, section: str, given: Any, some: Sequence[str], used: Collection[str]) -> None:
-        default = type(given)()
-        for name in some:
-            value = getattr(given, name)
-            if value != getattr(default, name) and name not in used:
+        for name, value in list_changed(given).items():
+            if name in some and name not in used:
                 raise UserError(f"{section}.{name} {value}: {self.tag} does not use it; leave it out")
 
     def load_processor(self, checkpoint: Checkpoint, model: ModelConfig) -> Any:

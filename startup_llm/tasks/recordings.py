@@ -22,18 +22,6 @@ if TYPE_CHECKING:
 KEPT_BYTES = 256 * 1024**2
 """Room for features that a collator keeps from one epoch to the next."""
 
-RECORDING_OPTIONS = (
-    "audio_column",
-    "file_name_columns",
-    "value_names",
-    "keep_where",
-    "test_where",
-    "group_column",
-    "remove_overlap",
-    "skip_bad",
-)
-"""Options of the data section that every task on recordings uses."""
-
 
 class Listening(Task):
     """A column audio: a sound file's path, or the file as `datasets.Audio` keeps it, not decoded."""

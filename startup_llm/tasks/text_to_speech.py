@@ -14,8 +14,8 @@ from startup_llm.data.recordings import load_transcribed_recordings, read_bytes,
 from startup_llm.data.spectrograms import SAMPLING_RATE, compute_speech_frames, draw_spectrograms
 from startup_llm.errors import UserError
 from startup_llm.models.speech_synthesis import SPEAKER_WIDTH, build_scratch_speecht5, build_speech_synthesiser, speak
-from startup_llm.tasks.base import Collator, Task, Truncation
-from startup_llm.tasks.recordings import KEPT_BYTES, RECORDING_OPTIONS
+from startup_llm.tasks.base import RECORDING_OPTIONS, Collator, Task, Truncation
+from startup_llm.tasks.recordings import KEPT_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,6 +6,7 @@ has the same threads, and shows its own peak memory.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import subprocess
@@ -209,8 +210,8 @@ def _train_ours(config: BenchmarkConfig, started: float, method: str, plan: str 
     with tempfile.TemporaryDirectory() as folder, RunFolder(Path(folder) / "run") as run:
         checkpoint = load_checkpoint(config.model)
         processor = task.load_processor(checkpoint, config.model)
-        shape = finetuning.find_attention_shape(task, data, checkpoint, processor)
-        plan_here = finetuning.choose_plan(run_config, run, shape)
+        find_shape = functools.partial(finetuning.find_attention_shape, task, data, checkpoint, processor)
+        plan_here = finetuning.choose_plan(run_config, run, find_shape)
         prepared = finetuning.prepare(task, data, run_config, checkpoint, processor, plan_here)
         feature_norm = finetuning.start_from_probe(prepared)[1]
         test = prepared.encoded["test"]

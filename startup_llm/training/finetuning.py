@@ -148,14 +148,16 @@ def find_attention_shape(task: Task, data: TaskData, checkpoint: Checkpoint, pro
 
 
 def choose_plan(
-    config: FinetuneConfig | AlignConfig | PretrainConfig, run: RunFolder, shape: AttentionShape | None = None
+    config: FinetuneConfig | AlignConfig | PretrainConfig,
+    run: RunFolder,
+    find_shape: Callable[[], AttentionShape | None] | None = None,
 ) -> SpeedPlan:
     """Choose one plan for all processes and keep it in the run's folder; a resumed run computes as it began.
 
     Args:
         config: What is not to be chosen.
         run: Where the plan is kept.
-        shape: What attention is timed on.
+        find_shape: See `plan_speed`.
 
     Raises:
         UserError: If the config asks for what cannot be, or for another plan than the interrupted run's.
@@ -163,7 +165,7 @@ def choose_plan(
 
     def choose() -> SpeedPlan:
         stored = run.read_plan() if config.resume else None
-        plan = resume_plan(stored, config.speed) if stored else plan_speed(config.speed, shape)
+        plan = resume_plan(stored, config.speed) if stored else plan_speed(config.speed, find_shape)
         run.write_json(PLAN, stored or plan.as_dict())
         return replace(plan, reasons=(*plan.reasons, *_describe_idle_gpus()))
 

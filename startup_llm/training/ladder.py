@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from startup_llm.config import CompareConfig, DataConfig
+from startup_llm.config import CompareConfig, DataConfig, list_changed
 from startup_llm.errors import UserError
 from startup_llm.run_folder import RunFolder, read_results
 
@@ -72,7 +72,8 @@ def train_rung(
     how = RUNGS[rung]
     folder = run.path / "runs" / f"{rung}-{budget}-{draw}"
     task = {} if how.from_unlabelled else {"task": config.task}  # that recipe has one task alone
-    options = {**task, **how.options, **_list_changed(data, "data"), how.seed: draw}
+    changed = {f"data.{name}": value for name, value in list_changed(data).items()}
+    options = {**task, **how.options, **changed, how.seed: draw}
     options |= {"evaluation.resamples": config.evaluation.resamples}
     options |= config.options.get(rung, {}) | config.options.get(f"{rung}-{budget}", {}) | {"run_dir": str(folder)}
     words = [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in options.items()]
@@ -97,12 +98,6 @@ def train_rung(
         1000 / results["throughput"]["predict_examples_per_second"],
         results["command"],
     )
-
-
-def _list_changed(data: DataConfig, section: str) -> dict[str, object]:
-    """Return the fields that are not at their default, as dotted options."""
-    defaults = dataclasses.asdict(DataConfig())
-    return {f"{section}.{name}": v for name, v in dataclasses.asdict(data).items() if v != defaults[name]}
 
 
 def _launch(recipe: Path, words: list[str], log: Path) -> None:

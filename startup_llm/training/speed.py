@@ -88,7 +88,9 @@ class SpeedPlan:
         return torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.compute_dtype == "bfloat16")
 
 
-def plan_speed(config: SpeedConfig | None = None, shape: AttentionShape | None = None) -> SpeedPlan:
+def plan_speed(
+    config: SpeedConfig | None = None, find_shape: Callable[[], AttentionShape | None] | None = None
+) -> SpeedPlan:
     """Look at the device, measure what cannot be looked up, and choose; what the config gives is taken as it is.
 
     A CPU that lists bfloat16 among its instructions is not always faster with it: without matrix units (AMX) it can be
@@ -97,7 +99,7 @@ def plan_speed(config: SpeedConfig | None = None, shape: AttentionShape | None =
 
     Args:
         config: What is not to be chosen.
-        shape: What attention is timed on.
+        find_shape: Called where attention is timed: tells on what, or None for the usual.
 
     Raises:
         UserError: If a number of the config is below 1.
@@ -120,7 +122,7 @@ def plan_speed(config: SpeedConfig | None = None, shape: AttentionShape | None =
     if device == "cpu":
         keep_freed_memory()
     name, why = _choose_dtype(config, device)
-    kernel, why_kernel = _choose_kernel(config, device, name, shape or AttentionShape())
+    kernel, why_kernel = _choose_kernel(config, device, name, find_shape)
     threads = f", {torch.get_num_threads()} threads" if device == "cpu" else ""
     return SpeedPlan(
         device=device,
@@ -181,7 +183,9 @@ def _choose_dtype(config: SpeedConfig, device: str) -> tuple[str, str]:
     return "bfloat16" if fast else "float32", why
 
 
-def _choose_kernel(config: SpeedConfig, device: str, dtype_name: str, shape: AttentionShape) -> tuple[str, str]:
+def _choose_kernel(
+    config: SpeedConfig, device: str, dtype_name: str, find_shape: Callable[[], AttentionShape | None] | None
+) -> tuple[str, str]:
     """Return the attention kernel and why."""
     import torch
 
@@ -189,6 +193,7 @@ def _choose_kernel(config: SpeedConfig, device: str, dtype_name: str, shape: Att
         return config.attention_kernel, "as asked for"
     if device != "cpu":
         return "sdpa", "fused, which a GPU is fastest with"
+    shape = (find_shape and find_shape()) or AttentionShape()
     times = {name: measure_attention(name, getattr(torch, dtype_name), shape) for name in ("eager", "sdpa")}
     measured = ", ".join(f"{name} {seconds * 1e3:.1f} ms" for name, seconds in times.items())
     return min(times, key=times.__getitem__), f"measured {measured} on {shape}"

@@ -15,6 +15,7 @@ from startup_llm.run_folder import RESULTS, find_model, read_results
 from startup_llm.tasks import load_task
 
 if TYPE_CHECKING:
+    from startup_llm.models.checkpoints import Checkpoint
     from startup_llm.tasks.base import Task
 
 
@@ -59,9 +60,19 @@ def load_trained_model(name: str, config: EvaluateConfig, tag: str | None) -> tu
     model, loading = loaded if isinstance(loaded, tuple) else (loaded, {})  # a model from scratch tells nothing
     if missing := sorted(loading.get("missing_keys", ())):
         raise UserError(f"{name} has no weights {missing[0]}, which {task.tag} needs; fine-tune it first")
-    if task.holds_scratch_model(str(found.path)):
-        return task, model, task.restore_processor(str(found.path))
-    return task, model, task.load_processor(found, ModelConfig(max_length_tokens=sys.maxsize))
+    return task, model, load_trained_processor(task, found)
+
+
+def load_trained_processor(task: Task, checkpoint: Checkpoint) -> Any:
+    """Load what turns rows into the numbers of a model that was trained before, cut to its own length.
+
+    Args:
+        task: The model's task.
+        checkpoint: The model's folder.
+    """
+    if task.holds_scratch_model(str(checkpoint.path)):
+        return task.restore_processor(str(checkpoint.path))
+    return task.load_processor(checkpoint, ModelConfig(max_length_tokens=sys.maxsize))
 
 
 def _load_adapter(folder: Path, results: dict[str, Any], task: Task, config: EvaluateConfig) -> tuple[Any, Any]:

@@ -31,7 +31,7 @@ def test_the_kernel_that_is_faster_on_the_rows_at_hand_is_chosen(monkeypatch, fa
 
     monkeypatch.setattr(speed, "measure_attention", measure)
     shape = AttentionShape((5, 9), heads=2, head_width=8)
-    plan = plan_speed(SpeedConfig(compute_dtype="float32", tokens_per_batch=77), shape)
+    plan = plan_speed(SpeedConfig(compute_dtype="float32", tokens_per_batch=77), lambda: shape)
     assert plan.attention_kernel == faster
     assert set(seen) == {(torch.float32, shape)}
     assert len(plan.reasons) == 3
