@@ -20,7 +20,7 @@ from startup_llm.data.classification import (
     read_class_names,
 )
 from startup_llm.data.sources import EXTENSIONS, SPLIT_ALIASES, LoadedData, load_splits, read_table
-from startup_llm.data.splits import handle_overlap, make_splits, sample_rows
+from startup_llm.data.splits import handle_overlap, make_splits, read_groups, sample_rows
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError, nearest
 
@@ -313,8 +313,7 @@ def _check_and_split(
         table = rows.select_columns(["audio"]).add_column("seconds", seconds).add_column(target, values[split])
         table = table.add_column("row", list(range(1, len(rows) + 1))).add_column("digest", digests)
         if data.group_column:
-            group = _find_column(rows, data.group_column, (), "group_column")
-            table = table.add_column("group", rows[group])
+            table = table.add_column("group", read_groups(rows, data.group_column))
         splits[split] = table.select(keep) if len(keep) < len(rows) else table
         if not keep:
             raise UserError(f"{split} split: none of the {len(rows)} recordings can be used; {' '.join(notes)}")
