@@ -3,6 +3,7 @@
 python recipes/benchmark.py
 python recipes/benchmark.py --data.data_dir banking77 --ways '[ours, setfit]' --rows null --epochs 1 --accuracy
 python recipes/benchmark.py --what inference --rows 3000
+python recipes/benchmark.py --rows '[1000, 10000, 100000]' --ways '[ours, peft-dynamic]' --dollars_per_hour 0.1
 python recipes/benchmark.py --what causal-lm --rows 100 --data.train_file shakespeare.txt
 """
 
@@ -24,29 +25,38 @@ def main() -> None:
 
 def benchmark(config: BenchmarkConfig, config_text: str, run: RunFolder) -> None:
     from startup_llm.evaluation.environment import describe_hardware, read_versions
-    from startup_llm.evaluation.timings import build_timing_table, draw_timings, summarize_timings
-    from startup_llm.training.benchmark import choose_ways, measure_peak, time_way
+    from startup_llm.evaluation.timings import build_timing_tables, draw_costs, draw_timings, summarize_timings
+    from startup_llm.training.benchmark import choose_ways, measure_peak, split_by_rows, time_way
 
-    ways = choose_ways(config)
+    sizes = split_by_rows(config)
+    ways = choose_ways(sizes[0])
     peak = measure_peak()
     print(f"matrix products here: {', '.join(f'{name} {rate:,.0f} GFLOP/s' for name, rate in peak.items())}")
-    timings = {way: [] for way in ways}
+    timings = [{way: [] for way in ways} for _ in sizes]
     for repetition in range(config.repetitions):
-        for way in ways:  # ways take turns, so that a slow minute of the machine falls on all
-            record = time_way(way, config)
-            if "error" not in record:
-                done = record["tokens_per_second"] * record.pop("flop_per_token")
-                record["peak_share"] = done / (max(peak.values()) * 1e9)
-            timings[way].append(record)
-            rate = record.get("error") or f"{record['rows_per_second']:,.1f} rows/s"
-            print(f"{repetition + 1}/{config.repetitions} {way}: {rate}", flush=True)
+        for one, records in zip(sizes, timings, strict=True):
+            for way in ways:  # ways take turns, so that a slow minute of the machine falls on all
+                record = time_way(way, one)
+                if "error" not in record:
+                    done = record["tokens_per_second"] * record.pop("flop_per_token")
+                    record["peak_share"] = done / (max(peak.values()) * 1e9)
+                records[way].append(record)
+                rate = record.get("error") or f"{record['rows_per_second']:,.1f} rows/s"
+                of = f" on {one.rows:,} rows" if len(sizes) > 1 else ""
+                print(f"{repetition + 1}/{config.repetitions} {way}{of}: {rate}", flush=True)
 
-    summary = summarize_timings(timings)
-    table, hardware = build_timing_table(summary), describe_hardware()
-    draw_timings(summary, f"{config.what}, {hardware}", run.path / "benchmark.png")
+    found = [
+        {"rows": one.rows, "summary": summarize_timings(records), "timings": records}
+        for one, records in zip(sizes, timings, strict=True)
+    ]
+    hardware = describe_hardware()
+    table = build_timing_tables(found)
+    draw_timings(found[-1]["summary"], f"{config.what}, {hardware}", run.path / "benchmark.png")
+    if len(sizes) > 1:
+        draw_costs(found, f"{config.what}, {hardware}", config.dollars_per_hour, run.path / "costs.png")
     run.write_text("config.yaml", config_text)
     run.write_text("table.md", table + "\n")
-    results = {"what": config.what, "summary": summary, "timings": timings, "peak_gflop_per_second": peak}
+    results = {"what": config.what, "sizes": found, "peak_gflop_per_second": peak}
     about = {"hardware": hardware, "versions": read_versions(), "command": shlex.join(["python", *sys.argv])}
     run.write_json("results.json", {**results, **about})
     run.finish()

@@ -447,8 +447,11 @@ class BenchmarkConfig:
     Llama-style model with random weights on packed text."""
     ways: list[str] | None = None
     """Which ways to time; default all."""
-    rows: int | None = 1500
-    """Training rows, drawn anew where there are fewer; null for each row once. For causal-lm blocks of 512 tokens."""
+    rows: int | list[int] | None = 1500
+    """Training rows, drawn anew where there are fewer; null for each row once. For causal-lm blocks of 512 tokens. A
+    list of several, such as [1000, 10000, 100000], draws what the work costs against the rows."""
+    dollars_per_hour: float | None = None
+    """Price of this machine, to draw dollars beside seconds."""
     epochs: int = 1
     """Passes over the training rows."""
     repetitions: int = 3

@@ -59,6 +59,17 @@ def build_timing_table(summary: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def build_timing_tables(sizes: Sequence[Mapping[str, Any]]) -> str:
+    """Return the table of each number of rows, under a heading where there are several.
+
+    Args:
+        sizes: Per number of rows `rows` and `summary`, from `summarize_timings`.
+    """
+    headings = [f"**{size['rows']:,} rows**\n\n" if len(sizes) > 1 else "" for size in sizes]
+    tables = [build_timing_table(size["summary"]) for size in sizes]
+    return "\n\n".join(heading + table for heading, table in zip(headings, tables, strict=True))
+
+
 def _show(name: str, figure: Mapping[str, float] | None) -> str:
     if figure is None:
         return ""
@@ -91,4 +102,40 @@ def draw_timings(summary: Mapping[str, Mapping[str, Any]], title: str, path: Pat
     axes.set_xlabel("rows per second (median, least to greatest)")
     axes.set_title(title, loc="left", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+
+
+def draw_costs(sizes: Sequence[Mapping[str, Any]], title: str, dollars_per_hour: float | None, path: Path) -> None:
+    """Draw the seconds of each way's whole process against the rows, both in powers of ten.
+
+    Args:
+        sizes: As for `build_timing_tables`, in ascending order of rows.
+        title: What was timed, where.
+        dollars_per_hour: Price of the machine, for a second axis; None for seconds alone.
+        path: PNG file to write.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for way in sizes[0]["summary"]:
+        ran = [(size["rows"], size["summary"][way]["seconds"]) for size in sizes if "seconds" in size["summary"][way]]
+        if ran:
+            middle = np.array([seconds["median"] for _, seconds in ran])
+            spread = np.abs(np.array([[seconds["low"], seconds["high"]] for _, seconds in ran]).T - middle)
+            axes.errorbar([rows for rows, _ in ran], middle, yerr=spread, marker="o", capsize=3, label=way)
+    axes.set(xscale="log", yscale="log", xlabel="rows", ylabel="seconds of the whole process, median")
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.spines["top"].set_visible(False)
+    axes.set_xticks([size["rows"] for size in sizes], minor=False)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.set_minor_formatter("")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    if dollars_per_hour is not None:
+        rate = dollars_per_hour / 3600
+        price = axes.secondary_yaxis("right", functions=(lambda s: s * rate, lambda d: d / rate))
+        price.set_ylabel(f"dollars, at ${dollars_per_hour:g} an hour")
+    else:
+        axes.spines["right"].set_visible(False)
     figure.savefig(path, dpi=150)

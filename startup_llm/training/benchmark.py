@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,12 +38,27 @@ BATCH_ROWS = 32
 PADDED_LENGTH = 128
 
 
+def split_by_rows(config: BenchmarkConfig) -> list[BenchmarkConfig]:
+    """Return a config for each number of rows, in ascending order.
+
+    Raises:
+        UserError: If a list of them is empty.
+    """
+    if not isinstance(config.rows, list):
+        return [config]
+    if not config.rows:
+        raise UserError("rows []: expected at least one number of rows, or null for each row once")
+    return [replace(config, rows=rows) for rows in sorted(set(config.rows))]
+
+
 def choose_ways(config: BenchmarkConfig) -> list[str]:
     """Return the ways that the config asks for.
 
     Raises:
         UserError: If there is no such way, a library of another's is missing, or an option makes no sense.
     """
+    if config.dollars_per_hour is not None and config.dollars_per_hour <= 0:
+        raise UserError(f"dollars_per_hour {config.dollars_per_hour}: expected more than 0")
     known = WAYS[config.what]
     ways = config.ways or list(known)
     for way in ways:

@@ -28,7 +28,11 @@ def test_training_is_timed_beside_a_public_way_each_in_its_own_process(tiny_chec
     assert done.stdout.count("\n| ours |") == done.stdout.count("\n| setfit |") == 1
     results = read_results(run)
     for way in ("ours", "setfit"):
-        figures = {name: figure["median"] for name, figure in results["summary"][way].items() if name != "repetitions"}
+        figures = {
+            name: figure["median"]
+            for name, figure in results["sizes"][0]["summary"][way].items()
+            if name != "repetitions"
+        }
         assert figures["rows_per_second"] > 0
         assert figures["tokens_per_second"] > figures["rows_per_second"]
         assert 0 < figures["peak_share"] < 1
@@ -42,14 +46,20 @@ def test_training_is_timed_beside_a_public_way_each_in_its_own_process(tiny_chec
         assert image.size[0] > 800
 
 
-def test_prediction_is_timed_beside_the_pipeline(tiny_checkpoint, tmp_path):
-    options = ["--what", "inference", "--ways", "[ours, pipeline-32]", "--rows", "100"]
+def test_prediction_is_timed_beside_the_pipeline_and_its_cost_drawn_against_the_rows(tiny_checkpoint, tmp_path):
+    options = ["--what", "inference", "--ways", "[ours, pipeline-32]", "--rows", "[400, 100]"]
     run = tmp_path / "bench"
-    done = run_benchmark(run, *options, "--model.checkpoint", str(tiny_checkpoint("bert")))
+    checkpoint = str(tiny_checkpoint("bert"))
+    done = run_benchmark(run, *options, "--model.checkpoint", checkpoint, "--dollars_per_hour", "1.5")
     assert done.returncode == 0, done.stderr
-    summary = read_results(run)["summary"]
-    assert list(summary) == ["ours", "pipeline-32"]
-    assert all(summary[way]["rows_per_second"]["median"] > 0 for way in summary)
+    assert [line for line in done.stdout.splitlines() if line.startswith("**")] == ["**100 rows**", "**400 rows**"]
+    sizes = read_results(run)["sizes"]
+    assert [size["rows"] for size in sizes] == [100, 400]
+    for size in sizes:
+        assert list(size["summary"]) == ["ours", "pipeline-32"]
+        assert all(figures["rows_per_second"]["median"] > 0 for figures in size["summary"].values())
+    with Image.open(run / "costs.png") as image:
+        assert image.size[0] > 800
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from startup_llm.models.adapters import add_lora
 from startup_llm.models.checkpoints import load_checkpoint
 from startup_llm.tasks import load_task
 from startup_llm.training import benchmark, benchmark_causal_lm
-from startup_llm.training.benchmark import WAYS, _Clock, choose_ways, count_flop_per_token, time_way
+from startup_llm.training.benchmark import WAYS, _Clock, choose_ways, count_flop_per_token, split_by_rows, time_way
 from startup_llm.training.speed import plan_speed
 
 PLAY = ["First Citizen:\nBefore we proceed any further, hear me speak.", "All:\nSpeak, speak.", "Second: One word."]
@@ -150,6 +150,7 @@ def test_the_clock_leaves_out_the_first_step_and_the_pauses(monkeypatch):
         ({"what": "inference", "ways": ["setfit"]}, "of inference: ours, ours-auto, pipeline"),
         ({"rows": 99}, "rows 99: expected at least 100"),
         ({"repetitions": 0}, "repetitions 0"),
+        ({"dollars_per_hour": 0.0}, "dollars_per_hour 0.0: expected more than 0"),
         ({"what": "inference", "accuracy": True}, "inference times a model that is not trained"),
         ({"what": "causal-lm", "accuracy": True}, "a language model has none"),
         ({"what": "causal-lm", "rows": 15}, "15 blocks of 512 tokens, expected at least 16"),
@@ -159,6 +160,13 @@ def test_the_clock_leaves_out_the_first_step_and_the_pauses(monkeypatch):
 def test_an_option_that_makes_no_sense_is_an_error(options, message):
     with pytest.raises(UserError, match=message.replace("?", r"\?")):
         choose_ways(BenchmarkConfig(**options))
+
+
+def test_each_number_of_rows_is_timed_once_from_the_least_on():
+    assert [one.rows for one in split_by_rows(BenchmarkConfig(rows=[1000, 100, 1000]))] == [100, 1000]
+    assert split_by_rows(BenchmarkConfig(rows=None)) == [BenchmarkConfig(rows=None)]
+    with pytest.raises(UserError, match="expected at least one number of rows"):
+        split_by_rows(BenchmarkConfig(rows=[]))
 
 
 def test_a_missing_library_is_told_with_the_extra(monkeypatch):
