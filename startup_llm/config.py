@@ -209,6 +209,8 @@ class SpeedConfig:
     """Padded tokens that are computed at once; a plain plan trains on whole batches and predicts by this."""
     threads: int | None = None
     """Threads of each process on the CPU."""
+    compile: bool = False
+    """Train through torch.compile, which compiles anew for the first few lengths: for long runs."""
 
 
 @dataclass(frozen=True)
@@ -680,7 +682,7 @@ TRAIN_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 
 SHARED_TRAIN_DEFAULTS: Mapping[str, Any] = {
     "per_device_train_batch_size": 64,
-    "per_device_eval_batch_size": 128,
+    "per_device_eval_batch_size": 32,
     "warmup_steps": 0.06,
     "eval_strategy": "epoch",
     "save_strategy": "epoch",
@@ -698,6 +700,7 @@ RESERVED_TRAIN_FIELDS: Mapping[str, str] = {
     "resume_from_checkpoint": "use --resume",
     "bf16": "use --speed.compute_dtype bfloat16",
     "fp16": "choose --speed.compute_dtype bfloat16 or float32; float16 is not computed in",
+    "torch_compile": "use --speed.compile true",
     "use_cpu": "start with accelerate launch --cpu",
     "fsdp": "a model in shards does not train yet; use recipes/accelerate/ddp.yaml",
     "deepspeed": "a model in shards does not train yet; use recipes/accelerate/ddp.yaml",

@@ -314,6 +314,7 @@ def _list_overrides(config: Mapping[str, Any], prepared: Prepared, threads: int)
         "speed.attention_kernel": plan.attention_kernel,
         "speed.tokens_per_batch": plan.tokens_per_batch,
         "speed.threads": threads,
+        "speed.compile": plan.compile,
     }
     for name in ("data_dir", "train_file", "validation_file", "test_file"):
         given = data.get(name)

@@ -259,6 +259,7 @@ def test_rows_in_train_and_test_are_counted_and_removed_on_request(work, call, t
         (["--model.checkpoint", "owner/name"], "error: cannot reach the Hub for checkpoint owner/name"),
         (["--data.dataset", "owner/name"], "owner/name"),
         (["--evaluation.decides", "f1"], "error: evaluation.decides: f1 is not measured here"),
+        (["--train.torch_compile", "true"], "use --speed.compile true"),
         (["--train.hub_token", "hf_secret"], "error: train.hub_token is set by the run itself"),
     ],
 )

@@ -309,6 +309,17 @@ def test_trained_weights_are_those_of_the_best_checkpoint(finetuned, tiny_checkp
     assert (decided == np.asarray(data.splits["validation"]["label"])).mean() == max(scores.values())
 
 
+def test_a_compiled_model_learns_and_is_saved_as_one_that_is_not(finetuned, tiny_checkpoint, tmp_path, monkeypatch):
+    plain = finetuned().merged.state_dict()
+    monkeypatch.setitem(globals(), "PLAN", dataclasses.replace(PLAN, compile=True))
+    torch._dynamo.utils.counters.clear()
+    steps = run_steps(tiny_checkpoint("bert"), tmp_path / "run", torch_compile_backend="eager")
+    assert torch._dynamo.utils.counters["frames"]["ok"] > 0
+    steps.reload()  # raises where the saved forms differ
+    for name, value in steps.merged.state_dict().items():
+        torch.testing.assert_close(value, plain[name], atol=1e-3, rtol=0)  # Adam magnifies a rounding
+
+
 def test_early_stopping_without_validation_rows_is_refused(tiny_checkpoint, tmp_path):
     config = FinetuneConfig(
         model=ModelConfig(checkpoint=str(tiny_checkpoint("bert"))), early_stopping_patience=2, lora=LoraConfig(rank=2)
