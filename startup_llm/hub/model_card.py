@@ -107,7 +107,7 @@ _SETTINGS: Mapping[str, tuple[str, ...]] = {
         "inner_width",
         "noise_size",
     ),
-    "lora": ("rank", "alpha", "dropout", "target_modules"),
+    "lora": ("rank", "alpha", "dropout", "target_modules", "upper_layers"),
     "train": (
         "learning_rate",
         "generator_learning_rate",

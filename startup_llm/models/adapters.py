@@ -17,10 +17,24 @@ if TYPE_CHECKING:
     from startup_llm.config import LoraConfig
 
 
+def find_block_stacks(model: nn.Module) -> list[str]:
+    """Return the full names of the `ModuleList`s that hold a model's blocks: `encoder.layer`, `h`, `layers`.
+
+    They are those that hold the most parameters; one inside of another is left out.
+    """
+    from torch import nn
+
+    sizes = {
+        name: sum(p.numel() for p in module.parameters())
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList)
+    }
+    largest = [name for name, size in sizes.items() if size >= max(sizes.values()) / 4]
+    return [name for name in largest if not any(name.startswith(f"{other}.") for other in largest)]
+
+
 def find_block_layers(model: nn.Module, exclude: Sequence[str] = ()) -> list[str]:
     """Return the full names of the linear layers in a model's blocks; where there are none, of the convolutions.
-
-    The blocks are the `ModuleList`s that hold the most parameters of the model: `encoder.layer`, `h`, `layers`.
 
     Args:
         model: Any model of the library; GPT-2's `Conv1D` counts as linear, and convolutions in groups are left alone.
@@ -29,16 +43,11 @@ def find_block_layers(model: nn.Module, exclude: Sequence[str] = ()) -> list[str
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
-    blocks = {
-        name: sum(p.numel() for p in module.parameters())
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList)
-    }
-    largest = [name for name, size in blocks.items() if size >= max(blocks.values()) / 4]
+    stacks = find_block_stacks(model)
     inside = {
         name: module
         for name, module in model.named_modules()
-        if any(name.startswith(f"{block}.") for block in largest)
+        if any(name.startswith(f"{stack}.") for stack in stacks)
         and not any(name == skipped or name.startswith(f"{skipped}.") for skipped in exclude)
     }
     linears = [name for name, module in inside.items() if isinstance(module, (nn.Linear, Conv1D))]
@@ -113,6 +122,8 @@ def plan_lora(
         raise UserError(
             f"{type(model).__name__} has no linear layers and no convolutions in its blocks; use --method full"
         )
+    if lora.upper_layers is not None:
+        layers = _keep_upper(model, layers, lora.upper_layers)
     endings = Counter(name.rsplit(".", 1)[-1] for name in layers)
     for target in lora.target_modules or ():
         if not any(name == target or name.endswith(f".{target}") for name in layers):
@@ -137,6 +148,21 @@ def plan_lora(
         modules_to_save=list(head_modules),
         fan_in_fan_out=fan_in_fan_out,
     )
+
+
+def _keep_upper(model: nn.Module, layers: Sequence[str], count: int) -> list[str]:
+    """Return the names of the layers that are in the uppermost blocks."""
+    stacks = find_block_stacks(model)
+    blocks = len(model.get_submodule(stacks[0])) if len(stacks) == 1 else 0
+    if not blocks:
+        raise UserError(
+            f"lora.upper_layers {count}: {type(model).__name__} has {len(stacks)} stacks of blocks, and none of them "
+            "is the upper one; leave it out, or name layers with lora.target_modules"
+        )
+    if not 1 <= count <= blocks:
+        raise UserError(f"lora.upper_layers {count}: expected 1 to {blocks}, the blocks of {type(model).__name__}")
+    upper = tuple(f"{stacks[0]}.{place}." for place in range(blocks - count, blocks))
+    return [name for name in layers if name.startswith(upper)]
 
 
 def quantize_linears(model: nn.Module, names: Sequence[str]) -> None:

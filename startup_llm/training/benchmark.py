@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from startup_llm.data.task_data import TaskData
 
 LORA_RANK = 16
+UPPER_LAYERS = 3
 LEARNING_RATE = 1e-3
 BATCH_ROWS = 32
 PADDED_LENGTH = 128
@@ -208,7 +209,9 @@ def _load(config: BenchmarkConfig) -> TaskData:
     )
 
 
-def _train_ours(config: BenchmarkConfig, started: float, method: str, plan: str = "auto") -> dict[str, Any]:
+def _train_ours(
+    config: BenchmarkConfig, started: float, method: str, plan: str = "auto", upper_layers: int | None = None
+) -> dict[str, Any]:
     """Train as `recipes/finetune.py` does."""
     from startup_llm.config import SHARED_TRAIN_DEFAULTS, TRAIN_DEFAULTS
     from startup_llm.models.checkpoints import load_checkpoint
@@ -217,9 +220,8 @@ def _train_ours(config: BenchmarkConfig, started: float, method: str, plan: str 
     from startup_llm.training import finetuning
 
     task, data = load_task("text-classification"), _load(config)
-    run_config = FinetuneConfig(
-        method=method, model=config.model, lora=LoraConfig(rank=LORA_RANK), speed=SpeedConfig(plan=plan)
-    )
+    lora = LoraConfig(rank=LORA_RANK, upper_layers=upper_layers)
+    run_config = FinetuneConfig(method=method, model=config.model, lora=lora, speed=SpeedConfig(plan=plan))
     section = {**SHARED_TRAIN_DEFAULTS, **TRAIN_DEFAULTS[method], "num_train_epochs": config.epochs}
     section |= {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
     with tempfile.TemporaryDirectory() as folder, RunFolder(Path(folder) / "run") as run:
@@ -413,6 +415,7 @@ Way = Callable[[BenchmarkConfig, float], dict[str, Any]]
 TRAINING_WAYS: dict[str, Way] = {
     "ours": lambda config, started: _train_ours(config, started, "lora"),
     "ours-full": lambda config, started: _train_ours(config, started, "full"),
+    "ours-upper": lambda config, started: _train_ours(config, started, "lora", upper_layers=UPPER_LAYERS),
     "ours-plain": lambda config, started: _train_ours(config, started, "lora", plan="plain"),
     "peft-padded": lambda config, started: _train_public(
         config, started, pad_to_longest=False, bf16=False, grouped=False

@@ -21,6 +21,7 @@ from startup_llm.run_folder import PLAN
 from startup_llm.tasks.base import Task
 from startup_llm.training.fused_lora import fuse_lora
 from startup_llm.training.inference import extract_features, list_features, predict_outputs, predict_scores
+from startup_llm.training.kept_states import KeptStates, find_lower_blocks
 from startup_llm.training.probe import compute_feature_norm, fit_linear_probe, write_head
 from startup_llm.training.processes import call_on_main_process
 from startup_llm.training.reload_gate import ReloadError
@@ -320,6 +321,7 @@ def train(
     """
     task_model, plan = prepared.task_model, prepared.plan
     model: Any = task_model.model
+    kept = None
     if config.method in ("probe", "zero-shot"):
         head = sum(p.numel() for p in find_output_layer(model).parameters())
         return Trained(model, [], head if config.method == "probe" else 0, {})
@@ -335,6 +337,7 @@ def train(
         store_frozen_weights(model, plan.frozen_dtype)
         if not plan.plain:
             fuse_lora(model)
+            kept = _keep_states(prepared, model, section)
     else:
         for name in task_model.constant_modules:
             model.get_submodule(name).requires_grad_(False)
@@ -342,7 +345,16 @@ def train(
     if feature_norm is not None:
         parameters = list(_trained_output_layer(model).parameters())
         rates = {"head_parameters": parameters, "head_learning_rate": config.model.head_learning_rate / feature_norm}
-    return run_trainer(prepared, model, config, section, run, **rates, before=before)
+    return run_trainer(prepared, model, config, section, run, **rates, before=before, kept_states=kept)
+
+
+def _keep_states(prepared: Prepared, model: Any, section: dict[str, Any]) -> KeptStates | None:
+    """Return what stands in for the blocks below the adapter; None where a row's states may change, or none learn."""
+    task, plan = prepared.task, prepared.plan
+    if task.auto_processor != "AutoTokenizer" or not task.splits_batches or plan.compile:
+        return None
+    blocks = [] if section.get("neftune_noise_alpha") else find_lower_blocks(model)
+    return KeptStates(blocks) if blocks else None
 
 
 def run_trainer(
@@ -355,6 +367,7 @@ def run_trainer(
     head_parameters: list[nn.Parameter],
     head_learning_rate: float,
     before: Callable[[HeadTrainer], None] | None = None,
+    kept_states: KeptStates | None = None,
 ) -> Trained:
     """Train a model on the encoded rows and keep the best checkpoint's weights.
 
@@ -367,6 +380,7 @@ def run_trainer(
         head_parameters: Parameters with a learning rate of their own; may be none.
         head_learning_rate: Their learning rate.
         before: Called with the trainer before its first step.
+        kept_states: What stands in for lower blocks that learn nothing.
     """
     plan = prepared.plan
     task, validation = prepared.task, prepared.encoded.get("validation")
@@ -399,6 +413,7 @@ def run_trainer(
         head_learning_rate=head_learning_rate,
         tokens_per_batch=None if plan.plain or not task.splits_batches else plan.tokens_per_batch,
         early_stopping_patience=config.early_stopping_patience,
+        kept_states=kept_states,
     )
     writer = SampleWriter(task, prepared.processor, prepared.data, plan)
     trainer.add_callback(writer)

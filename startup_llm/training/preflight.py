@@ -100,7 +100,8 @@ def estimate_run(
     per_token = per_epoch * trainer.args.world_size / counted["train"] / 3
     if probe_seconds is not None:
         per_token = probe_seconds / (counted["train"] + counted["test"])
-    evaluated = 1.3 * counted["test"] + epochs * counted.get("validation", 0.0)
+    first_epoch = counted["train"] if trainer.kept_states else 0.0  # the lower blocks' part of it, at the most
+    evaluated = first_epoch + 1.3 * counted["test"] + epochs * counted.get("validation", 0.0)
     total = elapsed_seconds + epochs * per_epoch + evaluated * per_token + CLOSING_SECONDS
     memory = read_peak_memory_bytes() + 8 * trained  # Adam keeps two float32 figures for each weight
     if memory > available:

@@ -18,10 +18,13 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, Traine
 from startup_llm.data.batching import LengthGroupedSampler, split_by_length
 from startup_llm.errors import UserError
 from startup_llm.tasks.base import TARGET_LENGTH, Task
+from startup_llm.training.kept_states import ROW_NUMBER, KeptStates, NumberedCollator
 
 MOST_SAMPLED_EPOCHS = 10
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from datasets import Dataset
     from torch import Tensor, nn
     from torch.utils.data import Sampler
@@ -46,10 +49,12 @@ class HeadTrainer(Trainer):
         head_parameters: list[nn.Parameter],
         head_learning_rate: float,
         tokens_per_batch: int | None,
+        kept_states: KeptStates | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self._task = task
+        self.kept_states = kept_states
         self._longest = max(self.train_dataset["length"])
         self._tokens_per_batch = tokens_per_batch
         self._head_ids = {id(parameter) for parameter in head_parameters}
@@ -125,6 +130,19 @@ class HeadTrainer(Trainer):
             return rows
         return min(max(state.remainder - self.accelerator.process_index * self.args.train_batch_size, 0), rows)
 
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if self.kept_states and ROW_NUMBER not in self._signature_columns:
+            self._signature_columns.append(ROW_NUMBER)
+
+    def _use_kept_states(self, part: dict[str, Tensor]) -> AbstractContextManager:
+        """Take a part's row numbers out of it; within, blocks that learn nothing give what was kept for the rows."""
+        numbers = part.pop(ROW_NUMBER, None)
+        if numbers is None:
+            return contextlib.nullcontext()
+        ids = part["input_ids"]
+        return self.kept_states.rows(numbers, part.get("attention_mask", ids.new_ones(ids.shape)))
+
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Compute a batch's gradient part by part; processes exchange gradients once, with the last part."""
         import torch
@@ -148,7 +166,7 @@ class HeadTrainer(Trainer):
             part = _select_rows(inputs, index, int(lengths[rows[0]]))
             last = number == len(parts) - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
-                with self.compute_loss_context_manager():
+                with self.compute_loss_context_manager(), self._use_kept_states(part):
                     loss = self.compute_loss(model, part) * (targets[index].sum() / mean_targets)
                 self.accelerator.backward(loss / self.current_gradient_accumulation_steps)
             total += loss.detach()
@@ -310,6 +328,7 @@ def build_trainer(
     head_learning_rate: float,
     tokens_per_batch: int | None,
     early_stopping_patience: int | None,
+    kept_states: KeptStates | None = None,
 ) -> tuple[HeadTrainer, TrainingClock]:
     """Build the trainer of a run.
 
@@ -325,6 +344,7 @@ def build_trainer(
         head_learning_rate: Their learning rate.
         tokens_per_batch: Padded tokens computed at once; None for the Trainer's own batches.
         early_stopping_patience: Evaluations without a better score before training stops, or None.
+        kept_states: What stands in for lower blocks that learn nothing.
 
     Raises:
         UserError: If early stopping is asked for without validation rows.
@@ -340,12 +360,16 @@ def build_trainer(
                 "set data.validation_fraction above 0"
             )
         callbacks.append(EarlyStoppingCallback(early_stopping_patience))
+    collator = task.build_collator(processor)
+    if kept_states:
+        train_rows = train_rows.add_column(ROW_NUMBER, np.arange(len(train_rows)))
+        collator = NumberedCollator(collator)
     trainer = HeadTrainer(
         model=model,
         args=arguments,
         train_dataset=train_rows,
         eval_dataset=validation_rows,
-        data_collator=task.build_collator(processor),
+        data_collator=collator,
         processing_class=processor,
         task=task,
         compute_metrics=compute_metrics,
@@ -353,5 +377,6 @@ def build_trainer(
         head_parameters=head_parameters,
         head_learning_rate=head_learning_rate,
         tokens_per_batch=tokens_per_batch,
+        kept_states=kept_states,
     )
     return trainer, clock

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, T5Config, T5ForConditionalGeneration
 
 from startup_llm.config import LoraConfig, ModelConfig
 from startup_llm.errors import UserError
@@ -266,3 +266,27 @@ def test_four_bits_train_the_adapter_alone(build):
     assert len(layers) >= 12
     assert all(layer.weight.dtype == torch.uint8 for layer in layers)
     assert all(p.grad is not None for n, p in adapted.named_parameters() if "lora_B" in n)
+
+
+def test_the_uppermost_blocks_alone_are_adapted(build):
+    classifier, _ = build("bert")
+    blocks = classifier.model.config.num_hidden_layers
+    model = adapt(classifier, LoraConfig(rank=2, upper_layers=1))
+    adapted = {name.split(".lora_")[0] for name, p in model.named_parameters() if "lora_" in name}
+    assert len(adapted) == LINEARS_PER_LAYER["bert"]
+    assert all(f"encoder.layer.{blocks - 1}." in name for name in adapted)
+
+
+@pytest.mark.parametrize("count", [0, 99])
+def test_more_upper_blocks_than_there_are_is_an_error(build, count):
+    classifier, _ = build("bert")
+    with pytest.raises(
+        UserError, match=f"lora.upper_layers {count}: expected 1 to {classifier.model.config.num_hidden_layers}"
+    ):
+        adapt(classifier, LoraConfig(upper_layers=count))
+
+
+def test_of_an_encoder_and_a_decoder_none_is_the_upper_one():
+    model = T5ForConditionalGeneration(T5Config(vocab_size=20, d_model=8, d_kv=4, d_ff=8, num_heads=2))
+    with pytest.raises(UserError, match=r"lora\.upper_layers 1: T5ForConditionalGeneration has 2 stacks of blocks"):
+        add_lora(model, LoraConfig(upper_layers=1), task_type=None, base_name="base")

@@ -23,6 +23,7 @@ from startup_llm.run_folder import RunFolder
 from startup_llm.tasks import load_task
 from startup_llm.training import finetuning
 from startup_llm.training.inference import extract_features
+from startup_llm.training.kept_states import KeptStates
 from startup_llm.training.reload_gate import ReloadError, check_reload
 from startup_llm.training.speed import SpeedPlan
 
@@ -93,9 +94,12 @@ class Steps:
         )
 
 
-def run_steps(base: Path, run_dir: Path, kind: str = "single", method: str = "lora", **train: Any) -> Steps:
+def run_steps(
+    base: Path, run_dir: Path, kind: str = "single", method: str = "lora", upper: int | None = None, **train: Any
+) -> Steps:
     torch.manual_seed(0)
-    config = FinetuneConfig(method=method, model=ModelConfig(checkpoint=str(base)), lora=LoraConfig(rank=4))
+    lora = LoraConfig(rank=4, upper_layers=upper)
+    config = FinetuneConfig(method=method, model=ModelConfig(checkpoint=str(base)), lora=lora)
     task, data = load_task(config.task), build_data(kind)
     checkpoint = load_checkpoint(config.model)
     tokenizer = load_tokenizer(checkpoint, 64)
@@ -318,6 +322,23 @@ def test_a_compiled_model_learns_and_is_saved_as_one_that_is_not(finetuned, tiny
     steps.reload()  # raises where the saved forms differ
     for name, value in steps.merged.state_dict().items():
         torch.testing.assert_close(value, plain[name], atol=1e-3, rtol=0)  # Adam magnifies a rounding
+
+
+@pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama"])
+def test_an_adapter_above_kept_states_learns_what_it_learns_above_computed_ones(
+    architecture, tiny_checkpoint, tmp_path, monkeypatch
+):
+    read, reads = KeptStates._read, []
+    monkeypatch.setattr(KeptStates, "_read", lambda self, given: reads.append(len(given)) or read(self, given))
+    words = {"base": tiny_checkpoint(architecture), "upper": 1, "max_steps": -1, "num_train_epochs": 3}
+    kept = run_steps(run_dir=tmp_path / "kept", **words)
+    layers = kept.trained.model.get_base_model().config.num_hidden_layers
+    assert sum(reads) == 2 * 12 * (layers - 1)  # all epochs but the first, by each lower block
+    monkeypatch.setattr(finetuning, "find_lower_blocks", lambda model: [])
+    computed = run_steps(run_dir=tmp_path / "computed", **words).merged.state_dict()
+    assert sum(reads) == 2 * 12 * (layers - 1)
+    for name, value in kept.merged.state_dict().items():
+        torch.testing.assert_close(value, computed[name], atol=1e-3, rtol=0)  # Adam magnifies a rounding
 
 
 def test_early_stopping_without_validation_rows_is_refused(tiny_checkpoint, tmp_path):

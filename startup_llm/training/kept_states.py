@@ -1,0 +1,130 @@
+"""What the blocks below the lowest adapter give for a row, computed once and kept.
+
+Those blocks learn nothing, so that a row's hidden states after them are the same in every epoch. The first epoch
+computes and keeps them; later ones begin above.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from startup_llm.models.adapters import find_block_stacks
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from startup_llm.tasks.base import Collator
+
+ROW_NUMBER = "row_number"
+"""Column of encoded training rows: the row's place, by which its states are kept."""
+
+MOST_BYTES = 2**30
+
+
+class KeptStates:
+    """Stands in for the lower blocks of a model in training, for rows whose states are known.
+
+    Outside of `rows` the blocks compute as ever. A part of a batch is taken from what is kept where all of its rows
+    are known.
+
+    Args:
+        blocks: The lower blocks, in order.
+        most_bytes: No further rows are kept beyond this.
+
+    Attributes:
+        bytes: What the kept states take.
+    """
+
+    def __init__(self, blocks: Sequence[nn.Module], most_bytes: int = MOST_BYTES) -> None:
+        self.bytes = 0
+        self._most_bytes = most_bytes
+        self._known: dict[int, Tensor] = {}
+        self._numbers: list[int] | None = None
+        self._lengths: list[int] = []
+        self._in_tuple = False
+        for place, block in enumerate(blocks):
+            block.forward = functools.partial(self._forward, block.forward, place == len(blocks) - 1)
+
+    @contextlib.contextmanager
+    def rows(self, numbers: Tensor, mask: Tensor) -> Iterator[None]:
+        """Compute these rows, padded on the right, inside.
+
+        Args:
+            numbers: Their places, shape (rows,).
+            mask: 1 at tokens and 0 at padding, shape (rows, length).
+        """
+        self._numbers, self._lengths = numbers.tolist(), mask.sum(dim=1).tolist()
+        try:
+            yield
+        finally:
+            self._numbers = None
+
+    def _forward(self, compute: Any, last: bool, *args: Any, **kwargs: Any) -> Any:
+        if self._numbers is None:
+            return compute(*args, **kwargs)
+        if all(number in self._known for number in self._numbers):
+            given = args[0] if args else kwargs["hidden_states"]
+            states = self._read(given)
+            return (states,) if self._in_tuple else states
+        found = compute(*args, **kwargs)
+        if last:
+            self._in_tuple = isinstance(found, tuple)
+            self._keep(found[0] if self._in_tuple else found)
+        return found
+
+    def _read(self, given: Tensor) -> Tensor:
+        """Return the known states in the form of a block's input, shape (rows, length, width)."""
+        states = given.new_zeros(given.shape, dtype=self._known[self._numbers[0]].dtype)
+        for row, number in enumerate(self._numbers):
+            known = self._known[number]
+            states[row, : len(known)] = known
+        return states
+
+    def _keep(self, states: Tensor) -> None:
+        for row, (number, length) in enumerate(zip(self._numbers, self._lengths, strict=True)):
+            kept = states[row, :length].detach().clone()
+            if number not in self._known and self.bytes + kept.nbytes <= self._most_bytes:
+                self._known[number] = kept
+                self.bytes += kept.nbytes
+
+
+class NumberedCollator:
+    """Makes batches as another collator does, and puts the rows' numbers beside them."""
+
+    def __init__(self, collator: Collator) -> None:
+        self._collator = collator
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Return the other collator's batch and, where rows have numbers, `row_number`, shape (rows,)."""
+        if ROW_NUMBER not in rows[0]:
+            return self._collator(rows)
+        numbers = torch.tensor([row[ROW_NUMBER] for row in rows])
+        batch = self._collator([{name: row[name] for name in row if name != ROW_NUMBER} for row in rows])
+        return {**batch, ROW_NUMBER: numbers}
+
+
+def find_lower_blocks(model: PeftModel) -> list[nn.Module]:
+    """Return the blocks below the lowest that learns; none where something before them does, or drops at random.
+
+    Args:
+        model: A model with an adapter.
+    """
+    base = model.get_base_model()
+    stacks = find_block_stacks(base)
+    if len(stacks) > 1:
+        return []
+    blocks = list(base.get_submodule(stacks[0]))
+    learns = [any(p.requires_grad for p in block.parameters()) for block in blocks]
+    first = next(name for name, parameter in base.named_parameters() if parameter.requires_grad)
+    if not any(learns) or not first.startswith(f"{stacks[0]}."):
+        return []
+    before = itertools.takewhile(lambda named: named[1] is not blocks[learns.index(True)], base.named_modules())
+    drops = any(isinstance(module, nn.Dropout) and module.p > 0 for _, module in before)
+    return [] if drops else blocks[: learns.index(True)]
