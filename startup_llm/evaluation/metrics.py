@@ -155,6 +155,16 @@ METRICS: dict[str, MetricFunction] = {
     "character_error_rate": additive(
         word_errors.count_character_errors, word_errors.combine_error_rate, lower_is_better=True
     ),
+    "normalized_word_error_rate": additive(
+        word_errors.of_normalized(word_errors.count_word_errors),
+        word_errors.combine_error_rate,
+        lower_is_better=True,
+    ),
+    "normalized_character_error_rate": additive(
+        word_errors.of_normalized(word_errors.count_character_errors),
+        word_errors.combine_error_rate,
+        lower_is_better=True,
+    ),
     "entity_f1": additive(entities.count_entities, entities.combine_f1),
     "entity_precision": additive(entities.count_entities, entities.combine_precision),
     "entity_recall": additive(entities.count_entities, entities.combine_recall),

@@ -71,6 +71,8 @@ HUB_METRICS: Mapping[str, str] = {
     "token_accuracy": "accuracy",
     "word_error_rate": "wer",
     "character_error_rate": "cer",
+    "normalized_word_error_rate": "wer",
+    "normalized_character_error_rate": "cer",
     "spearman": "spearmanr",
 }
 """The Hub's identifier of a metric, where it is not the metric's own name."""

@@ -156,8 +156,13 @@ class AutomaticSpeechRecognition(Listening):
         return [row[: int(count)].float().cpu().numpy() for row, count in zip(logits, frames, strict=True)]
 
     def metrics(self, data: TaskData) -> tuple[str, ...]:
-        """Name the metrics."""
-        return ("word_error_rate", "character_error_rate")
+        """Name the metrics: of texts as they are spelt, which a model is tuned to, and in Whisper's normal form."""
+        return (
+            "word_error_rate",
+            "character_error_rate",
+            "normalized_word_error_rate",
+            "normalized_character_error_rate",
+        )
 
     def baselines(self, data: TaskData) -> tuple[str, ...]:
         """Name the baselines."""

@@ -93,6 +93,8 @@ ERRORS = {
     "mel_distance",
     "word_error_rate",
     "character_error_rate",
+    "normalized_word_error_rate",
+    "normalized_character_error_rate",
     "mean_squared_error",
     "loss",
     "perplexity",

@@ -167,6 +167,9 @@ def test_the_config_of_librispeech_runs_on_a_local_copy(sounds, checkpoints, tmp
     )  # fmt: skip
     results = json.loads((run / "results.json").read_text())
     assert results["models"].keys() == {"lora", "most-frequent-text"}
+    assert results["decides"] == "normalized_word_error_rate"
+    assert results["comparisons"][0]["metric"] == results["decides"]
+    assert "word_error_rate" in results["models"]["lora"]
     (tmp_path / "new").mkdir()
     shutil.copy(files[0], tmp_path / "new")
     run_well(run_recipe, "predict", "--run", run, "--input", tmp_path / "new", "--output", tmp_path / "heard.csv")
