@@ -27,8 +27,7 @@ def read_audio(content: bytes, sampling_rate: int | None = None) -> np.ndarray:
 
     Args:
         content: The file's bytes: WAV, FLAC, MP3, OGG and what else libsndfile knows.
-        sampling_rate: Wanted samples a second; default the file's own. Resampling goes through a polyphase filter
-            that takes away what the new rate cannot hold (`scipy.signal.resample_poly`).
+        sampling_rate: Wanted samples a second; default the file's own.
 
     Returns:
         Samples, shape (samples,), float32, 1.0 being full scale.
@@ -38,7 +37,6 @@ def read_audio(content: bytes, sampling_rate: int | None = None) -> np.ndarray:
             than `MOST_SECONDS`, or holds values that are no numbers.
     """
     import numpy as np
-    from scipy.signal import resample_poly
 
     with _open(content) as file:
         _check_length(file)
@@ -52,10 +50,24 @@ def read_audio(content: bytes, sampling_rate: int | None = None) -> np.ndarray:
     samples = channels.mean(axis=1)
     if not np.isfinite(samples).all():
         raise UserError("samples that are no numbers")
-    if sampling_rate in (None, rate):
+    return resample(samples, rate, sampling_rate or rate)
+
+
+def resample(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
+    """Return samples at another rate, through a polyphase filter that takes away what the new rate cannot hold.
+
+    Args:
+        samples: Shape (samples,), float32.
+        rate: Samples a second.
+        wanted: The same of what is returned.
+    """
+    import numpy as np
+    from scipy.signal import resample_poly
+
+    if rate == wanted:
         return samples
-    common = math.gcd(sampling_rate, rate)
-    return resample_poly(samples, sampling_rate // common, rate // common).astype(np.float32)
+    common = math.gcd(wanted, rate)
+    return resample_poly(samples, wanted // common, rate // common).astype(np.float32)
 
 
 def measure_seconds(content: bytes) -> float:

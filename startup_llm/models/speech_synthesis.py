@@ -1,9 +1,13 @@
-"""SpeechT5 (Ao et al. 2021) that reads aloud: a pretrained checkpoint, or a small one with random weights."""
+"""SpeechT5 (Ao et al. 2021) that reads aloud: a pretrained checkpoint, or a small one with random weights.
+
+A VITS (Kim et al. 2021) reads aloud as it comes: transformers has none of the losses that it is trained by.
+"""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +26,40 @@ SPEAKER_WIDTH = 512
 """Width of SpeechT5's vector of a voice (an x-vector). One voice is trained here, whose vector is all zeros."""
 
 
+@dataclass(frozen=True)
+class VitsProcessor:
+    """What of a processor a VITS has: its tokenizer. It writes samples itself."""
+
+    tokenizer: Any
+
+
+def load_synthesis_processor(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
+    """Load a checkpoint's tokenizer, and SpeechT5's feature extractor with it.
+
+    Raises:
+        UserError: If the folder holds no processor of a SpeechT5 or VITS, or what reads its texts is not installed.
+    """
+    from transformers import SpeechT5Processor, VitsTokenizer
+    from transformers.utils import is_phonemizer_available
+
+    is_vits = is_waveform_model(load_config(checkpoint, trust_remote_code))
+    try:
+        found = (VitsTokenizer if is_vits else SpeechT5Processor).from_pretrained(checkpoint.path)
+    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
+        reason, kind = str(error).strip().partition("\n")[0], "VITS tokenizer" if is_vits else "SpeechT5 processor"
+        raise UserError(f"no usable {kind} in {checkpoint.name}: {reason}") from None
+    if is_vits and found.phonemize and not is_phonemizer_available():
+        raise UserError(
+            f"checkpoint {checkpoint.name} reads phonemes, which phonemizer writes; pip install phonemizer"
+        )
+    return VitsProcessor(found) if is_vits else found
+
+
+def is_waveform_model(config: Any) -> bool:
+    """Say whether a model writes samples (VITS) instead of a spectrogram."""
+    return config.model_type == "vits"
+
+
 def build_speech_synthesiser(checkpoint: Checkpoint, *, dropout: float, trust_remote_code: bool) -> TaskModel:
     """Load a SpeechT5 checkpoint.
 
@@ -37,7 +75,9 @@ def build_speech_synthesiser(checkpoint: Checkpoint, *, dropout: float, trust_re
 
     config = load_config(checkpoint, trust_remote_code)
     if config.model_type != "speecht5":
-        kind = "VITS, which transformers can run but not train" if config.model_type == "vits" else config.model_type
+        kind = config.model_type
+        if is_waveform_model(config):
+            kind = "VITS, which transformers can run (recipes/evaluate.py, recipes/predict.py) but not train"
         raise UserError(
             f"checkpoint {checkpoint.name} is of type {kind}; choose a SpeechT5-style one, such as "
             "microsoft/speecht5_tts"
@@ -110,6 +150,23 @@ def speak(model: Any, input_ids: Tensor) -> np.ndarray:
         torch.manual_seed(0)
         frames = model.generate(input_ids[None], speaker_embeddings=speaker)
     return frames.float().cpu().numpy()
+
+
+def speak_samples(model: Any, input_ids: Tensor) -> np.ndarray:
+    """Return the sound of a text, the same for the same model: what it draws at random is seeded.
+
+    Args:
+        model: A VITS.
+        input_ids: The text's tokens, shape (tokens,).
+
+    Returns:
+        Samples, float32, shape (samples,), `model.config.sampling_rate` a second.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return model(input_ids[None])["waveform"][0].float().cpu().numpy()
 
 
 def _build_letter_tokenizer(texts: Sequence[str]) -> Any:

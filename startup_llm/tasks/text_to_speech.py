@@ -9,11 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from startup_llm.data.audio import read_audio, write_wav
+from startup_llm.data.audio import read_audio, resample, write_wav
 from startup_llm.data.recordings import load_transcribed_recordings, read_bytes, read_recordings
 from startup_llm.data.spectrograms import SAMPLING_RATE, compute_speech_frames, draw_spectrograms
 from startup_llm.errors import UserError
-from startup_llm.models.speech_synthesis import SPEAKER_WIDTH, build_scratch_speecht5, build_speech_synthesiser, speak
+from startup_llm.models.speech_synthesis import (
+    SPEAKER_WIDTH,
+    build_scratch_speecht5,
+    build_speech_synthesiser,
+    is_waveform_model,
+    load_synthesis_processor,
+    speak,
+    speak_samples,
+)
 from startup_llm.tasks.base import RECORDING_OPTIONS, Collator, Task, Truncation
 from startup_llm.tasks.recordings import KEPT_BYTES
 
@@ -36,7 +44,10 @@ _SHOWN = 6
 
 
 class TextToSpeech(Task):
-    """Columns text, audio and seconds; an output is a spectrogram: log10 of mel magnitudes, shape (frames, bands)."""
+    """Columns text, audio and seconds; an output is a spectrogram: log10 of mel magnitudes, shape (frames, bands).
+
+    A VITS, which writes samples, speaks as it comes; what it says is measured by its spectrogram.
+    """
 
     tag = "text-to-speech"
     data_options = (*RECORDING_OPTIONS, "text_column")
@@ -65,18 +76,8 @@ sound = model.generate(ids, speaker_embeddings=torch.zeros(1, 512), vocoder=Grif
         return loaded
 
     def load_processor(self, checkpoint: Checkpoint, model: ModelConfig) -> Any:
-        """Load the checkpoint's tokenizer and feature extractor.
-
-        Raises:
-            UserError: If the folder holds no SpeechT5 processor.
-        """
-        from transformers import SpeechT5Processor
-
-        try:
-            return SpeechT5Processor.from_pretrained(checkpoint.path)
-        except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise UserError(f"no usable SpeechT5 processor in {checkpoint.name}: {reason}") from None
+        """Load the checkpoint's tokenizer, and its feature extractor where it has one."""
+        return load_synthesis_processor(checkpoint, model.trust_remote_code)
 
     def build_model(
         self,
@@ -154,8 +155,16 @@ sound = model.generate(ids, speaker_embeddings=torch.zeros(1, 512), vocoder=Grif
 
     def compute_outputs(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
         """Speak each text, one by one."""
-        lengths = batch["attention_mask"].sum(dim=1).tolist()
-        return [speak(model, ids[:length]) for ids, length in zip(batch["input_ids"], lengths, strict=True)]
+        if not is_waveform_model(model.config):
+            return [speak(model, ids) for ids in _split_texts(batch)]
+        rate, sounds = model.config.sampling_rate, self.compute_answers(model, batch, processor)
+        return [compute_speech_frames(resample(samples, rate, SAMPLING_RATE)) for samples in sounds]
+
+    def compute_answers(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
+        """Return spectrograms, or the samples of a model that writes them itself, each shape (samples,)."""
+        if is_waveform_model(model.config):
+            return [speak_samples(model, ids) for ids in _split_texts(batch)]
+        return self.compute_outputs(model, batch, processor)
 
     def compute_scores(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
         """Return the first frames that are written behind silence, shape (frames * bands,)."""
@@ -221,11 +230,11 @@ sound = model.generate(ids, speaker_embeddings=torch.zeros(1, 512), vocoder=Grif
         self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
     ) -> list[dict[str, Any]]:
         """Return WAV files in base64."""
-        vocode = _build_vocoder(processor.feature_extractor)
-        return [
-            {"wav_base64": base64.b64encode(write_wav(vocode(frames), SAMPLING_RATE)).decode("ascii")}
-            for frames in outputs
-        ]
+        if is_waveform_model(config):
+            sounds, rate = outputs, config.sampling_rate
+        else:
+            sounds, rate = map(_build_vocoder(processor.feature_extractor), outputs), SAMPLING_RATE
+        return [{"wav_base64": base64.b64encode(write_wav(samples, rate)).decode("ascii")} for samples in sounds]
 
     def example_answer(self, config: Any) -> dict[str, Any]:
         """Return an answer of the right types."""
@@ -255,6 +264,18 @@ sound = model.generate(ids, speaker_embeddings=torch.zeros(1, 512), vocoder=Grif
                 return float("inf")
             largest = max(largest, float(np.abs(found - own.numpy()).max()))
         return largest
+
+    def find_auto_class(self, path: str) -> str:
+        """Name the Auto class of the checkpoint's kind."""
+        from transformers import AutoConfig
+
+        return "AutoModelForTextToWaveform" if is_waveform_model(AutoConfig.from_pretrained(path)) else self.auto_class
+
+
+def _split_texts(batch: dict[str, Tensor]) -> list[Tensor]:
+    """Return each row's tokens without its padding."""
+    lengths = batch["attention_mask"].sum(dim=1).tolist()
+    return [ids[:length] for ids, length in zip(batch["input_ids"], lengths, strict=True)]
 
 
 def _build_vocoder(feature_extractor: Any = None) -> Any:

@@ -4,6 +4,7 @@ import base64
 import json
 from pathlib import Path
 
+import jiwer
 import numpy as np
 import pytest
 import torch
@@ -17,6 +18,7 @@ from startup_llm.errors import UserError
 from startup_llm.evaluation.metrics import get_metric
 from startup_llm.models.checkpoints import load_checkpoint
 from startup_llm.models.griffin_lim import GriffinLim
+from startup_llm.models.speech import build_scratch_whisper
 from startup_llm.tasks import load_task
 
 ROOT = Path(__file__).parents[2]
@@ -50,8 +52,19 @@ def test_the_config_of_spoken_digits_teaches_a_speecht5_to_speak(tmp_path, run_r
     assert rows[0] == "file_name,text"
     assert len(rows) == 1 + results["test"]["rows"]
     assert np.abs(read_audio((run / "speech" / "0000.wav").read_bytes())).max() > 0.01
-    heard = load_task("automatic-speech-recognition").load_data(DataConfig(data_dir=str(run / "speech")))
-    assert sum(map(len, heard.splits.values())) == results["test"]["rows"]
+
+    listener = build_scratch_whisper(list(TUNES), 1, ScratchModelConfig(name="whisper", width=32, heads=2), None)
+    for part in (listener[0], listener[1].model):  # never taught: what it hears is wrong, and counted
+        part.save_pretrained(tmp_path / "listener")
+    run_well(
+        run_recipe, "evaluate", "--model", tmp_path / "listener", "--task", "automatic-speech-recognition",
+        "--data.test_file", run / "speech" / "metadata.csv", "--run_dir", tmp_path / "heard",
+    )  # fmt: skip
+    heard = json.loads((tmp_path / "heard" / "results.json").read_text())["entries"][0]
+    assert heard["rows"] == results["test"]["rows"]
+    lines = (tmp_path / "heard" / "predictions-test.jsonl").read_text().splitlines()
+    wrong = jiwer.wer([row.partition(",")[2] for row in rows[1:]], [json.loads(line)["prediction"] for line in lines])
+    assert heard["metrics"]["word_error_rate"]["value"] == pytest.approx(wrong)
 
     (tmp_path / "texts.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
     run_well(
@@ -135,21 +148,67 @@ def test_mel_distance_worked_out_by_hand():
     assert compute([a[:1]], [a[1:2]]) == pytest.approx(20.0)
 
 
-def test_a_checkpoint_that_cannot_speak_is_refused(tiny_checkpoint, tmp_path):
-    from transformers import VitsConfig, VitsModel
+@pytest.fixture
+def vits(tmp_path):
+    """A VITS of random weights that reads letters."""
+    from transformers import VitsConfig, VitsModel, VitsTokenizer
 
+    sizes = {"hidden_size": 16, "ffn_dim": 16, "num_hidden_layers": 1, "flow_size": 16, "spectrogram_bins": 9}
+    small = {"upsample_initial_channel": 16, "num_attention_heads": 2, "prior_encoder_num_flows": 1}
+    (tmp_path / "vocab.json").write_text(json.dumps({letter: place for place, letter in enumerate("_ dlnopuw")}))
+    reads = {"pad_token": "_", "unk_token": "_", "phonemize": False, "is_uroman": False}
+    torch.manual_seed(0)
+    VitsTokenizer(str(tmp_path / "vocab.json"), **reads).save_pretrained(tmp_path / "vits")
+    VitsModel(VitsConfig(vocab_size=9, sampling_rate=22_050, **sizes, **small)).save_pretrained(tmp_path / "vits")
+    return tmp_path / "vits"
+
+
+def test_a_vits_speaks_as_it_comes_and_is_not_trained(vits, tmp_path, run_recipe):
+    from transformers import pipeline
+
+    write_sounds(tmp_path / "sounds", 3)
+    data = ["--task", TAG, "--data.data_dir", tmp_path / "sounds", *NAMES]
+    code, _, err = run_recipe("finetune", "--model.checkpoint", vits, *data, "--run_dir", tmp_path / "run")
+    assert code != 0
+    assert "VITS, which transformers can run (recipes/evaluate.py, recipes/predict.py) but not train" in err
+    assert not (tmp_path / "run").exists()
+    run_well(
+        run_recipe, "evaluate", "--model", vits, *data, "--evaluation.resamples", 20, "--run_dir", tmp_path / "heard"
+    )
+    entry = json.loads((tmp_path / "heard" / "results.json").read_text())["entries"][0]
+    assert 10 < entry["metrics"]["mel_distance"]["value"] < 100
+
+    (tmp_path / "texts.jsonl").write_text('{"text": "up"}\n{"text": "low down"}\n')
+    words = ["--input", tmp_path / "texts.jsonl", "--output", tmp_path / "out.jsonl"]
+    run_well(run_recipe, "predict", "--task", TAG, "--run", vits, *words)
+    answer = json.loads((tmp_path / "out.jsonl").read_text().splitlines()[1])
+    say = pipeline(TAG, model=str(vits), device="cpu")
+    torch.manual_seed(0)
+    published = say("low down")
+    assert published["sampling_rate"] == 22_050
+    sound = read_audio(base64.b64decode(answer["wav_base64"]))
+    np.testing.assert_allclose(sound, published["audio"].ravel(), atol=1e-4)  # 16 bits
+
+
+def test_a_vits_that_reads_phonemes_asks_for_what_writes_them(vits):
+    from transformers.utils import is_phonemizer_available
+
+    if is_phonemizer_available():
+        pytest.skip("phonemizer is installed")
+    file = vits / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "phonemize": True}))
+    checkpoint = load_checkpoint(ModelConfig(checkpoint=str(vits)))
+    with pytest.raises(UserError, match="reads phonemes, which phonemizer writes; pip install phonemizer"):
+        load_task(TAG).load_processor(checkpoint, ModelConfig())
+
+
+def test_a_checkpoint_that_cannot_speak_is_refused(tiny_checkpoint):
     task = load_task(TAG)
     bert = load_checkpoint(ModelConfig(checkpoint=str(tiny_checkpoint("bert"))))
     with pytest.raises(UserError, match="no usable SpeechT5 processor"):
         task.load_processor(bert, ModelConfig())
     with pytest.raises(UserError, match="type bert; choose a SpeechT5-style one"):
         task.build_model(bert, None, None, ModelConfig(), None)
-    sizes = {"hidden_size": 16, "ffn_dim": 16, "num_hidden_layers": 1, "flow_size": 16, "spectrogram_bins": 9}
-    small = {"upsample_initial_channel": 16, "num_attention_heads": 2, "prior_encoder_num_flows": 1}
-    VitsModel(VitsConfig(**sizes, **small)).save_pretrained(tmp_path)
-    vits = load_checkpoint(ModelConfig(checkpoint=str(tmp_path)))
-    with pytest.raises(UserError, match="VITS, which transformers can run but not train"):
-        task.build_model(vits, None, None, ModelConfig(), None)
 
 
 @pytest.mark.real_data
