@@ -146,7 +146,7 @@ class DataConfig:
     """Put several conversations into each training row, none of which sees another."""
     skip_bad: bool = False
     """Leave out what cannot be used, and count it: images, sounds, conversations, tagged sentences, questions, and
-    rows whose text, target or transcript is empty; otherwise it is an error."""
+    rows whose text, score, target or transcript is missing; otherwise it is an error."""
 
     @property
     def named_dataset(self) -> str | None:

@@ -25,16 +25,20 @@ _MOST_NUMERIC_CLASSES = 10
 _SHOWN = 5
 
 
-def load_labelled_text(data: DataConfig) -> TaskData:
+def load_labelled_text(data: DataConfig, loaded: LoadedData | None = None) -> TaskData:
     """Load labelled texts, check them, and cut the splits that the source does not give.
 
     Labels are named as in the source: classes of a Hub `ClassLabel` keep its order, several 0/1 columns the order in
     which they were named, all others are sorted naturally (`2` before `10`).
 
+    Args:
+        data: The source, its columns, and how it is cut.
+        loaded: The source's splits, where they were read before.
+
     Raises:
         UserError: if a source, column, text or label is not fit to train and test on; it names the split and the rows.
     """
-    loaded = load_splits(data)
+    loaded = loaded or load_splits(data)
     columns = find_columns(loaded.splits, data)
     notes = [*loaded.notes, *columns.notes]
     places = {split: _describe_place(split, loaded) for split in loaded.splits}
@@ -238,7 +242,7 @@ def decide_problem_type(
     if read_class_names(train.features[columns.label]):
         return "single_label_classification", None
     distinct = read_column(train, columns.label).drop_null().unique().to_pylist()
-    numbers = [_parse_number(value) for value in distinct if value != ""]
+    numbers = [parse_number(value) for value in distinct if value != ""]
     if (
         not numbers
         or None in numbers
@@ -255,7 +259,8 @@ def decide_problem_type(
     )
 
 
-def _parse_number(value: object) -> float | None:
+def parse_number(value: object) -> float | None:
+    """Return a value as a finite number, None where it is none."""
     try:
         number = float(value)
     except (TypeError, ValueError):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from startup_llm.config import DataConfig
 from startup_llm.data.questions import find_text_fault
 from startup_llm.data.sources import LoadedData
-from startup_llm.data.splits import make_splits, sample_rows
+from startup_llm.data.splits import make_splits, read_groups, sample_rows
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError
 
@@ -79,15 +79,16 @@ def build_conversations(loaded: LoadedData, data: DataConfig, form: str) -> Task
     if form == "dialogue" and not data.text_column:
         raise UserError("data.speakers is given; name the column of the dialogues with --data.text_column")
     read = FORMS[form] if form in FORMS else _build_dialogue_reader(names[0], data.speakers)
-    keep = ANSWERS if form == "preference" else ("messages",)
+    keep, group = ANSWERS if form == "preference" else ("messages",), data.group_column
     splits, notes = {}, [f"{FORM_NOTES[form]} from column{'s' * (len(names) > 1)} {', '.join(map(repr, names))}."]
     for split, rows in loaded.splits.items():
         for name in names:
             if name not in rows.column_names:
                 raise UserError(f"the {split} split has no column {name!r}, only {', '.join(rows.column_names)}")
         kept: dict[str, list[Any]] = {"row": [], **{name: [] for name in keep}}
-        if data.group_column:
-            kept[data.group_column] = []
+        if group:
+            kept[group] = []
+            groups = read_groups(rows, group) if split == "train" or group in rows.column_names else [None] * len(rows)
         left_out = []
         for place, row in enumerate(rows, start=1):
             found, fault = _read_row(read, row, form)
@@ -101,14 +102,14 @@ def build_conversations(loaded: LoadedData, data: DataConfig, form: str) -> Task
             kept["row"].append(place)
             for name in keep:
                 kept[name].append(found[name])
-            if data.group_column:
-                kept[data.group_column].append(row.get(data.group_column))
+            if group:
+                kept[group].append(groups[place - 1])
         if not kept["row"]:
             raise UserError(f"the {split} split holds no conversation ({len(rows)} rows; the first: {left_out[0]})")
         if left_out:
             notes.append(f"{len(left_out):,} of {len(rows):,} {split} rows were left out; the first {left_out[0]}.")
         splits[split] = datasets.Dataset.from_dict(kept)
-    cut, decided = make_splits(datasets.DatasetDict(splits), data, group_by=data.group_column)
+    cut, decided = make_splits(datasets.DatasetDict(splits), data, group_by=group)
     cut = datasets.DatasetDict({name: rows.select_columns(["row", *keep]) for name, rows in cut.items()})
     notes += decided + _treat_overlap(cut, data, keep)
     for name, most in (("train", data.max_train_rows), ("test", data.max_test_rows)):

@@ -6,7 +6,7 @@ import csv
 import gzip
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,8 @@ import numpy as np
 
 from startup_llm.config import DataConfig
 from startup_llm.data.bad_rows import find_column_fault, leave_out
-from startup_llm.data.classification import load_labelled_text
+from startup_llm.data.classification import load_labelled_text, name_label, parse_number, read_class_names
+from startup_llm.data.columns import find_columns
 from startup_llm.data.sources import LoadedData, load_splits, read_table
 from startup_llm.data.splits import make_splits, sample_rows
 from startup_llm.data.task_data import TaskData
@@ -64,8 +65,7 @@ def load_similarity(data: DataConfig) -> TaskData:
         and the corpus has id and text.
 
     Raises:
-        UserError: If columns or files are missing, or scores or labels cannot be used, or texts cannot and
-            data.skip_bad is off (of scored pairs and labelled texts, whether it is on or off).
+        UserError: If columns or files are missing, or texts, scores or labels cannot be used and data.skip_bad is off.
     """
     folder = Path(data.data_dir) if data.data_dir else None
     if folder is not None and _find_lines(folder, "corpus"):
@@ -76,9 +76,11 @@ def load_similarity(data: DataConfig) -> TaskData:
     names = loaded.splits["train"].column_names
     pair, score = _find_pair(names, data), _find_score(names, data)
     if pair is None:
-        return _group_by_label(load_labelled_text(data))
+        return _group_by_label(_load_labelled(loaded, data, _find_label_faults))
     if score is not None:
-        return _load_scored(replace(data, text_column=pair[0], text_pair_column=pair[1], label_column=score))
+        scored = replace(data, text_column=pair[0], text_pair_column=pair[1], label_column=score)
+        found = _load_labelled(loaded, replace(scored, problem_type="regression"), _find_score_faults)
+        return replace(found, problem_type="")
     return _load_pairs(loaded, pair, data)
 
 
@@ -174,9 +176,53 @@ def _find_score(names: Sequence[str], data: DataConfig) -> str | None:
     return next((name for name in SCORE_NAMES if name in names), None)
 
 
-def _load_scored(data: DataConfig) -> TaskData:
-    found = load_labelled_text(replace(data, problem_type="regression"))
-    return replace(found, problem_type="")
+def _load_labelled(
+    loaded: LoadedData, data: DataConfig, find_label_faults: Callable[[datasets.Dataset, str], list[tuple[int, str]]]
+) -> TaskData:
+    """Load labelled texts or scored pairs without the rows that cannot be used; the others keep their numbers.
+
+    Args:
+        loaded: The source's splits.
+        data: Its columns, and how it is cut.
+        find_label_faults: From a split and the label's column to the 1-based rows whose label cannot be used, and why.
+    """
+    import datasets
+
+    columns = find_columns(loaded.splits, data)
+    names = [name for name in (columns.text, columns.text_pair) if name]
+    splits, kept, notes = {}, {}, list(loaded.notes)
+    for split, rows in loaded.splits.items():
+        faults = [fault for name in names for fault in find_column_fault(rows[name], name)]
+        if isinstance(columns.label, str):
+            faults += find_label_faults(rows, columns.label)
+        what = "pairs" if columns.text_pair else "texts"
+        bad, found = leave_out(faults, len(rows), split, what, skip_bad=data.skip_bad)
+        kept[split] = [row for row in range(1, len(rows) + 1) if row not in bad]
+        splits[split] = rows.select([row - 1 for row in kept[split]]) if bad else rows
+        notes += found
+    read = load_labelled_text(data, replace(loaded, splits=datasets.DatasetDict(splits), notes=notes))
+    for split, rows in read.splits.items():  # a split that was cut has the numbers of train
+        numbers = kept.get(split, kept["train"])
+        column = [numbers[row - 1] for row in rows["row"]]
+        read.splits[split] = rows.remove_columns("row").add_column("row", column)
+    return read
+
+
+def _find_score_faults(rows: datasets.Dataset, name: str) -> list[tuple[int, str]]:
+    return [
+        (row, f"the column {name!r} is {'empty' if value in (None, '') else f'no number: {repr(value)[:50]}'}")
+        for row, value in enumerate(rows[name], start=1)
+        if parse_number(value) is None
+    ]
+
+
+def _find_label_faults(rows: datasets.Dataset, name: str) -> list[tuple[int, str]]:
+    class_names = read_class_names(rows.features[name])
+    return [
+        (row, f"the column {name!r} is empty")
+        for row, value in enumerate(rows[name], start=1)
+        if name_label(value, class_names) is None
+    ]
 
 
 def _load_pairs(loaded: LoadedData, pair: tuple[str, str], data: DataConfig) -> TaskData:

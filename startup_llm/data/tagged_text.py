@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from startup_llm.config import DataConfig
 from startup_llm.data.classification import _order_names, read_class_names
 from startup_llm.data.sources import LoadedData, Reader, load_splits
-from startup_llm.data.splits import handle_overlap, make_splits, sample_rows
+from startup_llm.data.splits import handle_overlap, make_splits, read_groups, sample_rows
 from startup_llm.data.tag_schemes import OUTSIDE, PLAIN, TYPES, convert_tags, find_entities, find_scheme
 from startup_llm.data.task_data import TaskData
 from startup_llm.data.words import split_words
@@ -101,9 +101,7 @@ def load_tagged_text(data: DataConfig) -> TaskData:
             "digest": [json.dumps(sentences.words[place]) for place in kept],
         }
         if group and (group in rows.column_names or split == "train"):
-            if group not in rows.column_names:
-                raise UserError(f"data.group_column: no column {group!r} among {', '.join(rows.column_names)}")
-            columns["group"] = rows[group]
+            columns["group"] = read_groups(rows, group)
         features = datasets.Dataset.from_dict({name: values[:1] for name, values in columns.items()}).features
         features["tags"] = datasets.List(datasets.ClassLabel(names=list(label_names)))
         splits[split] = datasets.Dataset.from_dict(columns, features=features)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from startup_llm.config import DataConfig
 from startup_llm.data.bad_rows import find_column_fault, leave_out
 from startup_llm.data.sources import SPLIT_ALIASES, LoadedData, load_splits
-from startup_llm.data.splits import handle_overlap, make_splits, sample_rows
+from startup_llm.data.splits import handle_overlap, make_splits, read_groups, sample_rows
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError, nearest
 
@@ -72,13 +72,7 @@ def _read_pairs(rows: datasets.Dataset, data: DataConfig, split: str) -> tuple[d
     pairs = {"text": columns[source], "target": columns[target], "digest": digests}
     group = data.group_column
     if group and (group in rows.column_names or split == "train"):
-        if group not in rows.column_names:
-            others = [name for name in rows.column_names if name != "translation"]
-            raise UserError(
-                f"data.group_column: no column {group!r} in the train split{nearest(group, others) or ';'} "
-                f"it has {', '.join(rows.column_names)}"
-            )
-        pairs["group"] = rows[group]
+        pairs["group"] = read_groups(rows, group)
     pairs = {name: [values[row - 1] for row in kept] for name, values in pairs.items()}
     return datasets.Dataset.from_dict({**pairs, "row": kept}), notes
 

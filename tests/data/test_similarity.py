@@ -112,6 +112,30 @@ def test_scored_pairs_keep_their_scores(tmp_path):
     assert data.splits["test"].features["label"].dtype == "float64"
 
 
+def test_scored_pairs_that_cannot_be_used_are_named_or_left_out_and_the_others_keep_their_numbers(tmp_path):
+    rows = [{"sentence1": f"a {n}", "sentence2": f"b {n}", "score": str(n % 6)} for n in range(1, 31)]
+    rows[2]["sentence2"], rows[4]["score"], rows[6]["score"], rows[8]["score"] = " ", "high", "", "nan"
+    data = DataConfig(train_file=write(tmp_path / "train.jsonl", rows))
+    with pytest.raises(UserError, match=r"train row 3: the column 'sentence2' is empty \(and 3 more: rows 5, 7, 9\)"):
+        load_similarity(data)
+    loaded = load_similarity(dataclasses.replace(data, skip_bad=True))
+    assert any("4 train pairs were left out (rows 3, 5, 7, 9; the first" in note for note in loaded.notes)
+    found = [row for split in loaded.splits.values() for row in split]
+    assert sorted(row["row"] for row in found) == [n for n in range(1, 31) if n not in (3, 5, 7, 9)]
+    assert all(row["text"] == f"a {row['row']}" and row["label"] == row["row"] % 6 for row in found)
+
+
+def test_labelled_texts_that_cannot_be_used_are_named_or_left_out(tmp_path):
+    rows = [{"text": f"text {n}", "label": "ab"[n % 2]} for n in range(1, 31)]
+    rows[2]["text"], rows[4]["label"] = "", None
+    data = DataConfig(train_file=write(tmp_path / "train.jsonl", rows))
+    with pytest.raises(UserError, match=r"train row 3: the column 'text' is empty \(and 1 more: rows 5\)"):
+        load_similarity(data)
+    loaded = load_similarity(dataclasses.replace(data, skip_bad=True))
+    assert any("2 train texts were left out (rows 3, 5; the first" in note for note in loaded.notes)
+    assert all(row["text"] == f"text {row['row']}" for split in loaded.splits.values() for row in split)
+
+
 @pytest.mark.parametrize("compressed", [False, True])
 def test_beir_s_files_give_graded_queries(tmp_path, compressed):
     data = load_similarity(write_beir(tmp_path, compressed=compressed))
@@ -175,7 +199,7 @@ def test_beir_s_files_without_training_rows_can_be_measured(tmp_path):
             r"data.text_column: no column 'aa' among a, b; did you mean a",
         ),
         ([{"query": "q", "positive": "p"}], {"negative_column": "n"}, r"data.negative_column: no column 'n'"),
-        ([{"sentence1": "q", "sentence2": "p", "score": "x"}] * 9, {}, r"'score' are not numbers, first 'x'"),
+        ([{"sentence1": "q", "sentence2": "p", "score": "x"}] * 9, {}, r"row 1: the column 'score' is no number: 'x'"),
         ([{"sentence1": "q", "sentence2": "p"}], {"label_column": "s"}, r"data.label_column: no column 's'"),
         ([{"text": "q", "label": 0.5 + n} for n in range(30)], {}, r"the labels are a regression; expected one class"),
     ],

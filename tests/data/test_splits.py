@@ -1,3 +1,4 @@
+import json
 from collections import Counter
 
 import datasets
@@ -7,6 +8,7 @@ import pytest
 from startup_llm.config import DataConfig
 from startup_llm.data.splits import cut_rows, make_splits, sample_rows
 from startup_llm.errors import UserError
+from startup_llm.tasks import load_task
 
 
 def build(**columns):
@@ -183,3 +185,21 @@ def test_folds_beside_a_test_split_are_refused():
     rows = datasets.Dataset.from_dict({"row": range(12)})
     with pytest.raises(UserError, match="but a test split is given too"):
         make_splits(datasets.DatasetDict({"train": rows, "test": rows}), DataConfig(folds=3))
+
+
+@pytest.mark.parametrize(
+    ("tag", "row"),
+    [
+        ("text-generation", {"text": "some words"}),
+        ("text-generation", {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}),
+        ("text-classification", {"text": "some words", "label": "a"}),
+        ("token-classification", {"tokens": ["Rome"], "ner_tags": ["B-place"]}),
+        ("question-answering", {"question": "q", "context": "a b", "answers": "b"}),
+        ("summarization", {"text": "some words", "summary": "words"}),
+    ],
+)
+def test_every_task_names_a_group_column_that_is_not_there_alike(tmp_path, tag, row):
+    (tmp_path / "rows.jsonl").write_text((json.dumps(row) + "\n") * 9)
+    data = DataConfig(train_file=str(tmp_path / "rows.jsonl"), group_column="customer")
+    with pytest.raises(UserError, match=rf"^data.group_column: no column 'customer' among {', '.join(row)}$"):
+        load_task(tag).load_data(data)
