@@ -38,7 +38,7 @@ def align(config: AlignConfig, train_section: dict, config_text: str, run: RunFo
 
     with stage("data"):
         preferences.check_preference_tuning(config)
-        data = task.load_data(config.data)
+        data = task.load_data(config.data, config.evaluation)
         task.check_method(config.method, data)
         say("\n  ".join([f"data: {data.describe()}", *data.notes]))
 

@@ -61,13 +61,14 @@ def compare(config: CompareConfig, config_text: str, run: RunFolder) -> None:
     begun = time.perf_counter()
     task, runs = load_task(config.task), []
     drawn = {(budget, draw): draw_data(config, budget, draw) for budget, draw in list_draws(config)}
-    loaded = {place: task.load_data(data) for place, data in drawn.items()}
+    loaded = {place: task.load_data(data, config.evaluation) for place, data in drawn.items()}
     test = {compute_rows_sha256(data.splits["test"]) for data in loaded.values()}
     if len(test) > 1:
         raise UserError(
             f"{len(loaded)} draws make {len(test)} different test splits, expected one; give the test rows as a split "
             "of their own (data.test_file), without data.max_test_rows"
         )
+    metric = rank_metrics(task.metrics(next(iter(loaded.values()))), config.evaluation.decides)[0]
     for (budget, draw), data in loaded.items():
         for rung in config.rungs:
             if rung in RUNGS and RUNGS[rung].from_unlabelled and not data.unlabelled:
@@ -80,10 +81,10 @@ def compare(config: CompareConfig, config_text: str, run: RunFolder) -> None:
                 seconds = time.perf_counter() - start
                 rows = len(data.splits["train"])
                 found = comparison.RungRun(rung, budget, draw, predictions, *test, rows, seconds)
+            comparison.check_measurable(rung, metric, found.predictions)
             runs.append(found)
             print(f"{rung}, labels per class: {budget}, draw {draw}: {found.seconds:.0f} s", flush=True)
 
-    metric = rank_metrics(task.metrics(data), config.evaluation.decides)[0]
     found = comparison.build_comparison(runs, task.references(data.splits["test"]), metric, config.evaluation)
     about = {
         "title": run.final.name,

@@ -40,6 +40,8 @@ def evaluate(config: EvaluateConfig, config_text: str, run: RunFolder) -> list[s
     for other in others:
         read_results(other)
     if config.lm_tasks:
+        if config.evaluation.generate:
+            raise UserError("evaluation.generate: lm-eval's tasks say themselves what is written; leave it out")
         if others:
             raise UserError("compare: lm-eval's tasks have no stored predictions; leave compare or lm_tasks out")
         entries = measure_language_model(config)
@@ -98,7 +100,7 @@ def measure_entry(entry: Any, config: EvaluateConfig, others: list[str], run: Ru
 
     name = config.model.replace("{entry}", entry.name)
     task, model, processor = load_trained_model(name, config, entry.task)
-    data = task.load_data(benchmarks.merge_data(entry.data, config.data))
+    data = task.load_data(benchmarks.merge_data(entry.data, config.data), config.evaluation)
     test = data.splits["test"]
     encoded, _ = task.encode_split("test", data, processor)
     plan = plan_speed().exact()

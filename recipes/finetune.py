@@ -47,7 +47,7 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
     task.check_model_options(config.model)
 
     with stage("data"):
-        data = task.load_data(config.data)
+        data = task.load_data(config.data, config.evaluation)
         task.check_method(config.method, data)
         say("\n  ".join([f"data: {data.describe()}", *data.notes]))
 

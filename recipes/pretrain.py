@@ -36,7 +36,7 @@ def pretrain(config: PretrainConfig, train_section: dict, config_text: str, run:
     task = load_task(config.task)
 
     with stage("data"):
-        data = task.load_data(config.data)
+        data = task.load_data(config.data, config.evaluation)
         say("\n  ".join([f"data: {data.describe()}", *data.notes]))
 
     with stage("model"):

@@ -127,7 +127,7 @@ def train_ganbert(config: GanConfig, config_text: str, run: RunFolder) -> None:
     task = load_task("text-classification")
 
     with stage("data"):
-        data = ganbert.load_few_labels(task, config.data)
+        data = ganbert.load_few_labels(task, config.data, config.evaluation)
         say("\n  ".join([f"data: {data.describe()}, {len(data.unlabelled):,} unlabelled", *data.notes]))
 
     with stage("features"):

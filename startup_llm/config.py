@@ -185,6 +185,9 @@ class EvaluationConfig:
     """Seed of the bootstrap."""
     decides: str | None = None
     """Metric that decides which checkpoint is best and what is said first; default the task's own."""
+    generate: bool = False
+    """Let a chat model write the last answer of each test conversation, the likeliest token at each step, and measure
+    how much it overlaps with the one that is meant (ROUGE, BLEU, chrF); it takes time."""
 
 
 @dataclass(frozen=True)

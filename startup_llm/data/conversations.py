@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from startup_llm.config import DataConfig
@@ -117,6 +118,27 @@ def build_conversations(loaded: LoadedData, data: DataConfig, form: str) -> Task
             notes.append(f"{most:,} of the {len(cut[name]):,} {name} rows are used (seed {data.split_seed}).")
             cut[name] = sample_rows(cut[name], most, data.split_seed)
     return TaskData(cut, notes=[*loaded.notes, *notes], sources=loaded.sources)
+
+
+def add_answers(data: TaskData) -> TaskData:
+    """Give each conversation a column `answer`, its last message: what is to be written for those before it.
+
+    Raises:
+        UserError: If a test row has nothing before it.
+    """
+    import datasets
+
+    for row in data.splits["test"]:
+        if len(row["messages"]) < 2:
+            raise UserError(
+                f"evaluation.generate: the test split's row {row['row']} has nothing before its answer, expected a "
+                "question; leave the row or the option out"
+            )
+    splits = {
+        name: rows.add_column("answer", [messages[-1]["content"] for messages in rows["messages"]])
+        for name, rows in data.splits.items()
+    }
+    return replace(data, splits=datasets.DatasetDict(splits))
 
 
 def find_conversation_fault(messages: Any, *, question: bool = False) -> str | None:

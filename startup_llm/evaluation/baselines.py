@@ -22,7 +22,13 @@ from startup_llm.evaluation.detection_baselines import predict_components_neares
 from startup_llm.evaluation.language_modelling import predict_sixgram, predict_trigram, predict_unigram
 from startup_llm.evaluation.retrieval import predict_bm25, predict_tfidf_cosine, predict_word_overlap
 from startup_llm.evaluation.tagging_baselines import predict_linear_tagger, predict_most_frequent_tag
-from startup_llm.evaluation.written_baselines import predict_copy, predict_first_sentences, predict_word_by_word
+from startup_llm.evaluation.written_baselines import (
+    answer_conversations,
+    predict_copy,
+    predict_first_sentences,
+    predict_most_frequent_target,
+    predict_word_by_word,
+)
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -110,10 +116,11 @@ BASELINES: dict[str, Callable[[DatasetDict, TaskData], Sequence[Any]]] = {
     "overlap-sentence": predict_overlap_sentence,
     "sliding-window": predict_sliding_window,
     "no-answer": predict_no_answer,
-    "copy": predict_copy,
-    "word-by-word": predict_word_by_word,
-    "first-sentence": predict_first_sentences(1),
-    "first-three-sentences": predict_first_sentences(3),
+    "copy": answer_conversations(predict_copy),
+    "word-by-word": answer_conversations(predict_word_by_word),
+    "first-sentence": answer_conversations(predict_first_sentences(1)),
+    "first-three-sentences": answer_conversations(predict_first_sentences(3)),
+    "most-frequent-answer": answer_conversations(predict_most_frequent_target),
     "character-unigram": predict_unigram,
     "character-trigram": predict_trigram,
     "character-sixgram": predict_sixgram,

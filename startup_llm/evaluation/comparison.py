@@ -10,7 +10,7 @@ import numpy as np
 
 from startup_llm.errors import UserError
 from startup_llm.evaluation import report
-from startup_llm.evaluation.metrics import get_metric, is_share
+from startup_llm.evaluation.metrics import get_metric, is_measurable, is_share
 from startup_llm.evaluation.statistics import compare_models, compute_interval, judge_comparison
 
 if TYPE_CHECKING:
@@ -63,6 +63,19 @@ class RungRun:
     peak_memory_bytes: int | None = None
     milliseconds_per_prediction: float | None = None
     command: str | None = None
+
+
+def check_measurable(rung: str, metric: str, predictions: Sequence[Any]) -> None:
+    """Refuse a rung whose predictions do not tell what the ladder compares.
+
+    Raises:
+        UserError: If it is one.
+    """
+    if not is_measurable(metric, predictions):
+        raise UserError(
+            f"rungs: {rung} gives no {metric}, by which the rungs are compared; leave it out, or choose another with "
+            "--evaluation.decides"
+        )
 
 
 def build_comparison(

@@ -46,7 +46,7 @@ def pool_folds(runs: Sequence[str | Path], evaluation: EvaluationConfig) -> dict
             raise UserError(f"{run} is fold {fold} of {data['folds']} too, as {known[fold]} is; name each fold once")
         known[fold] = str(run)
         task = load_task(results["task"])
-        rows = task.load_data(DataConfig(**data)).splits["test"]
+        rows = task.load_data(DataConfig(**data), EvaluationConfig(**results["config"]["evaluation"])).splits["test"]
         if compute_rows_sha256(rows) != results["test"]["sha256"]:
             raise UserError(f"the test rows of {run} are not what they were; make the run again")
         references += list(task.references(rows))
@@ -78,7 +78,9 @@ def build_table(pooled: Mapping[str, Any]) -> str:
     ]  # fmt: skip
     for row in build_metric_table(pooled):
         of_folds = [
-            " / ".join(format_value(metric, fold["models"][row["name"]][metric]["value"]) for metric in metrics)
+            " / ".join(
+                format_value(metric, fold["models"][row["name"]].get(metric, {}).get("value")) for metric in metrics
+            )
             for fold in folds
         ]
         lines.append([row["name"], *(f"{value} ({interval})" for value, interval in row["cells"]), *of_folds])
@@ -88,7 +90,7 @@ def build_table(pooled: Mapping[str, Any]) -> str:
 
 def _find_difference(first: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
     """Name the first option, besides the fold and the run's folder, in which two runs differ; None where none is."""
-    for section in ("data", "model", "lora", "train", "method", "task"):
+    for section in ("data", "model", "lora", "train", "evaluation", "method", "task"):
         ours, theirs = first["config"].get(section), other["config"].get(section)
         if not isinstance(ours, dict) or not isinstance(theirs, dict):
             if ours != theirs:

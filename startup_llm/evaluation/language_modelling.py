@@ -143,7 +143,7 @@ def _read_characters(rows: Dataset) -> tuple[str, np.ndarray, list[int]]:
     return "".join(text for text, _ in rendered), counted, [len(text) for text, _ in rendered]
 
 
-def predict_ngrams(splits: DatasetDict, order: int) -> list[list[float]]:
+def predict_ngrams(splits: DatasetDict, order: int) -> list[Any]:
     """Model the characters of the test text by n-grams of the training text.
 
     Args:
@@ -151,7 +151,7 @@ def predict_ngrams(splits: DatasetDict, order: int) -> list[list[float]]:
         order: Length of the longest n-gram.
 
     Returns:
-        [nats, characters] of each test row.
+        [nats, characters] of each test row; as its likelihood where answers are measured too.
     """
     train, _, _ = _read_characters(splits["train"])
     test, counted, lengths = _read_characters(splits["test"])
@@ -161,19 +161,20 @@ def predict_ngrams(splits: DatasetDict, order: int) -> list[list[float]]:
     nats = -KneserNey(encode(train), unknown + 1, order).log_likelihood(encode(test)) * counted
     starts = np.cumsum([0, *lengths[:-1]])
     sums = zip(np.add.reduceat(nats, starts), np.add.reduceat(counted.astype(int), starts), strict=True)
-    return [[float(total), float(count)] for total, count in sums]
+    likelihoods = [[float(total), float(count)] for total, count in sums]
+    return [{"likelihood": one} for one in likelihoods] if "answer" in splits["test"].column_names else likelihoods
 
 
-def predict_unigram(splits: DatasetDict, data: TaskData) -> list[list[float]]:
+def predict_unigram(splits: DatasetDict, data: TaskData) -> list[Any]:
     """Know how frequent each character is, and nothing else."""
     return predict_ngrams(splits, 1)
 
 
-def predict_trigram(splits: DatasetDict, data: TaskData) -> list[list[float]]:
+def predict_trigram(splits: DatasetDict, data: TaskData) -> list[Any]:
     """Know each character's two predecessors: interpolated Kneser-Ney."""
     return predict_ngrams(splits, 3)
 
 
-def predict_sixgram(splits: DatasetDict, data: TaskData) -> list[list[float]]:
+def predict_sixgram(splits: DatasetDict, data: TaskData) -> list[Any]:
     """Know each character's five predecessors: interpolated Kneser-Ney."""
     return predict_ngrams(splits, 6)

@@ -111,6 +111,8 @@ class MetricFunction:
         sign: Returns how the library that counts was set, to be published with the figure.
         prepare: For a metric of a whole corpus whose rows do not add up: from (references, predictions) to the metric
             as a function of row numbers, shape (drawn rows,), of which some may stand several times.
+        part: What of a row's value it reads, where values are dicts because metrics of several kinds are measured:
+            likelihood or answer.
     """
 
     compute: Callable[[Any, Any], float]
@@ -119,6 +121,7 @@ class MetricFunction:
     combine: Callable[[Array], float] | None = None
     sign: Callable[[], str] | None = None
     prepare: Callable[[Any, Any], Callable[[Array], float]] | None = None
+    part: str = ""
 
 
 def additive(
@@ -127,6 +130,7 @@ def additive(
     *,
     lower_is_better: bool = False,
     sign: Callable[[], str] | None = None,
+    part: str = "",
 ) -> MetricFunction:
     """Return a metric of a whole corpus, made from counts that add up over its rows."""
 
@@ -134,7 +138,7 @@ def additive(
         return float(combine(np.asarray(count(references, predictions), dtype=float).sum(axis=0)))
 
     compute.__doc__ = combine.__doc__
-    return MetricFunction(compute, lower_is_better, count, combine, sign)
+    return MetricFunction(compute, lower_is_better, count, combine, sign, part=part)
 
 
 METRICS: dict[str, MetricFunction] = {
@@ -146,11 +150,11 @@ METRICS: dict[str, MetricFunction] = {
     "pearson": MetricFunction(compute_pearson),
     "spearman": MetricFunction(compute_spearman),
     "mean_squared_error": MetricFunction(compute_mean_squared_error, lower_is_better=True),
-    "bleu": additive(text_overlap.count_bleu, text_overlap.combine_bleu, sign=text_overlap.sign_bleu),
-    "chrf": additive(text_overlap.count_chrf, text_overlap.combine_chrf, sign=text_overlap.sign_chrf),
-    "rouge_1": additive(text_overlap.count_rouge("rouge1"), text_overlap.combine_mean),
-    "rouge_2": additive(text_overlap.count_rouge("rouge2"), text_overlap.combine_mean),
-    "rouge_l": additive(text_overlap.count_rouge("rougeL"), text_overlap.combine_mean),
+    "bleu": additive(text_overlap.count_bleu, text_overlap.combine_bleu, sign=text_overlap.sign_bleu, part="answer"),
+    "chrf": additive(text_overlap.count_chrf, text_overlap.combine_chrf, sign=text_overlap.sign_chrf, part="answer"),
+    "rouge_1": additive(text_overlap.count_rouge("rouge1"), text_overlap.combine_mean, part="answer"),
+    "rouge_2": additive(text_overlap.count_rouge("rouge2"), text_overlap.combine_mean, part="answer"),
+    "rouge_l": additive(text_overlap.count_rouge("rougeL"), text_overlap.combine_mean, part="answer"),
     "word_error_rate": additive(word_errors.count_word_errors, word_errors.combine_error_rate, lower_is_better=True),
     "character_error_rate": additive(
         word_errors.count_character_errors, word_errors.combine_error_rate, lower_is_better=True
@@ -195,9 +199,9 @@ METRICS: dict[str, MetricFunction] = {
         answer_overlap.count_agreement(answer_overlap.compute_exact, with_unanswerable=True),
         text_overlap.combine_mean,
     ),
-    "bits_per_byte": additive(count_likelihood, combine_bits_per_byte, lower_is_better=True),
-    "loss": additive(count_likelihood, combine_loss, lower_is_better=True),
-    "perplexity": additive(count_likelihood, combine_perplexity, lower_is_better=True),
+    "bits_per_byte": additive(count_likelihood, combine_bits_per_byte, lower_is_better=True, part="likelihood"),
+    "loss": additive(count_likelihood, combine_loss, lower_is_better=True, part="likelihood"),
+    "perplexity": additive(count_likelihood, combine_perplexity, lower_is_better=True, part="likelihood"),
     "reward_accuracy": additive(count_preference, text_overlap.combine_mean),
     "preference_accuracy": additive(count_likelier, text_overlap.combine_mean),
     "ndcg_at_10": additive(retrieval.count_ndcg(10), retrieval.combine_query_mean),
@@ -205,7 +209,7 @@ METRICS: dict[str, MetricFunction] = {
     "recall_at_10": additive(retrieval.count_recall(10), retrieval.combine_query_mean),
     "recall_at_100": additive(retrieval.count_recall(100), retrieval.combine_query_mean),
     "precision_at_1": additive(retrieval.count_precision(1), retrieval.combine_query_mean),
-    "byte_perplexity": additive(count_likelihood, combine_byte_perplexity, lower_is_better=True),
+    "byte_perplexity": additive(count_likelihood, combine_byte_perplexity, lower_is_better=True, part="likelihood"),
 }
 
 
@@ -241,10 +245,23 @@ def get_metric(name: str) -> MetricFunction:
     return METRICS[name]
 
 
+def is_measurable(name: str, predictions: Sequence[Any]) -> bool:
+    """Say whether predictions hold what a metric reads: a baseline may write answers, say, and not know how likely."""
+    part = get_metric(name).part
+    return not (part and isinstance(predictions[0], dict) and part not in predictions[0])
+
+
+def read_part(name: str, values: Sequence[Any]) -> Sequence[Any]:
+    """Return what a metric reads of references or predictions: its own part of each, where they are dicts of parts."""
+    part = get_metric(name).part
+    return [value[part] for value in values] if part and isinstance(values[0], dict) else values
+
+
 def score_rows(name: str, references: Sequence[Any], predictions: Sequence[Any]) -> float:
     """Compute a metric through its `evaluate.Metric`, whose features are read off the rows."""
     import datasets
 
+    references, predictions = read_part(name, references), read_part(name, predictions)
     columns = {"predictions": list(predictions), "references": list(references)}
     if isinstance(references, Array):
         kind = "multilabel" if references.ndim == 2 else str(references.dtype)

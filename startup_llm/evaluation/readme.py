@@ -74,7 +74,7 @@ def render_table(runs: Sequence[Mapping[str, Any]]) -> str:
     first, metric = runs[0], runs[0]["decides"]
     scale, unit = (100, " %") if is_share(metric) else (1, "")
     lines = [f"| model | {metric} | 95 % interval |", "|---|---|---|"]
-    for name in first["models"]:
+    for name in [name for name, scores in first["models"].items() if metric in scores]:
         scores = [run["models"][name][metric] for run in runs]
         values = [f"{scale * score['value']:.1f}" for score in scores]
         mean = f"{sum(scale * score['value'] for score in scores) / len(scores):.1f}{unit}"

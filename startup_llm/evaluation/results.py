@@ -12,7 +12,7 @@ import numpy as np
 from startup_llm.config import EvaluationConfig
 from startup_llm.evaluation.average_precision import describe_detection
 from startup_llm.evaluation.entities import describe_entities
-from startup_llm.evaluation.metrics import get_metric, score_rows
+from startup_llm.evaluation.metrics import get_metric, is_measurable, score_rows
 from startup_llm.evaluation.statistics import compare_models, compute_interval, describe_comparison
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ def score_models(
 ) -> dict[str, Any]:
     """Score every model on the same rows and compare the candidate with each other one, the strongest first.
 
+    A model has no figure for a metric that its predictions do not tell; those without the deciding one come last.
+
     Args:
         metrics: Names; the first decides.
         references: True values.
@@ -45,20 +47,31 @@ def score_models(
     """
     decides = metrics[0]
     models = {
-        name: {metric: asdict(compute_interval(metric, references, values, evaluation)) for metric in metrics}
+        name: {
+            metric: asdict(compute_interval(metric, references, values, evaluation))
+            for metric in metrics
+            if is_measurable(metric, values)
+        }
         for name, values in predictions.items()
     }
     for name, values in predictions.items():  # the published objects give the figures; the bootstrap surrounds them
-        for metric in metrics:
+        for metric in models[name]:
             models[name][metric]["value"] = score_rows(metric, references, values)
     lower = [metric for metric in metrics if get_metric(metric).lower_is_better]
-    others = sorted(
-        (name for name in predictions if name != candidate), key=lambda name: models[name][decides]["value"]
-    )
+    judged = [name for name in predictions if name != candidate and decides in models[name]]
+    judged.sort(key=lambda name: models[name][decides]["value"])
+    if decides not in lower:
+        judged.reverse()
+    others = [*judged, *(name for name in predictions if name not in (candidate, *judged))]
     comparisons = [
-        asdict(compare_models(metric, references, (candidate, predictions[candidate]), (name, values), evaluation))
-        for name, values in ((name, predictions[name]) for name in (others if decides in lower else reversed(others)))
+        asdict(
+            compare_models(
+                metric, references, (candidate, predictions[candidate]), (name, predictions[name]), evaluation
+            )
+        )
+        for name in others
         for metric in metrics
+        if metric in models[name] and metric in models[candidate]
     ]
     signs = {metric: get_metric(metric).sign for metric in metrics}
     return {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from startup_llm.evaluation.metrics import get_metric, is_share
+from startup_llm.evaluation.metrics import get_metric, is_share, read_part
 
 if TYPE_CHECKING:
     from startup_llm.config import EvaluationConfig
@@ -145,6 +145,7 @@ def _right(references: Array, predictions: Array) -> Array:
 def _resample(metric: str, references: Sequence[Any], predictions: Sequence[Any]) -> Callable[[Array], float]:
     """Return the metric as a function of row indices."""
     function = get_metric(metric)
+    references, predictions = read_part(metric, references), read_part(metric, predictions)
     if function.prepare is not None:
         return function.prepare(references, predictions)
     if function.count is None or function.combine is None:

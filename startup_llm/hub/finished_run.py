@@ -77,14 +77,15 @@ def finish_run(
     """
     task, data, test = prepared.task, prepared.data, prepared.data.splits["test"]
     with stage("evaluate"):
-        first = prepared.encoded["test"].select(range(min(256, len(prepared.encoded["test"]))))
+        encoded = prepared.encoded["test"]
+        first = encoded.select(range(min(256, len(test), len(encoded))))  # without what stands behind the rows
         check_against_training(trained, model, prepared, first)
         start = stage.total
-        outputs = prepared.predict(model, prepared.encoded["test"])
+        outputs = prepared.predict(model, encoded)
         predict_seconds = stage.total - start
-        predictions[candidate] = task.decide(outputs, prepared.encoded["test"], test, data)
+        predictions[candidate] = task.decide(outputs, encoded, test, data)
         sample = test.shuffle(seed=0).select(range(min(64, len(test))))
-        exact = prepared.score(model, task.encode(sample, prepared.processor)[0], prepared.plan.exact())
+        exact = prepared.score(model, task.encode_to_check(sample, prepared.processor), prepared.plan.exact())
     if not run.is_writer:
         return []
     with stage("statistics"):
@@ -108,6 +109,7 @@ def finish_run(
         "run_name": run.final.name,
         "test": {"rows": len(test), "sha256": compute_rows_sha256(test)},
         "rows": {name: len(rows) for name, rows in data.splits.items()},
+        "columns": test.column_names,
         "labels": list(data.label_names),
         **scores,
         **errors,

@@ -213,7 +213,7 @@ def find_changed_rows(lock: Mapping[str, Any], config: FinetuneConfig | Pretrain
     Raises:
         UserError: If the data cannot be loaded.
     """
-    splits = load_task(config.task).load_data(config.data).splits
+    splits = load_task(config.task).load_data(config.data, config.evaluation).splits
     changed = [f"split {name}: not there" for name in sorted(lock["splits"].keys() - splits.keys())]
     for name, rows in splits.items():
         expected, found = lock["splits"].get(name, {}).get("sha256", "none"), compute_rows_sha256(rows)

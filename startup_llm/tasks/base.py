@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from startup_llm.config import DataConfig, ModelConfig, PredictConfig, ScratchModelConfig
+    from startup_llm.config import DataConfig, EvaluationConfig, ModelConfig, PredictConfig, ScratchModelConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.models.checkpoints import Checkpoint
     from startup_llm.models.task_model import TaskModel
@@ -75,6 +75,7 @@ OPTIONS_OF_SOME_TASKS: Mapping[str, tuple[str, ...]] = {
         "packing",
     ),
     "model": ("chat_template", "pooling", "language", "source_language", "warp_spectrum", "null_threshold"),
+    "evaluation": ("generate",),
 }
 """Section -> its fields that mean nothing to some task, which then refuses them."""
 
@@ -100,6 +101,7 @@ class Task(ABC):
             class does.
         data_options: Fields of the data section that it uses, of those that not every task does.
         model_options: The same of the model section.
+        evaluation_options: The same of the evaluation section.
         samples_each_epoch: Whether `write_samples` is shown after epochs too.
         answers_untuned: Whether a checkpoint answers before it is tuned, so that it is a rung.
         splits_batches: Whether a batch's loss is the mean over its rows, so that it can be computed in parts.
@@ -121,19 +123,27 @@ class Task(ABC):
     library = "transformers"
     data_options: tuple[str, ...] = ()
     model_options: tuple[str, ...] = ()
+    evaluation_options: tuple[str, ...] = ()
     samples_each_epoch = False
     question_columns: tuple[str, ...] = ("text",)
     question_files = False
     load_code: str | None = None
     scratch_load_code: str | None = None
 
-    def load_data(self, data: DataConfig) -> TaskData:
+    def load_data(self, data: DataConfig, evaluation: EvaluationConfig | None = None) -> TaskData:
         """Read, check and split the rows.
+
+        Args:
+            data: Where they are.
+            evaluation: How they will be measured, which may ask for more of each row.
 
         Raises:
             UserError: On an option that the task does not use, or anything wrong with the files, the columns or a row.
         """
         self._refuse_unused("data", data, OPTIONS_OF_SOME_TASKS["data"], self.data_options)
+        if evaluation is not None:
+            some = OPTIONS_OF_SOME_TASKS["evaluation"]
+            self._refuse_unused("evaluation", evaluation, some, self.evaluation_options)
         return self.read_data(data)
 
     @abstractmethod
@@ -239,6 +249,10 @@ class Task(ABC):
             processor: What encodes them.
         """
         return self.encode(data.splits[name], processor)
+
+    def encode_to_check(self, rows: Dataset, processor: Any) -> Dataset:
+        """Encode the rows by whose scores a model is compared with its saved copy."""
+        return self.encode(rows, processor)[0]
 
     def pack(self, encoded: Dataset, processor: Any) -> Dataset:
         """Put several encoded rows into each row to train on, none of which sees another.

@@ -2,41 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from startup_llm.data.chat_templates import find_end_of_turn, hash_chat_template, set_chat_template
-from startup_llm.data.conversations import build_conversations, find_conversation_fault, find_conversation_form
+from startup_llm.data.conversations import (
+    add_answers,
+    build_conversations,
+    find_conversation_fault,
+    find_conversation_form,
+)
 from startup_llm.data.running_text import find_text_files, load_running_text, train_character_tokenizer
 from startup_llm.data.sources import load_splits
 from startup_llm.errors import UserError
 from startup_llm.models.causal_language_model import build_causal_language_model
+from startup_llm.models.continuation import continue_prompts
 from startup_llm.models.task_model import TaskModel
+from startup_llm.run_folder import find_model
 from startup_llm.tasks.base import Collator, Task, Truncation
-from startup_llm.tasks.conversations import Conversations, Preferences, encode_prompt, pack_conversations
+from startup_llm.tasks.conversations import (
+    IS_PROMPT,
+    AnsweredConversations,
+    Conversations,
+    Preferences,
+    encode_prompt,
+    pack_conversations,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from datasets import Dataset
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-    from startup_llm.config import DataConfig, ModelConfig, ScratchModelConfig
+    from startup_llm.config import DataConfig, EvaluationConfig, ModelConfig, PredictConfig, ScratchModelConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.models.checkpoints import Checkpoint
 
 CHECKED_PROMPTS, PROMPT_TOKENS, CHECKED_TOKENS = 3, 16, 24
-SAMPLES, SAMPLE_TOKENS = 3, 200
+SAMPLES = 3
+MOST_MEASURED_ANSWERS = 1_000
+GREEDY = {"do_sample": False, "num_beams": 1}
 
 
 class TextGeneration(Task):
     """An output is the negative log-likelihood of each token after an encoded row's first, in nats.
 
-    Rows are passages of running text (columns text and ends), conversations (messages) or preferences (chosen and
-    rejected); `find_form` tells them apart.
+    Rows are passages of running text (columns text and ends), conversations (messages, and answer where the last one
+    is to be written too) or preferences (chosen and rejected); `find_form` tells them apart. The output of an encoded
+    row that is a prompt is what the model writes after it.
     """
 
     tag = "text-generation"
@@ -49,9 +67,28 @@ class TextGeneration(Task):
         "skip_bad",
     )
     model_options = ("chat_template",)
+    evaluation_options = ("generate",)
     auto_class = "AutoModelForCausalLM"
     peft_task_type = "CAUSAL_LM"
     samples_each_epoch = True
+
+    def __init__(self) -> None:
+        self._converses = False  # of `prepare_answers`: whether a text to be answered is a turn of a conversation
+
+    def load_data(self, data: DataConfig, evaluation: EvaluationConfig | None = None) -> TaskData:
+        """Read, check and split the rows, of conversations with the answers that are to be written.
+
+        Raises:
+            UserError: On anything wrong with the rows, or if answers are to be written that they do not have.
+        """
+        loaded = super().load_data(data, evaluation)
+        if evaluation is None or not evaluation.generate:
+            return loaded
+        form = self.find_form(loaded.splits["test"])
+        if form is None or isinstance(form, Preferences):
+            kind = "preferences between two answers" if form else "running text"
+            raise UserError(f"evaluation.generate: the rows are {kind}, expected conversations; leave it out")
+        return add_answers(loaded)
 
     def read_data(self, data: DataConfig) -> TaskData:
         """Read, check and split the text or the conversations.
@@ -94,7 +131,7 @@ class TextGeneration(Task):
 
     def find_form(self, rows: Dataset) -> Conversations | None:
         """Return what knows the rows' form; None for running text."""
-        return next((form for form in FORMS if set(form.columns) <= set(rows.column_names)), None)
+        return _find_form(rows.column_names)
 
     def build_model(
         self,
@@ -104,19 +141,26 @@ class TextGeneration(Task):
         model: ModelConfig,
         attention_kernel: str | None,
     ) -> TaskModel:
-        """Load a GPT-style checkpoint; where it is to converse, it stops writing at the end of a turn."""
+        """Load a GPT-style checkpoint; where it is to converse, it stops writing at the end of a turn.
+
+        Where it does not say how much it writes, the answers of the training split do: twice as much as the longest.
+        """
         built = build_causal_language_model(
             checkpoint,
             dropout=model.dropout,
             attention_kernel=attention_kernel,
             trust_remote_code=model.trust_remote_code,
         )
-        if self.find_form(data.splits["train"]):
+        if form := self.find_form(data.splits["train"]):
             generation = built.model.generation_config
             known = generation.eos_token_id if isinstance(generation.eos_token_id, list) else [generation.eos_token_id]
             ends = dict.fromkeys([find_end_of_turn(processor), *known, processor.eos_token_id])
             generation.eos_token_id = [token for token in ends if token is not None]
             generation.pad_token_id = processor.pad_token_id
+            if generation.max_new_tokens is None:
+                longest = sorted(form.list_answers(data.splits["train"]), key=len)[-MOST_MEASURED_ANSWERS:]
+                ids = processor(longest, add_special_tokens=False, verbose=False)["input_ids"]
+                generation.max_new_tokens = min(2 * max(map(len, ids)) + 1, processor.model_max_length)
         return built
 
     def build_scratch_model(
@@ -131,7 +175,8 @@ class TextGeneration(Task):
 
         if model.name != "gpt":
             raise UserError(f"model.name {model.name} does not write text; use --model.name gpt")
-        if "text" not in (columns := data.splits["train"].column_names):
+        if self.find_form(data.splits["train"]):
+            columns = data.splits["train"].column_names
             raise UserError(
                 f"the rows hold {', '.join(columns)}: a model from scratch learns running text alone; pretrain it on "
                 "text, then tune it with recipes/finetune.py"
@@ -191,6 +236,23 @@ class TextGeneration(Task):
         }
         return datasets.Dataset.from_dict(columns), Truncation(0, 0.0, 0.0)
 
+    def encode_split(self, name: str, data: TaskData, processor: Any) -> tuple[Dataset, Truncation]:
+        """Encode a split, and behind its conversations the prompts that are to be answered."""
+        form = self.find_form(data.splits[name])
+        return (
+            form.encode_split(name, data.splits[name], processor)
+            if form
+            else self.encode(data.splits[name], processor)
+        )
+
+    def encode_to_check(self, rows: Dataset, processor: Any) -> Dataset:
+        """Encode rows, and where answers are written some of their prompts."""
+        encoded, form = self.encode(rows, processor)[0], self.find_form(rows)
+        if isinstance(form, AnsweredConversations):
+            some = rows.select(range(min(CHECKED_PROMPTS, len(rows))))
+            return form.add_prompts(encoded, some, processor)[0]
+        return encoded
+
     def build_collator(self, processor: PreTrainedTokenizerBase) -> Collator:
         """Stack blocks; one that is shorter than the others is padded on the right."""
         return BlockCollator(processor.pad_token_id)
@@ -210,13 +272,45 @@ class TextGeneration(Task):
         return (batch["labels"][:, 1:] != -100).sum(dim=1)
 
     def compute_outputs(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
-        """Return -log P of each token given those before it in its block, shape (tokens - 1,)."""
-        ids = batch["input_ids"]
-        log_p = model(**batch)["logits"][:, :-1].float().log_softmax(-1)
-        nats = -log_p.gather(-1, ids[:, 1:, None])[..., 0].cpu().numpy()
-        mask = batch.get("attention_mask")
-        lengths = mask.sum(dim=1).tolist() if mask is not None else [ids.shape[1]] * len(ids)
-        return [row[: length - 1] for row, length in zip(nats, lengths, strict=True)]
+        """Return -log P of each token given those before it in its block, shape (tokens - 1,).
+
+        Of a prompt it is a string: what the model writes, the likeliest token at each step.
+        """
+
+        def write(prompts: list[list[int]]) -> list[np.ndarray]:
+            return [np.array(text.strip()) for text in self._continue(model, processor, prompts, **GREEDY)]
+
+        return self._compute(model, batch, write)
+
+    def compute_scores(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
+        """Return what `compute_outputs` does; of a prompt the first tokens of a turn, -1 behind its end."""
+
+        def write(prompts: list[list[int]]) -> list[np.ndarray]:
+            how = {**GREEDY, "eos_token_id": find_end_of_turn(processor)}  # a base without its adapter knows no end
+            written = continue_prompts(model, processor, prompts, CHECKED_TOKENS, **how)
+            return [np.array(ids + [-1] * (CHECKED_TOKENS - len(ids))) for ids in written]
+
+        return self._compute(model, batch, write)
+
+    def _compute(
+        self, model: Any, batch: dict[str, Tensor], write: Callable[[list[list[int]]], list[np.ndarray]]
+    ) -> list[np.ndarray]:
+        """Return the nats of the rows that are no prompts, and what is written after those that are."""
+        batch = dict(batch)
+        prompts = batch.pop(IS_PROMPT, None)
+        if prompts is None:
+            return _compute_nats(model, batch)
+        outputs: list[Any] = [None] * len(prompts)
+        for is_prompt, compute in (
+            (0, lambda rows: _compute_nats(model, rows)),
+            (1, lambda rows: write(_list_tokens(rows))),
+        ):
+            places = (prompts == is_prompt).nonzero()[:, 0]
+            if len(places):
+                found = compute({name: values[places] for name, values in batch.items()})
+                for place, output in zip(places.tolist(), found, strict=True):
+                    outputs[place] = output
+        return outputs
 
     def metrics(self, data: TaskData) -> tuple[str, ...]:
         """Name the metrics; bits per byte decide, for they compare models whatever their tokens."""
@@ -231,21 +325,24 @@ class TextGeneration(Task):
         """Name the baselines."""
         return (self.find_form(data.splits["test"]) or FORMS[-1]).baselines
 
-    def references(self, rows: Dataset) -> list[str]:
+    def references(self, rows: Dataset) -> list[Any]:
         """Return the passages, or the assistant's words."""
         form = self.find_form(rows)
         return form.references(rows) if form else list(rows["text"])
 
-    def decide(
-        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData
-    ) -> list[list[float]]:
-        """Return [nats, tokens] of each passage, or what the rows' form makes of them."""
-        form = self.find_form(rows) or FORMS[-1]
+    def decide(self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData) -> list[Any]:
+        """Return [nats, tokens] of each passage, or what the rows' form makes of them and of what was written."""
+        form, written = self.find_form(rows) or FORMS[-1], []
+        if IS_PROMPT in encoded.column_names:
+            asked = np.asarray(encoded[IS_PROMPT], dtype=bool)
+            written = [str(outputs[place]) for place in np.flatnonzero(asked)]
+            outputs = [outputs[place] for place in np.flatnonzero(~asked)]
+            encoded = encoded.select(np.flatnonzero(~asked))
         owners = np.concatenate([block[1:] for block in encoded["_rows"]])
         wanted = np.concatenate([block[1:] for block in encoded["labels"]]) != -100
         texts = len(rows) * len(form.columns)
         nats = np.bincount(owners[wanted], weights=np.concatenate(outputs)[wanted], minlength=texts)
-        return form.decide(nats, np.bincount(owners[wanted], minlength=texts), encoded)
+        return form.decide(nats, np.bincount(owners[wanted], minlength=texts), encoded, written)
 
     def summarize(self, rows: Dataset) -> list[str]:
         """Return a line of text for each row, to name it in a report."""
@@ -296,21 +393,8 @@ class TextGeneration(Task):
         return self._continue(model, processor, [encode_prompt(processor, c, most) for c in conversations], **how)
 
     def _continue(self, model: Any, processor: Any, prompts: Sequence[list[int]], **how: Any) -> list[str]:
-        """Continue token ids one by one, for a padded prompt would need padding on the left."""
-        import torch
-
-        most = model.generation_config.max_new_tokens or SAMPLE_TOKENS
-        texts = []
-        for ids in prompts:
-            written = model.generate(
-                input_ids=torch.tensor([ids], device=model.device),
-                attention_mask=torch.ones(1, len(ids), dtype=torch.long, device=model.device),
-                max_new_tokens=max(1, min(most, processor.model_max_length - len(ids))),
-                pad_token_id=processor.pad_token_id,
-                **how,
-            )[0, len(ids) :]
-            texts.append(processor.decode(written, skip_special_tokens=True))
-        return texts
+        written = continue_prompts(model, processor, prompts, **how)
+        return [processor.decode(ids, skip_special_tokens=True) for ids in written]
 
     def find_question_fault(self, column: str, value: Any) -> str | None:
         """Return what is wrong with a prompt, which is a text or a conversation."""
@@ -318,12 +402,26 @@ class TextGeneration(Task):
             return find_conversation_fault(value, question=True)
         return super().find_question_fault(column, value)
 
+    def prepare_answers(
+        self,
+        config: PredictConfig,
+        folder: Path,
+        processor: PreTrainedTokenizerBase,
+        compute: Callable[[Dataset], Sequence[np.ndarray]],
+    ) -> str | None:
+        """Ask a run on conversations each plain text as a user's turn, and let others continue it."""
+        said = super().prepare_answers(config, folder, processor, compute)
+        self._converses = _find_form(find_model(folder)[1].get("columns", ())) is not None
+        return "a plain text is asked as a user's turn, in the run's chat template" if self._converses else said
+
     def encode_questions(self, rows: Dataset, processor: PreTrainedTokenizerBase) -> Dataset:
         """Tokenize prompts; of a long one the end is kept, so that half of the model's length is left to write."""
         import datasets
 
         most = processor.model_max_length // 2
         prompts = list(rows["text"])
+        if self._converses:
+            prompts = [[{"role": "user", "content": text}] if isinstance(text, str) else text for text in prompts]
         if prompts and isinstance(prompts[0], list):
             ids = [encode_prompt(processor, messages, most) for messages in prompts]
         else:
@@ -333,10 +431,7 @@ class TextGeneration(Task):
 
     def compute_answers(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
         """Continue each prompt as the model's generation config says; by default by the likeliest token."""
-        ids, mask = batch["input_ids"], batch.get("attention_mask")
-        lengths = mask.sum(dim=1).tolist() if mask is not None else [ids.shape[1]] * len(ids)
-        prompts = [row[:length] for row, length in zip(ids.tolist(), lengths, strict=True)]
-        return [np.array(text) for text in self._continue(model, processor, prompts)]
+        return [np.array(text) for text in self._continue(model, processor, _list_tokens(batch))]
 
     def answer(
         self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
@@ -386,7 +481,28 @@ class TextGeneration(Task):
         return [tokenizer.decode(ids[: min(PROMPT_TOKENS, most)]) for ids in passages]
 
 
-FORMS = (Preferences(), Conversations())
+FORMS = (Preferences(), AnsweredConversations(), Conversations())
+
+
+def _find_form(columns: Collection[str]) -> Conversations | None:
+    return next((form for form in FORMS if set(form.known_by) <= set(columns)), None)
+
+
+def _list_tokens(batch: dict[str, Tensor]) -> list[list[int]]:
+    """Return the token ids of each row of a batch, without what pads it."""
+    return [row[:length] for row, length in zip(batch["input_ids"].tolist(), _count_tokens(batch), strict=True)]
+
+
+def _count_tokens(batch: dict[str, Tensor]) -> list[int]:
+    ids, mask = batch["input_ids"], batch.get("attention_mask")
+    return mask.sum(dim=1).tolist() if mask is not None else [ids.shape[1]] * len(ids)
+
+
+def _compute_nats(model: Any, batch: dict[str, Tensor]) -> list[np.ndarray]:
+    """Return -log P of each token of a row given those before it, shape (tokens - 1,)."""
+    log_p = model(**batch)["logits"][:, :-1].float().log_softmax(-1)
+    nats = -log_p.gather(-1, batch["input_ids"][:, 1:, None])[..., 0].cpu().numpy()
+    return [row[: length - 1] for row, length in zip(nats, _count_tokens(batch), strict=True)]
 
 
 class BlockCollator:
@@ -406,7 +522,7 @@ class BlockCollator:
         """Return input_ids, labels and position_ids where the rows have them, and perhaps attention_mask.
 
         Returns:
-            Each of shape (rows, tokens).
+            Each of shape (rows, tokens), and `IS_PROMPT` where the rows have it, shape (rows,).
         """
         import torch
 
@@ -423,4 +539,6 @@ class BlockCollator:
             batch["position_ids"] = torch.tensor(places)
         elif min(lengths) < longest:
             batch["attention_mask"] = (torch.arange(longest) < torch.tensor(lengths)[:, None]).long()
+        if IS_PROMPT in rows[0]:
+            batch[IS_PROMPT] = torch.tensor([row[IS_PROMPT] for row in rows])
         return batch

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
 
-    from startup_llm.config import DataConfig, GanBertConfig
+    from startup_llm.config import DataConfig, EvaluationConfig, GanBertConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.run_folder import RunFolder
     from startup_llm.tasks.base import Task
@@ -106,7 +106,7 @@ class SentenceVectors:
     test_seconds: float
 
 
-def load_few_labels(task: Task, data: DataConfig) -> TaskData:
+def load_few_labels(task: Task, data: DataConfig, evaluation: EvaluationConfig | None = None) -> TaskData:
     """Load rows of which few keep their labels.
 
     Raises:
@@ -117,7 +117,7 @@ def load_few_labels(task: Task, data: DataConfig) -> TaskData:
             "data.labels_per_class is not given; GAN-BERT learns from few labelled rows and many unlabelled ones: "
             "give the number of labels to keep per class, such as 10"
         )
-    loaded = task.load_data(data)
+    loaded = task.load_data(data, evaluation)
     if not loaded.unlabelled:
         raise UserError(
             f"data.labels_per_class is {data.labels_per_class}, which leaves none of the "

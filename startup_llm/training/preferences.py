@@ -13,7 +13,7 @@ import numpy as np
 from startup_llm.errors import UserError
 from startup_llm.models.adapters import plan_lora
 from startup_llm.training.finetuning import Prepared, Trained
-from startup_llm.training.trainer import TrainingClock, build_training_arguments
+from startup_llm.training.trainer import SampleWriter, TrainingClock, build_training_arguments
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -74,6 +74,7 @@ def train_on_preferences(prepared: Prepared, config: AlignConfig, section: dict[
         max_length=prepared.processor.model_max_length,
     )
     clock = TrainingClock()
+    writer = SampleWriter(prepared.task, prepared.processor, prepared.data, prepared.plan)
     model = prepared.task_model.model
     trainer = DPOTrainer(
         model=model,
@@ -82,7 +83,7 @@ def train_on_preferences(prepared: Prepared, config: AlignConfig, section: dict[
         eval_dataset=validation,
         processing_class=copy.deepcopy(prepared.processor),
         peft_config=plan_lora(model, config.lora, task_type=prepared.task.peft_task_type),
-        callbacks=[clock],
+        callbacks=[clock, writer],
     )
     last = run.last_checkpoint() if config.resume else None
     trainer.train(resume_from_checkpoint=str(last) if last else None)
@@ -96,7 +97,7 @@ def train_on_preferences(prepared: Prepared, config: AlignConfig, section: dict[
     history = trainer.state.log_history
     del trainer
     gc.collect()
-    return Trained(trained, history, parameters, throughput)
+    return Trained(trained, history, parameters, throughput, writer.samples)
 
 
 def _list_pairs(rows: Dataset) -> Dataset:

@@ -116,7 +116,7 @@ def _answer(request_file: Path) -> None:
 
     def compare(model: Any, saved: str) -> float:
         processor = task.restore_processor(saved)
-        encoded, _ = task.encode(rows, processor)
+        encoded = task.encode_to_check(rows, processor)
         unused = [name for name in encoded.column_names if name in ("labels", "length") or name.startswith("_")]
         collator, inputs = task.build_collator(processor), encoded.remove_columns(unused)
         with torch.inference_mode():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,7 @@ def test_smollm2_chat_learns_replies_and_stops_behind_them_in_every_way_of_askin
     words = ["--config", CONFIGS / "smollm2_chat.yaml", "--method", "full", "--model.checkpoint", checkpoint]
     words += ["--data.data_dir", tmp_path, "--train.learning_rate", 5e-3]
     words += ["--train.max_steps", 60, "--train.per_device_train_batch_size", 2]
+    words += ["--evaluation.generate", "true", "--evaluation.decides", "rouge_l"]
     run = tmp_path / "run"
     code, out, err = run_recipe("finetune", *words, "--run_dir", run, *QUICK)
     assert code == 0, err[-3000:]
@@ -50,6 +53,13 @@ def test_smollm2_chat_learns_replies_and_stops_behind_them_in_every_way_of_askin
     assert results["processor"] == lock["processor"] == {"chat_template_sha256": digest}
     assert results["reload_gate"]["pipeline_max_difference"] == 0
     assert results["models"]["full"]["perplexity"]["value"] < 1.1
+    assert results["decides"] == "rouge_l"
+    assert results["models"]["full"]["rouge_l"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert 0 <= results["models"]["first-sentence"]["rouge_l"]["value"] < 0.5
+    assert "rouge_l" not in results["models"]["character-trigram"]
+    assert {"rouge l", "bits per byte"} <= set(
+        re.findall(r"<th[^>]*>([a-z ]+)</th>", (run / "report.html").read_text())
+    )
     titles = [item["title"] for item in results["gallery"]]
     assert any("after epoch" in title for title in titles)
     shown = next(item["pairs"] for item in results["gallery"] if item["title"] == "An answer by the model")
@@ -80,6 +90,20 @@ def test_smollm2_chat_learns_replies_and_stops_behind_them_in_every_way_of_askin
     assert code == 0, err[-3000:]
     answers = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
     assert [row["generated_text"] for row in answers] == list(REPLIES.values())
+    (tmp_path / "asked.csv").write_text("question,number\n" + "".join(f"{asked},1\n" for asked in REPLIES))
+    code, _, err = run_recipe(
+        "predict", "--run", run, "--input", tmp_path / "asked.csv", "--output", tmp_path / "a.csv"
+    )
+    assert code == 0, err[-3000:]
+    assert err.count("a plain text is asked as a user's turn, in the run's chat template") == 1
+    with (tmp_path / "a.csv").open() as file:
+        assert [row["generated_text"] for row in csv.DictReader(file)] == list(REPLIES.values())
+    words = ["--model", run, "--evaluation.generate", "true", "--evaluation.decides", "rouge_l"]
+    code, _, err = run_recipe("evaluate", *words, "--run_dir", tmp_path / "measured", "--fail_under", "rouge_l=0.99")
+    assert code == 0, err[-3000:]
+    measured = json.loads((tmp_path / "measured" / "results.json").read_text())["entries"][0]["metrics"]
+    assert next(iter(measured)) == "rouge_l"
+    assert measured["bits_per_byte"]["value"] == pytest.approx(results["models"]["full"]["bits_per_byte"]["value"])
     more = ["--output", tmp_path / "short.jsonl", "--max_new_tokens", 1]
     code, _, err = run_recipe("predict", "--run", run, "--input", tmp_path / "asked.jsonl", *more)
     assert code == 0, err[-3000:]
@@ -99,14 +123,15 @@ def test_dialogsum_chat_runs_on_a_gpt(run_recipe, tmp_path):
     dialogues[3]["dialogue"] += "\n#Person3#: who?"
     write(tmp_path, "train", dialogues)
     words = ["--config", CONFIGS / "dialogsum_chat.yaml", "--model.checkpoint", checkpoint]
-    code, out, err = run_recipe(
-        "finetune", *words, "--data.data_dir", tmp_path, "--run_dir", tmp_path / "run", *FEW_STEPS
-    )
+    words += ["--data.data_dir", tmp_path, "--evaluation.generate", "true"]
+    code, out, err = run_recipe("finetune", *words, "--run_dir", tmp_path / "run", *FEW_STEPS)
     assert code == 0, err[-3000:]
     assert "1 of 20 train rows were left out" in out
     results, _ = read_run(tmp_path / "run")
     assert results["decides"] == "bits_per_byte"
-    assert set(results["models"]) == {"character-unigram", "character-trigram", "character-sixgram", "lora"}
+    written = {"copy", "first-sentence", "first-three-sentences", "most-frequent-answer"}
+    assert set(results["models"]) == {"character-unigram", "character-trigram", "character-sixgram", "lora"} | written
+    assert results["models"]["lora"].keys() > {"rouge_l", "rouge_1", "rouge_2", "bleu", "chrf", "bits_per_byte"}
     assert results["data"]["license"] == "cc-by-nc-sa-4.0"
     assert results["reload_gate"]["adapter_max_difference"] <= results["reload_gate"]["tolerance"]
 
@@ -134,6 +159,9 @@ def test_qwen3_dpo_learns_a_preference(run_recipe, tmp_path):
     assert results["models"]["dpo"]["reward_accuracy"]["low"] > 0.5
     assert results["reload_gate"]["adapter_max_difference"] <= results["reload_gate"]["tolerance"]
     assert results["gallery"][0]["pairs"][1][0] == "chosen"
+    samples = [item for item in results["gallery"] if "after epoch" in item["title"]]
+    assert [kind for kind, _ in samples[0]["pairs"]] == ["user", "meant", "written"]
+    assert results["truncation"]["train"] == {"rows": 0, "rows_share": 0.0, "tokens_share": 0.0, "targets": 0}
     assert (tmp_path / "run" / "report.html").is_file()
     assert "reward" in (tmp_path / "run" / "README.md").read_text()
     code, _, err = run_recipe("evaluate", "--model", tmp_path / "run", "--run_dir", tmp_path / "evaluated")
@@ -179,3 +207,28 @@ def test_preference_tuning_wants_preferences(run_recipe, tmp_path):
     code, _, err = run_recipe("align", *words)
     assert code == 2
     assert "--method dpo needs the columns chosen and rejected; the rows hold row, messages" in err
+
+
+def test_rungs_that_write_answers_are_compared_by_them(run_recipe, tmp_path):
+    write(tmp_path, "train", [{"messages": talk(number)} for number in range(10)])
+    write(tmp_path, "test", [{"messages": talk(number)} for number in range(6)])
+    words = [
+        "--task",
+        "text-generation",
+        "--data.data_dir",
+        tmp_path,
+        "--budgets",
+        "[all]",
+        "--evaluation.resamples",
+        20,
+    ]
+    words += ["--evaluation.generate", "true", "--run_dir", tmp_path / "ladder"]
+    rungs = ["--rungs", "[copy, most-frequent-answer]", "--evaluation.decides", "rouge_l"]
+    code, _, err = run_recipe("compare", *words, *rungs)
+    assert code == 0, err[-3000:]
+    found = json.loads((tmp_path / "ladder" / "results.json").read_text())["budgets"][0]["rungs"]
+    assert [rung["name"] for rung in found] == ["most-frequent-answer", "copy"]
+    assert found[0]["mean"] == pytest.approx(1 / 3)
+    code, _, err = run_recipe("compare", *words, "--rungs", "[copy]", "--overwrite", "true")
+    assert code == 2
+    assert "rungs: copy gives no bits_per_byte, by which the rungs are compared" in err

@@ -7,25 +7,31 @@ import json
 
 import numpy as np
 import pytest
+import sacrebleu
 import torch
 from chat_checkpoints import build_chat_checkpoint, build_chat_tokenizer
 from conftest import DECODERS
 from transformers import TrainingArguments
 
-from startup_llm.config import DataConfig, LoraConfig, ModelConfig
+from startup_llm.config import DataConfig, EvaluationConfig, LoraConfig, ModelConfig, PredictConfig
 from startup_llm.data.chat_templates import TEMPLATES
 from startup_llm.errors import UserError
 from startup_llm.models.adapters import add_lora
 from startup_llm.models.checkpoints import load_checkpoint
 from startup_llm.tasks import load_task
 from startup_llm.tasks.conversations import cut_windows, encode_prompt, pack_conversations
+from startup_llm.training.inference import predict_outputs, predict_scores
+from startup_llm.training.speed import SpeedPlan
 from startup_llm.training.trainer import _select_rows
 
 TASK = load_task("text-generation")
 ANSWERS = ["on its way", "yes, we refund the money for this order", "reset it"]
 
 
-def load_rows(tmp_path, rows=9, turns=1):
+GENERATE = EvaluationConfig(generate=True, resamples=50)
+
+
+def load_rows(tmp_path, rows=9, turns=1, evaluation=None):
     lines = []
     for number in range(rows):
         messages = []
@@ -35,7 +41,7 @@ def load_rows(tmp_path, rows=9, turns=1):
         lines.append(json.dumps({"messages": messages}))
     (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
     data = DataConfig(train_file=str(tmp_path / "rows.jsonl"), test_fraction=0.2, validation_fraction=0)
-    return TASK.load_data(data)
+    return TASK.load_data(data, evaluation)
 
 
 def build(tmp_path, model_type, data, **settings):
@@ -230,3 +236,155 @@ def test_preferences_are_judged_against_the_model_before():
     predictions = [[1.0, 2.0], [1.0, -2.0], [0.0, 1.0], [-1.0, 1.0]]
     assert get_metric("reward_accuracy").compute([""] * 4, predictions) == 2.5 / 4
     assert get_metric("preference_accuracy").compute([""] * 4, predictions) == 3 / 4
+
+
+def test_the_last_answer_is_written_beside_the_likelihoods_of_all(tmp_path):
+    data, plain = load_rows(tmp_path, turns=2, evaluation=GENERATE), load_rows(tmp_path, turns=2)
+    _, tokenizer, model = build(tmp_path, "llama", data)
+    assert model.generation_config.max_new_tokens == 1 + 2 * max(
+        len(tokenizer(row["messages"][turn]["content"])["input_ids"])
+        for row in data.splits["train"]
+        for turn in (1, 3)
+    )
+    rows, plan = data.splits["test"], SpeedPlan("cpu", "float32", "float32", "sdpa", 64, ())
+    encoded, cut = TASK.encode_split("test", data, tokenizer)
+    assert (len(encoded), cut.rows) == (2 * len(rows), 0)
+    found = TASK.decide(predict_outputs(TASK, model, encoded, tokenizer, plan), encoded, rows, data)
+    alone, _ = TASK.encode_split("test", plain, tokenizer)
+    known = TASK.decide(predict_outputs(TASK, model, alone, tokenizer, plan), alone, plain.splits["test"], plain)
+    assert np.allclose([one["likelihood"] for one in found], known, rtol=1e-5)
+    for row, prediction in zip(rows, found, strict=True):
+        assert row["answer"] == row["messages"][3]["content"]
+        inputs = tokenizer.apply_chat_template(
+            row["messages"][:3], add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        ids = model.generate(**inputs, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+        text = tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        assert prediction["answer"] == text.strip()
+    for name in ("train", "test"):
+        assert "is_prompt" not in TASK.encode(data.splits[name], tokenizer)[0].column_names
+
+
+def test_saved_models_are_compared_by_what_they_write_too(tmp_path):
+    data = load_rows(tmp_path, evaluation=GENERATE)
+    _, tokenizer, model = build(tmp_path, "gpt2", data)
+    rows, plan = data.splits["test"], SpeedPlan("cpu", "float32", "float32", "sdpa", 64, ())
+    encoded = TASK.encode_to_check(rows, tokenizer)
+    *nats, first, _ = predict_scores(TASK, model, encoded, tokenizer, plan)
+    assert [len(one) for one in nats] == [length - 1 for length in encoded["length"][: len(rows)]]
+    prompt = encode_prompt(tokenizer, rows["messages"][0][:-1])
+    ids = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=24, eos_token_id=301)[
+        0, len(prompt) :
+    ]
+    assert first.tolist() == ids.tolist() + [-1] * (24 - len(ids))
+
+
+def test_a_prompt_that_is_cut_is_counted_and_leaves_half_of_the_length_to_write(tmp_path):
+    data = load_rows(tmp_path, evaluation=GENERATE)
+    tokenizer = build_chat_tokenizer(TEMPLATES["chatml"])
+    tokenizer.model_max_length = 16
+    encoded, cut = TASK.encode_split("test", data, tokenizer)
+    whole = [len(encode_prompt(tokenizer, messages[:-1])) for messages in data.splits["test"]["messages"]]
+    assert [length for length, asked in zip(encoded["length"], encoded["is_prompt"], strict=True) if asked] == [8, 8]
+    assert (cut.rows, cut.rows_share, cut.targets) == (2, 1.0, 0)
+    assert cut.tokens_share == pytest.approx(1 - 16 / sum(whole))
+
+
+def test_written_answers_have_figures_worked_out_by_hand_and_baselines_what_they_can(tmp_path):
+    from startup_llm.evaluation.baselines import predict_baselines
+    from startup_llm.evaluation.metrics import rank_metrics
+    from startup_llm.evaluation.results import score_models
+
+    texts = ["the cat sat down.\nIt slept.", "a dog ran off. It ate.", "my bird sang.\nIt flew."]
+    asked = [f"Summarize the text:\n\n{text}\n\nIn short:" for text in texts]
+    pairs = list(zip(asked, ["the cat sat", "the cat sat", "a bird"], strict=True))
+    for name, chosen in (("train", pairs), ("test", [(asked[0], "the cat sat down"), (asked[2], "a bird")])):
+        lines = [json.dumps({"prompt": prompt, "completion": answer}) for prompt, answer in chosen]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    data = TASK.load_data(DataConfig(data_dir=str(tmp_path), validation_fraction=0), GENERATE)
+    predictions = predict_baselines(TASK.baselines(data), data)
+    assert predictions["first-sentence"] == [{"answer": "the cat sat down."}, {"answer": "my bird sang."}]
+    assert predictions["copy"][1] == {"answer": texts[2]}
+    assert predictions["most-frequent-answer"] == [{"answer": "the cat sat"}] * 2
+    predictions["lora"] = [
+        {"likelihood": [np.log(2) * 17, 4.0], "answer": "the cat sat"},
+        {"likelihood": [np.log(2) * 7, 3.0], "answer": "a bird"},
+    ]
+    metrics = rank_metrics(TASK.metrics(data), "rouge_l")
+    scores = score_models(metrics, TASK.references(data.splits["test"]), predictions, "lora", GENERATE)
+    figures = {name: figure["value"] for name, figure in scores["models"]["lora"].items()}
+    assert figures["rouge_1"] == figures["rouge_l"] == pytest.approx((6 / 7 + 1) / 2)
+    assert figures["rouge_2"] == pytest.approx((0.8 + 1) / 2)
+    assert figures["bits_per_byte"] == pytest.approx(24 / (17 + 7))
+    assert figures["loss"] == pytest.approx(np.log(2) * 24 / 7)
+    written, meant = ["the cat sat", "a bird"], [["the cat sat down", "a bird"]]
+    assert figures["chrf"] == pytest.approx(sacrebleu.corpus_chrf(written, meant).score)
+    assert figures["bleu"] == pytest.approx(sacrebleu.corpus_bleu(written, meant).score)
+    assert scores["models"]["copy"].keys() == {"rouge_l", "rouge_1", "rouge_2", "bleu", "chrf"}
+    assert scores["models"]["character-trigram"].keys() == {"bits_per_byte", "loss", "perplexity", "byte_perplexity"}
+    assert scores["models"]["most-frequent-answer"]["rouge_l"]["value"] == pytest.approx((6 / 7 + 0) / 2)
+    told = {(one["b"], one["metric"]) for one in scores["comparisons"]}
+    assert ("copy", "rouge_l") in told
+    assert ("copy", "loss") not in told
+    assert len(scores["sentences"]) == 4
+    assert scores["signatures"].keys() == {"bleu", "chrf"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"text": "running text that goes on and on"}] * 9, "the rows are running text, expected conversations"),
+        ([{"prompt": "a", "chosen": "b", "rejected": "c"}] * 9, "the rows are preferences between two answers"),
+        (
+            [{"messages": [{"role": "assistant", "content": "a"}]}] * 9,
+            r"the test split's row \d has nothing before its answer",
+        ),
+    ],
+)
+def test_answers_are_not_written_where_none_is_asked_for(tmp_path, rows, message):
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(UserError, match=f"evaluation.generate: {message}"):
+        TASK.load_data(DataConfig(train_file=str(tmp_path / "rows.jsonl")), GENERATE)
+
+
+def test_preferences_that_training_cuts_are_counted_and_those_of_the_test_lose_nothing(tmp_path):
+    rows = [{"prompt": "where is it?", "chosen": "here" * length, "rejected": "no"} for length in (1, 40, 1, 40, 1, 1)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps({**row, "id": n}) for n, row in enumerate(rows)))
+    path = str(tmp_path / "rows.jsonl")
+    data = TASK.load_data(DataConfig(train_file=path, test_file=path, validation_fraction=0))
+    tokenizer = build_chat_tokenizer(TEMPLATES["chatml"])
+    tokenizer.model_max_length = 48
+    encoded, cut = TASK.encode_split("train", data, tokenizer)
+    lengths = [
+        len(tokenizer(tokenizer.apply_chat_template(row[name], tokenize=False))["input_ids"])
+        for row in data.splits["train"]
+        for name in ("chosen", "rejected")
+    ]
+    assert len([length for length in lengths if length > 48]) == 2
+    assert (cut.rows, cut.targets) == (2, 2)
+    assert cut.rows_share == pytest.approx(2 / 6)
+    assert cut.tokens_share == pytest.approx(sum(max(length - 48, 0) for length in lengths) / sum(lengths))
+    measured, cut = TASK.encode_split("test", data, tokenizer)
+    assert measured["input_ids"] == encoded["input_ids"]
+    assert (cut.rows, cut.tokens_share, cut.targets) == (2, 0.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("columns", "converses"),
+    [(["row", "messages"], True), (["row", "chosen", "rejected"], True), (["row", "text"], False)],
+)
+def test_a_plain_text_is_a_turn_for_a_run_on_conversations_alone(tmp_path, columns, converses):
+    import datasets
+
+    task, tokenizer = load_task("text-generation"), build_chat_tokenizer(TEMPLATES["chatml"])
+    tokenizer.model_max_length = 256
+    build_chat_checkpoint("llama", tmp_path / "run" / "model")
+    (tmp_path / "run" / "results.json").write_text(json.dumps({"task": "text-generation", "columns": columns}))
+    config = PredictConfig(run=str(tmp_path / "run"), input="-", output="-")
+    said = task.prepare_answers(config, tmp_path / "run", tokenizer, None)
+    assert (said is not None) is converses
+    asked = "where is my parcel?"
+    turn = encode_prompt(tokenizer, [{"role": "user", "content": asked}])
+    plain = tokenizer(asked, add_special_tokens=False)["input_ids"]
+    encoded = task.encode_questions(datasets.Dataset.from_dict({"text": [asked]}), tokenizer)
+    assert encoded["input_ids"][0] == (turn if converses else plain)

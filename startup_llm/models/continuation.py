@@ -1,0 +1,69 @@
+"""Continuing prompts with a language model, several at once."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+MOST_WRITTEN_TOKENS = 200
+"""So many tokens are written by a model whose generation config says no number itself."""
+PROMPTS_AT_ONCE = 32
+
+
+def continue_prompts(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    most: int | None = None,
+    **how: Any,
+) -> list[list[int]]:
+    """Return the tokens that a model writes after each prompt, the one that ends the text among them.
+
+    Prompts with the same room behind them are continued together, padded on the left: the mask hides the padding and
+    positions are counted behind it, so that each is continued as it would be alone.
+
+    Args:
+        model: A causal language model, perhaps with an adapter.
+        tokenizer: Tells the padding and the longest text, prompt and continuation together.
+        prompts: Token ids of each, fewer than the longest text has.
+        most: Most tokens to be written; default what the model's generation config says.
+        **how: Further arguments of `generate`, before those of the generation config.
+    """
+    import torch
+
+    most = most or model.generation_config.max_new_tokens or MOST_WRITTEN_TOKENS
+    rooms = [max(1, min(most, tokenizer.model_max_length - len(ids))) for ids in prompts]
+    order = sorted(range(len(prompts)), key=lambda place: (rooms[place], len(prompts[place])))
+    ends = how.get("eos_token_id", model.generation_config.eos_token_id)
+    written: list[list[int]] = [[]] * len(prompts)
+    for room, group in itertools.groupby(order, key=rooms.__getitem__):
+        places = list(group)
+        for start in range(0, len(places), PROMPTS_AT_ONCE):
+            chosen = places[start : start + PROMPTS_AT_ONCE]
+            longest = max(len(prompts[place]) for place in chosen)
+            padding = [longest - len(prompts[place]) for place in chosen]
+            ids = [
+                [tokenizer.pad_token_id] * n + list(prompts[place]) for n, place in zip(padding, chosen, strict=True)
+            ]
+            mask = torch.arange(longest) >= torch.tensor(padding)[:, None]
+            found = model.generate(
+                input_ids=torch.tensor(ids, device=model.device),
+                attention_mask=mask.long().to(model.device),
+                max_new_tokens=room,
+                pad_token_id=tokenizer.pad_token_id,
+                **how,
+            )[:, longest:]
+            for place, tokens in zip(chosen, found.tolist(), strict=True):
+                written[place] = _cut_behind_end(tokens, ends)
+    return written
+
+
+def _cut_behind_end(tokens: list[int], ends: int | list[int] | None) -> list[int]:
+    """Leave away what pads a text that ended before the others."""
+    marks = ends if isinstance(ends, list) else [ends]
+    stop = next((place for place, token in enumerate(tokens) if token in marks), len(tokens))
+    return tokens[: stop + 1]
