@@ -162,7 +162,7 @@ def test_the_runs_own_yaml_gives_the_same_config_again(tmp_path):
 
 @pytest.mark.parametrize(("name", "advice"), RESERVED_TRAIN_FIELDS.items())
 def test_train_field_that_the_run_decides_is_refused_with_what_to_use_instead(name, advice):
-    value = "true" if name in ("push_to_hub", "bf16", "fp16", "use_cpu") else "hf_secret"
+    value = "true" if name in ("push_to_hub", "bf16", "fp16", "torch_compile", "use_cpu") else "hf_secret"
     message = refuse(f"--train.{name}", value)
     assert message == f"train.{name} is set by the run itself; {advice}"
     assert "hf_secret" not in message

@@ -32,7 +32,7 @@ def pool_folds(runs: Sequence[str | Path], evaluation: EvaluationConfig) -> dict
         UserError: If a run is no fold, two runs are the same one, or they differ by more than it.
     """
     known: dict[int, str] = {}
-    folds, references, predictions = [], [], {}
+    folds, references, predictions, seconds = [], [], {}, 0.0
     first: Mapping[str, Any] | None = None
     for run in runs:
         results = read_results(run)
@@ -55,6 +55,7 @@ def pool_folds(runs: Sequence[str | Path], evaluation: EvaluationConfig) -> dict
             for name in results["models"]:
                 predictions.setdefault(name, []).append(line[name])
         folds.append({"fold": fold, "run": Path(run).name, "rows": len(rows), "models": results["models"]})
+        seconds += results["seconds"]
     if first is None:
         raise UserError("runs: name the folders of at least one finished fold")
     if missing := sorted(set(range(1, first["config"]["data"]["folds"] + 1)) - set(known)):
@@ -65,7 +66,8 @@ def pool_folds(runs: Sequence[str | Path], evaluation: EvaluationConfig) -> dict
     candidate = find_run_model(first)
     metrics = list_metrics(first)
     scores = score_models(metrics, references, predictions, candidate, evaluation)
-    return {"method": first["method"], "task": first["task"], "rows": len(references), **scores, "folds": folds}
+    about = {"method": first["method"], "task": first["task"], "rows": len(references), "seconds": seconds}
+    return {**about, **scores, "folds": folds}
 
 
 def build_table(pooled: Mapping[str, Any]) -> str:

@@ -127,8 +127,10 @@ def shorten_ladder(comparison: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def shorten_results(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a run's results without texts, paths and long lists, to be kept beside a page."""
+    """Return the results of a run, or of pooled folds, without texts, paths and long lists, to be kept by a page."""
     kept = {key: value for key, value in results.items() if key not in _PRIVATE}
+    if "folds" in kept:
+        return kept
     data = {key: value for key, value in results["data"].items() if key not in ("notes", "sources")}
     return {**kept, "data": data, "calibration": {}}
 
