@@ -408,7 +408,7 @@ def _check_images(
     import datasets
 
     columns: dict[str, list[Any]] = {name: [] for name in _features()}
-    keep, bad, lost_boxes = [], list(faults), len(faults)
+    keep, bad, lost_boxes, trimmed = [], list(faults), len(faults), []
     for number, (image, value) in enumerate(
         zip(images, table.cast_column("image", datasets.Image(decode=False)), strict=True), start=1
     ):
@@ -432,7 +432,9 @@ def _check_images(
             try:
                 if category.startswith("!"):
                     raise UserError(category[1:])
-                cut = _cut_box(box, turn, size, skip_bad=skip_bad)
+                cut, outside = _cut_box(box, turn, size, skip_bad=skip_bad)
+                if outside > MOST_OVERHANG_PIXELS:
+                    trimmed.append(f"{image.name}: annotation {identity}")
             except UserError as error:
                 bad.append(f"{image.name}: annotation {identity}: {error}")
                 lost_boxes += 1
@@ -448,8 +450,12 @@ def _check_images(
     for name, feature in _features().items():
         table = table.add_column(name, columns[name], feature=feature)
     table = table.select(keep) if len(keep) < len(table) else table
+    notes = []
+    if trimmed:
+        reach = "1 box reaches" if len(trimmed) == 1 else f"{len(trimmed):,} boxes reach"
+        notes.append(f"{split} split: {reach} outside of the image, to whose edge it is cut (first: {trimmed[0]}).")
     if not bad:
-        return table, []
+        return table, notes
     more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
     lost_images = len(bad) - lost_boxes
     what = " and ".join(
@@ -460,7 +466,7 @@ def _check_images(
     found = f"{split} split: {what} cannot be used: {'; '.join(bad[:_SHOWN])}{more}"
     if not skip_bad:
         raise UserError(f"{found}; mend or delete them, or leave them out with --data.skip_bad true")
-    return table, [f"{found}; they are left out."]
+    return table, [f"{found}; they are left out.", *notes]
 
 
 def _find_turn(content: bytes, stated: tuple[int, int] | None) -> tuple[int, int, int] | None:
@@ -478,8 +484,10 @@ def _find_turn(content: bytes, stated: tuple[int, int] | None) -> tuple[int, int
     raise UserError(f"it has {shown} pixels, but is said to have {' x '.join(map(str, stated))}")
 
 
-def _cut_box(box: Any, turn: tuple[int, int, int] | None, size: tuple[int, int], *, skip_bad: bool) -> list[float]:
-    """Return left, top, width and height inside the picture as it is read.
+def _cut_box(
+    box: Any, turn: tuple[int, int, int] | None, size: tuple[int, int], *, skip_bad: bool
+) -> tuple[list[float], float]:
+    """Return left, top, width and height inside the picture as it is read, and by how many pixels the box left it.
 
     Raises:
         UserError: If it is no box, has no area, or leaves the image.
@@ -502,7 +510,7 @@ def _cut_box(box: Any, turn: tuple[int, int, int] | None, size: tuple[int, int],
             f"its box {shown} {part} outside of the image of {size[0]} x {size[1]} pixels; "
             "are these corners? then --data.box_format xyxy"
         )
-    return [left, top, right - left, bottom - top]
+    return [left, top, right - left, bottom - top], outside
 
 
 def turn_box(

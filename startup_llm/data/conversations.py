@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from startup_llm.config import DataConfig
+from startup_llm.data.bad_rows import leave_out
 from startup_llm.data.questions import find_text_fault
 from startup_llm.data.sources import LoadedData
 from startup_llm.data.splits import make_splits, read_groups, sample_rows
@@ -90,25 +91,18 @@ def build_conversations(loaded: LoadedData, data: DataConfig, form: str) -> Task
         if group:
             kept[group] = []
             groups = read_groups(rows, group) if split == "train" or group in rows.column_names else [None] * len(rows)
-        left_out = []
+        faults = []
         for place, row in enumerate(rows, start=1):
             found, fault = _read_row(read, row, form)
             if fault:
-                if not data.skip_bad:
-                    raise UserError(
-                        f"{split} row {place}: {fault}; mend the row, or leave such rows out with --data.skip_bad"
-                    )
-                left_out.append(fault)
+                faults.append((place, fault))
                 continue
             kept["row"].append(place)
             for name in keep:
                 kept[name].append(found[name])
             if group:
                 kept[group].append(groups[place - 1])
-        if not kept["row"]:
-            raise UserError(f"the {split} split holds no conversation ({len(rows)} rows; the first: {left_out[0]})")
-        if left_out:
-            notes.append(f"{len(left_out):,} of {len(rows):,} {split} rows were left out; the first {left_out[0]}.")
+        notes += leave_out(faults, len(rows), split, "conversations", skip_bad=data.skip_bad)[1]
         splits[split] = datasets.Dataset.from_dict(kept)
     cut, decided = make_splits(datasets.DatasetDict(splits), data, group_by=group)
     cut = datasets.DatasetDict({name: rows.select_columns(["row", *keep]) for name, rows in cut.items()})

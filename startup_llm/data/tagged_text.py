@@ -30,8 +30,9 @@ TAG_COLUMNS = ("ner_tags", "tags", "ner", "labels", "label")
 SPAN_COLUMNS = ("entities", "spans")
 SPAN_TYPES = ("label", "type", "entity_group", "entity")
 """Keys under which a span tells its type."""
-LINE, DOCUMENT = "line", "document"
-"""Columns that a CoNLL file gives beside tokens and tags: a sentence's first line, and its document's number."""
+LINE, DOCUMENT, FAULT = "line", "document", "fault"
+"""Columns that a CoNLL file gives beside tokens and tags: a sentence's first line, its document's number, and why it
+cannot be used."""
 _COMMENT = re.compile(r"#\s*(\w+\s*[=:]|id\s|newdoc|newpar)")
 _KEPT = ["tokens", "tags", "row"]
 _SHOWN = 5
@@ -136,24 +137,26 @@ def read_conll(name: str, text: str) -> pyarrow.Table:
         text: Its content.
 
     Returns:
-        Columns tokens, tags, line and, where there are documents, document.
-
-    Raises:
-        UserError: If a line has no tag or no word; it names the line.
+        Columns tokens, tags, line, fault (the first line of the sentence without a tag or a word, in words; else
+        None) and, where there are documents, document.
     """
     import pyarrow
 
-    columns: dict[str, list[Any]] = {"tokens": [], "tags": [], LINE: [], DOCUMENT: []}
+    columns: dict[str, list[Any]] = {"tokens": [], "tags": [], LINE: [], FAULT: [], DOCUMENT: []}
     words: list[str] = []
     tags: list[str] = []
+    faults: list[str] = []
     document = 0
 
     def end(line: int) -> None:
         if words:
-            for column, value in zip(columns.values(), (words[:], tags[:], line - len(words), document), strict=True):
+            fault = faults[0] if faults else None
+            values = (words[:], tags[:], line - len(words), fault, document)
+            for column, value in zip(columns.values(), values, strict=True):
                 column.append(value)
             words.clear()
             tags.clear()
+            faults.clear()
 
     lines = text.split("\n")
     for number, line in enumerate(lines, start=1):
@@ -171,14 +174,13 @@ def read_conll(name: str, text: str) -> pyarrow.Table:
         word, tag = fields[0].strip(), fields[-1].strip()
         if len(fields) < 2 or not word or not tag:
             missing = "no word" if len(fields) > 1 and not word else "no tag"
-            raise UserError(
-                f"{name}: line {number} has {missing}: {line[:60]!r}; expected a word, a tab or blank, and its tag"
-            )
+            faults.append(f"line {number} has {missing}: {line[:60]!r}; expected a word, a tab or blank, and its tag")
         words.append(word)
         tags.append(tag)
     end(len(lines) + 1)
     if not document:
         del columns[DOCUMENT]
+    columns[FAULT] = pyarrow.array(columns[FAULT], pyarrow.string())
     return pyarrow.table(columns)
 
 
@@ -210,9 +212,14 @@ def _read_sentences(rows: datasets.Dataset, data: DataConfig, place: str) -> tup
             "name it with --data.label_column"
         )
     names = read_class_names(rows.features[tags])
-    found, bad = _gather(
-        lambda own, marks: _check_sentence(own, marks, words, tags, names), zip(rows[words], rows[tags], strict=True)
-    )
+    faults = rows[FAULT] if FAULT in columns and words == "tokens" else [None] * len(rows)
+
+    def read(own: Any, marks: Any, fault: str | None) -> _Tagged:
+        if fault:
+            raise UserError(fault)
+        return _check_sentence(own, marks, words, tags, names)
+
+    found, bad = _gather(read, zip(rows[words], rows[tags], faults, strict=True))
     if LINE in columns and words == "tokens":
         lines = rows[LINE]
         found.lines = [lines[row - 1] for row in found.rows]
@@ -230,7 +237,7 @@ def _holds_texts(rows: datasets.Dataset, column: str) -> bool:
     return isinstance(next((value for value in rows[column] if value is not None), ""), str)
 
 
-def _gather(read: Callable[[Any, Any], _Tagged], values: Iterable[tuple[Any, Any]]) -> tuple[_Sentences, list[str]]:
+def _gather(read: Callable[..., _Tagged], values: Iterable[tuple[Any, ...]]) -> tuple[_Sentences, list[str]]:
     """Read every row, and list those that cannot be used."""
     found, bad = _Sentences([], [], [], None), []
     for number, value in enumerate(values, start=1):
@@ -244,7 +251,7 @@ def _gather(read: Callable[[Any, Any], _Tagged], values: Iterable[tuple[Any, Any
     return found, bad
 
 
-def _attempt(read: Callable[[Any, Any], _Tagged], value: tuple[Any, Any]) -> tuple[_Tagged, UserError | None]:
+def _attempt(read: Callable[..., _Tagged], value: tuple[Any, ...]) -> tuple[_Tagged, UserError | None]:
     try:
         return read(*value), None
     except UserError as error:

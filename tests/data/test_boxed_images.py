@@ -224,6 +224,7 @@ def test_what_is_bad_is_left_out_if_asked_to(tmp_path):
     kept = [box for rows in data.splits.values() for objects in rows["objects"] for box in objects["bbox"]]
     assert len(kept) == boxes - lost - 5  # one box of the six is cut at the edge instead
     assert [30.0, 5.0, 18.0, 5.0] in kept
+    assert any(note.startswith("train split: 1 box reaches outside of the image") for note in data.notes)
     assert any("they are left out" in note for note in data.notes)
 
 

@@ -74,7 +74,7 @@ def test_a_dialogue_of_speakers_becomes_turns(tmp_path):
     with pytest.raises(UserError, match=r"data.speakers \(#1#: user\) must name a user and an assistant"):
         load(tmp_path, rows, text_column="dialogue", speakers={"#1#": "user"})
     data = load(tmp_path, rows, text_column="dialogue", speakers=speakers, skip_bad=True)
-    assert any("1 of 4 train rows were left out" in note for note in data.notes)
+    assert any("1 train conversations were left out (rows 2; the first: " in note for note in data.notes)
     assert [row["row"] for row in all_rows(data)] == [1, 3, 4]
 
 

@@ -126,7 +126,7 @@ def test_dialogsum_chat_runs_on_a_gpt(run_recipe, tmp_path):
     words += ["--data.data_dir", tmp_path, "--evaluation.generate", "true"]
     code, out, err = run_recipe("finetune", *words, "--run_dir", tmp_path / "run", *FEW_STEPS)
     assert code == 0, err[-3000:]
-    assert "1 of 20 train rows were left out" in out
+    assert "1 train conversations were left out (rows 4; the first: " in out
     results, _ = read_run(tmp_path / "run")
     assert results["decides"] == "bits_per_byte"
     written = {"copy", "first-sentence", "first-three-sentences", "most-frequent-answer"}
