@@ -48,7 +48,7 @@ def load_speech_processor(checkpoint: Checkpoint, language: str | None, trust_re
         The processor; the feature extractor alone where a checkpoint for CTC was never taught to write.
 
     Raises:
-        UserError: If one of the two is missing otherwise, or the language is.
+        UserError: If one of the two is missing otherwise, or the language is none that it knows.
     """
     from transformers import AutoProcessor
 
@@ -63,10 +63,7 @@ def load_speech_processor(checkpoint: Checkpoint, language: str | None, trust_re
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"no usable processor in {checkpoint.name}: {reason}") from None
     tokenizer = processor.tokenizer
-    knows_many = "<|en|>" in tokenizer.get_vocab() and hasattr(tokenizer, "set_prefix_tokens")
-    if knows_many and language is None and tokenizer.language is None:
-        raise UserError(f"checkpoint {checkpoint.name} knows many languages; name yours: --model.language english")
-    if not knows_many and language is not None:
+    if not knows_many_languages(tokenizer) and language is not None:
         raise UserError(f"model.language {language}: checkpoint {checkpoint.name} knows one language; leave it out")
     if language is not None:
         try:
@@ -75,6 +72,11 @@ def load_speech_processor(checkpoint: Checkpoint, language: str | None, trust_re
         except ValueError as error:
             raise UserError(f"model.language {language}: {str(error).strip().partition(':')[0]}") from None
     return processor
+
+
+def knows_many_languages(tokenizer: Any) -> bool:
+    """Say whether a Whisper's tokenizer marks the language; it is heard in each recording where none is named."""
+    return "<|en|>" in tokenizer.get_vocab() and hasattr(tokenizer, "set_prefix_tokens")
 
 
 def holds_tokenizer(checkpoint: Checkpoint) -> bool:
@@ -160,7 +162,8 @@ def build_speech_recogniser(
         trust_remote_code: Whether to run the checkpoint's own Python code.
 
     Raises:
-        UserError: If the architecture recognises no speech, or lacks weights other than a CTC head's.
+        UserError: If the architecture recognises no speech, lacks weights other than a CTC head's, or is to learn
+            one of many languages and is not told which.
     """
     import transformers
     from transformers import AutoModelForCTC, AutoModelForSpeechSeq2Seq
@@ -185,7 +188,10 @@ def build_speech_recogniser(
     model, loading = load_model(AutoModelForSpeechSeq2Seq, checkpoint, attention_kernel, trust_remote_code)
     if missing := sorted(loading["missing_keys"]):
         raise UserError(f"checkpoint {checkpoint.name} has no weights {missing[0]}; choose one with its output layer")
-    if language := getattr(processor.tokenizer, "language", None):
+    language = getattr(processor.tokenizer, "language", None)
+    if language is None and knows_many_languages(processor.tokenizer):
+        raise UserError(f"checkpoint {checkpoint.name} knows many languages; name yours: --model.language english")
+    if language:
         model.generation_config.language, model.generation_config.task = language, "transcribe"
         model.generation_config.forced_decoder_ids = None
     _settle(model, processor.feature_extractor, dropout, shortest_seconds, warp_spectrum)

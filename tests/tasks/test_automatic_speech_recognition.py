@@ -180,7 +180,25 @@ def test_the_config_of_librispeech_runs_on_a_local_copy(sounds, checkpoints, tmp
     assert start == ["<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>"]
 
 
-def test_a_language_is_asked_for_where_there_are_many_and_refused_where_there_is_one(checkpoints, tmp_path):
+def test_a_checkpoint_of_many_languages_is_measured_as_it_is_without_being_told_which(
+    sounds, checkpoints, tmp_path, run_recipe
+):
+    shutil.copytree(checkpoints / "whisper", tmp_path / "many")
+    make_multilingual(tmp_path / "many")
+    (tmp_path / "sounds").mkdir()
+    for file in sorted(sounds.glob("*.wav"))[:3]:
+        shutil.copy(file, tmp_path / "sounds")
+    rows = "file_name,text\n" + "".join(
+        f"{file.name},{file.name.split('_')[0]}\n" for file in (tmp_path / "sounds").iterdir()
+    )
+    (tmp_path / "sounds" / "metadata.csv").write_text(rows)
+    words = ["--model", tmp_path / "many", "--task", TAG, "--data.test_file", tmp_path / "sounds" / "metadata.csv"]
+    run_well(run_recipe, "evaluate", *words, "--run_dir", tmp_path / "measured")
+    entry = json.loads((tmp_path / "measured" / "results.json").read_text())["entries"][0]
+    assert entry["metrics"]["word_error_rate"]["value"] >= 0
+
+
+def test_a_language_is_asked_for_where_there_are_many_and_refused_where_there_is_one(sounds, checkpoints, tmp_path):
     task = load_task(TAG)
     plain = load_checkpoint(ModelConfig(checkpoint=str(checkpoints / "whisper")))
     with pytest.raises(UserError, match=r"model.language english: checkpoint .* knows one language"):
@@ -188,8 +206,9 @@ def test_a_language_is_asked_for_where_there_are_many_and_refused_where_there_is
     shutil.copytree(checkpoints / "whisper", tmp_path / "many")
     make_multilingual(tmp_path / "many")
     many = load_checkpoint(ModelConfig(checkpoint=str(tmp_path / "many")))
+    processor = task.load_processor(many, ModelConfig())
     with pytest.raises(UserError, match=r"knows many languages; name yours: --model.language english"):
-        task.load_processor(many, ModelConfig())
+        task.build_model(many, processor, encode(task, processor, sounds)[0], ModelConfig(), None)
     with pytest.raises(UserError, match=r"model.language klingon"):
         task.load_processor(many, ModelConfig(language="klingon"))
 
