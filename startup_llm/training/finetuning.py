@@ -421,6 +421,7 @@ def run_trainer(
         before(trainer)
     last = run.last_checkpoint() if config.resume else None
     trainer.train(resume_from_checkpoint=str(last) if last else None)
+    model = trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # else it computes in bfloat16 for good
     throughput = {}
     if clock.seconds:
         examples = (

@@ -95,7 +95,13 @@ class Steps:
 
 
 def run_steps(
-    base: Path, run_dir: Path, kind: str = "single", method: str = "lora", upper: int | None = None, **train: Any
+    base: Path,
+    run_dir: Path,
+    kind: str = "single",
+    method: str = "lora",
+    upper: int | None = None,
+    plan: SpeedPlan = PLAN,
+    **train: Any,
 ) -> Steps:
     torch.manual_seed(0)
     lora = LoraConfig(rank=4, upper_layers=upper)
@@ -103,7 +109,7 @@ def run_steps(
     task, data = load_task(config.task), build_data(kind)
     checkpoint = load_checkpoint(config.model)
     tokenizer = load_tokenizer(checkpoint, 64)
-    prepared = finetuning.prepare(task, data, config, checkpoint, tokenizer, PLAN)
+    prepared = finetuning.prepare(task, data, config, checkpoint, tokenizer, plan)
     before = {name: value.clone() for name, value in prepared.task_model.model.state_dict().items()}
     probe, norm = finetuning.start_from_probe(prepared)
     probe_logits = np.stack(prepared.predict(prepared.task_model.model, prepared.encoded["test"]))
@@ -271,6 +277,15 @@ def test_full_fine_tuning_moves_the_base_too_and_writes_no_adapter(finetuned):
         logits_by_hand(steps.merged, steps),
         atol=1e-4,
     )
+
+
+def test_a_model_trained_in_bfloat16_computes_as_it_does_when_it_is_loaded(tiny_checkpoint, tmp_path):
+    from transformers import AutoModelForSequenceClassification
+
+    plan = dataclasses.replace(PLAN, compute_dtype="bfloat16")
+    steps = run_steps(tiny_checkpoint("bert"), tmp_path / "run", method="full", plan=plan)
+    fresh = AutoModelForSequenceClassification.from_pretrained(steps.run.model)
+    np.testing.assert_allclose(logits_by_hand(steps.merged, steps), logits_by_hand(fresh, steps), atol=1e-5)
 
 
 def test_full_fine_tuning_leaves_the_pooling_constants_alone(finetuned):
