@@ -33,14 +33,16 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
     from startup_llm.tasks import load_task
     from startup_llm.training import finetuning
     from startup_llm.training.preflight import estimate_run
-    from startup_llm.training.processes import start_run
+    from startup_llm.training.processes import is_sharded, start_run
     from startup_llm.training.trainer import HeadTrainer
 
     if config.preflight.only and config.method in ("probe", "zero-shot"):
         raise UserError(
             f"preflight.only: --method {config.method} trains in no steps that could be timed; leave it out"
         )
-    start_run(train_section["seed"])
+    if config.preflight.only and is_sharded():
+        raise UserError("preflight.only: a model in shards is not timed beforehand; leave it out")
+    start_run(train_section["seed"], shards=True)
     stage = StageClock()
     say = functools.partial(print, flush=True) if run.is_writer else lambda *words: None
     task = load_task(config.task)
@@ -93,7 +95,8 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
             sys.exit(0)
 
     with stage("train"):
-        trained = finetuning.train(prepared, config, train_section, run, feature_norm, preflight)
+        before = None if is_sharded() else preflight  # which takes a step with the whole model
+        trained = finetuning.train(prepared, config, train_section, run, feature_norm, before)
         model = finetuning.save_model(trained, prepared, config, run)
 
     sentences = finish_run(

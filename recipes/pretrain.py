@@ -30,7 +30,7 @@ def pretrain(config: PretrainConfig, train_section: dict, config_text: str, run:
     from startup_llm.training import finetuning, pretraining
     from startup_llm.training.processes import start_run
 
-    start_run(train_section["seed"])
+    start_run(train_section["seed"], shards=True)
     stage = StageClock()
     say = functools.partial(print, flush=True) if run.is_writer else lambda *words: None
     task = load_task(config.task)

@@ -708,8 +708,8 @@ RESERVED_TRAIN_FIELDS: Mapping[str, str] = {
     "fp16": "choose --speed.compute_dtype bfloat16 or float32; float16 is not computed in",
     "torch_compile": "use --speed.compile true",
     "use_cpu": "start with accelerate launch --cpu",
-    "fsdp": "a model in shards does not train yet; use recipes/accelerate/ddp.yaml",
-    "deepspeed": "a model in shards does not train yet; use recipes/accelerate/ddp.yaml",
+    "fsdp": "start with accelerate launch --config_file recipes/accelerate/fsdp2.yaml",
+    "deepspeed": "DeepSpeed does not train here; for a model in shards use recipes/accelerate/fsdp2.yaml",
 }
 """Fields of the `train` section that the run itself decides, and what to use instead."""
 

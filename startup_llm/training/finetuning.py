@@ -23,8 +23,9 @@ from startup_llm.training.fused_lora import fuse_lora
 from startup_llm.training.inference import extract_features, list_features, predict_outputs, predict_scores
 from startup_llm.training.kept_states import KeptStates, find_lower_blocks
 from startup_llm.training.probe import compute_feature_norm, fit_linear_probe, write_head
-from startup_llm.training.processes import call_on_main_process
+from startup_llm.training.processes import call_on_main_process, is_sharded
 from startup_llm.training.reload_gate import ReloadError
+from startup_llm.training.shards import Shards
 from startup_llm.training.speed import (
     TOKENS_PER_BATCH,
     AttentionShape,
@@ -201,6 +202,8 @@ def prepare(
         UserError: If the task's rows cannot be learnt by the method, or the model lacks the kernel asked for.
     """
     task.check_method(config.method, data)
+    if config.method == "lora" and config.lora.quantize and is_sharded():
+        raise UserError("lora.quantize: weights in four bits are not cut into shards; use recipes/accelerate/ddp.yaml")
     task_model = task.build_model(checkpoint, processor, data, config.model, plan.attention_kernel)
     plan = settle_kernel(plan, config.speed, task_model.model, checkpoint.name)
     if config.method == "lora" and task_model.no_adapter:
@@ -351,7 +354,7 @@ def train(
 def _keep_states(prepared: Prepared, model: Any, section: dict[str, Any]) -> KeptStates | None:
     """Return what stands in for the blocks below the adapter; None where a row's states may change, or none learn."""
     task, plan = prepared.task, prepared.plan
-    if task.auto_processor != "AutoTokenizer" or not task.splits_batches or plan.compile:
+    if task.auto_processor != "AutoTokenizer" or not task.splits_batches or plan.compile or is_sharded():
         return None
     blocks = [] if section.get("neftune_noise_alpha") else find_lower_blocks(model)
     return KeptStates(blocks) if blocks else None
@@ -401,8 +404,9 @@ def run_trainer(
         if arguments.use_cache:
             raise UserError("data.packing: with train.use_cache a model does not tell packed rows apart; leave it out")
         train_rows = task.pack(train_rows, prepared.processor)
+    shards = Shards(model) if is_sharded() else None
     trainer, clock = build_trainer(
-        model,
+        shards.model if shards else model,
         arguments,
         train_rows=train_rows,
         validation_rows=validation.sort("length") if validation is not None else None,
@@ -417,11 +421,16 @@ def run_trainer(
     )
     writer = SampleWriter(task, prepared.processor, prepared.data, plan)
     trainer.add_callback(writer)
+    if shards:
+        shards.check(trainer)
+        trainer.add_callback(shards)
     if before is not None:
         before(trainer)
     last = run.last_checkpoint() if config.resume else None
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     model = trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # else it computes in bfloat16 for good
+    if shards:
+        shards.gather()
     throughput = {}
     if clock.seconds:
         examples = (

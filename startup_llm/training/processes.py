@@ -16,12 +16,10 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 
-SHARDING = {
-    "ACCELERATE_USE_FSDP": "FSDP",
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
-    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
-}
-"""How Accelerate's launcher asks for a model in shards, and for whose."""
+FSDP = "ACCELERATE_USE_FSDP"
+
+UNUSED_SHARDING = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM"}
+"""How Accelerate's launcher asks for a model in shards that nothing here trains, and for whose."""
 
 _YES = ("1", "true", "yes")
 
@@ -47,22 +45,39 @@ def join_processes(longest_wait: timedelta = timedelta(days=7)) -> PartialState:
     return PartialState(cpu=on_cpu, timeout=longest_wait)
 
 
-def start_run(seed: int) -> None:
+def is_sharded() -> bool:
+    """Say whether the launcher asks for a model in shards: FSDP."""
+    return os.environ.get(FSDP, "").lower() in _YES
+
+
+def start_run(seed: int, *, shards: bool = False) -> None:
     """Join the other processes, seed every generator, and keep libraries from talking over the run.
 
     Args:
         seed: `train.seed`.
+        shards: Whether the recipe trains a model in shards (FSDP2) where the launcher asks for it.
 
     Raises:
-        UserError: If the launcher asks for a model in shards: a batch is computed in parts, as many as each process
-            needs, and one process saves the model, both of which take the whole model in every process.
+        UserError: If the launcher asks for a model in shards that this recipe does not train.
     """
-    for variable, name in SHARDING.items():
+    for variable, name in UNUSED_SHARDING.items():
         if os.environ.get(variable, "").lower() in _YES:
             raise UserError(
-                f"{variable}={os.environ[variable]}: a model in shards ({name}) does not train yet; use the "
-                "whole model in every process, with accelerate launch --config_file recipes/accelerate/ddp.yaml"
+                f"{variable}={os.environ[variable]}: {name} does not train here; for a model in shards use "
+                "accelerate launch --config_file recipes/accelerate/fsdp2.yaml"
             )
+    if is_sharded() and not shards:
+        raise UserError(
+            f"{FSDP}={os.environ[FSDP]}: this recipe does not train a model in shards; use the whole model in every "
+            "process, with accelerate launch --config_file recipes/accelerate/ddp.yaml"
+        )
+    if is_sharded() and os.environ.get("FSDP_VERSION") != "2":
+        raise UserError(
+            f"FSDP_VERSION={os.environ.get('FSDP_VERSION', '1')}: a model in shards trains by FSDP2 only; set "
+            "fsdp_version: 2, as recipes/accelerate/fsdp2.yaml does"
+        )
+    # else every process but the first reads a checkpoint as noise, and all of them predict before training
+    os.environ.pop("FSDP_CPU_RAM_EFFICIENT_LOADING", None)
     import warnings
 
     import datasets

@@ -19,12 +19,15 @@ from startup_llm.data.batching import LengthGroupedSampler, split_by_length
 from startup_llm.errors import UserError
 from startup_llm.tasks.base import TARGET_LENGTH, Task
 from startup_llm.training.kept_states import ROW_NUMBER, KeptStates, NumberedCollator
+from startup_llm.training.processes import is_sharded
+from startup_llm.training.shards import choose_shards
 
 MOST_SAMPLED_EPOCHS = 10
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+    import torch
     from datasets import Dataset
     from torch import Tensor, nn
     from torch.utils.data import Sampler
@@ -53,6 +56,8 @@ class HeadTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        if self.is_fsdp_enabled:
+            choose_shards(self.accelerator, self.model)
         self._task = task
         self.kept_states = kept_states
         self._longest = max(self.train_dataset["length"])
@@ -116,6 +121,19 @@ class HeadTrainer(Trainer):
         lengths, targets = np.asarray(rows["length"]), np.asarray(rows[TARGET_LENGTH])
         return LengthGroupedSampler(lengths, batch_rows, seed, window_batches=500, target_lengths=targets)
 
+    def _run_epoch(self, *, epoch: int, train_dataloader: Any, **kwargs: Any) -> None:
+        """Go through an epoch in its own order, also from its middle on.
+
+        Where several processes skip an interrupted epoch's first batches, the sampler is wrapped more deeply than the
+        Trainer and Accelerate reach, and would give the first epoch's order.
+        """
+        batches = train_dataloader
+        while hasattr(batches, "batch_sampler"):
+            batches = batches.batch_sampler
+        if hasattr(batches.sampler, "set_epoch"):
+            batches.sampler.set_epoch(epoch)
+        super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **kwargs)
+
     def _measure_lengths(self, inputs: dict[str, Any]) -> Tensor:
         """Return what each row of a batch costs; rows without a mask are all of one size."""
         if "attention_mask" in inputs:
@@ -125,10 +143,20 @@ class HeadTrainer(Trainer):
 
     def _count_own_rows(self, rows: int) -> int:
         """Return how many of this process's rows are its own; accelerate fills up an epoch's last batch by others."""
-        state = self.accelerator.gradient_state
-        if not (state.end_of_dataloader and state.sync_gradients and state.remainder > 0):
+        state, args = self.accelerator.gradient_state, self.args
+        # not accelerate's remainder, which it does not know in an epoch that is taken up in its middle
+        rest = len(self.train_dataset) % (args.train_batch_size * args.world_size)
+        if args.dataloader_drop_last or rest == 0 or not (state.end_of_dataloader and state.sync_gradients):
             return rows
-        return min(max(state.remainder - self.accelerator.process_index * self.args.train_batch_size, 0), rows)
+        return min(max(rest - self.accelerator.process_index * args.train_batch_size, 0), rows)
+
+    def _count_parts(self, own: int, device: torch.device) -> int:
+        """Return how many parts to compute: the most that any process has, where each takes weights from all."""
+        import torch
+
+        if not self.is_fsdp_enabled:
+            return own
+        return int(self.accelerator.gather(torch.tensor([own], device=device)).max())
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -144,7 +172,11 @@ class HeadTrainer(Trainer):
         return self.kept_states.rows(numbers, part.get("attention_mask", ids.new_ones(ids.shape)))
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        """Compute a batch's gradient part by part; processes exchange gradients once, with the last part."""
+        """Compute a batch's gradient part by part; processes exchange gradients once, with the last part.
+
+        A model in shards exchanges with every part, as a process would else keep whole gradients; and as each forward
+        gathers weights from all processes, one that has fewer parts computes its last one again, for nothing.
+        """
         import torch
 
         if self._tokens_per_batch is None:
@@ -161,13 +193,15 @@ class HeadTrainer(Trainer):
         budget = self._tokens_per_batch * self._task.mask_positions(self.processing_class)
         parts = list(split_by_length(lengths.cpu().numpy(), budget))
         total = torch.zeros((), device=lengths.device)
-        for number, rows in enumerate(parts):
+        for number in range(self._count_parts(len(parts), lengths.device)):
+            rows = parts[min(number, len(parts) - 1)]
             index = torch.from_numpy(rows).to(lengths.device)
             part = _select_rows(inputs, index, int(lengths[rows[0]]))
-            last = number == len(parts) - 1
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+            share = targets[index].sum() / mean_targets * (number < len(parts))
+            exchanges = self.is_fsdp_enabled or number == len(parts) - 1
+            with contextlib.nullcontext() if exchanges else self.accelerator.no_sync(model):
                 with self.compute_loss_context_manager(), self._use_kept_states(part):
-                    loss = self.compute_loss(model, part) * (targets[index].sum() / mean_targets)
+                    loss = self.compute_loss(model, part) * share
                 self.accelerator.backward(loss / self.current_gradient_accumulation_steps)
             total += loss.detach()
         return total / self.current_gradient_accumulation_steps
@@ -227,7 +261,7 @@ class SampleWriter(TrainerCallback):
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Let the model write."""
-        if not self._task.samples_each_epoch or args.world_size > 1:
+        if not self._task.samples_each_epoch or args.world_size > 1 or is_sharded():
             return
         if not _is_chosen(math.ceil(round(state.epoch, 6)), state.num_train_epochs):
             return

@@ -27,8 +27,10 @@ def test_accelerate_reads_the_file_and_knows_every_key(file):
 def test_a_file_tells_its_command_and_whether_it_was_run(file):
     head = [line for line in file.read_text().splitlines() if line.startswith("#")]
     assert f"accelerate launch --config_file recipes/accelerate/{file.name}" in head[1]
-    refused = file.stem in ("fsdp2", "deepspeed_zero3")
-    says = "Does not run yet: a run refuses it." if refused else "Not run for this version."
+    says = {
+        "fsdp2": "Run for this version on CPU processes alone.",
+        "deepspeed_zero3": "Does not run: a run refuses it.",
+    }.get(file.stem, "Not run for this version.")
     assert (says in head[0]) != (file.stem in RUN_HERE)
 
 
@@ -60,6 +62,7 @@ def test_fsdp2_shards_everything_and_saves_whole_files(monkeypatch):
     assert told["FSDP_VERSION"] == "2"
     assert told["FSDP_RESHARD_AFTER_FORWARD"] == "true"
     assert told["FSDP_STATE_DICT_TYPE"] == "FULL_STATE_DICT"
+    assert told["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "false"
     assert told["FSDP_AUTO_WRAP_POLICY"] == "TRANSFORMER_BASED_WRAP"
     assert told["ACCELERATE_MIXED_PRECISION"] == "bf16"
 

@@ -30,18 +30,34 @@ def test_a_recipe_of_one_process_refuses_to_be_one_of_several(run_recipe, monkey
 
 
 @pytest.mark.parametrize(
-    ("variable", "name"), [("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")]
+    ("recipe", "variable", "told"),
+    [
+        (
+            "pretrain",
+            "ACCELERATE_USE_DEEPSPEED",
+            "ACCELERATE_USE_DEEPSPEED=true: DeepSpeed does not train here; for a model in shards use accelerate "
+            "launch --config_file recipes/accelerate/fsdp2.yaml",
+        ),
+        (
+            "finetune",
+            "ACCELERATE_USE_FSDP",
+            "FSDP_VERSION=1: a model in shards trains by FSDP2 only; set fsdp_version: 2, as "
+            "recipes/accelerate/fsdp2.yaml does",
+        ),
+        (
+            "align",
+            "ACCELERATE_USE_FSDP",
+            "ACCELERATE_USE_FSDP=true: this recipe does not train a model in shards; use the whole model in every "
+            "process, with accelerate launch --config_file recipes/accelerate/ddp.yaml",
+        ),
+    ],
 )
-def test_a_model_in_shards_is_refused_before_anything_is_computed(run_recipe, monkeypatch, tmp_path, variable, name):
+def test_shards_that_do_not_train_are_refused_before_anything_is_computed(
+    run_recipe, monkeypatch, tmp_path, recipe, variable, told
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(variable, "true")
-    for recipe in ("finetune", "pretrain"):
-        assert run_recipe(recipe, "--run_dir", "run") == (
-            2,
-            "",
-            f"error: {variable}=true: a model in shards ({name}) does not train yet; use the whole model in every "
-            "process, with accelerate launch --config_file recipes/accelerate/ddp.yaml\n",
-        )
+    assert run_recipe(recipe, "--run_dir", "run") == (2, "", f"error: {told}\n")
     assert list(tmp_path.iterdir()) == []
 
 
