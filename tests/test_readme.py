@@ -143,6 +143,7 @@ def test_an_own_csv_is_trained_on_and_answers_new_rows(work):
 def test_banking77_config_runs(work, real_data):
     words = find("accelerate launch recipes/finetune.py --config")
     words += ["--data.data_dir", str(real_data / "banking77"), "--method", "lora", *QUICK]
+    words += ["--data.max_train_rows", "800", "--data.max_test_rows", "200"]
     assert run(words, work).returncode == 0
 
 

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from startup_llm.data.task_data import TaskData
 
 LORA_RANK = 16
-UPPER_LAYERS = 3
 LEARNING_RATE = 1e-3
 BATCH_ROWS = 32
 PADDED_LENGTH = 128
@@ -210,22 +209,24 @@ def _load(config: BenchmarkConfig) -> TaskData:
 
 
 def _train_ours(
-    config: BenchmarkConfig, started: float, method: str, plan: str = "auto", upper_layers: int | None = None
+    config: BenchmarkConfig, started: float, method: str, plan: str = "auto", upper_half: bool = False
 ) -> dict[str, Any]:
-    """Train as `recipes/finetune.py` does."""
+    """Train as `recipes/finetune.py` does, the adapter in the upper half of the blocks alone where asked."""
+    from transformers import AutoConfig
+
     from startup_llm.config import SHARED_TRAIN_DEFAULTS, TRAIN_DEFAULTS
     from startup_llm.models.checkpoints import load_checkpoint
     from startup_llm.run_folder import RunFolder
     from startup_llm.tasks import load_task
     from startup_llm.training import finetuning
 
-    task, data = load_task("text-classification"), _load(config)
-    lora = LoraConfig(rank=LORA_RANK, upper_layers=upper_layers)
+    task, data, checkpoint = load_task("text-classification"), _load(config), load_checkpoint(config.model)
+    blocks = AutoConfig.from_pretrained(checkpoint.path).num_hidden_layers
+    lora = LoraConfig(rank=LORA_RANK, upper_layers=blocks // 2 if upper_half else None)
     run_config = FinetuneConfig(method=method, model=config.model, lora=lora, speed=SpeedConfig(plan=plan))
     section = {**SHARED_TRAIN_DEFAULTS, **TRAIN_DEFAULTS[method], "num_train_epochs": config.epochs}
     section |= {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
     with tempfile.TemporaryDirectory() as folder, RunFolder(Path(folder) / "run") as run:
-        checkpoint = load_checkpoint(config.model)
         processor = task.load_processor(checkpoint, config.model)
         find_shape = functools.partial(finetuning.find_attention_shape, task, data, checkpoint, processor)
         plan_here = finetuning.choose_plan(run_config, run, find_shape)
@@ -415,7 +416,7 @@ Way = Callable[[BenchmarkConfig, float], dict[str, Any]]
 TRAINING_WAYS: dict[str, Way] = {
     "ours": lambda config, started: _train_ours(config, started, "lora"),
     "ours-full": lambda config, started: _train_ours(config, started, "full"),
-    "ours-upper": lambda config, started: _train_ours(config, started, "lora", upper_layers=UPPER_LAYERS),
+    "ours-upper": lambda config, started: _train_ours(config, started, "lora", upper_half=True),
     "ours-plain": lambda config, started: _train_ours(config, started, "lora", plan="plain"),
     "peft-padded": lambda config, started: _train_public(
         config, started, pad_to_longest=False, bf16=False, grouped=False
