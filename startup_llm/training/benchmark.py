@@ -124,20 +124,22 @@ def measure_peak() -> dict[str, float]:
 def count_flop_per_token(model: Any, *, training: bool) -> float:
     """Return the floating-point operations that a token costs in matrix products (Kaplan et al. 2020, sec. 2.1).
 
-    Two for each weight of a linear layer forwards, two more for the gradient of its input, and two for the gradient
-    of a weight that is trained. Attention's own products are left out, and so are layers that compute none: the
-    pooling's, whose result has a closed form, and what an adapter's copy stands for.
+    Two for each weight of a linear layer forwards, two more for the gradient of its input where something before it
+    learns, and two for the gradient of a weight that is trained. Attention's own products are left out, and so are
+    layers that compute none: the pooling's, whose result has a closed form, and what an adapter's copy stands for.
+    States that are kept from an earlier epoch count as if they were computed.
     """
     from torch import nn
 
     from startup_llm.models.pooling import MeanPooling
 
-    total = 0.0
+    total, learns_before = 0.0, False
     closed = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, MeanPooling))
     for name, module in model.named_modules():
+        learns = training and any(p.requires_grad for p in module.parameters(recurse=False))
         if isinstance(module, nn.Linear) and not name.startswith(closed) and ".original_module" not in name:
-            each = 2 if not training else 6 if module.weight.requires_grad else 4
-            total += each * module.weight.numel()
+            total += 2 * (1 + learns + learns_before) * module.weight.numel()
+        learns_before |= learns
     return total
 
 

@@ -13,6 +13,11 @@ Ideas that lost, or have too little to win, on BANKING77 with MiniLM and LoRA on
   of one, of some 75 s to train on them once.
 - Larger parts of a batch than 2,048 padded tokens: `pipeline()` with 128 rows at once answers half as many rows a
   second as with 8.
+
+What pays beside the plan's own choices: rows of like length together and in parts, LoRA at the price of a linear layer
+(`fused_lora`), and, where the adapter sits in the upper half of the blocks alone, states of the lower half that are
+kept (`kept_states`): 321 rows a second against 151 with every block adapted, 45 with Trainer and PEFT and dynamic
+padding, and 43 with SetFit, in one run over two epochs.
 """
 
 from __future__ import annotations

@@ -91,11 +91,14 @@ def test_every_way_does_the_same_rows(what, way, tmp_path, tiny_checkpoint, monk
     assert figures["flop_per_token"] > 0
 
 
-def test_a_trained_weight_costs_six_operations_a_frozen_one_four_and_two_without_training():
-    model = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Linear(5, 7))
-    model[0].weight.requires_grad_(False)
-    assert count_flop_per_token(model, training=True) == 4 * 15 + 6 * 35
-    assert count_flop_per_token(model, training=False) == 2 * 50
+def test_a_weight_costs_two_operations_two_more_if_it_learns_and_two_if_something_before_it_does():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Linear(5, 7), torch.nn.Linear(7, 11))
+    model[0].requires_grad_(False)
+    model[2].requires_grad_(False)
+    assert count_flop_per_token(model, training=True) == 2 * 15 + 4 * 35 + 4 * 77
+    model.requires_grad_(True)
+    assert count_flop_per_token(model, training=True) == 4 * 15 + 6 * 35 + 6 * 77
+    assert count_flop_per_token(model, training=False) == 2 * 127
 
 
 def test_the_pooling_s_layer_costs_nothing_and_an_adapter_s_copy_is_counted_once(tiny_checkpoint):
