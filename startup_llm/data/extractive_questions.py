@@ -11,7 +11,7 @@ from startup_llm.config import DataConfig
 from startup_llm.data.bad_rows import leave_out, list_numbers
 from startup_llm.data.questions import find_text_fault
 from startup_llm.data.sources import load_splits
-from startup_llm.data.splits import handle_overlap, make_splits, read_groups, sample_rows
+from startup_llm.data.splits import check_group_column, handle_overlap, make_splits, sample_rows
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError, nearest
 
@@ -139,7 +139,7 @@ def _list_rows(rows: datasets.Dataset, data: DataConfig, split: str, broken: lis
         raise UserError("data.text_column, data.text_pair_column and data.target_column must be three columns")
     wanted = [name for name in (*_KEPT, data.group_column) if name and name in names and name not in columns]
     if data.group_column:
-        read_groups(rows, data.group_column)  # refuses a column that is not there
+        check_group_column(rows, data.group_column)
     for row in rows:
         found = {name: row[column] for name, column in columns.items()}
         if row.get("is_impossible") is True:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from startup_llm.config import DataConfig
 from startup_llm.data.columns import find_text_columns
 from startup_llm.data.sources import SPLIT_ALIASES, LoadedData, load_splits
-from startup_llm.data.splits import make_splits, read_groups
+from startup_llm.data.splits import check_group_column, make_splits
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError, nearest
 
@@ -45,7 +45,7 @@ def load_running_text(data: DataConfig, loaded: LoadedData | None = None) -> Tas
     loaded = loaded or load_splits(data)
     column, _ = find_text_columns(loaded.splits["train"], data.text_column)
     if data.group_column:
-        read_groups(loaded.splits["train"], data.group_column)  # refuses a column that is not there
+        check_group_column(loaded.splits["train"], data.group_column)
     splits, notes = make_splits(loaded.splits, data, group_by=data.group_column)
     documents = {}
     for split, rows in splits.items():

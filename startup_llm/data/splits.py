@@ -160,6 +160,19 @@ def handle_overlap(
     return splits, [f"{found}; they were removed from training."]
 
 
+def check_group_column(rows: datasets.Dataset, column: str) -> None:
+    """Refuse a column for `data.group_column` that rows have not.
+
+    Raises:
+        UserError: If there is no such column.
+    """
+    if column not in rows.column_names:
+        raise UserError(
+            f"data.group_column: no column {column!r} among {', '.join(rows.column_names)}"
+            f"{nearest(column, rows.column_names)}"
+        )
+
+
 def read_groups(rows: datasets.Dataset, column: str) -> list[str | None]:
     """Return the group of each row as text; None where it has none.
 
@@ -170,11 +183,7 @@ def read_groups(rows: datasets.Dataset, column: str) -> list[str | None]:
     Raises:
         UserError: If there is no such column.
     """
-    if column not in rows.column_names:
-        raise UserError(
-            f"data.group_column: no column {column!r} among {', '.join(rows.column_names)}"
-            f"{nearest(column, rows.column_names)}"
-        )
+    check_group_column(rows, column)
     return [None if value is None else str(value) for value in rows[column]]
 
 

@@ -151,18 +151,20 @@ def plan_lora(
 
 
 def _keep_upper(model: nn.Module, layers: Sequence[str], count: int) -> list[str]:
-    """Return the names of the layers that are in the uppermost blocks."""
+    """Return the names of the layers in the uppermost of the blocks that hold any; one that is constant holds none."""
     stacks = find_block_stacks(model)
-    blocks = len(model.get_submodule(stacks[0])) if len(stacks) == 1 else 0
-    if not blocks:
+    if len(stacks) != 1:
         raise UserError(
             f"lora.upper_layers {count}: {type(model).__name__} has {len(stacks)} stacks of blocks, and none of them "
             "is the upper one; leave it out, or name layers with lora.target_modules"
         )
-    if not 1 <= count <= blocks:
-        raise UserError(f"lora.upper_layers {count}: expected 1 to {blocks}, the blocks of {type(model).__name__}")
-    upper = tuple(f"{stacks[0]}.{place}." for place in range(blocks - count, blocks))
-    return [name for name in layers if name.startswith(upper)]
+    place_of = {name: int(name.removeprefix(f"{stacks[0]}.").partition(".")[0]) for name in layers}
+    places = sorted(set(place_of.values()))
+    if not 1 <= count <= len(places):
+        raise UserError(
+            f"lora.upper_layers {count}: expected 1 to {len(places)}, the blocks of {type(model).__name__}"
+        )
+    return [name for name in layers if place_of[name] in places[-count:]]
 
 
 def quantize_linears(model: nn.Module, names: Sequence[str]) -> None:

@@ -71,7 +71,7 @@ class KeptStates:
             return compute(*args, **kwargs)
         if all(number in self._known for number in self._numbers):
             given = args[0] if args else kwargs["hidden_states"]
-            states = self._read(given)
+            states = self._read(given) if last else given
             return (states,) if self._in_tuple else states
         found = compute(*args, **kwargs)
         if last:

@@ -277,6 +277,15 @@ def test_the_uppermost_blocks_alone_are_adapted(build):
     assert all(f"encoder.layer.{blocks - 1}." in name for name in adapted)
 
 
+def test_the_block_that_pools_is_none_of_the_uppermost(build):
+    classifier, _ = build("bert", pooling="mean")
+    blocks = classifier.model.config.num_hidden_layers - 1  # the last one holds the mean
+    model = adapt(classifier, LoraConfig(rank=2, upper_layers=1))
+    adapted = {name.split(".lora_")[0] for name, p in model.named_parameters() if "lora_" in name}
+    assert len(adapted) == LINEARS_PER_LAYER["bert"]
+    assert all(f"encoder.layer.{blocks - 1}." in name for name in adapted)
+
+
 @pytest.mark.parametrize("count", [0, 99])
 def test_more_upper_blocks_than_there_are_is_an_error(build, count):
     classifier, _ = build("bert")
