@@ -168,7 +168,7 @@ class LoraConfig:
     """Names of the linear layers to adapt; default: every linear layer of the transformer blocks."""
     upper_layers: int | None = None
     """Adapt the uppermost so many blocks alone. In training on text, what those below give for a row is computed once
-    and kept; with half of the blocks a run takes about half the time, and its accuracy may be a little lower."""
+    and kept: training takes less time, and its accuracy may be a little lower."""
     quantize: Literal["4bit"] | None = None
     """4bit keeps the adapted layers' frozen weights in four bits while training (QLoRA); needs an NVIDIA GPU."""
 

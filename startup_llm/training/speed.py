@@ -16,8 +16,8 @@ Ideas that lost, or have too little to win, on BANKING77 with MiniLM and LoRA on
 
 What pays beside the plan's own choices: rows of like length together and in parts, LoRA at the price of a linear layer
 (`fused_lora`), and, where the adapter sits in the upper half of the blocks alone, states of the lower half that are
-kept (`kept_states`): 321 rows a second against 151 with every block adapted, 45 with Trainer and PEFT and dynamic
-padding, and 43 with SetFit, in one run over two epochs.
+kept (`kept_states`): 245 rows a second against 144 with every block adapted, 48 with Trainer and PEFT and dynamic
+padding, and 45 with SetFit, in one run over two epochs.
 """
 
 from __future__ import annotations
