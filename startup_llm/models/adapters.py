@@ -100,7 +100,7 @@ def plan_lora(
     head_modules: Sequence[str] = (),
     constant_modules: Sequence[str] = (),
 ) -> peft.LoraConfig:
-    """Choose the layers that get an adapter, and keep their weights in four bits where that is asked for.
+    """Describe the adapter, and keep the weights that it stands beside in four bits where that is asked for.
 
     Args:
         model: The pretrained model with its head.
@@ -117,6 +117,32 @@ def plan_lora(
 
     if lora.rank < 1:
         raise UserError(f"lora.rank must be at least 1, got {lora.rank}; 16 is a good start")
+    layers = choose_layers(model, lora, constant_modules)
+    fan_in_fan_out = isinstance(model.get_submodule(layers[0]), Conv1D)
+    if lora.quantize:
+        quantize_linears(model, layers)
+    return peft.LoraConfig(
+        task_type=task_type,
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=layers,
+        modules_to_save=list(head_modules),
+        fan_in_fan_out=fan_in_fan_out,
+    )
+
+
+def choose_layers(model: nn.Module, lora: LoraConfig, constant_modules: Sequence[str] = ()) -> list[str]:
+    """Return the full names of the layers that get an adapter.
+
+    Args:
+        model: The pretrained model.
+        lora: Target layers, and in how many of the uppermost blocks.
+        constant_modules: Names of modules to leave alone.
+
+    Raises:
+        UserError: If a target layer is not in the model, or none can have an adapter.
+    """
     layers = find_block_layers(model, exclude=constant_modules)
     if not layers:
         raise UserError(
@@ -131,23 +157,11 @@ def plan_lora(
                 f"lora.target_modules: no layer {target} in {type(model).__name__}"
                 f"{nearest(target, endings)}; it has {', '.join(endings)}"
             )
-    wanted = [
+    return [
         name
         for name in layers
         if not lora.target_modules or any(name == t or name.endswith(f".{t}") for t in lora.target_modules)
     ]
-    fan_in_fan_out = isinstance(model.get_submodule(wanted[0]), Conv1D)
-    if lora.quantize:
-        quantize_linears(model, wanted)
-    return peft.LoraConfig(
-        task_type=task_type,
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=wanted,
-        modules_to_save=list(head_modules),
-        fan_in_fan_out=fan_in_fan_out,
-    )
 
 
 def _keep_upper(model: nn.Module, layers: Sequence[str], count: int) -> list[str]:

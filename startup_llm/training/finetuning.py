@@ -14,14 +14,14 @@ import numpy as np
 
 from startup_llm.errors import UserError
 from startup_llm.evaluation.metrics import get_metric, rank_metrics
-from startup_llm.models.adapters import add_lora
+from startup_llm.models.adapters import add_lora, choose_layers
 from startup_llm.models.sentence_encoder import SIMILARITY_SCALE
 from startup_llm.models.sequence_classifier import find_output_layer
 from startup_llm.run_folder import PLAN
 from startup_llm.tasks.base import Task
 from startup_llm.training.fused_lora import fuse_lora
 from startup_llm.training.inference import extract_features, list_features, predict_outputs, predict_scores
-from startup_llm.training.kept_states import KeptStates, find_lower_blocks
+from startup_llm.training.kept_states import KeptStates, find_lower_blocks, number_rows
 from startup_llm.training.probe import compute_feature_norm, fit_linear_probe, write_head
 from startup_llm.training.processes import call_on_main_process, is_sharded
 from startup_llm.training.reload_gate import ReloadError
@@ -73,6 +73,7 @@ class Prepared:
         encoded: Encoded rows per split.
         truncation: What was cut, per split.
         plan: How to compute here.
+        kept_states: What stands in for the blocks below the adapter; None where a row's states may change.
     """
 
     task: Task
@@ -83,6 +84,7 @@ class Prepared:
     encoded: dict[str, Dataset]
     truncation: dict[str, Truncation]
     plan: SpeedPlan
+    kept_states: KeptStates | None = None
 
     def score(self, model: Any, encoded: Dataset, plan: SpeedPlan | None = None) -> list[np.ndarray]:
         """Return for each encoded row the numbers by which two copies of a model are compared."""
@@ -208,7 +210,19 @@ def prepare(
     plan = settle_kernel(plan, config.speed, task_model.model, checkpoint.name)
     if config.method == "lora" and task_model.no_adapter:
         raise UserError(f"--method lora: {task_model.no_adapter}")
-    return encode_splits(task, data, checkpoint, processor, task_model, plan)
+    prepared = encode_splits(task, data, checkpoint, processor, task_model, plan)
+    return replace(prepared, kept_states=_keep_states(prepared, config)) if config.method == "lora" else prepared
+
+
+def _keep_states(prepared: Prepared, config: FinetuneConfig | AlignConfig) -> KeptStates | None:
+    """Return what stands in for the blocks below the adapter; None where a row's states may change, or none learn."""
+    task, plan, task_model = prepared.task, prepared.plan, prepared.task_model
+    texts = task.auto_processor == "AutoTokenizer" and task.splits_batches
+    if plan.plain or plan.compile or not texts or is_sharded():
+        return None
+    adapted = choose_layers(task_model.model, config.lora, task_model.constant_modules)
+    blocks = find_lower_blocks(task_model.model, [*adapted, *task_model.head_modules])
+    return KeptStates(blocks) if blocks else None
 
 
 def settle_kernel(plan: SpeedPlan, config: SpeedConfig, model: Any, name: str) -> SpeedPlan:
@@ -260,13 +274,13 @@ def start_from_probe(prepared: Prepared) -> tuple[Sequence[Any], float]:
         The probe's predictions on the test rows, and the norm of the features.
     """
     task, model, data = prepared.task, prepared.task_model.model, prepared.data
-    learnt = prepared.encoded["train"]
+    learnt, plan, kept = prepared.encoded["train"], prepared.plan, prepared.kept_states
+    if kept:
+        learnt = number_rows(learnt)
     if task.outputs_per_token:
         learnt = _limit_tokens(learnt, MOST_PROBED_TOKENS)
-    train, test = (
-        list_features(task, model, rows, prepared.processor, prepared.plan)
-        for rows in (learnt, prepared.encoded["test"])
-    )
+    train = list_features(task, model, learnt, prepared.processor, plan, kept)
+    test = list_features(task, model, prepared.encoded["test"], prepared.processor, plan)
     features, labels = task.list_probe_examples(train, learnt, data.splits["train"])
     output = find_output_layer(model)
     weight, bias = fit_linear_probe(
@@ -340,7 +354,8 @@ def train(
         store_frozen_weights(model, plan.frozen_dtype)
         if not plan.plain:
             fuse_lora(model)
-            kept = _keep_states(prepared, model, section)
+        if not section.get("neftune_noise_alpha"):  # which changes what the lower blocks read
+            kept = prepared.kept_states
     else:
         for name in task_model.constant_modules:
             model.get_submodule(name).requires_grad_(False)
@@ -349,15 +364,6 @@ def train(
         parameters = list(_trained_output_layer(model).parameters())
         rates = {"head_parameters": parameters, "head_learning_rate": config.model.head_learning_rate / feature_norm}
     return run_trainer(prepared, model, config, section, run, **rates, before=before, kept_states=kept)
-
-
-def _keep_states(prepared: Prepared, model: Any, section: dict[str, Any]) -> KeptStates | None:
-    """Return what stands in for the blocks below the adapter; None where a row's states may change, or none learn."""
-    task, plan = prepared.task, prepared.plan
-    if task.auto_processor != "AutoTokenizer" or not task.splits_batches or plan.compile or is_sharded():
-        return None
-    blocks = [] if section.get("neftune_noise_alpha") else find_lower_blocks(model)
-    return KeptStates(blocks) if blocks else None
 
 
 def run_trainer(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from startup_llm.data.batching import split_by_length
 from startup_llm.models.sequence_classifier import find_output_layer, gather_last_token
+from startup_llm.training.kept_states import ROW_NUMBER, KeptStates
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -53,8 +55,18 @@ def extract_features(task: Task, model: Any, encoded: Dataset, processor: Any, p
     return np.stack(list_features(task, model, encoded, processor, plan))
 
 
-def list_features(task: Task, model: Any, encoded: Dataset, processor: Any, plan: SpeedPlan) -> list[np.ndarray]:
+def list_features(
+    task: Task, model: Any, encoded: Dataset, processor: Any, plan: SpeedPlan, kept_states: KeptStates | None = None
+) -> list[np.ndarray]:
     """Return what the output layer reads for each encoded row.
+
+    Args:
+        task: The task.
+        model: Its model; put into evaluation mode.
+        encoded: Encoded rows with a column `length`, and where states are kept `row_number`.
+        processor: What encoded them.
+        plan: Number type and batch size.
+        kept_states: Keeps what the lower blocks give for the rows.
 
     Returns:
         float32, shape (width,) each, or (tokens, width) where the task's outputs are per token.
@@ -76,7 +88,7 @@ def list_features(task: Task, model: Any, encoded: Dataset, processor: Any, plan
         return list(features.float().cpu().numpy())
 
     try:
-        return _collect(pool, model, encoded, task.build_collator(processor), plan)
+        return _collect(pool, model, encoded, task.build_collator(processor), plan, kept_states)
     finally:
         handle.remove()
 
@@ -87,6 +99,7 @@ def _collect(
     encoded: Dataset,
     collator: Collator,
     plan: SpeedPlan,
+    kept_states: KeptStates | None = None,
 ) -> list[np.ndarray]:
     import torch
     from accelerate import PartialState
@@ -95,14 +108,17 @@ def _collect(
     state = PartialState()
     model.eval()
     inputs = encoded.remove_columns(
-        [name for name in encoded.column_names if name in ("labels", "length") or name.startswith("_")]
+        [name for name in encoded.column_names if name in ("labels", "length", ROW_NUMBER) or name.startswith("_")]
     )
+    numbers = torch.tensor(encoded[ROW_NUMBER]) if kept_states else None
     found: list[tuple[int, np.ndarray]] = []
     batches = list(split_by_length(np.asarray(encoded["length"]), plan.tokens_per_batch))
     with torch.inference_mode(), plan.autocast():
         for index in batches[state.process_index :: state.num_processes]:
-            batch = collator(_as_rows(inputs[index]))
-            values = compute({name: tensor.to(state.device) for name, tensor in batch.items()})
+            batch = {name: tensor.to(state.device) for name, tensor in collator(_as_rows(inputs[index])).items()}
+            keep = kept_states.rows(numbers[index], batch["attention_mask"]) if kept_states else nullcontext()
+            with keep:
+                values = compute(batch)
             found += zip(index.tolist(), values, strict=True)
     return [value for _, value in sorted(gather_object(found), key=lambda item: item[0])]
 

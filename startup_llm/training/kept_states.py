@@ -1,7 +1,7 @@
 """What the blocks below the lowest adapter give for a row, computed once and kept.
 
-Those blocks learn nothing, so that a row's hidden states after them are the same in every epoch. The first epoch
-computes and keeps them; later ones begin above.
+Those blocks learn nothing, so that a row's hidden states after them are the same for the probe and in every epoch.
+Whichever reads a row first computes and keeps them; the others begin above.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from startup_llm.models.adapters import find_block_stacks
 
 if TYPE_CHECKING:
-    from peft import PeftModel
+    from datasets import Dataset
 
     from startup_llm.tasks.base import Collator
 
@@ -28,8 +29,13 @@ ROW_NUMBER = "row_number"
 MOST_BYTES = 2**30
 
 
+def number_rows(rows: Dataset) -> Dataset:
+    """Return encoded rows with a column of their places."""
+    return rows.add_column(ROW_NUMBER, np.arange(len(rows)))
+
+
 class KeptStates:
-    """Stands in for the lower blocks of a model in training, for rows whose states are known.
+    """Stands in for the lower blocks of a model, for training rows whose states are known.
 
     Outside of `rows` the blocks compute as ever. A part of a batch is taken from what is kept where all of its rows
     are known.
@@ -51,6 +57,11 @@ class KeptStates:
         self._in_tuple = False
         for place, block in enumerate(blocks):
             block.forward = functools.partial(self._forward, block.forward, place == len(blocks) - 1)
+
+    @property
+    def row_count(self) -> int:
+        """The number of rows whose states are known."""
+        return len(self._known)
 
     @contextlib.contextmanager
     def rows(self, numbers: Tensor, mask: Tensor) -> Iterator[None]:
@@ -110,21 +121,21 @@ class NumberedCollator:
         return {**batch, ROW_NUMBER: numbers}
 
 
-def find_lower_blocks(model: PeftModel) -> list[nn.Module]:
+def find_lower_blocks(model: nn.Module, learning: Sequence[str]) -> list[nn.Module]:
     """Return the blocks below the lowest that learns; none where something before them does, or drops at random.
 
     Args:
-        model: A model with an adapter.
+        model: A model, before its adapter.
+        learning: Full names of the modules that will learn.
     """
-    base = model.get_base_model()
-    stacks = find_block_stacks(base)
-    if len(stacks) > 1:
+    stacks = find_block_stacks(model)
+    if len(stacks) != 1:
         return []
-    blocks = list(base.get_submodule(stacks[0]))
-    learns = [any(p.requires_grad for p in block.parameters()) for block in blocks]
-    first = next(name for name, parameter in base.named_parameters() if parameter.requires_grad)
-    if not any(learns) or not first.startswith(f"{stacks[0]}."):
+    named, blocks = dict(model.named_modules()), model.get_submodule(stacks[0])
+    first = next(name for name in named if name in learning)  # in the order in which they are computed
+    if not first.startswith(f"{stacks[0]}."):
         return []
-    before = itertools.takewhile(lambda named: named[1] is not blocks[learns.index(True)], base.named_modules())
-    drops = any(isinstance(module, nn.Dropout) and module.p > 0 for _, module in before)
-    return [] if drops else blocks[: learns.index(True)]
+    lowest = int(first.removeprefix(f"{stacks[0]}.").partition(".")[0])
+    before = itertools.takewhile(lambda module: module is not blocks[lowest], named.values())
+    drops = any(isinstance(module, nn.Dropout) and module.p > 0 for module in before)
+    return [] if drops else list(blocks[:lowest])

@@ -106,12 +106,15 @@ def estimate_run(
     per_token = per_epoch * trainer.args.world_size / counted["train"] / 3
     if probe_seconds is not None:
         per_token = probe_seconds / (counted["train"] + counted["test"])
-    first_epoch = counted["train"] if trainer.kept_states else 0.0  # the lower blocks' part of it, at the most
+    kept, rows = trainer.kept_states, len(trainer.train_dataset)
+    first_epoch = counted["train"] * (1 - kept.row_count / rows) if kept else 0.0  # of lower blocks, at the most
     evaluated = first_epoch + 1.3 * counted["test"] + epochs * counted.get("validation", 0.0)
     total = elapsed_seconds + STEP_OVERHEAD * epochs * per_epoch + evaluated * per_token + CLOSING_SECONDS
-    peak = read_peak_memory_bytes()
-    holes = (HEAP_HOLES - 1) * max(peak - before, 0) if prepared.plan.device == "cpu" else 0
-    memory = int(peak + holes) + 8 * trained  # Adam keeps two float32 figures for each weight
+    peak, plan = read_peak_memory_bytes(), prepared.plan
+    # where freed memory is kept, the steps' peak is what is held after them; an earlier stage's may be higher
+    held = read_memory_bytes() if plan.device == "cpu" and not plan.plain else peak
+    holes = int((HEAP_HOLES - 1) * max(held - before, 0)) if plan.device == "cpu" else 0
+    memory = max(peak, held + holes + 8 * trained)  # Adam keeps two float32 figures for each weight
     if memory > available:
         raise _explain_memory(trainer, prepared, memory, available, before)
     return Estimate(total, memory, None if dollars_per_hour is None else total / 3600 * dollars_per_hour)

@@ -18,7 +18,7 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, Traine
 from startup_llm.data.batching import LengthGroupedSampler, split_by_length
 from startup_llm.errors import UserError
 from startup_llm.tasks.base import TARGET_LENGTH, Task
-from startup_llm.training.kept_states import ROW_NUMBER, KeptStates, NumberedCollator
+from startup_llm.training.kept_states import ROW_NUMBER, KeptStates, NumberedCollator, number_rows
 from startup_llm.training.processes import is_sharded
 from startup_llm.training.shards import choose_shards
 
@@ -396,7 +396,7 @@ def build_trainer(
         callbacks.append(EarlyStoppingCallback(early_stopping_patience))
     collator = task.build_collator(processor)
     if kept_states:
-        train_rows = train_rows.add_column(ROW_NUMBER, np.arange(len(train_rows)))
+        train_rows = number_rows(train_rows)
         collator = NumberedCollator(collator)
     trainer = HeadTrainer(
         model=model,
