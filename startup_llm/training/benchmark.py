@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,23 +121,31 @@ def measure_peak() -> dict[str, float]:
     return {name: measure_matrix_product(name) for name in ("float32", "bfloat16")}
 
 
-def count_flop_per_token(model: Any, *, training: bool) -> float:
+def count_flop_per_token(model: Any, *, training: bool, kept_blocks: Sequence[Any] = ()) -> float:
     """Return the floating-point operations that a token costs in matrix products (Kaplan et al. 2020, sec. 2.1).
 
     Two for each weight of a linear layer forwards, two more for the gradient of its input where something before it
     learns, and two for the gradient of a weight that is trained. Attention's own products are left out, and so are
     layers that compute none: the pooling's, whose result has a closed form, and what an adapter's copy stands for.
-    States that are kept from an earlier epoch count as if they were computed.
+
+    Args:
+        model: The model.
+        training: Whether gradients are computed.
+        kept_blocks: Blocks whose states were computed before and kept.
     """
     from torch import nn
 
     from startup_llm.models.pooling import MeanPooling
 
     total, learns_before = 0.0, False
-    closed = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, MeanPooling))
+    costless = tuple(
+        f"{name}."
+        for name, module in model.named_modules()
+        if isinstance(module, MeanPooling) or any(module is block for block in kept_blocks)
+    )
     for name, module in model.named_modules():
         learns = training and any(p.requires_grad for p in module.parameters(recurse=False))
-        if isinstance(module, nn.Linear) and not name.startswith(closed) and ".original_module" not in name:
+        if isinstance(module, nn.Linear) and not f"{name}.".startswith(costless) and ".original_module" not in name:
             total += 2 * (1 + learns + learns_before) * module.weight.numel()
         learns_before |= learns
     return total
@@ -178,7 +186,9 @@ class _Clock:
         if self.seconds_to_target is None and self.accuracy >= self.target:
             self.seconds_to_target = time.time() - self.started
 
-    def read(self, rows: int, epochs: int, mean_tokens: float, model: Any) -> dict[str, Any]:
+    def read(
+        self, rows: int, epochs: int, mean_tokens: float, model: Any, kept_blocks: Sequence[Any] = ()
+    ) -> dict[str, Any]:
         """Return rates over all steps but the first."""
         pauses_inside = self.paused * (epochs - 1) / epochs  # the last pause comes after the last step
         seconds = self.end - self.first_step_end - pauses_inside
@@ -186,7 +196,7 @@ class _Clock:
         return {
             "rows_per_second": rate,
             "tokens_per_second": rate * mean_tokens,
-            "flop_per_token": count_flop_per_token(model, training=True),
+            "flop_per_token": count_flop_per_token(model, training=True, kept_blocks=kept_blocks),
             "accuracy": self.accuracy,
             "seconds_to_target": self.seconds_to_target,
         }
@@ -211,9 +221,23 @@ def _load(config: BenchmarkConfig) -> TaskData:
 
 
 def _train_ours(
-    config: BenchmarkConfig, started: float, method: str, plan: str = "auto", upper_half: bool = False
+    config: BenchmarkConfig,
+    started: float,
+    method: str,
+    plan: str = "auto",
+    count_upper: Callable[[int], int] | None = None,
 ) -> dict[str, Any]:
-    """Train as `recipes/finetune.py` does, the adapter in the upper half of the blocks alone where asked."""
+    """Train as `recipes/finetune.py` does.
+
+    What the probe computes beforehand is not in the rate, but in the seconds of the whole and in those to the target.
+
+    Args:
+        config: Rows and data.
+        started: When the process was started, in seconds.
+        method: lora or full.
+        plan: auto or plain.
+        count_upper: From the number of blocks to that of the uppermost ones which alone are adapted; None for all.
+    """
     from transformers import AutoConfig
 
     from startup_llm.config import SHARED_TRAIN_DEFAULTS, TRAIN_DEFAULTS
@@ -224,7 +248,7 @@ def _train_ours(
 
     task, data, checkpoint = load_task("text-classification"), _load(config), load_checkpoint(config.model)
     blocks = AutoConfig.from_pretrained(checkpoint.path).num_hidden_layers
-    lora = LoraConfig(rank=LORA_RANK, upper_layers=blocks // 2 if upper_half else None)
+    lora = LoraConfig(rank=LORA_RANK, upper_layers=count_upper(blocks) if count_upper else None)
     run_config = FinetuneConfig(method=method, model=config.model, lora=lora, speed=SpeedConfig(plan=plan))
     section = {**SHARED_TRAIN_DEFAULTS, **TRAIN_DEFAULTS[method], "num_train_epochs": config.epochs}
     section |= {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
@@ -250,7 +274,8 @@ def _train_ours(
 
         finetuning.train(prepared, run_config, section, run, feature_norm, before)
     lengths = prepared.encoded["train"]["length"]
-    return clock.read(len(lengths), config.epochs, float(np.mean(lengths)), model[0])
+    kept = prepared.kept_states.blocks if prepared.kept_states else ()
+    return clock.read(len(lengths), config.epochs, float(np.mean(lengths)), model[0], kept)
 
 
 def _train_public(
@@ -418,13 +443,17 @@ Way = Callable[[BenchmarkConfig, float], dict[str, Any]]
 TRAINING_WAYS: dict[str, Way] = {
     "ours": lambda config, started: _train_ours(config, started, "lora"),
     "ours-full": lambda config, started: _train_ours(config, started, "full"),
-    "ours-upper": lambda config, started: _train_ours(config, started, "lora", upper_half=True),
+    "ours-upper": lambda config, started: _train_ours(config, started, "lora", count_upper=lambda blocks: blocks // 2),
+    "ours-last": lambda config, started: _train_ours(config, started, "lora", count_upper=lambda blocks: 1),
     "ours-plain": lambda config, started: _train_ours(config, started, "lora", plan="plain"),
     "peft-padded": lambda config, started: _train_public(
         config, started, pad_to_longest=False, bf16=False, grouped=False
     ),
     "peft-dynamic": lambda config, started: _train_public(
         config, started, pad_to_longest=True, bf16=False, grouped=False
+    ),
+    "peft-grouped": lambda config, started: _train_public(
+        config, started, pad_to_longest=True, bf16=False, grouped=True
     ),
     "peft-bf16-grouped": lambda config, started: _train_public(
         config, started, pad_to_longest=True, bf16=True, grouped=True

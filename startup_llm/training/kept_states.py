@@ -45,10 +45,12 @@ class KeptStates:
         most_bytes: No further rows are kept beyond this.
 
     Attributes:
+        blocks: The blocks.
         bytes: What the kept states take.
     """
 
     def __init__(self, blocks: Sequence[nn.Module], most_bytes: int = MOST_BYTES) -> None:
+        self.blocks = tuple(blocks)
         self.bytes = 0
         self._most_bytes = most_bytes
         self._known: dict[int, Tensor] = {}

@@ -99,6 +99,7 @@ def test_a_weight_costs_two_operations_two_more_if_it_learns_and_two_if_somethin
     model.requires_grad_(True)
     assert count_flop_per_token(model, training=True) == 4 * 15 + 6 * 35 + 6 * 77
     assert count_flop_per_token(model, training=False) == 2 * 127
+    assert count_flop_per_token(model, training=True, kept_blocks=[model[0]]) == 6 * 35 + 6 * 77
 
 
 def test_the_pooling_s_layer_costs_nothing_and_an_adapter_s_copy_is_counted_once(tiny_checkpoint):
