@@ -87,15 +87,19 @@ def name_labels(label_names: Sequence[str]) -> dict[str, Any]:
 
 def set_dropout(model: nn.Module, probability: float) -> None:
     """Set every dropout of a model; the config, and so the published checkpoint, keeps its own."""
+    for module in model.modules():
+        for name in list_dropouts(module):
+            setattr(module, name, probability)
+
+
+def list_dropouts(module: nn.Module) -> list[str]:
+    """Name the attributes in which a module itself, without those inside it, keeps a dropout's probability."""
     from torch import nn
 
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = probability
-            continue
-        for name in ("dropout", "attention_dropout", "activation_dropout"):  # BART and its kin keep numbers
-            if isinstance(getattr(module, name, None), float):
-                setattr(module, name, probability)
+    if isinstance(module, nn.Dropout):
+        return ["p"]
+    numbers = ("dropout", "attention_dropout", "activation_dropout")  # of BART, Llama and their kin
+    return [name for name in numbers if isinstance(getattr(module, name, None), float)]
 
 
 def find_head_modules(

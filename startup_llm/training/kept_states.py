@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from startup_llm.models.adapters import find_block_stacks
+from startup_llm.models.pretrained import list_dropouts
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -139,5 +140,5 @@ def find_lower_blocks(model: nn.Module, learning: Sequence[str]) -> list[nn.Modu
         return []
     lowest = int(first.removeprefix(f"{stacks[0]}.").partition(".")[0])
     before = itertools.takewhile(lambda module: module is not blocks[lowest], named.values())
-    drops = any(isinstance(module, nn.Dropout) and module.p > 0 for module in before)
+    drops = any(getattr(module, name) > 0 for module in before for name in list_dropouts(module))
     return [] if drops else list(blocks[:lowest])

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel, T5Config, T5Model
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, T5Config, T5Model
 
 from startup_llm.training.kept_states import KeptStates, find_lower_blocks
 
@@ -21,6 +21,14 @@ def bert():
 
 def test_the_blocks_below_the_adapter_are_found(bert):
     assert find_lower_blocks(bert, name_layers([2])) == list(bert.encoder.layer[:2])
+
+
+def test_none_are_found_where_attention_drops_by_a_number_of_its_own():
+    sizes = {"hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 8}
+    model = LlamaModel(LlamaConfig(vocab_size=20, **sizes))
+    assert find_lower_blocks(model, ["layers.2.mlp.up_proj"]) == list(model.layers[:2])
+    model.layers[1].self_attn.attention_dropout = 0.1
+    assert find_lower_blocks(model, ["layers.2.mlp.up_proj"]) == []
 
 
 @pytest.mark.parametrize("fault", ["lowest block learns", "embeddings learn", "dropout"])
