@@ -709,7 +709,7 @@ RESERVED_TRAIN_FIELDS: Mapping[str, str] = {
     "torch_compile": "use --speed.compile true",
     "use_cpu": "start with accelerate launch --cpu",
     "fsdp": "start with accelerate launch --config_file recipes/accelerate/fsdp2.yaml",
-    "deepspeed": "DeepSpeed does not train here; for a model in shards use recipes/accelerate/fsdp2.yaml",
+    "deepspeed": "start with accelerate launch --config_file recipes/accelerate/deepspeed_zero3.yaml",
 }
 """Fields of the `train` section that the run itself decides, and what to use instead."""
 

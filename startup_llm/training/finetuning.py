@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import re
@@ -25,7 +26,7 @@ from startup_llm.training.kept_states import KeptStates, find_lower_blocks, numb
 from startup_llm.training.probe import compute_feature_norm, fit_linear_probe, write_head
 from startup_llm.training.processes import call_on_main_process, is_sharded
 from startup_llm.training.reload_gate import ReloadError
-from startup_llm.training.shards import Shards
+from startup_llm.training.shards import Shards, check_checkpoint
 from startup_llm.training.speed import (
     TOKENS_PER_BATCH,
     AttentionShape,
@@ -419,7 +420,7 @@ def run_trainer(
         task=task,
         processor=prepared.processor,
         compute_metrics=_metric_of(prepared, metric) if by_metric else None,
-        head_parameters=head_parameters,
+        head_parameters=shards.find(head_parameters) if shards else head_parameters,
         head_learning_rate=head_learning_rate,
         tokens_per_batch=None if plan.plain or not task.splits_batches else plan.tokens_per_batch,
         early_stopping_patience=config.early_stopping_patience,
@@ -433,10 +434,13 @@ def run_trainer(
     if before is not None:
         before(trainer)
     last = run.last_checkpoint() if config.resume else None
+    if last:
+        call_on_main_process(functools.partial(check_checkpoint, last, arguments.world_size))
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     model = trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # else it computes in bfloat16 for good
     if shards:
         shards.gather()
+        trainer.accelerator.free_memory()
     throughput = {}
     if clock.seconds:
         examples = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 import time
@@ -17,9 +18,8 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 
 FSDP = "ACCELERATE_USE_FSDP"
-
-UNUSED_SHARDING = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM"}
-"""How Accelerate's launcher asks for a model in shards that nothing here trains, and for whose."""
+DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"
+MEGATRON = "ACCELERATE_USE_MEGATRON_LM"
 
 _YES = ("1", "true", "yes")
 
@@ -45,9 +45,61 @@ def join_processes(longest_wait: timedelta = timedelta(days=7)) -> PartialState:
     return PartialState(cpu=on_cpu, timeout=longest_wait)
 
 
+def find_sharding() -> str | None:
+    """Return the variable by which the launcher asks for a model in shards: FSDP's, DeepSpeed's or None."""
+    return next((variable for variable in (FSDP, DEEPSPEED) if _is_set(variable)), None)
+
+
 def is_sharded() -> bool:
-    """Say whether the launcher asks for a model in shards: FSDP."""
-    return os.environ.get(FSDP, "").lower() in _YES
+    """Say whether the launcher asks for a model in shards."""
+    return find_sharding() is not None
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() in _YES
+
+
+def _check_sharding(*, shards: bool) -> None:
+    """Make sure that the launcher asks for no model in shards but one that the recipe trains.
+
+    Raises:
+        UserError: If it does, or if DeepSpeed is asked for and is not installed.
+    """
+    if _is_set(MEGATRON):
+        raise UserError(
+            f"{MEGATRON}={os.environ[MEGATRON]}: Megatron-LM does not train here; for a model in shards use "
+            "accelerate launch --config_file recipes/accelerate/fsdp2.yaml"
+        )
+    asked = find_sharding()
+    if asked and not shards:
+        raise UserError(
+            f"{asked}={os.environ[asked]}: this recipe does not train a model in shards; use the whole model in every "
+            "process, with accelerate launch --config_file recipes/accelerate/ddp.yaml"
+        )
+    version = os.environ.get("FSDP_VERSION", "1")
+    if asked == FSDP and version != "2":
+        raise UserError(
+            f"FSDP_VERSION={version}: a model in shards trains by FSDP2 only; set fsdp_version: 2, as "
+            "recipes/accelerate/fsdp2.yaml does"
+        )
+    if asked != DEEPSPEED:
+        return
+    file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
+    if file:
+        raise UserError(
+            f"deepspeed_config_file {file}: a file of DeepSpeed's own is not read here; set what Accelerate's file "
+            "takes, as recipes/accelerate/deepspeed_zero3.yaml does"
+        )
+    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")  # what Accelerate takes where none is named
+    if stage != "3":
+        raise UserError(
+            f"ACCELERATE_DEEPSPEED_ZERO_STAGE={stage}: DeepSpeed trains here by ZeRO-3 only; set zero_stage: 3, as "
+            "recipes/accelerate/deepspeed_zero3.yaml does"
+        )
+    if importlib.util.find_spec("deepspeed") is None:
+        raise UserError(
+            f"{DEEPSPEED}={os.environ[DEEPSPEED]}: the package is not installed; pip install 'startup-llm[deepspeed]'"
+        )
 
 
 def start_run(seed: int, *, shards: bool = False) -> None:
@@ -55,27 +107,12 @@ def start_run(seed: int, *, shards: bool = False) -> None:
 
     Args:
         seed: `train.seed`.
-        shards: Whether the recipe trains a model in shards (FSDP2) where the launcher asks for it.
+        shards: Whether the recipe trains a model in shards (FSDP2, ZeRO-3) where the launcher asks for it.
 
     Raises:
         UserError: If the launcher asks for a model in shards that this recipe does not train.
     """
-    for variable, name in UNUSED_SHARDING.items():
-        if os.environ.get(variable, "").lower() in _YES:
-            raise UserError(
-                f"{variable}={os.environ[variable]}: {name} does not train here; for a model in shards use "
-                "accelerate launch --config_file recipes/accelerate/fsdp2.yaml"
-            )
-    if is_sharded() and not shards:
-        raise UserError(
-            f"{FSDP}={os.environ[FSDP]}: this recipe does not train a model in shards; use the whole model in every "
-            "process, with accelerate launch --config_file recipes/accelerate/ddp.yaml"
-        )
-    if is_sharded() and os.environ.get("FSDP_VERSION") != "2":
-        raise UserError(
-            f"FSDP_VERSION={os.environ.get('FSDP_VERSION', '1')}: a model in shards trains by FSDP2 only; set "
-            "fsdp_version: 2, as recipes/accelerate/fsdp2.yaml does"
-        )
+    _check_sharding(shards=shards)
     # else every process but the first reads a checkpoint as noise, and all of them predict before training
     os.environ.pop("FSDP_CPU_RAM_EFFICIENT_LOADING", None)
     import warnings

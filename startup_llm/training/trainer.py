@@ -56,8 +56,7 @@ class HeadTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        if self.is_fsdp_enabled:
-            choose_shards(self.accelerator, self.model)
+        choose_shards(self)
         self._task = task
         self.kept_states = kept_states
         self._longest = max(self.train_dataset["length"])
@@ -154,7 +153,7 @@ class HeadTrainer(Trainer):
         """Return how many parts to compute: the most that any process has, where each takes weights from all."""
         import torch
 
-        if not self.is_fsdp_enabled:
+        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             return own
         return int(self.accelerator.gather(torch.tensor([own], device=device)).max())
 
@@ -170,6 +169,23 @@ class HeadTrainer(Trainer):
             return contextlib.nullcontext()
         ids = part["input_ids"]
         return self.kept_states.rows(numbers, part.get("attention_mask", ids.new_ones(ids.shape)))
+
+    @contextlib.contextmanager
+    def _hold_back(self, model: nn.Module) -> Iterator[None]:
+        """Within, a backward ends no batch: whole models exchange no gradients, and DeepSpeed takes no step."""
+        if self.is_deepspeed_enabled:
+            state = self.accelerator.gradient_state
+            ends = state.sync_gradients
+            state._set_sync_gradients(False)
+            try:
+                yield
+            finally:
+                state._set_sync_gradients(ends)
+        elif self.is_fsdp_enabled:
+            yield
+        else:
+            with self.accelerator.no_sync(model):
+                yield
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Compute a batch's gradient part by part; processes exchange gradients once, with the last part.
@@ -193,16 +209,17 @@ class HeadTrainer(Trainer):
         budget = self._tokens_per_batch * self._task.mask_positions(self.processing_class)
         parts = list(split_by_length(lengths.cpu().numpy(), budget))
         total = torch.zeros((), device=lengths.device)
-        for number in range(self._count_parts(len(parts), lengths.device)):
+        count = self._count_parts(len(parts), lengths.device)
+        scaled = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
+        for number in range(count):
             rows = parts[min(number, len(parts) - 1)]
             index = torch.from_numpy(rows).to(lengths.device)
             part = _select_rows(inputs, index, int(lengths[rows[0]]))
             share = targets[index].sum() / mean_targets * (number < len(parts))
-            exchanges = self.is_fsdp_enabled or number == len(parts) - 1
-            with contextlib.nullcontext() if exchanges else self.accelerator.no_sync(model):
+            with contextlib.nullcontext() if number == count - 1 else self._hold_back(model):
                 with self.compute_loss_context_manager(), self._use_kept_states(part):
                     loss = self.compute_loss(model, part) * share
-                self.accelerator.backward(loss / self.current_gradient_accumulation_steps)
+                self.accelerator.backward(loss / self.current_gradient_accumulation_steps, **scaled)
             total += loss.detach()
         return total / self.current_gradient_accumulation_steps
 

@@ -29,7 +29,7 @@ def test_a_file_tells_its_command_and_whether_it_was_run(file):
     assert f"accelerate launch --config_file recipes/accelerate/{file.name}" in head[1]
     says = {
         "fsdp2": "Run for this version on CPU processes alone.",
-        "deepspeed_zero3": "Does not run: a run refuses it.",
+        "deepspeed_zero3": "Run for this version on CPU processes alone.",
     }.get(file.stem, "Not run for this version.")
     assert (says in head[0]) != (file.stem in RUN_HERE)
 
@@ -83,6 +83,7 @@ def test_zero3_shards_everything_and_saves_whole_files():
     config = load("deepspeed_zero3")
     assert str(config.distributed_type) == "DistributedType.DEEPSPEED"
     assert config.deepspeed_config["zero_stage"] == 3
+    assert config.deepspeed_config["zero3_init_flag"] is False
     assert config.deepspeed_config["zero3_save_16bit_model"] is True
     known = {action.dest for action in launch_command_parser()._actions}
     assert set(config.deepspeed_config) <= known

@@ -1,7 +1,8 @@
-"""Runs whose model is in shards (FSDP2) over two CPU processes, against runs of one process."""
+"""Runs whose model is in shards (FSDP2, ZeRO-3) over two CPU processes, against runs of one process."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -13,9 +14,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from startup_llm.errors import UserError
+from startup_llm.training.shards import check_checkpoint
+
 ROOT = Path(__file__).parents[2]
-LAUNCHER = ["-m", "accelerate.commands.launch", "--config_file", ROOT / "recipes" / "accelerate" / "fsdp2.yaml"]
-LAUNCHER += ["--num_processes", 2, "--main_process_port", 0, ROOT / "tests" / "recipes" / "shard_on_cpu.py"]
+LAUNCHER = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", 2, "--main_process_port", 0]
 QUICK = ["--evaluation.resamples", 20, "--train.logging_steps", 1, "--train.max_steps", 7]
 # not what a busy machine happens to measure
 QUICK += ["--speed.compute_dtype", "float32", "--speed.attention_kernel", "sdpa"]
@@ -37,14 +40,17 @@ def write_data(folder: Path) -> None:
         (folder / f"{name}.txt").write_text("".join(lines), encoding="utf-8")
 
 
-def run_in_shards(folder: Path, *commands: list[object]) -> None:
+def run_in_shards(way: str, folder: Path, *commands: list[object]) -> None:
     """Run recipes, each given by its name and its options, one after another in the same two processes."""
-    words: list[object] = []
+    words: list[object] = [*LAUNCHER, "--config_file", ROOT / "recipes" / "accelerate" / f"{way}.yaml"]
+    words.append(ROOT / "tests" / "recipes" / "shard_on_cpu.py")
     for recipe, *options in commands:
-        words += ["--next"] * bool(words) + [ROOT / "recipes" / f"{recipe}.py", *options]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+        words += [ROOT / "recipes" / f"{recipe}.py", *options, "--next"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if way == "fsdp2":
+        environment["ACCELERATE_USE_CPU"] = "true"  # by which Accelerate would leave DeepSpeed out
     done = subprocess.run(
-        [str(word) for word in (sys.executable, *LAUNCHER, *words)],
+        [str(word) for word in words[:-1]],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -68,23 +74,39 @@ def recipes(tiny_checkpoint) -> dict[str, list[object]]:
     }
 
 
+@pytest.fixture(scope="module", params=["fsdp2", "deepspeed_zero3"])
+def way(request) -> str:
+    """How a model is cut: a file of Accelerate's."""
+    if request.param == "deepspeed_zero3" and importlib.util.find_spec("deepspeed") is None:
+        pytest.skip("deepspeed is not installed")
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def sharded(recipes, tmp_path_factory) -> Path:
+def sharded(way, recipes, tmp_path_factory) -> Path:
     """The folder in which every recipe has run in shards."""
     folder = tmp_path_factory.mktemp("sharded")
     write_data(folder)
-    run_in_shards(folder, *([*words, 4, "--run_dir", name] for name, words in recipes.items()))
+    run_in_shards(way, folder, *([*words, 4, "--run_dir", name] for name, words in recipes.items()))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """The folder of the runs of one process, which each test leaves to those of the other way."""
+    folder = tmp_path_factory.mktemp("whole")
+    write_data(folder)
     return folder
 
 
 @pytest.mark.parametrize("name", ["full", "lora", "gpt"])
 def test_a_model_in_shards_gives_one_processs_losses_and_weights(
-    sharded, recipes, run_recipe, tmp_path, monkeypatch, name
+    sharded, whole, recipes, run_recipe, monkeypatch, name
 ):
-    monkeypatch.chdir(tmp_path)
-    write_data(tmp_path)
-    assert run_recipe(*recipes[name], 8, "--run_dir", name)[0] == 0
-    runs = tmp_path / name, sharded / name
+    monkeypatch.chdir(whole)
+    if not (whole / name).exists():
+        assert run_recipe(*recipes[name], 8, "--run_dir", name)[0] == 0
+    runs = whole / name, sharded / name
     results = [json.loads((run / "results.json").read_text()) for run in runs]
     losses = [[entry["loss"] for entry in found["history"] if "loss" in entry] for found in results]
     assert len(losses[0]) == 7
@@ -98,14 +120,39 @@ def test_a_model_in_shards_gives_one_processs_losses_and_weights(
     assert {path.name for path in runs[0].iterdir()} == {path.name for path in runs[1].iterdir()}
 
 
-def test_a_run_in_shards_goes_on_from_the_middle_of_an_epoch(sharded, recipes):
+def test_a_run_in_shards_goes_on_from_the_middle_of_an_epoch(way, sharded, recipes):
     """After the first of the second epoch's three steps, the last of which has 5 rows for 4 + 4."""
     checkpoint = Path("checkpoints", "checkpoint-4")
+    assert (sharded / "lora" / checkpoint / "global_step4").exists() == (way == "deepspeed_zero3")
     shutil.copytree(sharded / "lora" / checkpoint, sharded / "cut.partial" / checkpoint)
-    run_in_shards(sharded, [*recipes["lora"], 4, "--run_dir", "cut", "--resume"])
+    run_in_shards(way, sharded, [*recipes["lora"], 4, "--run_dir", "cut", "--resume"])
     whole, cut = (load_file(sharded / name / "adapter" / "adapter_model.safetensors") for name in ("lora", "cut"))
     assert whole.keys() == cut.keys()
     assert all(np.array_equal(whole[name], cut[name]) for name in whole)
+
+
+@pytest.mark.parametrize(
+    ("wrote", "asked", "told"),
+    [
+        (2, True, None),
+        (0, False, None),
+        (2, False, "was written in 2 processes of DeepSpeed, and this run is without DeepSpeed"),
+        (4, True, "was written in 4 processes of DeepSpeed, and this run is in 2 processes of DeepSpeed"),
+        (0, True, "was written without DeepSpeed, and this run is in 2 processes of DeepSpeed"),
+    ],
+)
+def test_a_run_goes_on_under_deepspeed_as_it_began(monkeypatch, tmp_path, wrote, asked, told):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", str(asked))
+    parts = tmp_path / "global_step4"
+    parts.mkdir()
+    for rank in range(wrote):
+        (parts / f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt").touch()
+    if told is None:
+        check_checkpoint(tmp_path, 2)
+        return
+    with pytest.raises(UserError) as raised:
+        check_checkpoint(tmp_path, 2)
+    assert str(raised.value) == f"--resume: {tmp_path} {told}; start it as it was started"
 
 
 def test_what_is_not_done_in_shards_is_refused(tiny_checkpoint, run_recipe, monkeypatch, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import timedelta
 
 import pytest
@@ -34,9 +35,21 @@ def test_a_recipe_of_one_process_refuses_to_be_one_of_several(run_recipe, monkey
     [
         (
             "pretrain",
-            "ACCELERATE_USE_DEEPSPEED",
-            "ACCELERATE_USE_DEEPSPEED=true: DeepSpeed does not train here; for a model in shards use accelerate "
+            "ACCELERATE_USE_MEGATRON_LM",
+            "ACCELERATE_USE_MEGATRON_LM=true: Megatron-LM does not train here; for a model in shards use accelerate "
             "launch --config_file recipes/accelerate/fsdp2.yaml",
+        ),
+        (
+            "pretrain",
+            "ACCELERATE_USE_DEEPSPEED",
+            "ACCELERATE_DEEPSPEED_ZERO_STAGE=2: DeepSpeed trains here by ZeRO-3 only; set zero_stage: 3, as "
+            "recipes/accelerate/deepspeed_zero3.yaml does",
+        ),
+        (
+            "align",
+            "ACCELERATE_USE_DEEPSPEED",
+            "ACCELERATE_USE_DEEPSPEED=true: this recipe does not train a model in shards; use the whole model in "
+            "every process, with accelerate launch --config_file recipes/accelerate/ddp.yaml",
         ),
         (
             "finetune",
@@ -58,6 +71,33 @@ def test_shards_that_do_not_train_are_refused_before_anything_is_computed(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(variable, "true")
     assert run_recipe(recipe, "--run_dir", "run") == (2, "", f"error: {told}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        (
+            "ACCELERATE_DEEPSPEED_ZERO_STAGE",
+            "3",
+            "ACCELERATE_USE_DEEPSPEED=true: the package is not installed; pip install 'startup-llm[deepspeed]'",
+        ),
+        (
+            "ACCELERATE_DEEPSPEED_CONFIG_FILE",
+            "zero.json",
+            "deepspeed_config_file zero.json: a file of DeepSpeed's own is not read here; set what Accelerate's file "
+            "takes, as recipes/accelerate/deepspeed_zero3.yaml does",
+        ),
+    ],
+)
+def test_deepspeed_is_refused_without_its_package_and_with_a_file_of_its_own(
+    run_recipe, monkeypatch, tmp_path, variable, value, told
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv(variable, value)
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    assert run_recipe("finetune", "--run_dir", "run") == (2, "", f"error: {told}\n")
     assert list(tmp_path.iterdir()) == []
 
 
