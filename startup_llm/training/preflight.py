@@ -23,7 +23,7 @@ CLOSING_SECONDS = 15.0
 STEP_OVERHEAD = 1.08
 """A whole step's time beside its gradient's: the optimizer, the making of batches and the log took 5 to 12 % more."""
 
-HEAP_HOLES = 1.5
+HEAP_HOLES = 1.2
 """On the CPU, memory for activations beside what one batch takes: batches of other sizes leave holes in the heap."""
 
 
@@ -114,7 +114,9 @@ def estimate_run(
     # where freed memory is kept, the steps' peak is what is held after them; an earlier stage's may be higher
     held = read_memory_bytes() if plan.device == "cpu" and not plan.plain else peak
     holes = int((HEAP_HOLES - 1) * max(held - before, 0)) if plan.device == "cpu" else 0
-    memory = max(peak, held + holes + 8 * trained)  # Adam keeps two float32 figures for each weight
+    adapted = hasattr(trainer.model, "peft_config")  # it is merged into a second copy of the weights, in float32
+    copy = 4 * sum(p.numel() for p in trainer.model.parameters()) if adapted else 0
+    memory = max(peak, held + holes + 8 * trained + copy)  # Adam keeps two float32 figures for each weight
     if memory > available:
         raise _explain_memory(trainer, prepared, memory, available, before)
     return Estimate(total, memory, None if dollars_per_hour is None else total / 3600 * dollars_per_hour)
