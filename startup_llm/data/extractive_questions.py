@@ -36,7 +36,7 @@ def load_extractive_questions(data: DataConfig) -> TaskData:
 
     Raises:
         UserError: If a column is missing, or if data.skip_bad is off and a text is empty, an answer cannot be placed,
-            or an article has no paragraphs.
+            an article has no paragraphs, or a paragraph has no questions.
     """
     import datasets
 
@@ -167,15 +167,16 @@ def _list_nested(rows: datasets.Dataset, data: DataConfig, split: str, broken: l
     )
     for number, article in enumerate(articles, start=1):
         paragraphs = article.get("paragraphs") if isinstance(article, dict) else None
-        if not isinstance(paragraphs, list):
-            treat(f"article {number} has no list of paragraphs")
+        if not isinstance(paragraphs, list) or not paragraphs:
+            treat(f"article {number} has no {'paragraphs' if paragraphs == [] else 'list of paragraphs'}")
             continue
-        for paragraph in paragraphs:
+        for place, paragraph in enumerate(paragraphs, start=1):
             questions = paragraph.get("qas") if isinstance(paragraph, dict) else None
-            if not isinstance(questions, list):
-                treat(f"a paragraph of article {number} has no list qas")
+            if not isinstance(questions, list) or not questions:
+                treat(f"paragraph {place} of article {number} has no {'questions' if questions == [] else 'list qas'}")
                 continue
-            for question in questions:
+            for asked in questions:
+                question = asked if isinstance(asked, dict) else {}
                 yield {
                     "question": question.get("question"),
                     "context": paragraph.get("context"),

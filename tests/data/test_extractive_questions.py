@@ -145,8 +145,9 @@ def test_a_row_that_cannot_be_used_is_named_or_left_out(tmp_path, change, messag
     ("content", "message"),
     [
         ({"data": [{"title": "x"}]}, "article 1 has no list of paragraphs"),
-        ({"data": [{"paragraphs": [{"context": "x"}]}]}, "a paragraph of article 1 has no list qas"),
-        ({"data": [{"paragraphs": []}]}, "no usable question"),
+        ({"data": [{"paragraphs": [{"context": "x"}]}]}, "paragraph 1 of article 1 has no list qas"),
+        ({"data": [{"paragraphs": []}]}, "article 1 has no paragraphs"),
+        ({"data": []}, "no usable question"),
         ({"question": "x", "context": "y"}, "no column 'answers'"),
     ],
 )
@@ -157,18 +158,33 @@ def test_a_file_of_another_form_is_refused(tmp_path, content, message):
         load(str(file))
 
 
-def test_an_article_without_paragraphs_is_left_out_where_that_is_asked_for(tmp_path):
+@pytest.mark.parametrize(
+    ("article", "fault"),
+    [
+        ({"title": "x"}, "article 2 has no list of paragraphs"),
+        ({"title": "x", "paragraphs": []}, "article 2 has no paragraphs"),
+        ({"title": "x", "paragraphs": [{"context": "x"}]}, "paragraph 1 of article 2 has no list qas"),
+        ({"title": "x", "paragraphs": [{"context": "x", "qas": []}]}, "paragraph 1 of article 2 has no questions"),
+    ],
+)
+def test_an_article_without_questions_is_named_or_left_out(tmp_path, article, fault):
     file = tmp_path / "a.json"
     write_nested(file, [build_question(n) for n in range(20)])
     content = json.loads(file.read_text())
-    content["data"][1:1] = [{"title": "Empty"}, {"title": "Bare", "paragraphs": [{"context": "x"}]}]
+    content["data"][1:1] = [article, article]
     file.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"article 2 has no list of paragraphs; .*--data.skip_bad true"):
+    with pytest.raises(UserError, match=f"form: {fault}; .*--data.skip_bad true"):
         load(str(file))
     data = load(str(file), skip_bad=True)
     assert sum(map(len, data.splits.values())) == 20
-    said = "2 parts of the train split were left out (the first: article 2 has no list of paragraphs)."
-    assert said in data.notes
+    assert f"2 parts of the train split were left out (the first: {fault})." in data.notes
+
+
+def test_a_question_that_is_null_in_squad_s_form_is_named_by_its_row(tmp_path):
+    questions = [build_question(n) for n in range(20)]
+    questions[4] = None
+    with pytest.raises(UserError, match="train row 2: the question has no text"):
+        load(write_nested(tmp_path / "a.json", questions))
 
 
 def test_questions_of_the_test_split_are_counted_in_training_and_taken_out_where_that_is_asked_for(tmp_path):
