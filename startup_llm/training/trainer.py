@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.utils.data import Sampler
     from transformers import EvalPrediction
+    from transformers.trainer_utils import EvalLoopOutput
 
     from startup_llm.data.task_data import TaskData
     from startup_llm.training.speed import SpeedPlan
@@ -69,7 +70,9 @@ class HeadTrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
     ) -> Any:
-        """Return the task's loss, or else the model's own."""
+        """Return the task's loss, or else the model's own; in evaluation it is the mean over this process's batch."""
+        if not model.training:
+            kwargs = {}
         found = self._task.compute_loss(model, inputs, self.processing_class)
         if found is None:
             return super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
@@ -140,14 +143,14 @@ class HeadTrainer(Trainer):
         longest = self._longest * self._task.mask_positions(self.processing_class)
         return inputs["labels"].new_full((len(inputs["labels"]),), longest, dtype=int)
 
-    def _count_own_rows(self, rows: int) -> int:
-        """Return how many of this process's rows are its own; accelerate fills up an epoch's last batch by others."""
-        state, args = self.accelerator.gradient_state, self.args
+    def _count_own_rows(self, rows: int, dataset: Dataset, batch_rows: int) -> int:
+        """Return how many of this process's rows are its own; accelerate fills up the last batch by others."""
+        state = self.accelerator.gradient_state
         # not accelerate's remainder, which it does not know in an epoch that is taken up in its middle
-        rest = len(self.train_dataset) % (args.train_batch_size * args.world_size)
-        if args.dataloader_drop_last or rest == 0 or not (state.end_of_dataloader and state.sync_gradients):
+        rest = len(dataset) % (batch_rows * self.args.world_size)
+        if self.args.dataloader_drop_last or rest == 0 or not (state.end_of_dataloader and state.sync_gradients):
             return rows
-        return min(max(rest - self.accelerator.process_index * args.train_batch_size, 0), rows)
+        return min(max(rest - self.accelerator.process_index * batch_rows, 0), rows)
 
     def _count_parts(self, own: int, device: torch.device) -> int:
         """Return how many parts to compute: the most that any process has, where each takes weights from all."""
@@ -201,7 +204,7 @@ class HeadTrainer(Trainer):
         if hasattr(self.optimizer, "train"):  # schedule-free ones train and evaluate at different weights
             self.optimizer.train()
         inputs = self._prepare_inputs(inputs)
-        own = self._count_own_rows(len(inputs["labels"]))
+        own = self._count_own_rows(len(inputs["labels"]), self.train_dataset, self.args.train_batch_size)
         inputs = {name: values[: max(own, 1)] for name, values in inputs.items()}
         lengths = self._measure_lengths(inputs)
         targets = self._task.count_targets(inputs) * (own > 0)
@@ -222,6 +225,44 @@ class HeadTrainer(Trainer):
                 self.accelerator.backward(loss / self.current_gradient_accumulation_steps, **scaled)
             total += loss.detach()
         return total / self.current_gradient_accumulation_steps
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
+        """Measure a split, its loss as the mean over all targets whose loss is a number.
+
+        The Trainer multiplies a batch's loss by the number of processes, which is right only for a model that has
+        divided it by the targets of all of them, and then takes the mean over batches.
+        """
+        import torch
+
+        self._evaluated = torch.zeros(2, device=self.args.device)  # the sum of the loss, and the number of its terms
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if f"{metric_key_prefix}_loss" in output.metrics:
+            total, targets = self.accelerator.reduce(self._evaluated, reduction="sum")
+            output.metrics[f"{metric_key_prefix}_loss"] = (total / targets).item()
+        return output
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[Tensor | None, Any, Any]:
+        """Compute a batch's loss and outputs, and count the loss of the rows that are the process's own.
+
+        Of several processes each computes its last batch again without the rows that fill it up, as the loss of the
+        batch holds theirs.
+        """
+        import torch
+
+        inputs = self._prepare_inputs(inputs)
+        loss, outputs, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        if loss is None:
+            return loss, outputs, labels
+        own = self._count_own_rows(len(inputs["labels"]), self.eval_dataset, self.args.eval_batch_size)
+        if self.args.world_size > 1 and self.accelerator.gradient_state.end_of_dataloader:  # all do, for shards
+            inputs = {name: values[: max(own, 1)] for name, values in inputs.items()}
+            with torch.no_grad(), self.compute_loss_context_manager():
+                loss = self.compute_loss(model, inputs)
+        targets = self._task.count_targets(inputs).sum() * (own > 0) * loss.isfinite()
+        self._evaluated += torch.stack([loss.nan_to_num(0, 0, 0).float() * targets, targets.float()])
+        return loss, outputs, labels
 
 
 def _select_rows(inputs: dict[str, Tensor], rows: Tensor, length: int) -> dict[str, Tensor]:

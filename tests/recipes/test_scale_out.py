@@ -14,7 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chat_checkpoints import build_chat_checkpoint
 from safetensors.numpy import load_file
+
+from startup_llm.data.chat_templates import TEMPLATES
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "finetune.py"
@@ -61,17 +64,38 @@ def options(folder: Path, checkpoint: Path, *, rows: int, batch: int) -> list[ob
     return [*files, *words, "--train.per_device_train_batch_size", batch, *SAME_PLAN]
 
 
-@pytest.mark.parametrize("rows", [45, 43])
-def test_a_short_last_batch_gives_one_processs_losses(rows, tiny_checkpoint, tmp_path):
+def talk_options(folder: Path, rows: int) -> list[object]:
+    """Write conversations of several lengths and a GPT that knows their template."""
+    lines = []
+    for number in range(rows):
+        asked, said = f"who is {number}?", f"you {'and so on ' * (number % 5)}{number}"
+        lines.append(json.dumps({"prompt": asked, "completion": said}) + "\n")
+    (folder / "talk").mkdir(exist_ok=True)
+    for name, count in (("train", rows), ("validation", rows), ("test", 11)):
+        (folder / "talk" / f"{name}.jsonl").write_text("".join(lines[:count]), encoding="utf-8")
+    checkpoint = build_chat_checkpoint("gpt2", folder / "gpt", TEMPLATES["chatml"])
+    return ["--task", "text-generation", "--data.data_dir", folder / "talk", "--model.checkpoint", checkpoint]
+
+
+@pytest.mark.parametrize(("rows", "tag"), [(45, "text-classification"), (43, "text-generation")])
+def test_a_short_last_batch_gives_one_processs_losses(rows, tag, tiny_checkpoint, tmp_path):
     """45 rows leave one row to the second process in the last batch of 4 + 4, 43 rows leave it none."""
-    losses = []
+    losses, measured = [], []
     for name, launcher, batch in (("one", None, 8), ("two", TWO_PROCESSES, 4)):
         words = options(tmp_path, tiny_checkpoint("bert"), rows=rows, batch=batch)
-        finish(tmp_path, start(tmp_path, *words, "--train.num_train_epochs", 2, "--run_dir", name, launcher=launcher))
+        if tag == "text-generation":
+            words = [*words[4:], *talk_options(tmp_path, rows)]
+        else:
+            words += ["--data.validation_file", write_rows(tmp_path / "validation.csv", rows)]
+        words += ["--train.per_device_eval_batch_size", 4, "--train.num_train_epochs", 2, "--run_dir", name]
+        finish(tmp_path, start(tmp_path, *words, launcher=launcher))
         history = json.loads((tmp_path / name / "results.json").read_text())["history"]
         losses.append([entry["loss"] for entry in history if "loss" in entry])
+        measured.append([entry["eval_loss"] for entry in history if "eval_loss" in entry])
     assert len(losses[0]) == 12
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    assert len(measured[0]) == 2
+    assert measured[0] == pytest.approx(measured[1], abs=1e-4)
 
 
 def read_weights(run: Path) -> dict[str, np.ndarray]:
