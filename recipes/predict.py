@@ -28,6 +28,8 @@ def main() -> None:
 
 
 def open_files(config: PredictConfig) -> tuple[Task, Path, Questions, RowSource, RowTarget]:
+    if config.max_new_tokens is not None and config.max_new_tokens < 1:
+        raise UserError(f"max_new_tokens must be at least 1, got {config.max_new_tokens}")
     model_folder, results = find_model(config.run)
     task = load_task(results.get("task", config.task))
     source = RowSource(config.input, config.input_format, config.piece_rows)
@@ -58,6 +60,7 @@ def predict(config: PredictConfig) -> None:
     from tqdm import tqdm
 
     from startup_llm.models.checkpoints import check_head, load_checkpoint
+    from startup_llm.models.pretrained import load_config
     from startup_llm.training.inference import predict_answers
     from startup_llm.training.speed import plan_speed, use_plan
     from startup_llm.training.trained_model import load_trained_processor
@@ -69,6 +72,7 @@ def predict(config: PredictConfig) -> None:
 
     checkpoint = call_on_main_process(lambda: load_checkpoint(ModelConfig(checkpoint=str(model_folder))))
     if not task.holds_scratch_model(str(checkpoint.path)):
+        call_on_main_process(lambda: load_config(checkpoint, trust_remote_code=False))
         call_on_main_process(lambda: check_head(checkpoint, task.find_auto_class(str(checkpoint.path))))
     processor = load_trained_processor(task, checkpoint)
     model = task.load_plain(str(checkpoint.path)).to(state.device)

@@ -196,7 +196,7 @@ def read_results(run: str | Path) -> dict[str, Any]:
     """Read a finished run's `results.json`.
 
     Raises:
-        UserError: If the folder holds no finished run.
+        UserError: If the folder holds no finished run, or the file is broken.
     """
     file = Path(run) / RESULTS
     if not file.is_file():
@@ -207,7 +207,7 @@ def read_results(run: str | Path) -> dict[str, Any]:
             else "expected a folder that recipes/finetune.py made"
         )
         raise UserError(f"no finished run in {run}; {hint}")
-    return json.loads(file.read_text(encoding="utf-8"))
+    return _read_json(file)
 
 
 def read_run_lock(run: str | Path) -> dict[str, Any]:
@@ -222,6 +222,10 @@ def read_run_lock(run: str | Path) -> dict[str, Any]:
         raise UserError(
             f"no {RUN_LOCK} in {run}: what the run was made from is not known; make it anew with recipes/finetune.py"
         )
+    return _read_json(file)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -82,7 +82,7 @@ def render_conversation(tokenizer: PreTrainedTokenizerBase, messages: Messages, 
     if not tokenizer.chat_template:
         raise UserError(
             "the tokenizer has no chat template, expected one for conversations; "
-            "give it with --model.chat_template chatml, plain or FILE"
+            "give it with --model.chat_template chatml, plain or FILE when the model is trained"
         )
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer)

@@ -73,6 +73,7 @@ class Questions:
             if name not in wanted:
                 raise UserError(f"columns.{name}: this model reads {', '.join(wanted)}{nearest(name, wanted)}")
         self._failure: UserError | None = None
+        self._kinds: dict[str, type] = {}
         self.piece = Piece(0)
         self.skipped = 0
 
@@ -146,14 +147,18 @@ class Questions:
     def _find_text_columns(self, first: Piece, known: Mapping[str, str]) -> dict[str, str]:
         import datasets
 
-        texts = {
+        good = {
             column: [value if self._fault_of("text", value) is None else None for value in first.values(column)]
             for column in first.columns
         }
-        if "messages" not in known.values() and any(texts.get("messages", ())):  # a conversation to be answered
+        if "messages" not in known.values() and any(good.get("messages", ())):  # a conversation to be answered
             known = {"text": "messages", **known}
+        texts = {column: [one if isinstance(one, str) else None for one in values] for column, values in good.items()}
         columns = known.get("text"), known.get("text_pair")
-        found = find_text_columns(datasets.Dataset.from_dict(texts), *columns, option="--columns.text")
+        try:
+            found = find_text_columns(datasets.Dataset.from_dict(texts), *columns, option="--columns.text")
+        except UserError as error:
+            raise UserError(f"{self._source.name}: {error}") from None
         return {
             name: column
             for name, column in zip(("text", "text_pair"), found, strict=True)
@@ -179,12 +184,19 @@ class Questions:
         faults = {}
         for name, column in self._columns.items():
             for index, value in enumerate(self._values(piece, column)):
-                if index not in faults and (fault := self._fault_of(name, value)):
+                if index not in faults and (fault := self._fault_of(name, value) or self._find_odd_kind(name, value)):
                     faults[index] = UserError(
                         f"{self._source.name}: row {piece.start + index + 1}: column {column!r} {fault}; mend the "
                         "row, or leave such rows unanswered with --skip_bad"
                     )
         return faults
+
+    def _find_odd_kind(self, name: str, value: Any) -> str | None:
+        """Return how a value differs from the first good one, as a text does from a conversation."""
+        kind = self._kinds.setdefault(name, type(value))
+        if isinstance(value, kind):
+            return None
+        return f"holds {str(value)[:50]} ({type(value).__name__}), which does not go with a {kind.__name__} before it"
 
 
 def find_file_fault(value: Any) -> str | None:

@@ -80,8 +80,8 @@ def load_checkpoint(model: ModelConfig) -> Checkpoint:
         model: Names the checkpoint and its revision.
 
     Raises:
-        UserError: If the checkpoint is unknown, has no safetensors weights, has the wrong hash, or lies on the Hub
-            while the Hub cannot be reached; a `NoCheckpoint` if there is no config.
+        UserError: If the checkpoint is unknown, has no safetensors weights, has a broken file or the wrong hash, or
+            lies on the Hub while the Hub cannot be reached; a `NoCheckpoint` if there is no config.
     """
     name = model.checkpoint
     folder = Path(name).expanduser()
@@ -127,7 +127,8 @@ def load_tokenizer(
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise UserError(f"no usable tokenizer in {checkpoint.name}: {_first_line(error)}") from error
-    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):  # transformers makes one where files lack
+    # where files lack, transformers makes one that knows no token but special ones, and perhaps a blank
+    if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) < 2:
         raise UserError(
             f"no usable tokenizer in {checkpoint.name}: it knows special tokens alone; save the checkpoint's own "
             "there with tokenizer.save_pretrained(folder)"
@@ -186,7 +187,28 @@ def _describe(name: str, path: Path, source: str, revision: str | None) -> Check
     weights = sorted(path.glob("*.safetensors"))
     if not weights:
         raise UserError(_no_safetensors(name, [file.name for file in path.iterdir()]))
+    _check_files(name, path / "config.json", weights)
     return Checkpoint(name, path, source, revision, compute_sha256(weights), _license(path))
+
+
+def _check_files(name: str, config: Path, weights: Iterable[Path]) -> None:
+    """Refuse a config that is no JSON object, and weights whose header does not go with their size."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        is_object = isinstance(json.loads(config.read_text(encoding="utf-8")), dict)
+    except ValueError:
+        is_object = False
+    if not is_object:
+        raise UserError(f"checkpoint {name}: {config.name} is not a JSON object; copy the checkpoint again")
+    try:
+        for file in weights:
+            with safe_open(file, "numpy"):
+                pass
+    except SafetensorError as error:
+        raise UserError(
+            f"checkpoint {name}: {file.name} is cut short or no safetensors file ({error}); copy it again"
+        ) from None
 
 
 def _no_safetensors(name: str, files: Iterable[str]) -> str:

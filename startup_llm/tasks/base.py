@@ -403,10 +403,11 @@ class Task(ABC):
             What is said of it aloud, or None.
 
         Raises:
-            UserError: If a corpus is given and nothing is searched.
+            UserError: If an option of a search is given and nothing is searched.
         """
-        if config.corpus:
-            raise UserError(f"corpus {config.corpus}: {self.tag} searches no texts; leave it out")
+        for name in ("corpus", "matches"):
+            if (value := getattr(config, name)) != getattr(type(config), name):
+                raise UserError(f"{name} {value}: {self.tag} searches no texts; leave it out")
         return None
 
     def compute_answers(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:

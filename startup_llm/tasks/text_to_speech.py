@@ -107,6 +107,9 @@ sound = model.generate(ids, speaker_embeddings=torch.zeros(1, 512), vocoder=Grif
         import datasets
 
         columns: dict[str, list[Any]] = {"input_ids": processor.tokenizer(list(rows["text"]))["input_ids"]}
+        for text, ids in zip(rows["text"], columns["input_ids"], strict=True):
+            if set(ids) <= {processor.tokenizer.pad_token_id}:
+                raise UserError(f"the text {text[:40]!r} has no letter that the model knows; spell it out")
         if "audio" in rows.column_names:
             columns["labels"] = list(rows["audio"])
             columns["length"] = [max(1, round(seconds * FRAMES_PER_SECOND)) for seconds in rows["seconds"]]

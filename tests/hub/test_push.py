@@ -12,10 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
+import numpy as np
 import pytest
 from hub.test_model_card import RESULTS
 from huggingface_hub import HfApi, constants, metadata_load, snapshot_download
 from loopback_hub import TOKEN, Answer, LoopbackHub
+from safetensors.numpy import save
 
 from startup_llm.config import PushConfig
 from startup_llm.errors import UserError
@@ -57,7 +59,7 @@ def run(tmp_path: Path) -> Path:
     (run / "predictions.jsonl").write_text("{}")
     (run / "model" / "config.json").write_text('{"model_type": "bert"}')
     (run / "model" / "tokenizer.json").write_text('{"vocab": {"/home": 1}}')
-    (run / "model" / "model.safetensors").write_bytes(random.Random(0).randbytes(5000))
+    (run / "model" / "model.safetensors").write_bytes(build_weights(0))
     (run / "adapter" / "adapter_config.json").write_text(
         json.dumps({"base_model_name_or_path": f"{home}/bert", "r": 4})
     )
@@ -76,9 +78,14 @@ def push(hub: LoopbackHub, run: Path) -> Callable:
     return lambda repo="me/mine", **options: publish(PushConfig(repo, str(run), **options), CARDS, hub.url)
 
 
+def build_weights(seed: int) -> bytes:
+    """Return a file of 5,000 bytes: 72 of safetensors' header, and a tensor."""
+    return save({"weight": np.frombuffer(random.Random(seed).randbytes(4928), np.uint8)})
+
+
 def train_again(run: Path, seed: int) -> None:
     """Give the run other weights and another number."""
-    (run / "model" / "model.safetensors").write_bytes(random.Random(seed).randbytes(5000))
+    (run / "model" / "model.safetensors").write_bytes(build_weights(seed))
     results = json.loads((run / "results.json").read_text())
     results["models"]["lora"]["accuracy"]["value"] = seed / 1000
     (run / "results.json").write_text(json.dumps(results))
@@ -126,7 +133,7 @@ def test_what_is_pushed_is_what_the_client_pulls_at_that_revision(hub, run, push
         assert files.pop(".gitattributes")
         assert files == hub.files("me/mine", made.commit)
         assert set(files) == BOTH
-        assert files["model.safetensors"] == random.Random(seed).randbytes(5000)
+        assert files["model.safetensors"] == build_weights(seed)
     assert hub.history("me/mine")[:2] == [second.commit, first.commit]
     assert hub.is_private("me/mine")
 
@@ -227,7 +234,7 @@ def test_a_pull_request_leaves_main_and_is_made_once(hub, run, push):
     assert proposal.url == f"{hub.url}/me/mine/discussions/1"
     assert push(pull_request=True).url == proposal.url
     assert hub.refs("me/mine") == {"main": first.commit, "refs/pr/1": proposal.commit}
-    assert hub.files("me/mine", "refs/pr/1")["model.safetensors"] == random.Random(7).randbytes(5000)
+    assert hub.files("me/mine", "refs/pr/1")["model.safetensors"] == build_weights(7)
     with pytest.raises(UserError, match="no repository me/none to send a pull request to"):
         push("me/none", pull_request=True)
 
@@ -318,7 +325,7 @@ def test_edits_that_do_not_stop_end_in_an_error_and_nothing_of_them_is_lost(hub,
     with pytest.raises(UserError, match="me/mine was changed by somebody else 3 times during this push"):
         push()
     assert hub.files("me/mine")["notes.txt"] == b"2"
-    assert hub.files("me/mine")["model.safetensors"] == random.Random(0).randbytes(5000)
+    assert hub.files("me/mine")["model.safetensors"] == build_weights(0)
 
 
 def test_a_dry_run_writes_what_a_push_sends_byte_for_byte(hub, run, push, tmp_path):
@@ -391,7 +398,7 @@ def test_a_full_storage_is_an_error_and_the_repository_stays_as_it_was(hub, run,
     assert hub.refs("me/mine")["main"] == first.commit
     hub.quota_bytes = None
     push()
-    assert hub.files("me/mine")["model.safetensors"] == random.Random(7).randbytes(5000)
+    assert hub.files("me/mine")["model.safetensors"] == build_weights(7)
 
 
 def test_a_token_in_a_file_of_the_run_is_found_before_anything_is_sent(hub, run, push):
@@ -438,7 +445,7 @@ def test_a_hundred_cut_connections_leave_the_old_state_or_the_new_and_the_next_p
         state = hub.files(repo) if hub.exists(repo) else {}
         push(repo)
         new = hub.files(repo)
-        assert new["model.safetensors"] == random.Random(number).randbytes(5000)
+        assert new["model.safetensors"] == build_weights(number)
         assert state in (old, new)
         outcomes["old" if state == old else "new"] += 1
     assert hub.cut_count >= 100
@@ -474,7 +481,7 @@ def test_large_files_that_arrived_before_the_cut_are_not_sent_again(hub, run, pu
     hub.before_commit = None
     push()
     assert len(hub.uploads) == 1
-    assert hub.files("me/mine")["model.safetensors"] == random.Random(7).randbytes(5000)
+    assert hub.files("me/mine")["model.safetensors"] == build_weights(7)
 
 
 def test_a_commit_whose_answer_is_lost_is_found_by_the_next_push(hub, run, push):
@@ -484,7 +491,7 @@ def test_a_commit_whose_answer_is_lost_is_found_by_the_next_push(hub, run, push)
     with pytest.raises(UserError, match="the connection to the Hub failed"):
         push()
     hub.heal()
-    assert hub.files("me/mine")["model.safetensors"] == random.Random(7).randbytes(5000)
+    assert hub.files("me/mine")["model.safetensors"] == build_weights(7)
     again = push()
     assert (again.changed, again.commit) == ([], hub.refs("me/mine")["main"])
     assert len(hub.history("me/mine")) == 3
@@ -553,7 +560,7 @@ def test_a_published_checkpoint_is_found_again_at_its_revision(hub, run, push):
     first = push()
     train_again(run, 7)
     push()
-    digest = hashlib.sha256(random.Random(0).randbytes(5000)).hexdigest()
+    digest = hashlib.sha256(build_weights(0)).hexdigest()
     assert load_from(hub, "me/mine", first.commit) == f"Hub {first.commit} apache-2.0 {digest}\n"
     assert "checkpoint me/mine has no revision v9" in load_from(hub, "me/mine", "v9")
 
@@ -569,7 +576,7 @@ def test_the_hub_of_these_tests_answers_ranges_and_paths_and_hides_what_is_priva
     push()
     address, rights = f"{hub.url}/me/mine/resolve/main/model.safetensors", {"Authorization": f"Bearer {TOKEN}"}
     part = httpx2.get(address, headers=rights | {"Range": "bytes=10-19"})
-    assert (part.status_code, part.content) == (206, random.Random(0).randbytes(5000)[10:20])
+    assert (part.status_code, part.content) == (206, build_weights(0)[10:20])
     assert part.headers["X-Repo-Commit"] == hub.refs("me/mine")["main"]
     assert httpx2.get(address).status_code == 401
     api = HfApi(endpoint=hub.url, token=TOKEN)

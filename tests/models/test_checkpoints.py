@@ -11,7 +11,9 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from startup_llm.config import ModelConfig
 from startup_llm.errors import UserError
@@ -19,6 +21,7 @@ from startup_llm.models import checkpoints
 from startup_llm.models.checkpoints import PACKAGED, compute_sha256, load_checkpoint, load_tokenizer
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+WEIGHTS = save({"weight": np.zeros(1, np.float32)})
 BROKEN_CARD = "---\n: {broken\n---\n"
 
 
@@ -58,7 +61,7 @@ def package_copy(monkeypatch, tmp_path: Path, weights: bytes) -> str:
     (folder.parent / "__init__.py").write_text("")
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(weights)
-    expected = hashlib.sha256(b"weights").hexdigest()
+    expected = hashlib.sha256(WEIGHTS).hexdigest()
     packaged = checkpoints.PackagedCheckpoint("copy_of_a_checkpoint", "model", expected)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setitem(PACKAGED, "owner/copy", packaged)
@@ -66,12 +69,13 @@ def package_copy(monkeypatch, tmp_path: Path, weights: bytes) -> str:
 
 
 def test_packaged_copy_with_the_right_hash_is_taken(monkeypatch, tmp_path):
-    assert load(package_copy(monkeypatch, tmp_path, b"weights")).source == "packaged"
+    assert load(package_copy(monkeypatch, tmp_path, WEIGHTS)).source == "packaged"
 
 
 def test_packaged_copy_with_one_byte_changed_is_refused_with_both_hashes(monkeypatch, tmp_path):
-    message = refuse(package_copy(monkeypatch, tmp_path, b"Weights"))
-    found, expected = (hashlib.sha256(content).hexdigest()[:12] for content in (b"Weights", b"weights"))
+    changed = WEIGHTS[:-1] + b"\1"
+    message = refuse(package_copy(monkeypatch, tmp_path, changed))
+    found, expected = (hashlib.sha256(content).hexdigest()[:12] for content in (changed, WEIGHTS))
     assert f"its packaged copy has the wrong hash: SHA-256 {found}..., expected {expected}..." in message
     assert "reinstall copy-of-a-checkpoint" in message
 
@@ -102,9 +106,9 @@ def test_license_that_the_card_does_not_tell_is_none(copied, card):
 
 def test_hash_covers_every_shard_in_the_order_of_their_names(copied):
     (copied / "model.safetensors").rename(copied / "model-00002-of-00002.safetensors")
-    (copied / "model-00001-of-00002.safetensors").write_bytes(b"first")
+    (copied / "model-00001-of-00002.safetensors").write_bytes(WEIGHTS)
     rest = (copied / "model-00002-of-00002.safetensors").read_bytes()
-    assert load(copied).weights_sha256 == hashlib.sha256(b"first" + rest).hexdigest()
+    assert load(copied).weights_sha256 == hashlib.sha256(WEIGHTS + rest).hexdigest()
 
 
 def test_folder_with_pickled_weights_only_is_refused_with_the_remedy(copied):
@@ -113,6 +117,29 @@ def test_folder_with_pickled_weights_only_is_refused_with_the_remedy(copied):
         f"checkpoint {copied} has no safetensors weights (found pytorch_model.bin); only safetensors are loaded: "
         "choose a revision that has them, or convert it with model.save_pretrained(folder) and name that folder"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", b"{oops", "config.json is not a JSON object; copy the checkpoint again"),
+        ("config.json", b"[]", "config.json is not a JSON object; copy the checkpoint again"),
+        ("model.safetensors", b"", "model.safetensors is cut short or no safetensors file (Error"),
+        ("model.safetensors", WEIGHTS[:-1], "model.safetensors is cut short or no safetensors file (Error"),
+    ],
+    ids=["no JSON", "a list", "empty", "cut short"],
+)
+def test_folder_with_a_broken_file_is_refused_by_its_name(copied, name, content, message):
+    (copied / name).write_bytes(content)
+    assert refuse(copied).startswith(f"checkpoint {copied}: {message}")
+
+
+def test_tokenizer_that_transformers_makes_without_files_is_refused(copied):
+    for file in copied.glob("token*"):
+        file.unlink()
+    (copied / "config.json").write_text('{"model_type": "t5"}')
+    with pytest.raises(UserError, match=f"no usable tokenizer in {copied}: it knows special tokens alone"):
+        load_tokenizer(load(copied), 64)
 
 
 def test_folder_without_a_config_is_no_checkpoint(tmp_path):

@@ -14,6 +14,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
+from chat_checkpoints import build_chat_checkpoint
 from PIL import Image
 from transformers import (
     AutoModelForCausalLM,
@@ -26,6 +27,7 @@ from transformers import (
     pipeline,
 )
 
+from startup_llm.data.chat_templates import TEMPLATES
 from startup_llm.errors import run_recipe
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "predict.py"
@@ -261,7 +263,7 @@ CSV = "text,label\nparcel,a\nrefund,b\n"
         ("a.jsonl", '{"text": "x"}\n{"text"\n', [], "a.jsonl: line 2 is not JSON"),
         ("a.jsonl", '["x"]\n', [], "a.jsonl: line 1 holds a JSON list"),
         ("a.txt", "parcel\n", [], "a.txt: unknown file type; expected .csv"),
-        ("a.csv", "n,m\n1,2\n", [], "no text column found among n, m; name it with --columns.text"),
+        ("a.csv", "n,m\n1,2\n", [], "a.csv: no text column found among n, m; name it with --columns.text"),
         (
             "a.csv",
             CSV,
@@ -280,6 +282,9 @@ CSV = "text,label\nparcel,a\nrefund,b\n"
         ("a.csv", CSV, ["--input", "-"], "stdin: no rows"),
         ("a.csv", CSV, ["--piece_rows", "0"], "piece_rows must be at least 1, got 0"),
         ("a.csv", CSV, ["--run", "FOLDER"], "no finished run in FOLDER"),
+        ("results.json", "{", ["--run", "FOLDER"], "FOLDER/results.json is no JSON file"),
+        ("a.csv", CSV, ["--max_new_tokens", "0"], "max_new_tokens must be at least 1, got 0"),
+        ("a.csv", CSV, ["--matches", "2"], "matches 2: text-classification searches no texts; leave it out"),
     ],
 )
 def test_a_mistake_is_one_line_and_changes_no_file(predict, tmp_path, name, content, options, message):
@@ -359,6 +364,29 @@ def test_a_checkpoint_without_a_classifier_is_refused(predict, tmp_path, tiny_ch
     code, _, err = predict("--input", tmp_path / "a.csv", "--output", "-", run=tiny_checkpoint("bert"))
     assert code == 2
     assert "has no head for AutoModelForSequenceClassification (its config names BertModel)" in err
+
+
+def test_a_checkpoint_of_an_unknown_architecture_is_refused(predict, tmp_path, tiny_bert_folder):
+    folder = shutil.copytree(tiny_bert_folder, tmp_path / "bert")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "bret"}))
+    (tmp_path / "a.csv").write_text(CSV)
+    code, _, err = predict("--input", tmp_path / "a.csv", "--output", "-", run=folder)
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"checkpoint {folder}: The checkpoint you are trying to load has model type `bret`" in err
+
+
+def test_a_text_among_conversations_is_named_or_left_out(predict, tmp_path):
+    chat = build_chat_checkpoint("gpt2", tmp_path / "chat", TEMPLATES["chatml"])
+    rows = [{"messages": [{"role": "user", "content": "where is my parcel"}]}, {"messages": "refund"}]
+    write_rows(tmp_path / "a.jsonl", rows)
+    words = ["--task", "text-generation", "--input", tmp_path / "a.jsonl", "--output", tmp_path / "b.jsonl"]
+    code, _, err = predict(*words, run=chat)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "a.jsonl: row 2: column 'messages' holds refund (str), which does not go with a list before it" in err
+    code, _, err = predict(*words, "--skip_bad", "true", "--max_new_tokens", 3, run=chat)
+    assert code == 0, err
+    assert [row["generated_text"] is None for row in read_rows(tmp_path / "b.jsonl")] == [False, True]
 
 
 def test_as_a_command_it_answers_and_fails_with_code_2(tmp_path, tiny_bert_folder, expected):

@@ -188,6 +188,13 @@ def test_a_vits_speaks_as_it_comes_and_is_not_trained(vits, tmp_path, run_recipe
     assert published["sampling_rate"] == 22_050
     sound = read_audio(base64.b64decode(answer["wav_base64"]))
     np.testing.assert_allclose(sound, published["audio"].ravel(), atol=1e-4)  # 16 bits
+    (tmp_path / "texts.jsonl").write_text('{"text": "up"}\n{"text": "123"}\n')
+    code, _, err = run_recipe("predict", "--task", TAG, "--run", vits, *words, "--overwrite", "true")
+    assert (code, err.splitlines()[-1]) == (
+        2,
+        "error: the text '123' has no letter that the model knows; spell it out",
+    )
+    assert (tmp_path / "out.jsonl").read_text().count("wav_base64") == 2  # as it was
 
 
 def test_a_vits_that_reads_phonemes_asks_for_what_writes_them(vits):
