@@ -18,6 +18,7 @@ from startup_llm.data.running_text import find_text_files, load_running_text, tr
 from startup_llm.data.sources import load_splits
 from startup_llm.errors import UserError
 from startup_llm.models.causal_language_model import build_causal_language_model
+from startup_llm.models.checkpoints import read_json
 from startup_llm.models.continuation import continue_prompts
 from startup_llm.models.task_model import TaskModel
 from startup_llm.run_folder import find_model
@@ -143,7 +144,8 @@ class TextGeneration(Task):
     ) -> TaskModel:
         """Load a GPT-style checkpoint; where it is to converse, it stops writing at the end of a turn.
 
-        Where it does not say how much it writes, the answers of the training split do: twice as much as the longest.
+        Its config tells whether it is, for whoever has the model's folder alone. Where it does not say how much it
+        writes, the answers of the training split do: twice as much as the longest.
         """
         built = build_causal_language_model(
             checkpoint,
@@ -151,7 +153,9 @@ class TextGeneration(Task):
             attention_kernel=attention_kernel,
             trust_remote_code=model.trust_remote_code,
         )
-        if form := self.find_form(data.splits["train"]):
+        form = self.find_form(data.splits["train"])
+        built.model.config.trained_on_conversations = form is not None
+        if form:
             generation = built.model.generation_config
             known = generation.eos_token_id if isinstance(generation.eos_token_id, list) else [generation.eos_token_id]
             ends = dict.fromkeys([find_end_of_turn(processor), *known, processor.eos_token_id])
@@ -409,10 +413,12 @@ class TextGeneration(Task):
         processor: PreTrainedTokenizerBase,
         compute: Callable[[Dataset], Sequence[np.ndarray]],
     ) -> str | None:
-        """Ask a run on conversations each plain text as a user's turn, and let others continue it."""
+        """Ask a model that was tuned on conversations each plain text as a user's turn, and let others continue it."""
         said = super().prepare_answers(config, folder, processor, compute)
-        self._converses = _find_form(find_model(folder)[1].get("columns", ())) is not None
-        return "a plain text is asked as a user's turn, in the run's chat template" if self._converses else said
+        model_folder, results = find_model(folder)
+        known = read_json(model_folder / "config.json").get("trained_on_conversations")
+        self._converses = bool(known) or _find_form(results.get("columns", ())) is not None
+        return "a plain text is asked as a user's turn, in the model's chat template" if self._converses else said
 
     def encode_questions(self, rows: Dataset, processor: PreTrainedTokenizerBase) -> Dataset:
         """Tokenize prompts; of a long one the end is kept, so that half of the model's length is left to write."""

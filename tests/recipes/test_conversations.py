@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -95,9 +96,14 @@ def test_smollm2_chat_learns_replies_and_stops_behind_them_in_every_way_of_askin
         "predict", "--run", run, "--input", tmp_path / "asked.csv", "--output", tmp_path / "a.csv"
     )
     assert code == 0, err[-3000:]
-    assert err.count("a plain text is asked as a user's turn, in the run's chat template") == 1
-    with (tmp_path / "a.csv").open() as file:
-        assert [row["generated_text"] for row in csv.DictReader(file)] == list(REPLIES.values())
+    shutil.copytree(run / "model", tmp_path / "copied")  # out of its run
+    words = ["--task", "text-generation", "--input", tmp_path / "asked.csv", "--output", tmp_path / "c.csv"]
+    code, _, more = run_recipe("predict", "--run", tmp_path / "copied", *words)
+    assert code == 0, more[-3000:]
+    for said, name in ((err, "a.csv"), (more, "c.csv")):
+        assert said.count("a plain text is asked as a user's turn, in the model's chat template") == 1
+        with (tmp_path / name).open() as file:
+            assert [row["generated_text"] for row in csv.DictReader(file)] == list(REPLIES.values())
     words = ["--model", run, "--evaluation.generate", "true", "--evaluation.decides", "rouge_l"]
     code, _, err = run_recipe("evaluate", *words, "--run_dir", tmp_path / "measured", "--fail_under", "rouge_l=0.99")
     assert code == 0, err[-3000:]

@@ -113,6 +113,17 @@ def test_an_adapter_is_merged_into_each_architecture_and_stops_at_the_end_of_a_t
     assert TASK.check_pipeline(str(tmp_path / "merged"), data.splits["test"], []) == 0.0
 
 
+def test_a_model_tells_what_it_was_tuned_on_last(tmp_path):
+    _, tokenizer, model = build(tmp_path, "gpt2", load_rows(tmp_path))
+    model.save_pretrained(tmp_path / "tuned")
+    assert json.loads((tmp_path / "tuned" / "config.json").read_text())["trained_on_conversations"] is True
+    (tmp_path / "passages.txt").write_text("where is my parcel?\n" * 50)
+    passages = TASK.load_data(DataConfig(train_file=str(tmp_path / "passages.txt"), validation_fraction=0))
+    config = ModelConfig(checkpoint=str(tmp_path / "tuned"))
+    model = TASK.build_model(load_checkpoint(config), tokenizer, passages, config, "sdpa").model
+    assert model.config.trained_on_conversations is False
+
+
 def test_a_checkpoint_s_own_ends_of_generation_are_kept(tmp_path):
     from transformers import GenerationConfig
 
