@@ -108,9 +108,14 @@ def test_a_model_in_shards_gives_one_processs_losses_and_weights(
         assert run_recipe(*recipes[name], 8, "--run_dir", name)[0] == 0
     runs = whole / name, sharded / name
     results = [json.loads((run / "results.json").read_text()) for run in runs]
-    losses = [[entry["loss"] for entry in found["history"] if "loss" in entry] for found in results]
+    losses, measured = (
+        [[entry[key] for entry in found["history"] if key in entry] for found in results]
+        for key in ("loss", "eval_loss")
+    )
     assert len(losses[0]) == 7
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    assert bool(measured[0]) == (name != "lora")
+    assert measured[0] == pytest.approx(measured[1], abs=1e-4)
     one, two = (load_file(run / "model" / "model.safetensors") for run in runs)
     assert one.keys() == two.keys()
     for weight, values in one.items():
