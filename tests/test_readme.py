@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from startup_llm.evaluation.readme import (
+    render_benchmark,
     render_ladder,
     render_page,
     render_summary,
     render_table,
+    shorten_benchmark,
     shorten_ladder,
     shorten_results,
 )
@@ -91,6 +93,17 @@ def test_a_ladder_s_rungs_stand_in_the_order_of_the_largest_budget_and_without_p
     assert lines[2] == "| lora | 60.0 % (59.0 to 61.0) | 90.0 % (89.0 to 91.0) |"
     assert lines[4] == "| ganbert | 70.0 % (69.0 to 71.0) |  |"
     assert "Use lora." in lines
+
+
+def test_timings_stand_beside_the_first_way_s_and_without_paths():
+    ways = {
+        name: {"rows_per_second": {"median": rate, "low": rate, "high": rate}} for name, rate in [("a", 6), ("b", 2)]
+    }
+    size = {"rows": 600, "summary": ways, "timings": {"a": [{"rows_per_second": 6}]}}
+    kept = shorten_benchmark({"sizes": [size], "hardware": "one machine", "command": "benchmark /home/me"})
+    assert "/home" not in json.dumps(kept)
+    assert "timings" not in kept["sizes"][0]
+    assert render_benchmark(kept).splitlines()[-3:] == ["| b | 2.0 | 3.00 |", "", "On one machine."]
 
 
 def test_every_command_of_the_readme_is_known_to_these_tests():

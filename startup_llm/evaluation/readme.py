@@ -2,9 +2,10 @@
 
 `python -m startup_llm.evaluation.readme README.md recipes/results` fills each pair of marker lines
 `<!-- results: NAME -->` and `<!-- /results -->` from `recipes/results/NAME.json`, a list of shortened `results.json`.
-Likewise `<!-- ladder: NAME -->` and `<!-- /ladder -->`, from a comparison kept as `recipes/results/ladders/NAME.json`.
+Likewise `<!-- ladder: NAME -->` and `<!-- /ladder -->`, from a comparison kept as `recipes/results/ladders/NAME.json`,
+and `<!-- benchmark: NAME -->` and `<!-- /benchmark -->`, from timings kept as `recipes/results/benchmarks/NAME.json`.
 Between `<!-- summary -->` and `<!-- /summary -->` stands a line for each such file. With `NAME=RUN,RUN` behind it, it
-first makes that file anew from finished runs, which differ by their seed alone.
+first makes that file anew: from finished runs, which differ by their seed alone, or from a comparison or benchmark.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from startup_llm.evaluation.metrics import is_share
+from startup_llm.evaluation.timings import build_timing_tables
 from startup_llm.run_folder import read_results, write_atomically
 
-_MARKED = re.compile(r"(<!-- results: (?P<name>\S+) -->\n).*?(<!-- /results -->)", re.DOTALL)
-_LADDER = re.compile(r"(<!-- ladder: (?P<name>\S+) -->\n).*?(<!-- /ladder -->)", re.DOTALL)
+_MARKED = re.compile(
+    r"(<!-- (?P<kind>results|ladder|benchmark): (?P<name>\S+) -->\n).*?(<!-- /(?P=kind) -->)", re.DOTALL
+)
 _SUMMARY = re.compile(r"(<!-- summary -->\n).*?(<!-- /summary -->)", re.DOTALL)
 _PRIVATE = ("mistakes", "confusions", "gallery", "samples", "history", "config", "command", "per_class", "plan")
 
@@ -34,14 +37,10 @@ def render_page(page: str, folder: Path) -> str:
     """
 
     def fill(found: re.Match[str]) -> str:
-        runs = json.loads((folder / f"{found['name']}.json").read_text(encoding="utf-8"))
-        return f"{found[1]}{render_table(runs)}\n{found[3]}"
+        place, render = _KINDS[found["kind"]]
+        kept = json.loads((folder / place / f"{found['name']}.json").read_text(encoding="utf-8"))
+        return f"{found[1]}{render(kept)}\n{found[4]}"
 
-    def fill_ladder(found: re.Match[str]) -> str:
-        kept = json.loads((folder / "ladders" / f"{found['name']}.json").read_text(encoding="utf-8"))
-        return f"{found[1]}{render_ladder(kept)}\n{found[3]}"
-
-    page = _LADDER.sub(fill_ladder, page)
     runs = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))}
     return _SUMMARY.sub(lambda found: f"{found[1]}{render_summary(runs)}\n{found[2]}", _MARKED.sub(fill, page))
 
@@ -117,6 +116,24 @@ def render_ladder(comparison: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", " ".join(comparison["sentences"]), f"On {comparison['hardware']}."])
 
 
+def render_benchmark(benchmark: Mapping[str, Any]) -> str:
+    """Write the timings of recipes/benchmark.py as Markdown."""
+    return f"{build_timing_tables(benchmark['sizes'])}\n\nOn {benchmark['hardware']}."
+
+
+_KINDS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "results": ("", render_table),
+    "ladder": ("ladders", render_ladder),
+    "benchmark": ("benchmarks", render_benchmark),
+}
+
+
+def shorten_benchmark(benchmark: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a benchmark without its single timings and its command, whose paths are local."""
+    sizes = [{"rows": size["rows"], "summary": size["summary"]} for size in benchmark["sizes"]]
+    return {**{name: value for name, value in benchmark.items() if name not in _PRIVATE}, "sizes": sizes}
+
+
 def shorten_ladder(comparison: Mapping[str, Any]) -> dict[str, Any]:
     """Return a comparison without commands, whose paths are local."""
     budgets = [
@@ -141,17 +158,17 @@ def main(page: Path, folder: Path, *kept: str) -> None:
     Args:
         page: Markdown file with marker lines.
         folder: Where NAME.json lies.
-        *kept: `NAME=RUN,RUN`, or `NAME=COMPARISON`.
+        *kept: `NAME=RUN,RUN`, `NAME=COMPARISON` or `NAME=BENCHMARK`.
     """
     for name, _, runs in (word.partition("=") for word in kept):
-        results = [read_results(run) for run in runs.split(",")]
-        if "budgets" in results[0]:
-            write_atomically(
-                folder / "ladders" / f"{name}.json", json.dumps(shorten_ladder(results[0]), indent=1) + "\n"
-            )
-            continue
-        results = [shorten_results(found) for found in results]
-        write_atomically(folder / f"{name}.json", json.dumps(results, indent=1) + "\n")
+        first, *others = (read_results(run) for run in runs.split(","))
+        if "budgets" in first:
+            kind, shortened = "ladder", shorten_ladder(first)
+        elif "sizes" in first:
+            kind, shortened = "benchmark", shorten_benchmark(first)
+        else:
+            kind, shortened = "results", [shorten_results(found) for found in (first, *others)]
+        write_atomically(folder / _KINDS[kind][0] / f"{name}.json", json.dumps(shortened, indent=1) + "\n")
     write_atomically(page, render_page(page.read_text(encoding="utf-8"), folder))
 
 
