@@ -16,8 +16,9 @@ Ideas that lost, or have too little to win, on BANKING77 with MiniLM and LoRA on
 
 What pays beside the plan's own choices: rows of like length together and in parts, LoRA at the price of a linear layer
 (`fused_lora`), and, where the adapter sits in upper blocks alone, states of the lower ones that the probe computes and
-training keeps (`kept_states`). In one run, rows a second: 840 with the last block adapted, 277 with the upper half, 143
-with all; 84 with Trainer, PEFT and rows of like length together, 49 with its batches padded at random, 45 with SetFit.
+training keeps (`kept_states`). In one run, rows a second: 840 with the last block adapted, 277 with the upper half,
+143 with all; 84 with Trainer, PEFT and rows of like length together, 49 with its batches padded at random, 45 with
+SetFit.
 """
 
 from __future__ import annotations
