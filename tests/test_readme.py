@@ -62,7 +62,9 @@ def test_a_figure_that_is_no_share_stands_in_its_own_unit_with_its_signature_and
     table = render_table([run])
     assert "| transformer | 33.2 | 31.0 to 35.5 |" in table
     assert "sacreBLEU's signature: `nrefs:1|tok:13a`." in table
-    assert shorten_results(run).keys().isdisjoint({"gallery"})
+    kept = shorten_results({**run, "checkpoint": {"name": "/home/me/runs/gpt/model"}})
+    assert kept.keys().isdisjoint({"gallery"})
+    assert kept["checkpoint"] == {"name": "gpt/model"}
 
 
 def test_the_summary_sets_each_experiment_beside_the_best_of_the_others():

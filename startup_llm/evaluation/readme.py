@@ -149,6 +149,8 @@ def shorten_results(results: Mapping[str, Any]) -> dict[str, Any]:
     if "folds" in kept:
         return kept
     data = {key: value for key, value in results["data"].items() if key not in ("notes", "sources")}
+    if checkpoint := kept.get("checkpoint"):  # of a local folder, the run's name and the folder's
+        kept["checkpoint"] = {**checkpoint, "name": "/".join(Path(checkpoint["name"]).parts[-2:])}
     return {**kept, "data": data, "calibration": {}}
 
 
