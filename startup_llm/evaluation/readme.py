@@ -128,10 +128,14 @@ _KINDS: dict[str, tuple[str, Callable[[Any], str]]] = {
 }
 
 
+def _drop_private(results: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in results.items() if name not in _PRIVATE}
+
+
 def shorten_benchmark(benchmark: Mapping[str, Any]) -> dict[str, Any]:
     """Return a benchmark without its single timings and its command, whose paths are local."""
     sizes = [{"rows": size["rows"], "summary": size["summary"]} for size in benchmark["sizes"]]
-    return {**{name: value for name, value in benchmark.items() if name not in _PRIVATE}, "sizes": sizes}
+    return {**_drop_private(benchmark), "sizes": sizes}
 
 
 def shorten_ladder(comparison: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,12 +144,12 @@ def shorten_ladder(comparison: Mapping[str, Any]) -> dict[str, Any]:
         {**entry, "rungs": [{**rung, "draws": [draw["value"] for draw in rung["draws"]]} for rung in entry["rungs"]]}
         for entry in comparison["budgets"]
     ]
-    return {**{name: value for name, value in comparison.items() if name not in _PRIVATE}, "budgets": budgets}
+    return {**_drop_private(comparison), "budgets": budgets}
 
 
 def shorten_results(results: Mapping[str, Any]) -> dict[str, Any]:
     """Return the results of a run, or of pooled folds, without texts, paths and long lists, to be kept by a page."""
-    kept = {key: value for key, value in results.items() if key not in _PRIVATE}
+    kept = _drop_private(results)
     if "folds" in kept:
         return kept
     data = {key: value for key, value in results["data"].items() if key not in ("notes", "sources")}

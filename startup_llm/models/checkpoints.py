@@ -196,7 +196,7 @@ def _check_files(name: str, config: Path, weights: Iterable[Path]) -> None:
     from safetensors import SafetensorError, safe_open
 
     try:
-        is_object = isinstance(json.loads(config.read_text(encoding="utf-8")), dict)
+        is_object = isinstance(read_json(config), dict)
     except ValueError:
         is_object = False
     if not is_object:

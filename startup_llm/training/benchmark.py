@@ -141,7 +141,7 @@ def count_flop_per_token(model: Any, *, training: bool, kept_blocks: Sequence[An
     costless = tuple(
         f"{name}."
         for name, module in model.named_modules()
-        if isinstance(module, MeanPooling) or any(module is block for block in kept_blocks)
+        if isinstance(module, MeanPooling) or module in kept_blocks
     )
     for name, module in model.named_modules():
         learns = training and any(p.requires_grad for p in module.parameters(recurse=False))

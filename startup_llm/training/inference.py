@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from startup_llm.data.batching import split_by_length
 from startup_llm.models.sequence_classifier import find_output_layer, gather_last_token
-from startup_llm.training.kept_states import ROW_NUMBER, KeptStates
+from startup_llm.training.kept_states import KeptStates, NumberedCollator, use_kept_states
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -88,7 +87,8 @@ def list_features(
         return list(features.float().cpu().numpy())
 
     try:
-        return _collect(pool, model, encoded, task.build_collator(processor), plan, kept_states)
+        collator = NumberedCollator(task.build_collator(processor))
+        return _collect(pool, model, encoded, collator, plan, kept_states)
     finally:
         handle.remove()
 
@@ -108,16 +108,14 @@ def _collect(
     state = PartialState()
     model.eval()
     inputs = encoded.remove_columns(
-        [name for name in encoded.column_names if name in ("labels", "length", ROW_NUMBER) or name.startswith("_")]
+        [name for name in encoded.column_names if name in ("labels", "length") or name.startswith("_")]
     )
-    numbers = torch.tensor(encoded[ROW_NUMBER]) if kept_states else None
     found: list[tuple[int, np.ndarray]] = []
     batches = list(split_by_length(np.asarray(encoded["length"]), plan.tokens_per_batch))
     with torch.inference_mode(), plan.autocast():
         for index in batches[state.process_index :: state.num_processes]:
             batch = {name: tensor.to(state.device) for name, tensor in collator(_as_rows(inputs[index])).items()}
-            keep = kept_states.rows(numbers[index], batch["attention_mask"]) if kept_states else nullcontext()
-            with keep:
+            with use_kept_states(kept_states, batch):
                 values = compute(batch)
             found += zip(index.tolist(), values, strict=True)
     return [value for _, value in sorted(gather_object(found), key=lambda item: item[0])]

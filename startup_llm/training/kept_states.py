@@ -20,6 +20,8 @@ from startup_llm.models.adapters import find_block_stacks
 from startup_llm.models.pretrained import list_dropouts
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from datasets import Dataset
 
     from startup_llm.tasks.base import Collator
@@ -107,6 +109,15 @@ class KeptStates:
             if number not in self._known and self.bytes + kept.nbytes <= self._most_bytes:
                 self._known[number] = kept
                 self.bytes += kept.nbytes
+
+
+def use_kept_states(kept_states: KeptStates | None, batch: dict[str, Tensor]) -> AbstractContextManager:
+    """Take a batch's row numbers out of it; within, blocks that learn nothing give what was kept for the rows."""
+    numbers = batch.pop(ROW_NUMBER, None)
+    if numbers is None:
+        return contextlib.nullcontext()
+    ids = batch["input_ids"]
+    return kept_states.rows(numbers, batch.get("attention_mask", ids.new_ones(ids.shape)))
 
 
 class NumberedCollator:

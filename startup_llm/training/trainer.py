@@ -18,15 +18,13 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, Traine
 from startup_llm.data.batching import LengthGroupedSampler, split_by_length
 from startup_llm.errors import UserError
 from startup_llm.tasks.base import TARGET_LENGTH, Task
-from startup_llm.training.kept_states import ROW_NUMBER, KeptStates, NumberedCollator, number_rows
+from startup_llm.training.kept_states import ROW_NUMBER, KeptStates, NumberedCollator, number_rows, use_kept_states
 from startup_llm.training.processes import is_sharded
 from startup_llm.training.shards import choose_shards
 
 MOST_SAMPLED_EPOCHS = 10
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     import torch
     from datasets import Dataset
     from torch import Tensor, nn
@@ -156,7 +154,7 @@ class HeadTrainer(Trainer):
         """Return how many parts to compute: the most that any process has, where each takes weights from all."""
         import torch
 
-        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+        if not is_sharded():
             return own
         return int(self.accelerator.gather(torch.tensor([own], device=device)).max())
 
@@ -164,14 +162,6 @@ class HeadTrainer(Trainer):
         super()._set_signature_columns_if_needed()
         if self.kept_states and ROW_NUMBER not in self._signature_columns:
             self._signature_columns.append(ROW_NUMBER)
-
-    def _use_kept_states(self, part: dict[str, Tensor]) -> AbstractContextManager:
-        """Take a part's row numbers out of it; within, blocks that learn nothing give what was kept for the rows."""
-        numbers = part.pop(ROW_NUMBER, None)
-        if numbers is None:
-            return contextlib.nullcontext()
-        ids = part["input_ids"]
-        return self.kept_states.rows(numbers, part.get("attention_mask", ids.new_ones(ids.shape)))
 
     @contextlib.contextmanager
     def _hold_back(self, model: nn.Module) -> Iterator[None]:
@@ -220,7 +210,7 @@ class HeadTrainer(Trainer):
             part = _select_rows(inputs, index, int(lengths[rows[0]]))
             share = targets[index].sum() / mean_targets * (number < len(parts))
             with contextlib.nullcontext() if number == count - 1 else self._hold_back(model):
-                with self.compute_loss_context_manager(), self._use_kept_states(part):
+                with self.compute_loss_context_manager(), use_kept_states(self.kept_states, part):
                     loss = self.compute_loss(model, part) * share
                 self.accelerator.backward(loss / self.current_gradient_accumulation_steps, **scaled)
             total += loss.detach()
