@@ -24,8 +24,8 @@ def main() -> None:
 def align(config: AlignConfig, train_section: dict, config_text: str, run: RunFolder) -> None:
     from startup_llm.evaluation.environment import StageClock
     from startup_llm.hub.dataset_card import read_dataset_card
-    from startup_llm.hub.finished_run import finish_run
     from startup_llm.models.checkpoints import load_checkpoint
+    from startup_llm.runs.finish import finish_run
     from startup_llm.tasks import load_task
     from startup_llm.training import finetuning, preferences
     from startup_llm.training.processes import start_run

@@ -19,9 +19,9 @@ def main() -> None:
 def audit(config: AuditConfig) -> int:
     import datasets
 
-    from startup_llm.data.audit import KINDS, audit_rows, read_kinds
-    from startup_llm.data.audit_report import check_output, summarize, write_audit
-    from startup_llm.data.cleaning import FIXABLE, write_cleaned_copies
+    from startup_llm.audit.audit import KINDS, audit_rows, read_kinds
+    from startup_llm.audit.cleaning import FIXABLE, write_cleaned_copies
+    from startup_llm.audit.report import check_output, summarize, write_audit
 
     datasets.disable_progress_bars()
     fail_on = read_kinds("fail_on", config.fail_on, (*KINDS, "any"))

@@ -24,9 +24,9 @@ def main() -> None:
 
 
 def benchmark(config: BenchmarkConfig, config_text: str, run: RunFolder) -> None:
+    from startup_llm.benchmark.tables import build_timing_tables, draw_costs, draw_timings, summarize_timings
+    from startup_llm.benchmark.timing import choose_ways, measure_peak, split_by_rows, time_way
     from startup_llm.evaluation.environment import describe_hardware, read_versions
-    from startup_llm.evaluation.timings import build_timing_tables, draw_costs, draw_timings, summarize_timings
-    from startup_llm.training.benchmark import choose_ways, measure_peak, split_by_rows, time_way
 
     sizes = split_by_rows(config)
     ways = choose_ways(sizes[0])

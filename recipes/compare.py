@@ -14,7 +14,7 @@ from pathlib import Path
 from startup_llm.config import CompareConfig, DataConfig, default_run_dir, parse_config
 from startup_llm.errors import UserError, nearest, run_recipe
 from startup_llm.run_folder import RunFolder
-from startup_llm.training.ladder import RUNGS, train_rung
+from startup_llm.runs.comparison import RUNGS, train_rung
 from startup_llm.training.processes import require_one_process
 
 

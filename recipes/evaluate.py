@@ -32,7 +32,7 @@ def main() -> None:
 
 def evaluate(config: EvaluateConfig, config_text: str, run: RunFolder) -> list[str]:
     """Measure, write the tables, and return what was missed."""
-    from startup_llm.evaluation import benchmarks
+    from startup_llm.evaluation import suites as benchmarks
     from startup_llm.evaluation.environment import describe_hardware, read_versions
 
     limits = benchmarks.parse_limits(config.fail_under)
@@ -75,7 +75,7 @@ def evaluate(config: EvaluateConfig, config_text: str, run: RunFolder) -> list[s
 
 def list_entries(config: EvaluateConfig) -> list:
     """Return the suite's entries, or one for the data that is named, by default the run's own."""
-    from startup_llm.evaluation.benchmarks import SuiteEntry, read_suite
+    from startup_llm.evaluation.suites import SuiteEntry, read_suite
 
     if config.suite:
         return read_suite(config.suite, SUITES, config.only)
@@ -92,7 +92,7 @@ def list_entries(config: EvaluateConfig) -> list:
 
 def measure_entry(entry: Any, config: EvaluateConfig, others: list[str], run: RunFolder) -> dict[str, Any]:
     from startup_llm.data.task_data import compute_rows_sha256
-    from startup_llm.evaluation import benchmarks
+    from startup_llm.evaluation import suites as benchmarks
     from startup_llm.evaluation.metrics import rank_metrics
     from startup_llm.training.inference import predict_outputs
     from startup_llm.training.speed import plan_speed
@@ -134,7 +134,7 @@ def measure_entry(entry: Any, config: EvaluateConfig, others: list[str], run: Ru
 
 
 def measure_language_model(config: EvaluateConfig) -> list[dict[str, Any]]:
-    from startup_llm.evaluation.language_model_evaluation import evaluate_language_model
+    from startup_llm.tasks.text_generation.lm_eval import evaluate_language_model
     from startup_llm.training.trained_model import load_trained_model
 
     _, model, tokenizer = load_trained_model(config.model, config, "text-generation")

@@ -23,13 +23,13 @@ def main() -> None:
 
 
 def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run: RunFolder) -> None:
-    from startup_llm.data.audit import audit_task_data
-    from startup_llm.data.audit_report import summarize
+    from startup_llm.audit.audit import audit_task_data
+    from startup_llm.audit.report import summarize
     from startup_llm.evaluation.baselines import predict_baselines
     from startup_llm.evaluation.environment import StageClock
     from startup_llm.hub.dataset_card import read_dataset_card
-    from startup_llm.hub.finished_run import finish_run
     from startup_llm.models.checkpoints import load_checkpoint
+    from startup_llm.runs.finish import finish_run
     from startup_llm.tasks import load_task
     from startup_llm.training import finetuning
     from startup_llm.training.preflight import estimate_run

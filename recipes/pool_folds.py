@@ -20,7 +20,7 @@ def main() -> None:
 
 
 def pool(config: PoolConfig, config_text: str, run: RunFolder) -> None:
-    from startup_llm.evaluation.cross_validation import build_table, pool_folds
+    from startup_llm.runs.cross_validation import build_table, pool_folds
 
     pooled = pool_folds(config.runs, config.evaluation)
     command = shlex.join(["python", "recipes/pool_folds.py", *sys.argv[1:]])

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from startup_llm.config import ModelConfig, PredictConfig, SpeedConfig, parse_config
-from startup_llm.data.questions import Questions
+from startup_llm.data.rows_to_predict import Questions
 from startup_llm.data.streams import RowSource, RowTarget
 from startup_llm.errors import UserError, run_recipe
 from startup_llm.run_folder import find_model

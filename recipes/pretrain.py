@@ -25,7 +25,7 @@ def pretrain(config: PretrainConfig, train_section: dict, config_text: str, run:
     from startup_llm.evaluation.baselines import predict_baselines
     from startup_llm.evaluation.environment import StageClock
     from startup_llm.hub.dataset_card import read_dataset_card
-    from startup_llm.hub.finished_run import finish_run
+    from startup_llm.runs.finish import finish_run
     from startup_llm.tasks import load_task
     from startup_llm.training import finetuning, pretraining
     from startup_llm.training.processes import start_run

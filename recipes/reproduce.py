@@ -25,7 +25,7 @@ def main() -> None:
         words[0] = f"--run={words[0]}"
     config, _, _ = parse_config(ReproduceConfig, words)
 
-    from startup_llm.hub import run_lock
+    from startup_llm.runs import lock as run_lock
 
     run = run_lock.load_run_folder(config.run, config.revision)
     lock, run = read_run_lock(run), run.absolute()
@@ -60,7 +60,7 @@ def list_options(lock: dict, new_run: Path, overwrite: bool) -> list[str]:
 
 def check_inputs(name: str, run: Path, lock: dict, words: list[str]) -> None:
     from startup_llm.evaluation.environment import describe_code, describe_environment
-    from startup_llm.hub import run_lock
+    from startup_llm.runs import lock as run_lock
 
     if not (run / "config.yaml").is_file():
         raise UserError(f"no config.yaml in {name}; copy the whole run")
@@ -76,7 +76,7 @@ def check_inputs(name: str, run: Path, lock: dict, words: list[str]) -> None:
 
 
 def report(lock: dict, new: dict) -> int:
-    from startup_llm.hub import run_lock
+    from startup_llm.runs import lock as run_lock
 
     changed = run_lock.find_changed_environment(lock, new)
     exact = lock["exact"] and not changed

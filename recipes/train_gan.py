@@ -24,7 +24,7 @@ from startup_llm.models.scratch.formats import load_generator
 generator = load_generator(snapshot_download("REPOSITORY"))
 images = generator(torch.randn(10, generator.noise_size), torch.arange(10))"""
 LOAD_TEXT = """from huggingface_hub import snapshot_download
-from startup_llm.training.ganbert import load_ganbert
+from startup_llm.gan.ganbert import load_ganbert
 
 model, tokenizer = load_ganbert(snapshot_download("REPOSITORY"))
 logits = model(**tokenizer("a text", return_tensors="pt"))["logits"]"""
@@ -41,13 +41,13 @@ def main() -> None:
 def train_image_gan(config: GanConfig, config_text: str, run: RunFolder) -> None:
     import torch
 
-    from startup_llm.data.images import load_digits
+    from startup_llm.data.digits import load_digits
     from startup_llm.evaluation.environment import StageClock
-    from startup_llm.evaluation.sample_grids import lay_out_grid, plot_losses, render_png
-    from startup_llm.hub.gan_run import write_gan_run
+    from startup_llm.gan.evaluation import evaluate_generator
+    from startup_llm.gan.finish import write_gan_run
+    from startup_llm.gan.image_gan import build_gan_trainer, draw_labelled_images
+    from startup_llm.gan.sample_grids import lay_out_grid, plot_losses, render_png
     from startup_llm.models.scratch.formats import load_generator, save_generator
-    from startup_llm.training.gan import build_gan_trainer, draw_labelled_images
-    from startup_llm.training.gan_evaluation import evaluate_generator
     from startup_llm.training.processes import join_processes
     from startup_llm.training.reload_gate import ReloadError
 
@@ -113,12 +113,13 @@ def train_image_gan(config: GanConfig, config_text: str, run: RunFolder) -> None
 def train_ganbert(config: GanConfig, config_text: str, run: RunFolder) -> None:
     from startup_llm.evaluation.baselines import predict_baselines
     from startup_llm.evaluation.environment import StageClock
-    from startup_llm.evaluation.sample_grids import plot_losses
+    from startup_llm.gan import ganbert
+    from startup_llm.gan.finish import write_ganbert_run
+    from startup_llm.gan.sample_grids import plot_losses
     from startup_llm.hub.dataset_card import read_dataset_card
-    from startup_llm.hub.gan_run import write_ganbert_run
     from startup_llm.models.checkpoints import load_checkpoint
     from startup_llm.tasks import load_task
-    from startup_llm.training import finetuning, ganbert
+    from startup_llm.training import finetuning
     from startup_llm.training.processes import start_run
 
     start_run(config.text.seed)

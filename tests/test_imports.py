@@ -10,21 +10,25 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "startup_llm"
 LAYERS = {
-    "recipes": 7,
+    "recipes": 9,
+    "runs": 8,
+    "gan": 7,
+    "benchmark": 7,
     "hub": 6,
-    "training": 5,
-    "evaluation": 5,
-    "tasks": 4,
+    "training": 6,
+    "tasks": 5,
+    "evaluation": 4,
+    "audit": 4,
     "data": 3,
     "models": 3,
     "config": 2,
     "run_folder": 1,
-    "errors": 1,
+    "errors": 0,
 }
 """Part of the project -> its height; imports point down only, or stay within a part."""
 
-SAME_HEIGHT = {("training", "evaluation"), ("run_folder", "errors")}
-"""The imports between parts of one height that are right."""
+KEPT_NAMES = {"startup_llm/training/ganbert.py", "startup_llm/evaluation/readme.py"}
+"""Modules that keep a published name for what lies higher up today."""
 
 MODULES = sorted(path.relative_to(ROOT) for path in PACKAGE.rglob("*.py"))
 RECIPES = sorted(path.relative_to(ROOT) for path in (ROOT / "recipes").rglob("*.py"))
@@ -37,7 +41,7 @@ LIGHT = [
     "startup_llm.tasks.base",
     "startup_llm.data.classification",
     "startup_llm.data.columns",
-    "startup_llm.data.questions",
+    "startup_llm.data.rows_to_predict",
     "startup_llm.data.sources",
     "startup_llm.data.splits",
     "startup_llm.data.streams",
@@ -89,7 +93,7 @@ def find_wrong_imports(path: Path, source: str) -> list[str]:
     wrong = []
     for line, name in read_imports(source):
         other = find_part(name)
-        down = LAYERS.get(part, 0) > LAYERS.get(other, 99) or (part, other) in SAME_HEIGHT
+        down = LAYERS.get(part, 0) > LAYERS.get(other, 99) or path.as_posix() in KEPT_NAMES
         if name in ("startup_llm", "a relative import") or (other and part != other and not down):
             wrong.append(f"{path}:{line} imports {name}")
     return [line for line in wrong if not line.endswith("startup_llm.__version__")]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from startup_llm.evaluation.readme import (
+from startup_llm.runs.readme import (
     render_benchmark,
     render_ladder,
     render_page,

@@ -7,28 +7,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from startup_llm.evaluation.answer_baselines import (
-    predict_no_answer,
-    predict_overlap_sentence,
-    predict_sliding_window,
-)
-from startup_llm.evaluation.audio_baselines import (
-    predict_any_recording,
-    predict_mel_statistics_svm,
-    predict_most_frequent_text,
-    predict_same_text_recording,
-)
-from startup_llm.evaluation.detection_baselines import predict_components_nearest_pixels, predict_mean_boxes
-from startup_llm.evaluation.language_modelling import predict_sixgram, predict_trigram, predict_unigram
-from startup_llm.evaluation.retrieval import predict_bm25, predict_tfidf_cosine, predict_word_overlap
-from startup_llm.evaluation.tagging_baselines import predict_linear_tagger, predict_most_frequent_tag
-from startup_llm.evaluation.written_baselines import (
+from startup_llm.evaluation.text_baselines import (
     answer_conversations,
     predict_copy,
     predict_first_sentences,
     predict_most_frequent_target,
     predict_word_by_word,
 )
+from startup_llm.tasks.audio.baselines import (
+    predict_any_recording,
+    predict_mel_statistics_svm,
+    predict_most_frequent_text,
+    predict_same_text_recording,
+)
+from startup_llm.tasks.question_answering.baselines import (
+    predict_no_answer,
+    predict_overlap_sentence,
+    predict_sliding_window,
+)
+from startup_llm.tasks.sentence_similarity.retrieval import predict_bm25, predict_tfidf_cosine, predict_word_overlap
+from startup_llm.tasks.text_generation.language_modelling import predict_sixgram, predict_trigram, predict_unigram
+from startup_llm.tasks.token_classification.baselines import predict_linear_tagger, predict_most_frequent_tag
+from startup_llm.tasks.vision.baselines import predict_components_nearest_pixels, predict_mean_boxes
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -86,7 +86,7 @@ def predict_nearest_pixels(splits: DatasetDict, data: TaskData) -> np.ndarray:
     """Answer as most of the 5 training images do whose pixels are nearest, all shrunk to at most 32x32 pixels."""
     from sklearn.neighbors import KNeighborsClassifier
 
-    from startup_llm.data.labelled_images import read_images
+    from startup_llm.tasks.vision.labelled_images import read_images
 
     side = min(32, *(min(image.size) for image in read_images(splits["train"])))
 

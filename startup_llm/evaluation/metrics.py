@@ -10,16 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.errors import UserError, nearest
-from startup_llm.evaluation import (
-    answer_overlap,
-    average_precision,
-    entities,
-    mel_distance,
-    retrieval,
-    text_overlap,
-    word_errors,
-)
-from startup_llm.evaluation.language_modelling import (
+from startup_llm.evaluation import text_overlap
+from startup_llm.tasks.audio import mel_distance, word_errors
+from startup_llm.tasks.question_answering import metrics as answer_overlap
+from startup_llm.tasks.sentence_similarity import retrieval
+from startup_llm.tasks.text_generation.language_modelling import (
     combine_bits_per_byte,
     combine_byte_perplexity,
     combine_loss,
@@ -28,6 +23,8 @@ from startup_llm.evaluation.language_modelling import (
     count_likelihood,
     count_preference,
 )
+from startup_llm.tasks.token_classification import metrics as entities
+from startup_llm.tasks.vision import average_precision
 
 if TYPE_CHECKING:
     import datasets

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.config import EvaluationConfig
-from startup_llm.evaluation.average_precision import describe_detection
-from startup_llm.evaluation.entities import describe_entities
 from startup_llm.evaluation.metrics import get_metric, is_measurable, score_rows
 from startup_llm.evaluation.statistics import compare_models, compute_interval, describe_comparison
+from startup_llm.tasks.token_classification.metrics import describe_entities
+from startup_llm.tasks.vision.average_precision import describe_detection
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from startup_llm.audit.audit import KINDS, audit_before_publishing, read_kinds, read_whole_rows
 from startup_llm.config import AuditConfig, PushConfig
-from startup_llm.data.audit import KINDS, audit_before_publishing, read_kinds, read_whole_rows
 from startup_llm.data.sources import LoadedData, load_splits
 from startup_llm.errors import UserError
 from startup_llm.hub.card_merge import drop_generated

@@ -11,18 +11,18 @@ if TYPE_CHECKING:
     from startup_llm.tasks.base import Task
 
 TASKS: dict[str, str] = {
-    "audio-classification": "startup_llm.tasks.audio_classification:AudioClassification",
-    "automatic-speech-recognition": "startup_llm.tasks.automatic_speech_recognition:AutomaticSpeechRecognition",
-    "image-classification": "startup_llm.tasks.image_classification:ImageClassification",
-    "question-answering": "startup_llm.tasks.question_answering:QuestionAnswering",
-    "sentence-similarity": "startup_llm.tasks.sentence_similarity:SentenceSimilarity",
-    "object-detection": "startup_llm.tasks.object_detection:ObjectDetection",
-    "text-classification": "startup_llm.tasks.text_classification:TextClassification",
-    "summarization": "startup_llm.tasks.sequence_to_sequence:Summarization",
-    "text-to-speech": "startup_llm.tasks.text_to_speech:TextToSpeech",
-    "token-classification": "startup_llm.tasks.token_classification:TokenClassification",
-    "translation": "startup_llm.tasks.sequence_to_sequence:Translation",
-    "text-generation": "startup_llm.tasks.text_generation:TextGeneration",
+    "audio-classification": "startup_llm.tasks.audio.audio_classification:AudioClassification",
+    "automatic-speech-recognition": "startup_llm.tasks.audio.speech_recognition:AutomaticSpeechRecognition",
+    "image-classification": "startup_llm.tasks.vision.image_classification:ImageClassification",
+    "question-answering": "startup_llm.tasks.question_answering.task:QuestionAnswering",
+    "sentence-similarity": "startup_llm.tasks.sentence_similarity.task:SentenceSimilarity",
+    "object-detection": "startup_llm.tasks.vision.object_detection:ObjectDetection",
+    "text-classification": "startup_llm.tasks.text_classification.task:TextClassification",
+    "summarization": "startup_llm.tasks.text_to_text.task:Summarization",
+    "text-to-speech": "startup_llm.tasks.audio.text_to_speech:TextToSpeech",
+    "token-classification": "startup_llm.tasks.token_classification.task:TokenClassification",
+    "translation": "startup_llm.tasks.text_to_text.task:Translation",
+    "text-generation": "startup_llm.tasks.text_generation.task:TextGeneration",
 }
 """Pipeline tag -> where its class is; imported when asked for."""
 

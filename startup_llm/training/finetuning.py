@@ -16,10 +16,10 @@ import numpy as np
 from startup_llm.errors import UserError
 from startup_llm.evaluation.metrics import get_metric, rank_metrics
 from startup_llm.models.adapters import add_lora, choose_layers
-from startup_llm.models.sentence_encoder import SIMILARITY_SCALE
 from startup_llm.models.sequence_classifier import find_output_layer
 from startup_llm.run_folder import PLAN
 from startup_llm.tasks.base import Task
+from startup_llm.tasks.sentence_similarity.model import SIMILARITY_SCALE
 from startup_llm.training.fused_lora import fuse_lora
 from startup_llm.training.inference import extract_features, list_features, predict_outputs, predict_scores
 from startup_llm.training.kept_states import KeptStates, find_lower_blocks, number_rows

@@ -9,10 +9,10 @@ from huggingface_hub import DatasetCard, constants
 from loopback_hub import SIZE_CATEGORIES
 
 from startup_llm.config import DataConfig
-from startup_llm.data.labelled_images import DIGITS
 from startup_llm.data.sources import list_shipped_datasets
 from startup_llm.hub.dataset_card import read_dataset_card
 from startup_llm.hub.dataset_figures import count_rows, fill_card, list_named_configs, load_rows, read_config
+from startup_llm.tasks.vision.labelled_images import DIGITS
 
 ROOT = Path(__file__).parents[2]
 CARDS = ROOT / "data_cards"

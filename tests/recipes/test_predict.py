@@ -27,8 +27,8 @@ from transformers import (
     pipeline,
 )
 
-from startup_llm.data.chat_templates import TEMPLATES
 from startup_llm.errors import run_recipe
+from startup_llm.tasks.text_generation.chat_templates import TEMPLATES
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "predict.py"
 TEXTS = [

@@ -17,7 +17,7 @@ import pytest
 from chat_checkpoints import build_chat_checkpoint
 from safetensors.numpy import load_file
 
-from startup_llm.data.chat_templates import TEMPLATES
+from startup_llm.tasks.text_generation.chat_templates import TEMPLATES
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "finetune.py"

@@ -1,0 +1,189 @@
+"""A cleaned copy of each audited file, beside it, with a record of every change."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from startup_llm.audit.audit import Audit, Rows
+from startup_llm.audit.odd_texts import repair_characters
+from startup_llm.audit.personal_data import mask_text
+from startup_llm.data.sources import EXTENSIONS
+from startup_llm.data.streams import Piece, RowSource, RowTarget, extend_schema
+from startup_llm.errors import UserError
+from startup_llm.run_folder import write_atomically
+
+if TYPE_CHECKING:
+    import pyarrow
+
+REMOVALS = (
+    "empty-texts", "missing-labels", "duplicates", "duplicates-across-splits", "near-duplicates",
+    "near-duplicates-across-splits",
+)  # fmt: skip
+REPAIRS = ("odd-characters", "personal-data", "label-spelling")
+FIXABLE = (*REMOVALS, *REPAIRS)
+_EXTENSION = re.compile(rf"\.({'|'.join(EXTENSIONS)})(\.gz)?$", re.IGNORECASE)
+
+
+def name_copies(path: str | Path) -> tuple[Path, Path]:
+    """Return where a file's cleaned copy and its changes are written: NAME.cleaned.EXT, NAME.changes.jsonl."""
+    place = Path(path)
+    extension = _EXTENSION.search(place.name)[0]
+    stem = place.name.removesuffix(extension)
+    return place.with_name(f"{stem}.cleaned{extension}"), place.with_name(f"{stem}.changes.jsonl")
+
+
+def find_files(rows: Rows, *, overwrite: bool) -> list[tuple[str, dict[str, Any]]]:
+    """Return each audited file with its split.
+
+    Raises:
+        UserError: if the rows do not come from files, or a copy exists that is not to be replaced.
+    """
+    files = [(split, file) for split, records in rows.files.items() for file in records]
+    if not files or not all(Path(file["path"]).is_file() for _, file in files):
+        raise UserError("--fix needs files of your own (--data.train_file or --data.data_dir) to write copies beside")
+    if isinstance(rows.columns.label, list) or rows.problem_type == "multi_label_classification":
+        raise UserError("--fix is for one label per row; of several labels, mend the audit's rows yourself")
+    for copy in (copy for _, file in files for copy in name_copies(file["path"])):
+        if copy.exists() and not overwrite:
+            raise UserError(f"{copy} exists already; move it away, or replace it with --overwrite")
+    return files
+
+
+def write_cleaned_copies(audit: Audit, kinds: list[str], *, names: bool = False, overwrite: bool = False) -> list[str]:
+    """Write the cleaned copies.
+
+    Of equal texts in a split only those with the first one's label are removed: which of two labels is right, a reader
+    decides. Of texts that two splits share, the earlier split's row goes, that of training.
+
+    Args:
+        audit: What was found.
+        kinds: What to mend, of `FIXABLE`.
+        names: Whether masking covers names too.
+        overwrite: Replace earlier copies; the originals are never written.
+
+    Returns:
+        A sentence per file.
+
+    Raises:
+        UserError: if the rows do not come from files, or a copy exists or cannot be written.
+    """
+    files = find_files(audit.rows, overwrite=overwrite)
+    plan = _Plan(audit, kinds, names)
+    told, start = [], {split: 0 for split, _ in files}
+    for split, file in files:
+        first = plan.first_position(split) + start[split]
+        start[split] += file["rows"]
+        told.append(_clean_file(file["path"], plan, first, overwrite=overwrite))
+    return told
+
+
+class _Plan:
+    """What happens to each row."""
+
+    def __init__(self, audit: Audit, kinds: list[str], names: bool) -> None:
+        self.rows, self.names, self.kinds = audit.rows, names, kinds
+        self.removed: dict[int, tuple[str, int | None]] = {}
+        self.repaired: dict[str, set[int]] = {}
+        for kind in kinds:
+            if kind not in audit.findings:
+                continue
+            finding = audit.findings[kind]
+            if kind in REPAIRS:
+                self.repaired[kind] = set(finding.positions.tolist())
+                continue
+            partners = [None] * len(finding.positions) if finding.partners is None else finding.partners.tolist()
+            for position, partner in zip(finding.positions.tolist(), partners, strict=True):
+                if partner is None or kind.endswith("-across-splits") or self._agree(position, partner):
+                    self.removed.setdefault(position, (kind, partner))
+        spelling = audit.findings.get("label-spelling")
+        self.spellings = spelling.mapping if spelling else {}
+
+    def first_position(self, split: str) -> int:
+        return int((self.rows.split == split).argmax())
+
+    def _agree(self, position: int, partner: int) -> bool:
+        first, second = (self.rows.labels[i] for i in (position, partner))
+        return [name.strip().casefold() for name in first] == [name.strip().casefold() for name in second]
+
+    def change(self, position: int, row: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
+        """Yield kind, column and new value of each change to a row that stays."""
+        columns = self.rows.columns
+        for column in (columns.text, columns.text_pair):
+            text = row.get(column) if column else None
+            for kind, mend in (
+                ("odd-characters", repair_characters),
+                ("personal-data", lambda text: mask_text(text, names=self.names)),
+            ):
+                if position in self.repaired.get(kind, ()) and isinstance(text, str) and mend(text) != text:
+                    text = mend(text)
+                    yield kind, column, text
+        label = row.get(columns.label)
+        if position in self.repaired.get("label-spelling", ()) and label in self.spellings:
+            yield "label-spelling", columns.label, self.spellings[label]
+
+
+def _clean_file(path: str, plan: _Plan, first: int, *, overwrite: bool) -> str:
+    cleaned, changes_path = name_copies(path)
+    source = RowSource(path)
+    changes: list[dict[str, Any]] = []
+    pieces = [_clean_piece(piece, plan, first, changes) for piece in source.pieces()]
+    columns = list(dict.fromkeys(name for piece in pieces for name in piece.columns))
+    schema: pyarrow.Schema | None = None
+    if source.format == "parquet":
+        schema = extend_schema(None, pieces[0], source.name)
+    with RowTarget(str(cleaned), "auto", source, overwrite=overwrite) as target:
+        target.open(columns, {}, schema)
+        for piece in pieces:
+            target.write(piece, [{}] * len(piece))
+    lines = [json.dumps(change, ensure_ascii=False) for change in changes]
+    write_atomically(changes_path, "".join(f"{line}\n" for line in lines))
+    counts = Counter(change["what"] for change in changes)
+    what = ", ".join(f"{count:,} {kind}" for kind, count in counts.items()) or "nothing to mend"
+    return f"{cleaned}: {sum(map(len, pieces)):,} rows ({what}); changes in {changes_path}"
+
+
+def _clean_piece(piece: Piece, plan: _Plan, first: int, changes: list[dict[str, Any]]) -> Piece:
+    kept, rows, touched = [], [], False
+    source_rows = piece.to_rows()
+    for number, row in enumerate(source_rows):
+        position = first + piece.start + number
+        record = {"row": piece.start + number + 1}
+        if position in plan.removed:
+            kind, partner = plan.removed[position]
+            record |= {"what": kind, "action": "removed", "before_sha256": _hash(row)}
+            if partner is not None:
+                record["same_as"] = plan.rows.place(partner)
+            changes.append(record)
+            continue
+        new = dict(row)
+        for kind, column, value in plan.change(position, row):
+            changes.append(
+                {**record, "what": kind, "action": "changed", "column": column, "before_sha256": _hash(new[column]),
+                 "after": value}
+            )  # fmt: skip
+            new[column], touched = value, True
+        kept.append(number)
+        rows.append(new)
+    if piece.table is None:
+        return Piece(piece.start, rows)
+    table = piece.table.take(kept)
+    if touched:
+        import pyarrow
+
+        for name in {plan.rows.columns.text, plan.rows.columns.text_pair, plan.rows.columns.label} - {None}:
+            index = table.schema.get_field_index(name)
+            values = pyarrow.array([row[name] for row in rows], table.schema.field(name).type)
+            table = table.set_column(index, table.schema.field(name), values)
+    return replace(piece, table=table)
+
+
+def _hash(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

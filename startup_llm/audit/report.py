@@ -1,0 +1,130 @@
+"""The audit as files: audit.json with every row, audit.md to read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from startup_llm.audit.audit import KINDS, Audit
+from startup_llm.errors import UserError
+from startup_llm.run_folder import write_atomically
+
+NAMES = ("audit.json", "audit.md")
+
+
+def check_output(folder: str | Path, *, overwrite: bool) -> Path:
+    """Return the folder for an audit.
+
+    Raises:
+        UserError: if it is a file, or holds an audit that is not to be replaced.
+    """
+    path = Path(folder)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"output {path} is a file, expected a folder; name another with --output")
+    taken = [name for name in NAMES if (path / name).exists()]
+    if taken and not overwrite:
+        raise UserError(f"{path / taken[0]} exists already; name another folder with --output, or use --overwrite")
+    return path
+
+
+def write_audit(audit: Audit, folder: Path) -> None:
+    """Write both files, each whole or not at all.
+
+    Raises:
+        UserError: if the folder cannot be written.
+    """
+    content = audit.to_json()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "audit.json", json.dumps(content, ensure_ascii=False) + "\n")
+        write_atomically(folder / "audit.md", render_markdown(content))
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise UserError(f"cannot write the audit to {folder}: {error.strerror}; name another --output") from None
+
+
+def render_markdown(content: dict[str, Any]) -> str:
+    """Return the audit as a page: a table of the findings, then each with examples.
+
+    Args:
+        content: What `Audit.to_json` returns.
+    """
+    return "\n".join(_render(content)) + "\n"
+
+
+def summarize(content: dict[str, Any]) -> list[str]:
+    """Return a line per finding: severity, kind, rows, meaning."""
+    return [f"{f['severity']:8} {f['kind']:30} {f['count']:>9,}  {f['meaning']}" for f in content["findings"]]
+
+
+def _render(content: dict[str, Any]) -> Iterator[str]:
+    statistics, findings = content["statistics"], content["findings"]
+    total = sum(statistics["rows"].values())
+    yield "# Audit of the rows"
+    yield ""
+    yield ", ".join(f"{count:,} {split}" for split, count in statistics["rows"].items()) + " rows."
+    yield from content["notes"]
+    yield ""
+    yield "| severity | finding | rows | share | what | what to do |"
+    yield "|---|---|---:|---:|---|---|"
+    for finding in findings:
+        share = f"{finding['count'] / total:.2%}"
+        cells = [finding["severity"], finding["kind"], f"{finding['count']:,}", share]
+        yield f"| {' | '.join([*cells, finding['meaning'], finding['advice']])} |"
+    found = {finding["kind"] for finding in findings}
+    yield ""
+    yield f"Nothing was found of: {', '.join(kind for kind in KINDS if kind not in found) or 'none of the kinds'}."
+    yield ""
+    yield "| length | " + " | ".join(statistics["lengths"]["words"]) + " |"
+    yield "|---|" + "---:|" * len(statistics["lengths"]["words"])
+    for unit, values in statistics["lengths"].items():
+        yield f"| {unit} | " + " | ".join(f"{value:,}" for value in values.values()) + " |"
+    if languages := statistics["texts_by_language"]:
+        yield ""
+        yield "Languages, where they can be told: " + ", ".join(f"{k} {v:,}" for k, v in languages.items()) + "."
+    yield ""
+    yield "Texts are shown with personal data masked, as far as it was found; audit.json names every row."
+    for finding in findings:
+        yield ""
+        yield f"## {finding['kind']}"
+        yield ""
+        yield f"{finding['count']:,} {finding['meaning']}: {_join(finding['count_by_split'])}."
+        yield f"What to do: {finding['advice']}."
+        if finding["details"]:
+            yield ""
+            yield f"Details: {_join(finding['details'])}."
+        yield ""
+        for example in finding["examples"]:
+            yield f"- {_show(example)}"
+
+
+def _show(example: dict[str, Any]) -> str:
+    rest = {k: v for k, v in example.items() if k not in ("split", "row", "file", "file_row", "text", "label")}
+    against = rest.pop("against", None)
+    place = f"{example['split']} row {example['row']}"
+    if "file" in example:
+        place += f" ({example['file']} row {example['file_row']})"
+    line = f"{place}: {_quote(example['text'])} [{_escape(example['label'])}]"
+    if rest:
+        line += f" ({_join(rest)})"
+    return line if against is None else f"{line} against {_show(against)}"
+
+
+def _join(values: dict[str, Any]) -> str:
+    parts = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            value = "{" + _join(value) + "}"
+        elif isinstance(value, list):
+            value = ", ".join(map(str, value))
+        parts.append(f"{name.replace('_', ' ')} {value}")
+    return _escape("; ".join(parts))
+
+
+def _quote(text: str) -> str:
+    return "`" + text.replace("`", "'").replace("|", "¦") + "`" if text else "(empty)"
+
+
+def _escape(text: str) -> str:
+    return text.replace("|", "¦").replace("<", "&lt;").replace("\n", " ")

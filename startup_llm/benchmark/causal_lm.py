@@ -1,0 +1,251 @@
+"""Training of a small Llama-style causal language model on packed text: with this package's plan, and with TRL.
+
+The weights are random and the tokenizer is trained on the rows at hand, so that nothing has to be downloaded. Every
+way trains the same model on the same texts with the same number of tokens in a step.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from startup_llm.config import BenchmarkConfig, LoraConfig, ModelConfig
+from startup_llm.errors import UserError
+from startup_llm.tasks.text_generation.running_text import load_running_text
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
+
+    from startup_llm.training.speed import SpeedPlan
+
+BLOCK_TOKENS = 512
+BLOCKS_PER_STEP = 8
+VOCABULARY = 4096
+WIDTH, LAYERS, HEADS, KEY_VALUE_HEADS, INNER_WIDTH = 384, 6, 6, 2, 1024
+LORA_RANK = 16
+LEARNING_RATE = 1e-3
+END = "<|endoftext|>"
+
+
+class Clock(Protocol):
+    """What times the steps of a Trainer."""
+
+    def callback(self) -> TrainerCallback:
+        """Return what tells a Trainer's steps to this clock."""
+
+    def read(self, rows: int, epochs: int, mean_tokens: float, model: Any) -> dict[str, Any]:
+        """Return rates over all steps but the first."""
+
+
+def check_causal_lm_config(config: BenchmarkConfig) -> None:
+    """Refuse what has no meaning for a language model with random weights.
+
+    Raises:
+        UserError: On a checkpoint, an accuracy to measure, or too few blocks.
+    """
+    if config.model != ModelConfig():
+        raise UserError(
+            f"model.checkpoint {config.model.checkpoint}: causal-lm trains a small Llama-style model with random "
+            "weights, the same for every way; leave the model section out"
+        )
+    if config.accuracy:
+        raise UserError("accuracy was asked for, but a language model has none; leave --accuracy out")
+    _check_blocks(config.rows)
+
+
+def _check_blocks(blocks: int | None) -> None:
+    if blocks is not None and blocks < 2 * BLOCKS_PER_STEP:
+        raise UserError(
+            f"rows: {blocks} blocks of {BLOCK_TOKENS} tokens, expected at least {2 * BLOCKS_PER_STEP}: two steps, the "
+            "second of which is timed; give --rows"
+        )
+
+
+def train_ours(config: BenchmarkConfig, clock: Clock, *, lora: bool) -> dict[str, Any]:
+    """Train on packed blocks with transformers' Trainer, and with what this package chooses and adds for speed."""
+    import datasets
+    from transformers import Trainer, default_data_collator
+
+    from startup_llm.models.adapters import add_lora
+    from startup_llm.training.fused_lora import fuse_lora
+    from startup_llm.training.speed import plan_speed, store_frozen_weights
+    from startup_llm.training.trainer import build_training_arguments
+
+    plan = plan_speed()
+    texts = list(load_running_text(config.data).splits["train"]["text"])
+    tokenizer = train_tokenizer(texts)
+    blocks = pack_blocks(texts, tokenizer, config.rows, config.data.split_seed)
+    model: Any = build_llama(tokenizer)
+    model.set_attn_implementation(choose_kernel(model, plan, blocks[:BLOCKS_PER_STEP]))
+    if lora:
+        model = add_lora(model, LoraConfig(rank=LORA_RANK), task_type="CAUSAL_LM", base_name="")
+        store_frozen_weights(model, plan.frozen_dtype)
+        fuse_lora(model)
+    rows = datasets.Dataset.from_dict({"input_ids": blocks, "labels": blocks})
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = build_training_arguments(_trainer_section(config), Path(folder), plan, metric="")
+        callbacks = [clock.callback()]
+        trainer = Trainer(
+            model, arguments, train_dataset=rows, data_collator=default_data_collator, callbacks=callbacks
+        )
+        loss = trainer.train().training_loss
+    return clock.read(_whole_steps(len(rows)), config.epochs, BLOCK_TOKENS, model) | {"train_loss": loss}
+
+
+def train_with_trl(config: BenchmarkConfig, clock: Clock, *, lora: bool, tuned: bool) -> dict[str, Any]:
+    """Train with TRL's SFTTrainer and packing.
+
+    Args:
+        config: Rows and data.
+        clock: Times the steps.
+        lora: Train a LoRA adapter on all linear layers through PEFT, instead of every weight.
+        tuned: Take blocks cut anywhere (`wrapped`, which needs no flash attention), keep activations, and compute in
+            the type that was measured to be the faster one; otherwise SFTTrainer's defaults: best-fit packing,
+            activations computed twice, bfloat16.
+    """
+    import datasets
+    import peft
+    from trl import SFTConfig, SFTTrainer
+
+    from startup_llm.training.speed import plan_speed, use_idle_cores
+
+    use_idle_cores()
+    texts = list(load_running_text(config.data).splits["train"]["text"])
+    tokenizer = train_tokenizer(texts)
+    drawn = draw_texts(texts, tokenizer, config.rows, config.data.split_seed)
+    adapter = peft.LoraConfig(
+        task_type="CAUSAL_LM", r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules="all-linear"
+    )
+    tuning: dict[str, Any] = {}
+    if tuned:
+        bf16 = plan_speed().compute_dtype == "bfloat16"
+        tuning = {"packing_strategy": "wrapped", "gradient_checkpointing": False, "bf16": bf16}
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = SFTConfig(folder, packing=True, max_length=BLOCK_TOKENS, **tuning, **_trainer_section(config))
+        trainer = SFTTrainer(
+            model=build_llama(tokenizer),
+            args=arguments,
+            train_dataset=datasets.Dataset.from_dict({"text": drawn}),
+            processing_class=tokenizer,
+            peft_config=adapter if lora else None,
+            callbacks=[clock.callback()],
+        )
+        loss = trainer.train().training_loss
+    lengths = [len(ids) for ids in trainer.train_dataset["input_ids"]]
+    blocks = _whole_steps(len(lengths))
+    return clock.read(blocks, config.epochs, float(np.mean(lengths)), trainer.model) | {"train_loss": loss}
+
+
+def _whole_steps(blocks: int) -> int:
+    """Return the blocks that are trained on: those of the last step only where they fill it."""
+    return blocks // BLOCKS_PER_STEP * BLOCKS_PER_STEP
+
+
+def _trainer_section(config: BenchmarkConfig) -> dict[str, Any]:
+    import torch
+
+    return {
+        "per_device_train_batch_size": BLOCKS_PER_STEP,
+        "learning_rate": LEARNING_RATE,
+        "num_train_epochs": config.epochs,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+        "dataloader_drop_last": True,
+        "use_cpu": not torch.accelerator.is_available(),
+    }
+
+
+def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+    """Train byte-level BPE on the texts."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END)
+
+
+def build_llama(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """Build the model: the same random weights for every way, float32."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=WIDTH,
+            intermediate_size=INNER_WIDTH,
+            num_hidden_layers=LAYERS,
+            num_attention_heads=HEADS,
+            num_key_value_heads=KEY_VALUE_HEADS,
+            max_position_embeddings=BLOCK_TOKENS,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            use_cache=False,
+        )
+    )
+
+
+def draw_texts(texts: list[str], tokenizer: PreTrainedTokenizerFast, blocks: int | None, seed: int) -> list[str]:
+    """Draw texts in random order, anew when all were drawn, until their tokens fill the blocks; None: each once."""
+    lengths = np.array([len(ids) + 1 for ids in tokenizer(texts)["input_ids"]])
+    generator, order, filled = np.random.default_rng(seed), [], 0
+    while filled < (blocks or 1) * BLOCK_TOKENS:
+        drawn = generator.permutation(len(texts))
+        ends = filled + np.cumsum(lengths[drawn])
+        if blocks is not None:
+            drawn = drawn[: int(np.searchsorted(ends, blocks * BLOCK_TOKENS)) + 1]
+        order += drawn.tolist()
+        filled = int(ends[len(drawn) - 1])
+        if blocks is None:
+            break
+    return [texts[place] for place in order]
+
+
+def pack_blocks(
+    texts: list[str], tokenizer: PreTrainedTokenizerFast, blocks: int | None, seed: int
+) -> list[list[int]]:
+    """Join drawn texts, each with its end token, and cut the stream into blocks; what does not fill one is left out.
+
+    Raises:
+        UserError: If the texts do not fill two steps.
+    """
+    stream: list[int] = []
+    for ids in tokenizer(draw_texts(texts, tokenizer, blocks, seed))["input_ids"]:
+        stream += [*ids, tokenizer.eos_token_id]
+    whole = len(stream) // BLOCK_TOKENS
+    _check_blocks(whole)
+    return [stream[block * BLOCK_TOKENS :][:BLOCK_TOKENS] for block in range(whole)]
+
+
+def choose_kernel(model: LlamaForCausalLM, plan: SpeedPlan, blocks: list[list[int]]) -> str:
+    """Return the attention kernel with which one real step, forwards and backwards, takes less time."""
+    import torch
+
+    model.to(plan.device)
+    tokens = torch.tensor(blocks, device=plan.device)
+    seconds = {}
+    for kernel in ("eager", "sdpa"):
+        model.set_attn_implementation(kernel)
+        for _ in range(2):  # the first is for warming up
+            start = time.perf_counter()
+            with plan.autocast():
+                loss = model(input_ids=tokens, labels=tokens).loss
+            loss.backward()
+            seconds[kernel] = time.perf_counter() - start
+            model.zero_grad()
+    return min(seconds, key=seconds.__getitem__)

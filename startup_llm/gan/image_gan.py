@@ -1,0 +1,188 @@
+"""Adversarial training under Accelerate: two models, two optimizers, one loop; and the image GAN."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from startup_llm.errors import UserError
+from startup_llm.models.scratch.checks import check_at_least
+from startup_llm.models.scratch.gan import (
+    ExponentialMovingAverage,
+    ImageGenerator,
+    build_gan,
+    discriminator_loss,
+    generator_loss,
+    r1_penalty,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from accelerate import Accelerator
+    from torch import Tensor
+
+    from startup_llm.config import GanBertConfig, GanModelConfig, GanTrainConfig
+    from startup_llm.data.digits import LabelledImages
+    from startup_llm.run_folder import RunFolder
+
+STATE = "trainer_state.json"
+
+
+@dataclass
+class AdversarialTrainer(ABC):
+    """Two players with all that their training keeps between steps.
+
+    Attributes:
+        accelerator: Places and synchronizes everything.
+        generator: G, prepared.
+        discriminator: D, prepared.
+        generator_optimizer: Adam over G, prepared.
+        discriminator_optimizer: Adam over D, prepared.
+        loader: Batches of real examples with labels, prepared.
+        train: Settings.
+        history: One record per epoch: step, epoch, and mean losses.
+    """
+
+    accelerator: Accelerator
+    generator: Any
+    discriminator: Any
+    generator_optimizer: Any
+    discriminator_optimizer: Any
+    loader: DataLoader
+    train: GanTrainConfig | GanBertConfig
+    history: list[dict[str, float]]
+
+    def run_epochs(self) -> Iterator[int]:
+        """Train to the last epoch, from the one after the last that `history` holds.
+
+        Yields:
+            Each epoch's number, from 1, after its last step.
+        """
+        for epoch in range(len(self.history) + 1, self.train.epochs + 1):
+            self.loader.set_epoch(epoch)
+            sums: dict[str, Tensor] = {}
+            for examples, labels in self.loader:
+                for name, value in self._step(examples, labels).items():
+                    sums[name] = sums.get(name, 0.0) + value.detach()
+            means = {name: float(total) / len(self.loader) for name, total in sums.items()}
+            self.history.append({"epoch": epoch, "step": epoch * len(self.loader), **means})
+            yield epoch
+
+    @abstractmethod
+    def _step(self, examples: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Move D, then G, on one batch, and return the losses."""
+
+    def save(self, run: RunFolder) -> None:
+        """Write a checkpoint of everything, and drop the one before it."""
+        epoch = len(self.history)
+        folder = run.checkpoints / f"checkpoint-{epoch}"
+        older = run.last_checkpoint()
+        self.accelerator.save_state(str(folder))
+        if run.is_writer:
+            (folder / STATE).write_text(json.dumps({"history": self.history}))
+            if older is not None and older != folder:
+                import shutil
+
+                shutil.rmtree(older, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+
+    def load(self, folder: Path) -> None:
+        """Go back to a checkpoint: weights, optimizers, running mean and random states."""
+        self.accelerator.load_state(str(folder))
+        self.history[:] = json.loads((folder / STATE).read_text())["history"]
+
+
+@dataclass
+class GanTrainer(AdversarialTrainer):
+    """The image GAN.
+
+    Attributes:
+        average: Running mean of G's weights; what is saved and judged.
+    """
+
+    average: ExponentialMovingAverage
+
+    def _step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        unwrapped = self.accelerator.unwrap_model(self.generator)
+        noise = torch.randn(len(images), unwrapped.noise_size, device=images.device)
+        fake = self.generator(noise, labels)
+
+        real = images.detach().requires_grad_()
+        real_logits = self.discriminator(real, labels)
+        penalty = r1_penalty(real_logits, real, self.train.r1_gamma)
+        loss_d = discriminator_loss(real_logits, self.discriminator(fake.detach(), labels))
+        self.discriminator_optimizer.zero_grad()
+        self.accelerator.backward(loss_d + penalty)
+        self.discriminator_optimizer.step()
+
+        loss_g = generator_loss(self.discriminator(fake, labels))
+        self.generator_optimizer.zero_grad()
+        self.accelerator.backward(loss_g)
+        self.generator_optimizer.step()
+        self.average.update(unwrapped)
+        return {"discriminator_loss": loss_d, "generator_loss": loss_g, "r1_penalty": penalty}
+
+
+def build_gan_trainer(model: GanModelConfig, train: GanTrainConfig, data: LabelledImages) -> GanTrainer:
+    """Build the players, their optimizers and the batches, and hand them to Accelerate.
+
+    Args:
+        model: Sizes.
+        train: Settings of the training.
+        data: Real images; the training split is used.
+
+    Raises:
+        UserError: if a number is out of range, or the images do not fill one batch.
+    """
+    check_at_least(1, batch_size=train.batch_size, epochs=train.epochs, checkpoint_epochs=train.checkpoint_epochs)
+    check_at_least(0, grids=train.grids)
+    if train.batch_size > len(data.train_images):
+        raise UserError(
+            f"train.batch_size {train.batch_size}: expected at most the {len(data.train_images)} training images"
+        )
+    from accelerate import Accelerator
+    from accelerate.utils import DataLoaderConfiguration, set_seed
+
+    seeded = DataLoaderConfiguration(use_seedable_sampler=True, data_seed=train.seed)
+    accelerator = Accelerator(dataloader_config=seeded)
+    set_seed(train.seed, device_specific=True)  # each process draws noise of its own
+    size, channels = data.train_images.shape[-1], data.train_images.shape[1]
+    generator, discriminator = build_gan(size, channels, model.noise_size, model.width, classes=len(data.label_names))
+    average = ExponentialMovingAverage(generator, train.ema_decay)
+    average.average.to(accelerator.device)
+    optimizers = [
+        torch.optim.Adam(player.parameters(), lr=rate, betas=(train.beta1, 0.99))
+        for player, rate in (
+            (generator, train.generator_learning_rate),
+            (discriminator, train.discriminator_learning_rate),
+        )
+    ]
+    rows = TensorDataset(data.train_images, data.train_labels)
+    loader = DataLoader(rows, batch_size=train.batch_size, shuffle=True, drop_last=True)
+    prepared = accelerator.prepare(generator, discriminator, *optimizers, loader)
+    accelerator.register_for_checkpointing(average.average)
+    return GanTrainer(accelerator, *prepared, train, [], average)
+
+
+@torch.inference_mode()
+def draw_labelled_images(generator: ImageGenerator, labels: Tensor, seed: int) -> Tensor:
+    """Draw one image per label from a generator in evaluation mode.
+
+    Args:
+        generator: A class-conditional generator.
+        labels: Shape (rows,), int64.
+        seed: Seed of the noise.
+
+    Returns:
+        Shape (rows, channels, size, size), on the CPU.
+    """
+    noise = torch.randn(len(labels), generator.noise_size, generator=torch.Generator().manual_seed(seed))
+    device = next(generator.parameters()).device
+    return generator(noise.to(device), labels.to(device)).cpu()

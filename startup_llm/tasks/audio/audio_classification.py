@@ -1,0 +1,125 @@
+"""Audio classification: one label for a recording."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from startup_llm.errors import UserError
+from startup_llm.tasks.audio.base import AudioTask, split_batch
+from startup_llm.tasks.audio.recordings import load_labelled_recordings, read_recordings
+from startup_llm.tasks.audio.speech_models import (
+    build_audio_classifier,
+    build_scratch_conformer,
+    compute_logits,
+    load_feature_extractor,
+    needs_rows_apart,
+)
+from startup_llm.tasks.base import RECORDING_OPTIONS, SingleLabelTask, Truncation
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import Tensor
+
+    from startup_llm.config import DataConfig, ModelConfig, ScratchModelConfig
+    from startup_llm.data.task_data import TaskData
+    from startup_llm.models.checkpoints import Checkpoint
+    from startup_llm.models.task_model import TaskModel
+
+_SHOWN = 8
+
+
+class AudioClassification(SingleLabelTask, AudioTask):
+    """Columns audio, seconds and label."""
+
+    tag = "audio-classification"
+    data_options = (*RECORDING_OPTIONS, "label_column")
+    model_options = ("warp_spectrum",)
+    auto_class = "AutoModelForAudioClassification"
+    auto_processor = "AutoFeatureExtractor"
+    supports_probe = True
+    errors = "classification"
+
+    def read_data(self, data: DataConfig) -> TaskData:
+        """Read, check and split the rows.
+
+        Raises:
+            UserError: On anything wrong with the files, the columns, the recordings or the labels.
+        """
+        return load_labelled_recordings(data)
+
+    def load_processor(self, checkpoint: Checkpoint, model: ModelConfig) -> Any:
+        """Load the checkpoint's feature extractor."""
+        return load_feature_extractor(checkpoint, model.trust_remote_code)
+
+    def build_model(
+        self,
+        checkpoint: Checkpoint,
+        processor: Any,
+        data: TaskData,
+        model: ModelConfig,
+        attention_kernel: str | None,
+    ) -> TaskModel:
+        """Load the checkpoint with a classification head on it."""
+        return build_audio_classifier(
+            checkpoint,
+            processor,
+            label_names=data.label_names,
+            shortest_seconds=min(data.splits["train"]["seconds"]),
+            dropout=model.dropout,
+            warp_spectrum=model.warp_spectrum,
+            attention_kernel=attention_kernel,
+            trust_remote_code=model.trust_remote_code,
+        )
+
+    def build_scratch_model(
+        self, data: TaskData, model: ScratchModelConfig, attention_kernel: str
+    ) -> tuple[Any, TaskModel]:
+        """Return a feature extractor and a conformer.
+
+        Raises:
+            UserError: If another model is asked for.
+        """
+        if model.name != "conformer":
+            raise UserError(f"model.name {model.name}: {self.tag} has the reference model conformer")
+        return build_scratch_conformer(model, attention_kernel, label_names=data.label_names)
+
+    def encode(self, rows: Dataset, processor: Any) -> tuple[Dataset, Truncation]:
+        """Encode the recordings, and the class ids where there are any."""
+        import datasets
+
+        columns, truncation = self.encode_recordings(rows, processor)
+        if "label" in rows.column_names:
+            columns["labels"] = list(rows["label"])
+        return datasets.Dataset.from_dict(columns), truncation
+
+    def compute_outputs(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
+        """Return the logits of each row."""
+        inputs, lengths = split_batch(batch)
+        logits = compute_logits(model, inputs, lengths, apart=needs_rows_apart(processor))
+        return [row.float().cpu().numpy() for row in logits]
+
+    def baselines(self, data: TaskData) -> tuple[str, ...]:
+        """Name the baselines."""
+        return ("majority", "mel-statistics-svm")
+
+    def show(self, rows: Dataset, predictions: Sequence[Any], data: TaskData) -> list[dict[str, Any]]:
+        """Show recordings that were answered wrongly; where none was, the first ones."""
+        labels = self.references(rows)
+        wrong = np.flatnonzero(np.asarray(predictions) != labels)[:_SHOWN]
+        places = wrong if len(wrong) else np.arange(min(3, len(rows)))
+        title = "Recordings that were answered wrongly" if len(wrong) else "Recordings, all answered rightly"
+        names = data.label_names
+        captions = [f"{names[labels[place]]}, answered {names[predictions[place]]}" for place in places]
+        return self.show_recordings(rows, places, title, captions)
+
+    def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
+        """Compare raw scores with `pipeline("audio-classification")`."""
+        from transformers import pipeline
+
+        classify = pipeline(self.tag, model=model_folder, dtype="float32", device="cpu")
+        rate = classify.feature_extractor.sampling_rate
+        sounds = ({"raw": samples, "sampling_rate": rate} for samples in read_recordings(rows, rate))
+        return self.compare_with_pipeline(classify, sounds, outputs)

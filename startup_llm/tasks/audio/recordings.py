@@ -1,0 +1,369 @@
+"""Recordings with a label or a text: folders of classes, metadata files, tables of paths, Hub datasets."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from startup_llm.config import DataConfig
+from startup_llm.data.bad_rows import find_column_fault, leave_out
+from startup_llm.data.classification import (
+    _check_labels_across_splits,
+    _check_training_labels,
+    _count_labels,
+    _order_names,
+    _read_label_names,
+    read_class_names,
+)
+from startup_llm.data.sources import EXTENSIONS, SPLIT_ALIASES, LoadedData, load_splits, read_table
+from startup_llm.data.splits import handle_overlap, make_splits, read_groups, sample_rows
+from startup_llm.data.task_data import TaskData
+from startup_llm.errors import UserError, nearest
+from startup_llm.tasks.audio.sound_files import AUDIO_EXTENSIONS, measure_seconds, read_audio
+
+if TYPE_CHECKING:
+    import datasets
+    import numpy as np
+
+AUDIO_COLUMNS = ("audio", "file_name", "file", "path", "audio_path", "wav")
+LABEL_COLUMNS = ("label", "labels", "class", "category", "intent", "keyword")
+TEXT_COLUMNS = ("text", "transcription", "transcript", "sentence", "normalized_text", "target")
+_SHOWN = 5
+
+
+def load_labelled_recordings(data: DataConfig) -> TaskData:
+    """Load recordings with a label each, listen to each, and cut the splits that the source does not give.
+
+    Returns:
+        Splits with audio (the file, not decoded), seconds, label (class id) and row.
+
+    Raises:
+        UserError: If a source or column is missing, a label is not fit to train on, or a recording cannot be used
+            (see `data.skip_bad`).
+    """
+    loaded = _load(data)
+    column = _find_column(loaded.splits["train"], data.label_column, LABEL_COLUMNS, "label_column")
+    names = {
+        split: [data.value_names.get(name, name) for name in _read_label_names(rows, column, f"{split} split")]
+        for split, rows in loaded.splits.items()
+    }
+    order = {} if data.value_names else loaded.splits["train"].features[column]
+    label_names = _order_names(order, names.values())
+    ids = {name: index for index, name in enumerate(label_names)}
+    values = {split: [ids[name] for name in rows] for split, rows in names.items()}
+    splits, notes = _check_and_split(loaded, data, "label", values)
+    _check_training_labels(_count_labels(splits["train"], label_names), label_names, "train split")
+    notes += _check_labels_across_splits(splits, label_names, {})
+    return TaskData(splits, label_names, "single_label_classification", notes, loaded.sources)
+
+
+def load_transcribed_recordings(data: DataConfig) -> TaskData:
+    """Load recordings with the text that is spoken in each, listen to each, and cut the splits that are not given.
+
+    Returns:
+        Splits with audio (the file, not decoded), seconds, text and row.
+
+    Raises:
+        UserError: If a source or column is missing, or a text is empty or a recording cannot be used (see
+            `data.skip_bad`).
+    """
+    loaded = _load(data)
+    column = _find_column(loaded.splits["train"], data.text_column, TEXT_COLUMNS, "text_column")
+    texts, left_out = {}, []
+    for split, rows in loaded.splits.items():
+        class_names = read_class_names(rows.features[column])
+        own = [class_names[value] if class_names else value for value in rows[column]]
+        faults = find_column_fault(own, column)
+        bad, found = leave_out(faults, len(rows), split, "recordings", skip_bad=data.skip_bad)
+        left_out += found
+        texts[split] = [
+            None if row in bad else data.value_names.get(text, text) for row, text in enumerate(own, start=1)
+        ]
+    splits, notes = _check_and_split(loaded, data, "text", texts)
+    return TaskData(splits, notes=[*left_out, *notes], sources=loaded.sources)
+
+
+def read_recordings(rows: datasets.Dataset, sampling_rate: int) -> Iterator[np.ndarray]:
+    """Decode the column `audio`, one recording after the other; see `read_audio`.
+
+    Args:
+        rows: Rows with a column `audio`.
+        sampling_rate: Samples a second.
+    """
+    for value in rows["audio"]:
+        yield read_audio(read_bytes(value), sampling_rate)
+
+
+def read_bytes(value: dict[str, Any] | str | None) -> bytes:
+    """Return the bytes of a path, or of an undecoded value of `datasets.Audio`; none where there is no value."""
+    if value is None:
+        return b""
+    if isinstance(value, str):
+        return Path(value).read_bytes()
+    return value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()
+
+
+# Sources -------------------------------------------------------------------------------------------------------------
+
+
+def _load(data: DataConfig) -> LoadedData:
+    """Load the splits with a column `audio` that is not decoded, kept by `keep_where` and cut by `test_where`."""
+    import datasets
+
+    loaded = _load_folder(Path(data.data_dir), data) if data.data_dir else load_splits(data)
+    base = _base_folder(data)
+    splits = {}
+    for split, rows in loaded.splits.items():
+        column = _find_audio_column(rows, data)
+        feature = rows.features[column]
+        if isinstance(feature, datasets.Audio | dict):
+            if column != "audio":
+                rows = rows.remove_columns(list({"audio"} & set(rows.column_names))).rename_column(column, "audio")
+        else:
+            files = [{"bytes": None, "path": str(base / path) if path else ""} for path in rows[column]]
+            rows = rows.remove_columns(list({"audio"} & set(rows.column_names))).add_column("audio", files)
+        rows = rows.cast_column("audio", datasets.Audio(decode=False))
+        rows = _add_file_name_columns(rows, data.file_name_columns, split)
+        splits[split] = _select_where(rows, data.keep_where, "keep_where", split)[0]
+    notes = list(loaded.notes)
+    if data.keep_where:
+        notes.append(f"Only recordings with {_describe_where(data.keep_where)} are used.")
+    if data.test_where:
+        if "test" in splits:
+            raise UserError("data.test_where: the data have a test split of their own; leave the option out")
+        splits["test"], splits["train"] = _select_where(splits["train"], data.test_where, "test_where", "train")
+        chosen = _describe_where(data.test_where)
+        notes.append(f"The {len(splits['test']):,} recordings with {chosen} are the test split.")
+    return LoadedData(datasets.DatasetDict(splits), notes, loaded.sources)
+
+
+def _base_folder(data: DataConfig) -> Path:
+    """Return the folder that relative paths in a table start from: the table's."""
+    if data.data_dir:
+        return Path(data.data_dir).absolute()
+    files = data.train_file if isinstance(data.train_file, list) else [data.train_file]
+    return Path(files[0]).absolute().parent if files[0] else Path.cwd()
+
+
+def _load_folder(folder: Path, data: DataConfig) -> LoadedData:
+    """Read a folder: tables of the splits, or recordings beside metadata files, or recordings in class folders."""
+    import datasets
+
+    if not folder.is_dir():
+        siblings = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        raise UserError(f"data.data_dir: no such folder: {folder}{nearest(folder.name, siblings)}")
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    tables = [entry for entry in entries if _is_table(entry)]
+    if any(SPLIT_ALIASES.get(table.name.split(".")[0].split("-")[0].lower()) for table in tables):
+        return load_splits(data)
+    roots: dict[str, Path] = {}
+    for entry in entries:
+        if entry.is_dir() and (split := SPLIT_ALIASES.get(entry.name.lower())):
+            if split in roots:
+                raise UserError(
+                    f"data.data_dir ({folder}): {roots[split].name} and {entry.name} are both {split}; keep one"
+                )
+            roots[split] = entry
+    if "train" not in roots:
+        roots = {"train": folder}
+    splits, sources = {}, []
+    for split, root in roots.items():
+        columns, digest = _read_metadata(root) or _list_files(root, data)
+        splits[split] = datasets.Dataset.from_dict(columns)
+        sources.append({"split": split, "dataset": str(root), "rows": len(splits[split]), "sha256": digest})
+    return LoadedData(datasets.DatasetDict(splits), [], sources)
+
+
+def _is_table(path: Path) -> bool:
+    return path.is_file() and path.name.lower().removesuffix(".gz").endswith(tuple(f".{e}" for e in EXTENSIONS))
+
+
+def _read_metadata(root: Path) -> tuple[dict[str, list[Any]], str] | None:
+    """Read metadata.csv, .jsonl or .parquet, whose file_name is a path from its folder; None without one."""
+    files = sorted(path for path in root.iterdir() if path.stem == "metadata" and _is_table(path))
+    if not files:
+        return None
+    if len(files) > 1:
+        raise UserError(f"{root}: {files[0].name} and {files[1].name} are both there; keep one")
+    content = files[0].read_bytes()
+    table = read_table(str(files[0]), content)
+    if "file_name" not in table.column_names:
+        raise UserError(f"{files[0]}: no column 'file_name' among {', '.join(table.column_names)}; add it")
+    columns = table.to_pydict()
+    columns["file_name"] = [str((root / path).absolute()) if path else "" for path in columns["file_name"]]
+    return columns, hashlib.sha256(content).hexdigest()
+
+
+def _list_files(root: Path, data: DataConfig) -> tuple[dict[str, list[Any]], str]:
+    """List ROOT/CLASS/FILE in the order of the paths; files by their names alone where these hold the columns."""
+    paths = [path for path in sorted(root.rglob("*")) if path.is_file() and path.suffix.lower() in AUDIO_EXTENSIONS]
+    nested = [path for path in paths if path.parent != root]
+    if not (paths if data.file_name_columns else nested):
+        raise UserError(
+            f"data.data_dir ({root}): no sounds in sub-folders; expected CLASS/FILE.wav (one of "
+            f"{', '.join(AUDIO_EXTENSIONS)}), metadata.csv with file_name, or names that tell the columns "
+            "(--data.file_name_columns)"
+        )
+    digest = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in paths)).hexdigest()
+    if data.file_name_columns:
+        return {"file_name": [str(path.absolute()) for path in paths]}, digest
+    return {
+        "file_name": [str(path.absolute()) for path in nested],
+        "label": [path.relative_to(root).parts[0] for path in nested],
+    }, digest
+
+
+def _add_file_name_columns(rows: datasets.Dataset, pattern: str | None, split: str) -> datasets.Dataset:
+    """Read columns off the files' names.
+
+    Raises:
+        UserError: If a name does not fit the pattern.
+    """
+    if not pattern:
+        return rows
+    names = re.findall(r"\{(\w+)\}", pattern)
+    regex = re.compile("".join(
+        f"(?P<{part[1:-1]}>.+?)" if part.startswith("{") else re.escape(part)
+        for part in re.split(r"(\{\w+\})", pattern)
+    ))  # fmt: skip
+    columns: dict[str, list[str]] = {name: [] for name in names}
+    for row, value in enumerate(rows["audio"], start=1):
+        stem = Path((value or {}).get("path") or "").stem
+        found = regex.fullmatch(stem)
+        if found is None or not names:
+            raise UserError(f"data.file_name_columns ({pattern}): {split} row {row} is named {stem!r}")
+        for name in names:
+            columns[name].append(found[name])
+    for name, values in columns.items():
+        rows = (rows.remove_columns(name) if name in rows.column_names else rows).add_column(name, values)
+    return rows
+
+
+def _select_where(
+    rows: datasets.Dataset, where: dict[str, list[str]], option: str, split: str
+) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Return the rows whose columns have one of the given values, and the others.
+
+    Raises:
+        UserError: If a column is missing or no row fits.
+    """
+    import numpy as np
+
+    fits = np.ones(len(rows), bool)
+    for column, values in where.items():
+        if column not in rows.column_names:
+            raise UserError(
+                f"data.{option}: no column {column!r} among {', '.join(rows.column_names)}"
+                f"{nearest(column, rows.column_names)}"
+            )
+        fits &= np.isin(np.asarray(rows[column], dtype=str), values)
+    if not fits.any():
+        raise UserError(f"data.{option}: no {split} row has {_describe_where(where)}")
+    return rows.select(np.flatnonzero(fits)), rows.select(np.flatnonzero(~fits))
+
+
+def _describe_where(where: dict[str, list[str]]) -> str:
+    return " and ".join(f"{column} {' or '.join(values)}" for column, values in where.items())
+
+
+def _find_audio_column(rows: datasets.Dataset, data: DataConfig) -> str:
+    import datasets
+
+    if data.audio_column:
+        return _find_column(rows, data.audio_column, (), "audio_column")
+    found = [
+        name
+        for name, feature in rows.features.items()
+        if isinstance(feature, datasets.Audio) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"})
+    ]
+    return found[0] if len(found) == 1 else _find_column(rows, None, AUDIO_COLUMNS, "audio_column")
+
+
+def _find_column(rows: datasets.Dataset, named: str | list[str] | None, usual: tuple[str, ...], option: str) -> str:
+    columns = rows.column_names
+    if isinstance(named, list):
+        raise UserError(f"data.{option} ({', '.join(named)}): a recording has one of them here; name one column")
+    if named:
+        if named not in columns:
+            raise UserError(f"data.{option}: no column {named!r} among {', '.join(columns)}{nearest(named, columns)}")
+        return named
+    found = [name for name in usual if name in columns]
+    if not found:
+        raise UserError(f"no column {' or '.join(usual[:3])} among {', '.join(columns)}; name it with --data.{option}")
+    return found[0]
+
+
+# Checks --------------------------------------------------------------------------------------------------------------
+
+
+def _check_and_split(
+    loaded: LoadedData, data: DataConfig, target: str, values: dict[str, list[Any]]
+) -> tuple[datasets.DatasetDict, list[str]]:
+    """Listen to every recording, cut the missing splits and draw the rows that are wanted: those with a value."""
+    import datasets
+
+    splits, notes = {}, list(loaded.notes)
+    for split, rows in loaded.splits.items():
+        keep, seconds, digests, found = _listen(rows, split, skip_bad=data.skip_bad)
+        notes += found
+        keep = [place for place in keep if values[split][place] is not None]
+        table = rows.select_columns(["audio"]).add_column("seconds", seconds).add_column(target, values[split])
+        table = table.add_column("row", list(range(1, len(rows) + 1))).add_column("digest", digests)
+        if data.group_column:
+            table = table.add_column("group", read_groups(rows, data.group_column))
+        splits[split] = table.select(keep) if len(keep) < len(rows) else table
+        if not keep:
+            raise UserError(f"{split} split: none of the {len(rows)} recordings can be used; {' '.join(notes)}")
+    cut, split_notes = make_splits(
+        datasets.DatasetDict(splits),
+        data,
+        stratify_by="label" if target == "label" else None,
+        group_by="group" if data.group_column else None,
+    )
+    notes += split_notes
+    cut, overlap_notes = handle_overlap(cut, data.remove_overlap, "recordings")
+    notes += overlap_notes
+    for split, most in (("train", data.max_train_rows), ("test", data.max_test_rows)):
+        if most is not None and most < len(cut[split]):
+            notes.append(f"{most:,} of the {len(cut[split]):,} {split} rows are used (seed {data.split_seed}).")
+            stratum = "label" if target == "label" else None
+            cut[split] = sample_rows(cut[split], most, data.split_seed, stratify_by=stratum)
+    unused = ["digest", *(["group"] if data.group_column else [])]
+    return cut.remove_columns(unused), notes
+
+
+def _listen(
+    rows: datasets.Dataset, split: str, *, skip_bad: bool
+) -> tuple[list[int], list[float], list[str], list[str]]:
+    """Decode every recording of a split once.
+
+    Returns:
+        Positions of the good ones, the length of each in seconds, a digest of each file, and a note on the others.
+    """
+    keep, seconds, digests, bad = [], [], [], []
+    for position, value in enumerate(rows["audio"]):
+        content, length = b"", 0.0
+        try:
+            if not (value or {}).get("path") and not (value or {}).get("bytes"):
+                raise UserError("names no file")
+            content = read_bytes(value)
+            length = measure_seconds(content)
+            if not read_audio(content).any():
+                raise UserError("silence from beginning to end")
+            keep.append(position)
+        except (UserError, OSError) as error:
+            path = (value or {}).get("path")
+            reason = "no such file" if isinstance(error, FileNotFoundError) else error
+            bad.append(f"row {position + 1}{f' ({path})' if path else ''}: {reason}")
+        seconds.append(length)
+        digests.append(hashlib.sha256(content).hexdigest())
+    if not bad:
+        return keep, seconds, digests, []
+    more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+    found = f"{split} split: {len(bad)} of {len(rows)} recordings cannot be used: {'; '.join(bad[:_SHOWN])}{more}"
+    if not skip_bad:
+        raise UserError(f"{found}; mend or delete them, or leave them out with --data.skip_bad true")
+    return keep, seconds, digests, [f"{found}; they are left out."]

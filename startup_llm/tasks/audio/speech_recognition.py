@@ -1,0 +1,251 @@
+"""Automatic speech recognition: the text that is spoken in a recording."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from startup_llm.errors import UserError
+from startup_llm.tasks.audio.base import AudioTask, split_batch
+from startup_llm.tasks.audio.recordings import load_transcribed_recordings, read_recordings
+from startup_llm.tasks.audio.speech_models import (
+    build_ctc_processor,
+    build_scratch_conformer,
+    build_scratch_whisper,
+    build_speech_recogniser,
+    compute_logits,
+    is_ctc,
+    load_speech_processor,
+    needs_rows_apart,
+)
+from startup_llm.tasks.base import RECORDING_OPTIONS, Truncation
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import Tensor
+
+    from startup_llm.config import DataConfig, ModelConfig, ScratchModelConfig
+    from startup_llm.data.task_data import TaskData
+    from startup_llm.models.checkpoints import Checkpoint
+    from startup_llm.models.task_model import TaskModel
+
+MOST_WRITTEN_TOKENS = 224
+"""Where the model's generation config tells no length."""
+CHECKED_ROWS = 8
+_SHOWN = 6
+
+
+class AutomaticSpeechRecognition(AudioTask):
+    """Columns audio, seconds and text; an output is what the model hears: an array of one string.
+
+    A model either labels frames with letters (CTC) or writes its text by a decoder (Whisper).
+    """
+
+    tag = "automatic-speech-recognition"
+    data_options = (*RECORDING_OPTIONS, "text_column")
+    model_options = (
+        "language",
+        "warp_spectrum",
+    )
+    auto_class = "AutoModelForSpeechSeq2Seq"
+    auto_processor = "AutoProcessor"
+    _writes = True
+
+    def read_data(self, data: DataConfig) -> TaskData:
+        """Read, check and split the rows.
+
+        Raises:
+            UserError: On anything wrong with the files, the columns, the recordings or the texts.
+        """
+        return load_transcribed_recordings(data)
+
+    def load_processor(self, checkpoint: Checkpoint, model: ModelConfig) -> Any:
+        """Load the checkpoint's feature extractor and tokenizer."""
+        return load_speech_processor(checkpoint, model.language, model.trust_remote_code)
+
+    def fit_processor(self, processor: Any, data: TaskData) -> Any:
+        """Take the training texts' letters where a checkpoint was never taught to write."""
+        if getattr(processor, "tokenizer", None) is not None:
+            return processor
+        return build_ctc_processor(processor, data.splits["train"]["text"])
+
+    def build_model(
+        self,
+        checkpoint: Checkpoint,
+        processor: Any,
+        data: TaskData,
+        model: ModelConfig,
+        attention_kernel: str | None,
+    ) -> TaskModel:
+        """Load the checkpoint; a CTC head is trained with every method."""
+        built = build_speech_recogniser(
+            checkpoint,
+            processor,
+            shortest_seconds=min(data.splits["train"]["seconds"]),
+            dropout=model.dropout,
+            warp_spectrum=model.warp_spectrum,
+            attention_kernel=attention_kernel,
+            trust_remote_code=model.trust_remote_code,
+        )
+        self._writes = not is_ctc(built.model.config)
+        return built
+
+    def build_scratch_model(
+        self, data: TaskData, model: ScratchModelConfig, attention_kernel: str
+    ) -> tuple[Any, TaskModel]:
+        """Return a processor of the training split's texts, and a Whisper or a conformer with CTC.
+
+        Raises:
+            UserError: If another model is asked for.
+        """
+        train = data.splits["train"]
+        self._writes = model.name == "whisper"
+        if model.name == "whisper":
+            longest = model.window_seconds or max(train["seconds"])
+            return build_scratch_whisper(train["text"], longest, model, attention_kernel)
+        if model.name == "conformer":
+            return build_scratch_conformer(model, attention_kernel, texts=train["text"])
+        raise UserError(f"model.name {model.name}: {self.tag} has the reference models whisper and conformer")
+
+    def encode(self, rows: Dataset, processor: Any) -> tuple[Dataset, Truncation]:
+        """Encode the recordings, and the texts where there are any.
+
+        Raises:
+            UserError: If a text holds a letter that the tokenizer does not know.
+        """
+        import datasets
+
+        columns, truncation = self.encode_recordings(rows, processor)
+        if "text" in rows.column_names:
+            columns["labels"] = _encode_texts(rows, processor.tokenizer)
+        return datasets.Dataset.from_dict(columns), truncation
+
+    def encode_questions(self, rows: Dataset, processor: Any) -> Dataset:
+        """Encode recordings, a long one in windows where the model has one."""
+        import datasets
+
+        return datasets.Dataset.from_dict(self.encode_recordings(rows, processor, windows=True)[0])
+
+    def count_targets(self, batch: dict[str, Tensor]) -> Tensor:
+        """Count the tokens that are written; a text found by CTC counts once, as its loss does."""
+        if self._writes:
+            return (batch["labels"] != -100).sum(dim=1)
+        return super().count_targets(batch)
+
+    def compute_outputs(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
+        """Return each row's text: by the likeliest label of each frame, or the likeliest token at each step."""
+        if is_ctc(model.config):
+            found = [logits.argmax(axis=-1) for logits in self.compute_scores(model, batch, processor)]
+            return [np.array(processor.tokenizer.decode(labels).strip()) for labels in found]
+        inputs, _ = split_batch(batch)
+        told = model.generation_config.max_length is not None
+        written = model.generate(**inputs, **({} if told else {"max_new_tokens": MOST_WRITTEN_TOKENS}))
+        texts = processor.tokenizer.batch_decode(written, skip_special_tokens=True)
+        return [np.array(text.strip()) for text in texts]
+
+    def compute_scores(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
+        """Return the logits of each frame, shape (frames, letters), or of the first token, shape (vocabulary,)."""
+        inputs, lengths = split_batch(batch)
+        if not is_ctc(model.config):
+            start = lengths.new_full((len(lengths), 1), model.config.decoder_start_token_id)
+            return list(model(**inputs, decoder_input_ids=start)["logits"][:, 0].float().cpu().numpy())
+        logits = compute_logits(model, inputs, lengths, apart=needs_rows_apart(processor.feature_extractor))
+        frames = model._get_feat_extract_output_lengths(lengths).tolist()
+        return [row[: int(count)].float().cpu().numpy() for row, count in zip(logits, frames, strict=True)]
+
+    def metrics(self, data: TaskData) -> tuple[str, ...]:
+        """Name the metrics: of texts as they are spelt, which a model is tuned to, and in Whisper's normal form."""
+        return (
+            "word_error_rate",
+            "character_error_rate",
+            "normalized_word_error_rate",
+            "normalized_character_error_rate",
+        )
+
+    def baselines(self, data: TaskData) -> tuple[str, ...]:
+        """Name the baselines."""
+        return ("most-frequent-text",)
+
+    def references(self, rows: Dataset) -> list[str]:
+        """Return the texts."""
+        return list(rows["text"])
+
+    def decide(self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData) -> list[str]:
+        """Take what was heard."""
+        return _join_windows(outputs, encoded, len(rows))
+
+    def show(self, rows: Dataset, predictions: Sequence[Any], data: TaskData) -> list[dict[str, Any]]:
+        """Show recordings with what was said and heard: wrong ones first."""
+        texts = self.references(rows)
+        wrong = [place for place, text in enumerate(texts) if text.split() != predictions[place].split()]
+        right = [place for place in range(len(texts)) if place not in set(wrong)]
+        items = []
+        for places, title in ((wrong[:_SHOWN], "Heard wrongly"), (right[: _SHOWN // 2], "Heard rightly")):
+            captions = [f"said: {texts[place]}; heard: {predictions[place] or '(nothing)'}" for place in places]
+            items += self.show_recordings(rows, places, title, captions)
+        return items
+
+    def answer(
+        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
+    ) -> list[dict[str, Any]]:
+        """Return the texts."""
+        return [{"text": text} for text in _join_windows(outputs, encoded, len(rows))]
+
+    def example_answer(self, config: Any) -> dict[str, Any]:
+        """Return an answer of the right types."""
+        return {"text": ""}
+
+    def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
+        """Compare texts with those of `pipeline("automatic-speech-recognition")`, both by the likeliest token.
+
+        Returns:
+            0 where both hear the same, else infinity.
+        """
+        import torch
+        from transformers import pipeline
+
+        hear = pipeline(self.tag, model=model_folder, dtype="float32", device="cpu")
+        model, processor = self.load_plain(model_folder).eval(), self.restore_processor(model_folder)
+        sample = rows.select(range(min(CHECKED_ROWS, len(rows)))).remove_columns("text")
+        encoded, collate = self.encode(sample, processor)[0], self.build_collator(processor)
+        encoded = encoded.remove_columns([name for name in ("length", "_row") if name in encoded.column_names])
+        how = {} if is_ctc(model.config) else {"generate_kwargs": {"num_beams": 1}}
+        rate = processor.feature_extractor.sampling_rate
+        for row, samples in zip(encoded, read_recordings(sample, rate), strict=True):
+            with torch.inference_mode():
+                own = str(self.compute_outputs(model, collate([row]), processor)[0])
+            if hear({"raw": samples, "sampling_rate": rate}, **how)["text"].strip() != own:
+                return float("inf")
+        return 0.0
+
+    def find_auto_class(self, path: str) -> str:
+        """Name the Auto class of the checkpoint's kind."""
+        from transformers import AutoConfig
+
+        return "AutoModelForCTC" if is_ctc(AutoConfig.from_pretrained(path)) else self.auto_class
+
+
+def _encode_texts(rows: Dataset, tokenizer: Any) -> list[list[int]]:
+    """Return each text's tokens, without the one that a decoder is started with."""
+    ids = tokenizer(list(rows["text"]))["input_ids"]
+    if tokenizer.unk_token_id is not None and tokenizer.unk_token != tokenizer.eos_token:
+        for place, tokens in enumerate(ids):
+            if tokenizer.unk_token_id in tokens:
+                text = rows["text"][place]
+                unknown = next(t for t in text if tokenizer.unk_token_id in tokenizer(t)["input_ids"])
+                raise UserError(
+                    f"row {rows['row'][place]}: {unknown!r} in {text[:60]!r} is no letter that the tokenizer "
+                    f"knows; it knows {' '.join(sorted(t for t in tokenizer.get_vocab() if len(t) == 1))}"
+                )
+    start = tokenizer.convert_tokens_to_ids("<|startoftranscript|>")
+    return [tokens[1:] if tokens and tokens[0] == start else tokens for tokens in ids]
+
+
+def _join_windows(outputs: Sequence[np.ndarray], encoded: Dataset, rows: int) -> list[str]:
+    """Return one text per raw row, those of its windows joined by blanks."""
+    texts: list[list[str]] = [[] for _ in range(rows)]
+    for row, output in zip(encoded["_row"], outputs, strict=True):
+        texts[row] += [str(output)] if str(output) else []
+    return [" ".join(parts) for parts in texts]

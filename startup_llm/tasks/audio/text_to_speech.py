@@ -1,0 +1,292 @@
+"""Text to speech: a sound in which a text is spoken, in the voice of the training recordings."""
+
+from __future__ import annotations
+
+import base64
+import csv
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from startup_llm.errors import UserError
+from startup_llm.tasks.audio.base import KEPT_BYTES
+from startup_llm.tasks.audio.recordings import load_transcribed_recordings, read_bytes, read_recordings
+from startup_llm.tasks.audio.sound_files import read_audio, resample, write_wav
+from startup_llm.tasks.audio.spectrograms import SAMPLING_RATE, compute_speech_frames, draw_spectrograms
+from startup_llm.tasks.audio.speech_synthesis import (
+    SPEAKER_WIDTH,
+    build_scratch_speecht5,
+    build_speech_synthesiser,
+    is_waveform_model,
+    load_synthesis_processor,
+    speak,
+    speak_samples,
+)
+from startup_llm.tasks.base import RECORDING_OPTIONS, Collator, Task, Truncation
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from datasets import Dataset
+    from torch import Tensor
+
+    from startup_llm.config import DataConfig, ModelConfig, ScratchModelConfig
+    from startup_llm.data.task_data import TaskData
+    from startup_llm.models.checkpoints import Checkpoint
+    from startup_llm.models.task_model import TaskModel
+
+FRAMES_PER_SECOND = 62.5
+SPEECH_FOLDER = "speech"
+"""Folder of a run with a sound for each test row, and metadata.csv with file_name and text."""
+CHECKED_ROWS, CHECKED_FRAMES = 4, 8
+_SHOWN = 6
+
+
+class TextToSpeech(Task):
+    """Columns text, audio and seconds; an output is a spectrogram: log10 of mel magnitudes, shape (frames, bands).
+
+    A VITS, which writes samples, speaks as it comes; what it says is measured by its spectrogram.
+    """
+
+    tag = "text-to-speech"
+    data_options = (*RECORDING_OPTIONS, "text_column")
+    auto_class = "AutoModelForTextToSpectrogram"
+    auto_processor = "AutoProcessor"
+    peft_task_type = None
+    scratch_load_code = """import torch
+from startup_llm.tasks.audio.griffin_lim import GriffinLim
+from transformers import SpeechT5ForTextToSpeech, SpeechT5Processor
+
+processor = SpeechT5Processor.from_pretrained("REPOSITORY")
+model = SpeechT5ForTextToSpeech.from_pretrained("REPOSITORY").eval()
+ids = processor(text="seven", return_tensors="pt")["input_ids"]
+sound = model.generate(ids, speaker_embeddings=torch.zeros(1, 512), vocoder=GriffinLim(processor.feature_extractor))"""
+
+    def read_data(self, data: DataConfig) -> TaskData:
+        """Read, check and split the rows.
+
+        Raises:
+            UserError: On anything wrong with the files, the columns, the recordings or the texts.
+        """
+        loaded = load_transcribed_recordings(data)
+        texts = loaded.splits["test"]["text"]
+        if (distinct := len(set(texts))) < len(texts):
+            loaded.notes.append(f"The {len(texts):,} test rows have {distinct:,} texts, so as many sounds are judged.")
+        return loaded
+
+    def load_processor(self, checkpoint: Checkpoint, model: ModelConfig) -> Any:
+        """Load the checkpoint's tokenizer, and its feature extractor where it has one."""
+        return load_synthesis_processor(checkpoint, model.trust_remote_code)
+
+    def build_model(
+        self,
+        checkpoint: Checkpoint,
+        processor: Any,
+        data: TaskData,
+        model: ModelConfig,
+        attention_kernel: str | None,
+    ) -> TaskModel:
+        """Load the checkpoint."""
+        return build_speech_synthesiser(checkpoint, dropout=model.dropout, trust_remote_code=model.trust_remote_code)
+
+    def build_scratch_model(
+        self, data: TaskData, model: ScratchModelConfig, attention_kernel: str
+    ) -> tuple[Any, TaskModel]:
+        """Return a processor of the training split's letters, and a SpeechT5.
+
+        Raises:
+            UserError: If another model is asked for.
+        """
+        if model.name != "speecht5":
+            raise UserError(f"model.name {model.name}: {self.tag} has the reference model speecht5")
+        return build_scratch_speecht5(data.splits["train"]["text"], model)
+
+    def encode(self, rows: Dataset, processor: Any) -> tuple[Dataset, Truncation]:
+        """Tokenize the texts; the recordings stay files, for the collator to turn into spectrograms."""
+        import datasets
+
+        columns: dict[str, list[Any]] = {"input_ids": processor.tokenizer(list(rows["text"]))["input_ids"]}
+        for text, ids in zip(rows["text"], columns["input_ids"], strict=True):
+            if set(ids) <= {processor.tokenizer.pad_token_id}:
+                raise UserError(f"the text {text[:40]!r} has no letter that the model knows; spell it out")
+        if "audio" in rows.column_names:
+            columns["labels"] = list(rows["audio"])
+            columns["length"] = [max(1, round(seconds * FRAMES_PER_SECOND)) for seconds in rows["seconds"]]
+        else:
+            columns["length"] = list(map(len, columns["input_ids"]))
+        return datasets.Dataset.from_dict(columns), Truncation(0, 0.0, 0.0)
+
+    def build_collator(self, processor: Any) -> Collator:
+        """Pad texts, and spectrograms by -100 to an even number of frames, as SpeechT5 writes two at a time."""
+        import torch
+        from torch.nn.utils.rnn import pad_sequence
+
+        known: dict[str | bytes, Tensor] = {}
+        free_bytes = KEPT_BYTES
+
+        def compute_frames(value: dict[str, Any]) -> Tensor:
+            nonlocal free_bytes
+            key = value["bytes"] or value["path"]
+            found = known.get(key)
+            if found is None:
+                frames = compute_speech_frames(read_audio(read_bytes(value), SAMPLING_RATE))
+                found = torch.from_numpy(frames[: len(frames) // 2 * 2])
+                if found.nbytes <= free_bytes:
+                    free_bytes -= found.nbytes
+                    known[key] = found
+            return found
+
+        def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
+            ids = [torch.tensor(row["input_ids"]) for row in rows]
+            padding = processor.tokenizer.pad_token_id
+            batch = {
+                "input_ids": pad_sequence(ids, batch_first=True, padding_value=padding),
+                "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
+            }
+            batch["speaker_embeddings"] = torch.zeros(len(rows), SPEAKER_WIDTH)
+            if "labels" in rows[0]:
+                frames = [compute_frames(row["labels"]) for row in rows]
+                batch["labels"] = pad_sequence(frames, batch_first=True, padding_value=-100.0)
+            return batch
+
+        return collate
+
+    def count_targets(self, batch: dict[str, Tensor]) -> Tensor:
+        """Count the frames to be written."""
+        return (batch["labels"][:, :, 0] != -100).sum(dim=1)
+
+    def compute_outputs(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
+        """Speak each text, one by one."""
+        if not is_waveform_model(model.config):
+            return [speak(model, ids) for ids in _split_texts(batch)]
+        rate, sounds = model.config.sampling_rate, self.compute_answers(model, batch, processor)
+        return [compute_speech_frames(resample(samples, rate, SAMPLING_RATE)) for samples in sounds]
+
+    def compute_answers(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
+        """Return spectrograms, or the samples of a model that writes them itself, each shape (samples,)."""
+        if is_waveform_model(model.config):
+            return [speak_samples(model, ids) for ids in _split_texts(batch)]
+        return self.compute_outputs(model, batch, processor)
+
+    def compute_scores(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
+        """Return the first frames that are written behind silence, shape (frames * bands,)."""
+        import torch
+
+        rows = len(batch["input_ids"])
+        silence = torch.zeros(rows, CHECKED_FRAMES, model.config.num_mel_bins, device=batch["input_ids"].device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # the decoder thins out what it reads, in evaluation too
+            frames = model(**batch, decoder_input_values=silence)["spectrogram"]
+        return list(frames.flatten(1).float().cpu().numpy())
+
+    def metrics(self, data: TaskData) -> tuple[str, ...]:
+        """Name the metrics."""
+        return ("mel_distance",)
+
+    def baselines(self, data: TaskData) -> tuple[str, ...]:
+        """Name the baselines."""
+        return ("any-recording", "same-text-recording")
+
+    def references(self, rows: Dataset) -> list[list[list[float]]]:
+        """Return the recordings' spectrograms."""
+        return [compute_speech_frames(samples).round(2).tolist() for samples in read_recordings(rows, SAMPLING_RATE)]
+
+    def decide(
+        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData
+    ) -> list[list[list[float]]]:
+        """Take the spectrograms."""
+        return [np.asarray(output, float).round(2).tolist() for output in outputs]
+
+    def show(self, rows: Dataset, predictions: Sequence[Any], data: TaskData) -> list[dict[str, Any]]:
+        """Show the recorded and the synthesised spectrogram of the first row of each text."""
+        firsts = list({text: place for place, text in reversed(list(enumerate(rows["text"])))}.values())[:_SHOWN]
+        vocode = _build_vocoder()
+        items = []
+        for place, samples in zip(firsts, read_recordings(rows.select(firsts), SAMPLING_RATE), strict=True):
+            sound = vocode(np.asarray(predictions[place], np.float32))
+            text = rows["text"][place]
+            items.append(
+                {
+                    "title": f"row {rows['row'][place]}: {text}",
+                    "kind": "image",
+                    "png_base64": draw_spectrograms([samples, sound], ["recorded", "synthesised"]),
+                    "caption": f"“{text}”, recorded and synthesised; to be heard in {SPEECH_FOLDER}/{place:04d}.wav",
+                }
+            )
+        return items
+
+    def write_files(self, folder: Path, data: TaskData, outputs: Sequence[np.ndarray], processor: Any) -> list[Path]:
+        """Write what was spoken as WAV files, with the texts in metadata.csv, for a recogniser to listen to."""
+        vocode, place = _build_vocoder(processor.feature_extractor), folder / SPEECH_FOLDER
+        place.mkdir(exist_ok=True)
+        with (place / "metadata.csv").open("w", encoding="utf-8", newline="") as stream:
+            table = csv.writer(stream)
+            table.writerow(["file_name", "text"])
+            for number, (text, frames) in enumerate(zip(data.splits["test"]["text"], outputs, strict=True)):
+                name = f"{number:04d}.wav"
+                (place / name).write_bytes(write_wav(vocode(frames), SAMPLING_RATE))
+                table.writerow([name, text])
+        return sorted(place.iterdir())
+
+    def answer(
+        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
+    ) -> list[dict[str, Any]]:
+        """Return WAV files in base64."""
+        if is_waveform_model(config):
+            sounds, rate = outputs, config.sampling_rate
+        else:
+            sounds, rate = map(_build_vocoder(processor.feature_extractor), outputs), SAMPLING_RATE
+        return [{"wav_base64": base64.b64encode(write_wav(samples, rate)).decode("ascii")} for samples in sounds]
+
+    def example_answer(self, config: Any) -> dict[str, Any]:
+        """Return an answer of the right types."""
+        return {"wav_base64": ""}
+
+    def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
+        """Compare sounds with those of `pipeline("text-to-speech")` that has the same vocoder.
+
+        Returns:
+            The largest difference of two samples; infinity where the lengths differ.
+        """
+        import torch
+        from transformers import pipeline
+
+        from startup_llm.tasks.audio.griffin_lim import GriffinLim
+
+        processor, model = self.restore_processor(model_folder), self.load_plain(model_folder).eval()
+        vocoder = GriffinLim(processor.feature_extractor)
+        say = pipeline(self.tag, model=model_folder, vocoder=vocoder, dtype="float32", device="cpu")
+        speaker = torch.zeros(1, SPEAKER_WIDTH)
+        largest = 0.0
+        for text in rows["text"][:CHECKED_ROWS]:
+            own = vocoder(torch.from_numpy(speak(model, torch.tensor(processor.tokenizer(text)["input_ids"]))))
+            torch.manual_seed(0)
+            found = say(text, forward_params={"speaker_embeddings": speaker})["audio"]
+            if found.shape != tuple(own.shape):
+                return float("inf")
+            largest = max(largest, float(np.abs(found - own.numpy()).max()))
+        return largest
+
+    def find_auto_class(self, path: str) -> str:
+        """Name the Auto class of the checkpoint's kind."""
+        from transformers import AutoConfig
+
+        return "AutoModelForTextToWaveform" if is_waveform_model(AutoConfig.from_pretrained(path)) else self.auto_class
+
+
+def _split_texts(batch: dict[str, Tensor]) -> list[Tensor]:
+    """Return each row's tokens without its padding."""
+    lengths = batch["attention_mask"].sum(dim=1).tolist()
+    return [ids[:length] for ids, length in zip(batch["input_ids"], lengths, strict=True)]
+
+
+def _build_vocoder(feature_extractor: Any = None) -> Any:
+    """Return what turns a spectrogram into samples."""
+    import torch
+    from transformers import SpeechT5FeatureExtractor
+
+    from startup_llm.tasks.audio.griffin_lim import GriffinLim
+
+    vocoder = GriffinLim(feature_extractor or SpeechT5FeatureExtractor())
+    return lambda frames: vocoder(torch.from_numpy(np.asarray(frames, np.float32))).numpy()

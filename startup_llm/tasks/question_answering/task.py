@@ -1,0 +1,314 @@
+"""Extractive question answering: an answer is a span of the context, or nothing."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from startup_llm.errors import UserError
+from startup_llm.tasks.base import Collator, Task, Truncation
+from startup_llm.tasks.question_answering.context_windows import (
+    LEAST_WINDOW_TOKENS,
+    cut_windows,
+    find_best_span,
+    find_tokens,
+    read_answers,
+)
+from startup_llm.tasks.question_answering.model import build_question_answerer
+from startup_llm.tasks.question_answering.rows import count_unanswerable, load_extractive_questions
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from startup_llm.config import DataConfig, ModelConfig
+    from startup_llm.data.task_data import TaskData
+    from startup_llm.models.checkpoints import Checkpoint
+    from startup_llm.models.task_model import TaskModel
+
+_SHOWN = 12
+_SHOWN_CHARACTERS_AROUND = 160
+
+
+class QuestionAnswering(Task):
+    """Columns question, context and answers; an output is the start and end logits of a window, shape (2, tokens).
+
+    A row has as many windows as its context needs. A prediction is a dict of text, start, end (in characters of the
+    context) and score.
+    """
+
+    tag = "question-answering"
+    data_options = (
+        "text_column",
+        "text_pair_column",
+        "target_column",
+        "group_column",
+        "remove_overlap",
+        "skip_bad",
+    )
+    model_options = ("null_threshold",)
+    auto_class = "AutoModelForQuestionAnswering"
+    peft_task_type = None  # PEFT's own class for the task leaves out the token types
+    question_columns = ("question", "context")
+    errors = "answers"
+    load_code = """import torch
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+question, context = "Who wrote it?", "It was written by Ada Lovelace in 1843."
+tokenizer = AutoTokenizer.from_pretrained("REPOSITORY")
+model = AutoModelForQuestionAnswering.from_pretrained("REPOSITORY").eval()
+batch = tokenizer(question, context, return_offsets_mapping=True, return_tensors="pt")
+spans = batch.pop("offset_mapping")[0]
+with torch.inference_mode():
+    outputs = model(**batch)
+scores = outputs.start_logits[0][:, None] + outputs.end_logits[0]
+context_tokens = torch.tensor([part == 1 for part in batch.sequence_ids(0)])
+allowed = context_tokens[:, None] & context_tokens & torch.ones_like(scores, dtype=bool).triu().tril(29)
+best = int(scores.masked_fill(~allowed, -torch.inf).argmax())
+print(context[spans[best // len(spans)][0] : spans[best % len(spans)][1]])"""
+
+    def read_data(self, data: DataConfig) -> TaskData:
+        """Read, check and split the questions.
+
+        Raises:
+            UserError: On anything wrong with the files, the columns or a row.
+        """
+        return load_extractive_questions(data)
+
+    def load_processor(self, checkpoint: Checkpoint, model: ModelConfig) -> PreTrainedTokenizerBase:
+        """Load the checkpoint's tokenizer, which must know characters' places and a token for no answer."""
+        tokenizer = super().load_processor(checkpoint, model)
+        if not tokenizer.is_fast or tokenizer.cls_token_id is None:
+            lacks = "[CLS] token" if tokenizer.is_fast else "fast tokenizer"
+            raise UserError(
+                f"checkpoint {checkpoint.name} has no {lacks}, by which spans are found; choose a BERT-, RoBERTa- or "
+                "DeBERTa-style checkpoint"
+            )
+        if tokenizer.model_max_length < LEAST_WINDOW_TOKENS:
+            raise UserError(
+                f"model.max_length_tokens: a window of {tokenizer.model_max_length} tokens has no room for a question "
+                f"and its context; give at least {LEAST_WINDOW_TOKENS}, 384 is usual"
+            )
+        return tokenizer
+
+    def build_model(
+        self,
+        checkpoint: Checkpoint,
+        processor: PreTrainedTokenizerBase,
+        data: TaskData,
+        model: ModelConfig,
+        attention_kernel: str | None,
+    ) -> TaskModel:
+        """Load the checkpoint with a head on it; it may give no answer where training rows have none."""
+        return build_question_answerer(
+            checkpoint,
+            null_threshold=model.null_threshold if count_unanswerable(data.splits["train"]) else None,
+            dropout=model.dropout,
+            attention_kernel=attention_kernel,
+            trust_remote_code=model.trust_remote_code,
+        )
+
+    def encode(self, rows: Dataset, processor: PreTrainedTokenizerBase) -> tuple[Dataset, Truncation]:
+        """Cut rows into windows, with the first true answer's tokens as labels, or the [CLS] token's."""
+        cut_questions = 0
+
+        def tokenize(batch: dict[str, list], places: list[int]) -> dict[str, list]:
+            nonlocal cut_questions
+            windows, cut = cut_windows(batch["question"], batch["context"], processor)
+            cut_questions += cut
+            windows["length"] = list(map(len, windows["input_ids"]))
+            if "answers" in batch:
+                windows["labels"] = [
+                    _find_labels(batch["answers"][row], batch["answer_starts"][row], starts, ends, null)
+                    for row, starts, ends, null in zip(
+                        *(windows[name] for name in ("_question", "_starts", "_ends", "_null")), strict=True
+                    )
+                ]
+            windows["_question"] = [places[row] for row in windows["_question"]]
+            return windows
+
+        encoded = rows.map(
+            tokenize,
+            batched=True,
+            batch_size=256,
+            with_indices=True,
+            remove_columns=rows.column_names,
+            load_from_cache_file=False,  # what was cut is counted on the way
+        )
+        return encoded, Truncation(cut_questions, cut_questions / len(rows), 0.0)
+
+    def build_collator(self, processor: PreTrainedTokenizerBase) -> Collator:
+        """Pad each batch to its longest window."""
+        from transformers import DataCollatorWithPadding
+
+        return DataCollatorWithPadding(processor)
+
+    def compute_loss(self, model: Any, batch: dict[str, Tensor], processor: Any) -> tuple[Tensor, Tensor]:
+        """Give the model the labels, shape (windows, 2), by the names that it takes.
+
+        Returns:
+            Its loss, and its logits, shape (windows, tokens, 2).
+        """
+        import torch
+
+        inputs = {name: values for name, values in batch.items() if name != "labels"}
+        starts, ends = batch["labels"].unbind(dim=1)
+        found = model(**inputs, start_positions=starts, end_positions=ends)
+        return found["loss"], torch.stack([found["start_logits"], found["end_logits"]], dim=2)
+
+    def compute_outputs(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
+        """Return start and end logits, shape (2, tokens); the [CLS] token's are lowered by the null threshold."""
+        outputs = self.compute_scores(model, batch, processor)
+        if threshold := getattr(model.config, "null_threshold", None):
+            for output, ids in zip(outputs, batch["input_ids"].tolist(), strict=True):
+                output[:, ids.index(processor.cls_token_id)] -= threshold / 2
+        return outputs
+
+    def compute_scores(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
+        """Return the model's own logits of each window, without padding, shape (2, tokens)."""
+        import torch
+
+        found = model(**batch)
+        logits = torch.stack([found["start_logits"], found["end_logits"]], dim=1).float().cpu().numpy()
+        lengths = batch["attention_mask"].sum(dim=1).tolist()
+        return [output[:, :length].copy() for output, length in zip(logits, lengths, strict=True)]
+
+    def metrics(self, data: TaskData) -> tuple[str, ...]:
+        """Name SQuAD 2.0's metrics where a question has no answer, else those of 1.1."""
+        kind = "squad_v2" if _knows_unanswerable(data) else "squad"
+        return (f"{kind}_f1", f"{kind}_exact_match")
+
+    def baselines(self, data: TaskData) -> tuple[str, ...]:
+        """Name the baselines."""
+        return ("overlap-sentence", "sliding-window", *["no-answer"] * _knows_unanswerable(data))
+
+    def references(self, rows: Dataset) -> list[list[str]]:
+        """Return the true answers; an empty text where there is none."""
+        return [answers or [""] for answers in rows["answers"]]
+
+    def decide(
+        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData
+    ) -> list[dict[str, Any]]:
+        """Take the best span over all windows, or nothing where the rows know questions without an answer."""
+        return read_answers(outputs, encoded, rows["context"], may_abstain=_knows_unanswerable(data))
+
+    def read_validation(
+        self, logits: np.ndarray, labels: np.ndarray, data: TaskData
+    ) -> tuple[list[list[str]], list[dict[str, Any]]]:
+        """Return the places of the true and of the chosen tokens of each window, as texts: F1 over tokens, not words.
+
+        It stands in for the answers' own F1, as windows reach this place without their texts.
+        """
+        chosen = [find_best_span(*window.T)[:2] for window in logits]
+        return [[_write_places(*span)] for span in labels], [{"text": _write_places(*span)} for span in chosen]
+
+    def summarize(self, rows: Dataset) -> list[str]:
+        """Return the questions."""
+        return list(rows["question"])
+
+    def show(self, rows: Dataset, predictions: Sequence[Any], data: TaskData) -> list[dict[str, Any]]:
+        """Mark true and given answers in contexts, rows from the whole split."""
+        places = np.unique(np.linspace(0, len(rows) - 1, min(_SHOWN, len(rows))).astype(int))
+        return [_mark_answers(row, predictions[place]) for row, place in zip(rows.select(places), places, strict=True)]
+
+    def answer(
+        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
+    ) -> list[dict[str, Any]]:
+        """Return answer, start, end and score; an empty answer where the model was taught that there may be none."""
+        may_abstain = getattr(config, "null_threshold", None) is not None
+        found = read_answers(outputs, encoded, rows["context"], may_abstain=may_abstain)
+        return [{"answer": one["text"], **{name: one[name] for name in ("start", "end", "score")}} for one in found]
+
+    def example_answer(self, config: Any) -> dict[str, Any]:
+        """Return an answer of the right types."""
+        return {"answer": "", "start": 0, "end": 0, "score": 1.0}
+
+    def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
+        """Compare logits with those of the plain Auto classes: transformers 5 has no pipeline for the task."""
+        import torch
+        from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(model_folder)
+        model = AutoModelForQuestionAnswering.from_pretrained(model_folder, dtype="float32").eval()
+        window = {"max_length": tokenizer.model_max_length, "stride": tokenizer.model_max_length // 3}
+        own: dict[int, list[np.ndarray]] = {}
+        for row, output in zip(self.encode(rows, tokenizer)[0]["_question"], outputs, strict=True):
+            own.setdefault(row, []).append(output)
+        difference = 0.0
+        for row, (question, context) in enumerate(zip(rows["question"], rows["context"], strict=True)):
+            if len(tokenizer(question, verbose=False)["input_ids"]) > window["stride"]:
+                continue  # a question that is cut
+            batch = tokenizer(
+                question,
+                context,
+                truncation="only_second",
+                return_overflowing_tokens=True,
+                padding=True,
+                return_tensors="pt",
+                **window,
+            )
+            batch.pop("overflow_to_sample_mapping")
+            with torch.inference_mode():
+                found = model(**batch)
+            for start, end, output in zip(found.start_logits, found.end_logits, own[row], strict=True):
+                plain = np.stack([start.numpy(), end.numpy()])[:, : output.shape[1]]
+                difference = max(difference, float(np.abs(plain - output).max()))
+        return difference
+
+
+def _knows_unanswerable(data: TaskData) -> bool:
+    return any(count_unanswerable(rows) for rows in data.splits.values())
+
+
+def _find_labels(
+    answers: Sequence[str], answer_starts: Sequence[int], starts: np.ndarray, ends: np.ndarray, null: int
+) -> list[int]:
+    """Return the first and last token of the first answer, or the [CLS] token's place where the window lacks it."""
+    if not answers:
+        return [null, null]
+    return list(find_tokens(starts, ends, answer_starts[0], answer_starts[0] + len(answers[0])) or (null, null))
+
+
+def _write_places(first: int, last: int) -> str:
+    return " ".join(map(str, range(first, last + 1)))
+
+
+def _mark_answers(row: dict[str, Any], prediction: dict[str, Any]) -> dict[str, Any]:
+    """Return an item of the gallery: the context around both answers, each mark either true or not."""
+    answers = list(zip(row["answers"], row["answer_starts"], strict=True))
+    true = [(start, start + len(text)) for text, start in answers]
+    given = (prediction["start"], prediction["end"]) if prediction["text"] else None
+    meant = max(true, key=lambda span: _overlap(span, given), default=None) if given else next(iter(true), None)
+    marked = [span for span in (meant, given) if span]
+    low = max(min((start for start, _ in marked), default=0) - _SHOWN_CHARACTERS_AROUND, 0)
+    high = max((end for _, end in marked), default=_SHOWN_CHARACTERS_AROUND) + _SHOWN_CHARACTERS_AROUND
+    if low > 0:  # not in the middle of a word
+        low = row["context"].find(" ", low, min(start for start, _ in marked)) + 1 or low
+    before, behind = "… " * (low > 0), " …" * (high < len(row["context"]))
+    shift = len(before) - low
+    spans = [
+        {"start": start + shift, "end": end + shift, "label": label, "true": label != "given"}
+        for start, end, label in _cut_marks(meant, given)
+    ]
+    title = f"row {row['row']}: {row['question']}"
+    title += " (meant: no answer)" * (not true) + " (given: no answer)" * (given is None)
+    return {"title": title, "kind": "spans", "text": f"{before}{row['context'][low:high]}{behind}", "spans": spans}
+
+
+def _overlap(a: tuple[int, int], b: tuple[int, int]) -> int:
+    return max(0, min(a[1], b[1]) - max(a[0], b[0]))
+
+
+def _cut_marks(meant: tuple[int, int] | None, given: tuple[int, int] | None) -> list[tuple[int, int, str]]:
+    """Cut two spans where one of them begins or ends: pieces that are meant, given, or both."""
+    borders = sorted({place for span in (meant, given) if span for place in span})
+    pieces = []
+    for start, end in itertools.pairwise(borders):
+        inside = [span is not None and span[0] <= start and end <= span[1] for span in (meant, given)]
+        if any(inside):
+            pieces.append((start, end, "meant and given" if all(inside) else "meant" if inside[0] else "given"))
+    return pieces

@@ -1,0 +1,377 @@
+"""Sentence similarity: one vector per text, by which texts are found for a text, or pairs are scored."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from startup_llm.data.batching import split_by_length
+from startup_llm.errors import UserError
+from startup_llm.tasks.base import Collator, Task, Truncation
+from startup_llm.tasks.sentence_similarity.model import (
+    SentenceProcessor,
+    build_sentence_encoder,
+    compute_cosent_loss,
+    compute_ranking_loss,
+    load_sentence_processor,
+)
+from startup_llm.tasks.sentence_similarity.rows import load_similarity, rank_nearest, read_corpus, scale_to_norm_one
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from startup_llm.config import DataConfig, ModelConfig, PredictConfig
+    from startup_llm.data.task_data import TaskData
+    from startup_llm.models.checkpoints import Checkpoint
+    from startup_llm.models.task_model import TaskModel
+
+CORPUS_FILE = "corpus.parquet"
+"""A run's searched texts: id, text, and embedding at norm 1."""
+TOKENS_AT_ONCE = 2048
+"""Padded tokens of a batch that are computed together; the loss still spans the batch."""
+TEXT_COLUMNS = ("text", "text_pair", "negative")
+_SHOWN = 6
+
+
+class SentenceSimilarity(Task):
+    """Texts to search, pairs with a score, or labelled texts; a row's texts are encoded together, one vector each."""
+
+    tag = "sentence-similarity"
+    data_options = (
+        "text_column",
+        "text_pair_column",
+        "negative_column",
+        "corpus_subset",
+        "queries_subset",
+        "label_column",
+        "remove_overlap",
+        "skip_bad",
+    )
+    model_options = ("pooling",)
+    auto_class = "AutoModel"
+    peft_task_type = "FEATURE_EXTRACTION"
+    question_columns = ("text", "text_pair")
+    answers_untuned = True
+    splits_batches = False
+    library = "sentence-transformers"
+    load_code = """from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("REPOSITORY")
+scores = model.similarity(model.encode(["a query"]), model.encode(["a text", "another text"]))"""
+
+    def __init__(self) -> None:
+        self._corpus: dict[str, Any] = {}  # of `prepare_answers`: ids, texts, vectors at norm 1, and how many to find
+        self._matches = 0
+
+    def read_data(self, data: DataConfig) -> TaskData:
+        """Read queries with what answers them, scored pairs, or labelled texts.
+
+        Raises:
+            UserError: On anything wrong with the files, the columns, the texts or the scores.
+        """
+        return load_similarity(data)
+
+    def load_processor(self, checkpoint: Checkpoint, model: ModelConfig) -> SentenceProcessor:
+        """Load the tokenizer and the pooling."""
+        tokenizer = super().load_processor(checkpoint, model)
+        return load_sentence_processor(checkpoint.path, checkpoint.name, tokenizer, model.pooling)
+
+    def restore_processor(self, path: str) -> SentenceProcessor:
+        """Load what was saved beside a model or an adapter."""
+        return load_sentence_processor(Path(path), path, super().restore_processor(path))
+
+    def check_method(self, method: str, data: TaskData) -> None:
+        """Refuse rows that are searched alone."""
+        super().check_method(method, data)
+        if "train" not in data.splits:
+            raise UserError("there are no training rows (qrels/train.tsv); measure a model with recipes/evaluate.py")
+
+    def build_model(
+        self,
+        checkpoint: Checkpoint,
+        processor: SentenceProcessor,
+        data: TaskData,
+        model: ModelConfig,
+        attention_kernel: str | None,
+    ) -> TaskModel:
+        """Load the checkpoint as it is: it has no head."""
+        return build_sentence_encoder(
+            checkpoint,
+            processor,
+            dropout=model.dropout,
+            attention_kernel=attention_kernel,
+            trust_remote_code=model.trust_remote_code,
+        )
+
+    def encode(self, rows: Dataset, processor: SentenceProcessor) -> tuple[Dataset, Truncation]:
+        """Tokenize each row's texts, cut at the tokenizer's `model_max_length`.
+
+        Returns:
+            input_ids: the tokens of each of a row's texts; labels: a score, or the group of each text; length: tokens
+            of the longest text times the texts.
+        """
+        import datasets
+
+        columns = [name for name in TEXT_COLUMNS if name in rows.column_names]
+        limit, tokenizer = processor.model_max_length, processor.tokenizer
+        whole, cut = (
+            [
+                tokenizer(list(rows[name]), truncation=truncation, max_length=most, verbose=False)["input_ids"]
+                for name in columns
+            ]
+            for truncation, most in ((False, None), (True, limit))
+        )
+        texts = [list(row) for row in zip(*cut, strict=True)]
+        encoded = {"input_ids": texts, "length": [len(row) * max(map(len, row)) for row in texts]}
+        if "groups" in rows.column_names or "label" in rows.column_names:
+            encoded["labels"] = list(rows["groups" if "groups" in rows.column_names else "label"])
+        before, after = (np.array([sum(map(len, row)) for row in zip(*one, strict=True)]) for one in (whole, cut))
+        is_cut = before > after
+        truncation = Truncation(int(is_cut.sum()), float(is_cut.mean()), float((before - after).sum() / before.sum()))
+        return datasets.Dataset.from_dict(encoded), truncation
+
+    def encode_split(self, name: str, data: TaskData, processor: SentenceProcessor) -> tuple[Dataset, Truncation]:
+        """Encode a split; behind the test queries come the texts that they search."""
+        import datasets
+
+        rows = data.splits[name]
+        if name == "test" and data.corpus is not None:
+            rows = datasets.concatenate_datasets([one.select_columns("text") for one in (rows, data.corpus)])
+        return self.encode(rows, processor)
+
+    def build_collator(self, processor: SentenceProcessor) -> Collator:
+        """Pad all texts of a batch to the longest one, shape (rows, texts, tokens)."""
+        import torch
+
+        def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
+            texts = [ids for row in rows for ids in row["input_ids"]]
+            padded = processor.tokenizer.pad({"input_ids": texts}, return_tensors="pt")
+            batch = {
+                name: padded[name].view(len(rows), -1, padded[name].shape[-1])
+                for name in ("input_ids", "attention_mask")
+            }
+            if "labels" in rows[0]:
+                batch["labels"] = torch.tensor([row["labels"] for row in rows])
+            return batch
+
+        return collate
+
+    def compute_loss(
+        self, model: Any, batch: dict[str, Tensor], processor: SentenceProcessor
+    ) -> tuple[Tensor, Tensor]:
+        """Compare each query with all answers of the batch; of scored pairs the order of their cosines (CoSENT)."""
+        labels = batch["labels"]
+        vectors = self._compute_vectors(model, batch, processor)
+        if labels.is_floating_point():
+            loss = compute_cosent_loss(vectors[:, 0], vectors[:, 1], labels)
+        else:
+            documents = vectors[:, 1:].transpose(0, 1).flatten(0, 1)  # all positives, then all negatives
+            loss = compute_ranking_loss(vectors[:, 0], documents, labels)
+        return loss, vectors.flatten(1)
+
+    def compute_outputs(self, model: Any, batch: dict[str, Tensor], processor: SentenceProcessor) -> list[np.ndarray]:
+        """Return for each row its texts' vectors, one behind the other."""
+        return list(self._compute_vectors(model, batch, processor).flatten(1).cpu().numpy())
+
+    def _compute_vectors(self, model: Any, batch: dict[str, Tensor], processor: SentenceProcessor) -> Tensor:
+        """Return the vectors of each row's texts, float32, shape (rows, texts, width).
+
+        Texts of like length are computed together, as most of a batch that is padded to its longest is padding.
+        """
+        import torch
+
+        ids, mask = (batch[name].flatten(0, 1) for name in ("input_ids", "attention_mask"))  # (texts, tokens)
+        lengths = mask.sum(dim=1).cpu().numpy()
+        parts = [torch.from_numpy(part).to(ids.device) for part in split_by_length(lengths, TOKENS_AT_ONCE)]
+        vectors = []
+        for part in parts:
+            longest = int(mask[part[0]].sum())
+            inputs = {"input_ids": ids[part, :longest], "attention_mask": mask[part, :longest]}
+            features = model(**inputs)["last_hidden_state"]  # (texts, tokens, width)
+            vectors.append(processor.pool(features, inputs["attention_mask"]))
+        return torch.cat(vectors)[torch.cat(parts).argsort()].view(*batch["input_ids"].shape[:2], -1)
+
+    def metrics(self, data: TaskData) -> tuple[str, ...]:
+        """Name the metrics: of a search, or of pairs with a score."""
+        if data.corpus is None:
+            return ("spearman", "pearson")
+        return ("ndcg_at_10", "mrr_at_10", "recall_at_100", "precision_at_1")
+
+    def baselines(self, data: TaskData) -> tuple[str, ...]:
+        """Name the baselines."""
+        return ("word-overlap", "tfidf-cosine") if data.corpus is None else ("bm25", "tfidf-cosine")
+
+    def references(self, rows: Dataset) -> Sequence[Any]:
+        """Return each query's relevant places in the corpus with their grades, or the scores."""
+        return np.asarray(rows["label"]) if "label" in rows.column_names else list(rows["relevant"])
+
+    def decide(self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData) -> Sequence[Any]:
+        """Return for each query the places of the nearest texts, best first, or each pair's cosine."""
+        vectors = np.asarray(outputs)
+        if data.corpus is None:
+            return _compute_cosines(vectors)
+        return rank_nearest(vectors[: len(rows)], vectors[len(rows) :])
+
+    def read_validation(
+        self, logits: np.ndarray, labels: np.ndarray, data: TaskData
+    ) -> tuple[Sequence[Any], Sequence[Any]]:
+        """Return what belongs to each query among the validation rows' own answers, and what is found there."""
+        if data.corpus is None:
+            return labels, _compute_cosines(logits)
+        width = logits.shape[1] // labels.shape[1]
+        relevant: dict[tuple[int, int], list[list[int]]] = {}
+        for place, (query, document) in enumerate(labels[:, :2].tolist()):
+            for key in {(0, query), (1, document)}:
+                relevant.setdefault(key, []).append([place, 1])
+        references = [
+            [*relevant[0, query], *(pair for pair in relevant[1, document] if pair not in relevant[0, query])]
+            for query, document in labels[:, :2].tolist()
+        ]
+        return references, rank_nearest(logits[:, :width], logits[:, width : 2 * width])
+
+    def show(self, rows: Dataset, predictions: Sequence[Any], data: TaskData) -> list[dict[str, Any]]:
+        """Return queries whose first find is wrong, with what is found for them."""
+        if data.corpus is None:
+            return []
+        texts, items = list(data.corpus["text"]), []
+        for query, relevant, found in zip(rows["text"], rows["relevant"], predictions, strict=True):
+            wanted = {place for place, _ in relevant}
+            if len(items) == _SHOWN or found[0] in wanted:
+                continue
+            pairs = [["query", query]]
+            pairs += [
+                [f"{rank}, {'relevant' if place in wanted else 'not relevant'}", texts[place]]
+                for rank, place in enumerate(found[:3], start=1)
+            ]
+            items.append({"title": "A query whose first find is not relevant", "kind": "text", "pairs": pairs})
+        return items
+
+    def write_files(
+        self, folder: Path, data: TaskData, outputs: Sequence[np.ndarray], processor: SentenceProcessor
+    ) -> list[Path]:
+        """Write the searched texts with their vectors, for predict.py and for any search engine."""
+        if data.corpus is None:
+            return []
+        import datasets
+
+        vectors = scale_to_norm_one(np.asarray(outputs)[len(data.splits["test"]) :]).astype(np.float32)
+        table = {"id": data.corpus["id"], "text": data.corpus["text"], "embedding": list(vectors)}
+        rows = datasets.Dataset.from_dict(table)
+        rows.to_parquet(str(folder / CORPUS_FILE))
+        return [folder / CORPUS_FILE]
+
+    def prepare_answers(
+        self,
+        config: PredictConfig,
+        folder: Path,
+        processor: SentenceProcessor,
+        compute: Callable[[Dataset], Sequence[np.ndarray]],
+    ) -> str | None:
+        """Read the texts to search: those given, or the run's own; a run on scored pairs has none.
+
+        Raises:
+            UserError: If the texts cannot be read, or fewer than one is to be found.
+        """
+        import datasets
+
+        if config.matches < 1:
+            raise UserError(f"matches {config.matches}: expected at least 1 text to be found for a query")
+        place = next((one / CORPUS_FILE for one in (folder, folder.parent) if (one / CORPUS_FILE).is_file()), None)
+        if config.corpus:
+            rows = datasets.Dataset.from_list(read_corpus(config.corpus))
+            vectors = scale_to_norm_one(np.asarray(compute(self.encode(rows, processor)[0])))
+        elif place is not None:
+            rows = datasets.Dataset.from_parquet(str(place))
+            vectors = np.asarray(rows.with_format("numpy")["embedding"], dtype=np.float32)
+        else:
+            return None
+        self._corpus = {"ids": list(rows["id"]), "texts": list(rows["text"]), "vectors": vectors}
+        self._matches = min(config.matches, len(rows))
+        return f"{len(rows):,} texts are searched"
+
+    def encode_questions(self, rows: Dataset, processor: SentenceProcessor) -> Dataset:
+        """Tokenize queries, or pairs of texts.
+
+        Raises:
+            UserError: If a single text has nothing to be compared with.
+        """
+        if self._corpus:
+            return self.encode(rows.select_columns("text"), processor)[0]
+        if "text_pair" not in rows.column_names:
+            raise UserError("one text per row and no texts to search; name the second text, or give a --corpus FILE")
+        return self.encode(rows, processor)[0]
+
+    def answer(
+        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
+    ) -> list[dict[str, Any]]:
+        """Return the nearest texts with their ids and cosines, best first; for a pair its cosine."""
+        if not self._corpus:
+            return [{"score": float(cosine)} for cosine in _compute_cosines(np.asarray(outputs))]
+        queries, vectors = scale_to_norm_one(np.asarray(outputs)), self._corpus["vectors"]
+        return [
+            {
+                "matches": [
+                    {
+                        "id": self._corpus["ids"][place],
+                        "text": self._corpus["texts"][place],
+                        "score": float(query @ vectors[place]),
+                    }
+                    for place in ranking
+                ]
+            }
+            for query, ranking in zip(queries, rank_nearest(queries, vectors, self._matches), strict=True)
+        ]
+
+    def example_answer(self, config: Any) -> dict[str, Any]:
+        """Return an answer of the right types."""
+        return {"matches": [{"id": "1", "text": "a text", "score": 1.0}]} if self._corpus else {"score": 1.0}
+
+    def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
+        """Compare vectors with `SentenceTransformer(model_folder)`, or what its files say where that is missing."""
+        columns = [list(rows[name]) for name in TEXT_COLUMNS if name in rows.column_names]
+        if importlib.util.find_spec("sentence_transformers"):
+            from sentence_transformers import SentenceTransformer
+
+            encoder = SentenceTransformer(model_folder, device="cpu")
+            found = [encoder.encode(texts, show_progress_bar=False) for texts in columns]
+        else:
+            found = [_encode_plainly(model_folder, texts) for texts in columns]
+        return float(np.abs(np.concatenate(found, axis=1) - np.asarray(outputs)).max())
+
+    def load_plain(self, path: str, **arguments: Any) -> PreTrainedModel:
+        """Load with `AutoModel`; a pooler that the files lack is not read, so it is not missed."""
+        loaded = super().load_plain(path, **arguments)
+        if isinstance(loaded, tuple):
+            loaded[1]["missing_keys"] = {key for key in loaded[1]["missing_keys"] if "pooler." not in key}
+        return loaded
+
+
+def _compute_cosines(vectors: np.ndarray) -> np.ndarray:
+    """Return the cosine of each row's two vectors, which stand one behind the other; shape (rows,)."""
+    left, right = (scale_to_norm_one(half) for half in np.split(vectors, 2, axis=1))
+    return (left * right).sum(axis=1)
+
+
+def _encode_plainly(folder: str, texts: list[str]) -> np.ndarray:
+    """Return the vectors that a folder's own files describe, one text at a time, so that nothing is padded."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    modules = json.loads((Path(folder) / "modules.json").read_text(encoding="utf-8"))
+    modes = json.loads((Path(folder) / "1_Pooling" / "config.json").read_text(encoding="utf-8"))
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder, dtype="float32").eval()
+    found = []
+    with torch.inference_mode():
+        for text in texts:
+            states = model(**tokenizer(text, truncation=True, return_tensors="pt")).last_hidden_state[0]
+            means = modes["pooling_mode_mean_tokens"]
+            vector = states.mean(dim=0) if means else states[0 if modes["pooling_mode_cls_token"] else -1]
+            found.append((vector / vector.norm() if len(modules) == 3 else vector).numpy())
+    return np.stack(found)

@@ -1,0 +1,554 @@
+"""Text generation: the next token of running text, or of what an assistant says."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from startup_llm.data.sources import load_splits
+from startup_llm.errors import UserError
+from startup_llm.models.checkpoints import read_json
+from startup_llm.models.task_model import TaskModel
+from startup_llm.run_folder import find_model
+from startup_llm.tasks.base import Collator, Task, Truncation
+from startup_llm.tasks.text_generation.chat import (
+    IS_PROMPT,
+    AnsweredConversations,
+    Conversations,
+    Preferences,
+    encode_prompt,
+    pack_conversations,
+)
+from startup_llm.tasks.text_generation.chat_templates import find_end_of_turn, hash_chat_template, set_chat_template
+from startup_llm.tasks.text_generation.continuation import continue_prompts
+from startup_llm.tasks.text_generation.conversations import (
+    add_answers,
+    build_conversations,
+    find_conversation_fault,
+    find_conversation_form,
+)
+from startup_llm.tasks.text_generation.model import build_causal_language_model
+from startup_llm.tasks.text_generation.running_text import (
+    find_text_files,
+    load_running_text,
+    train_character_tokenizer,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from datasets import Dataset
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from startup_llm.config import DataConfig, EvaluationConfig, ModelConfig, PredictConfig, ScratchModelConfig
+    from startup_llm.data.task_data import TaskData
+    from startup_llm.models.checkpoints import Checkpoint
+
+CHECKED_PROMPTS, PROMPT_TOKENS, CHECKED_TOKENS = 3, 16, 24
+SAMPLES = 3
+MOST_MEASURED_ANSWERS = 1_000
+GREEDY = {"do_sample": False, "num_beams": 1}
+
+
+class TextGeneration(Task):
+    """An output is the negative log-likelihood of each token after an encoded row's first, in nats.
+
+    Rows are passages of running text (columns text and ends), conversations (messages, and answer where the last one
+    is to be written too) or preferences (chosen and rejected); `find_form` tells them apart. The output of an encoded
+    row that is a prompt is what the model writes after it.
+    """
+
+    tag = "text-generation"
+    data_options = (
+        "text_column",
+        "group_column",
+        "remove_overlap",
+        "speakers",
+        "packing",
+        "skip_bad",
+    )
+    model_options = ("chat_template",)
+    evaluation_options = ("generate",)
+    auto_class = "AutoModelForCausalLM"
+    peft_task_type = "CAUSAL_LM"
+    samples_each_epoch = True
+
+    def __init__(self) -> None:
+        self._converses = False  # of `prepare_answers`: whether a text to be answered is a turn of a conversation
+
+    def load_data(self, data: DataConfig, evaluation: EvaluationConfig | None = None) -> TaskData:
+        """Read, check and split the rows, of conversations with the answers that are to be written.
+
+        Raises:
+            UserError: On anything wrong with the rows, or if answers are to be written that they do not have.
+        """
+        loaded = super().load_data(data, evaluation)
+        if evaluation is None or not evaluation.generate:
+            return loaded
+        form = self.find_form(loaded.splits["test"])
+        if form is None or isinstance(form, Preferences):
+            kind = "preferences between two answers" if form else "running text"
+            raise UserError(f"evaluation.generate: the rows are {kind}, expected conversations; leave it out")
+        return add_answers(loaded)
+
+    def read_data(self, data: DataConfig) -> TaskData:
+        """Read, check and split the text or the conversations.
+
+        Raises:
+            UserError: On anything wrong with the files, the columns or a conversation.
+        """
+        if find_text_files(data):
+            return load_running_text(data)
+        loaded = load_splits(data)
+        if form := find_conversation_form(loaded.splits["train"], data):
+            return build_conversations(loaded, data, form)
+        return load_running_text(data, loaded)
+
+    def load_processor(self, checkpoint: Checkpoint, model: ModelConfig) -> PreTrainedTokenizerBase:
+        """Load the tokenizer, with the chat template that the config names.
+
+        Raises:
+            UserError: If there is no such template, or the tokenizer has not its tokens.
+        """
+        tokenizer = super().load_processor(checkpoint, model)
+        if model.chat_template:
+            set_chat_template(tokenizer, model.chat_template)
+        return tokenizer
+
+    def check_method(self, method: str, data: TaskData) -> None:
+        """Refuse preferences without DPO, whose rejected answers would be learnt, and DPO without preferences."""
+        form, columns = self.find_form(data.splits["train"]), ", ".join(data.splits["train"].column_names)
+        if isinstance(form, Preferences) and method != "dpo":
+            raise UserError(f"--method {method}: the rows are preferences ({columns}); tune with recipes/align.py")
+        if not isinstance(form, Preferences) and method == "dpo":
+            raise UserError(f"--method dpo needs the columns chosen and rejected; the rows hold {columns}")
+        if method != "dpo":
+            super().check_method(method, data)
+
+    def describe_processor(self, processor: PreTrainedTokenizerBase) -> dict[str, Any]:
+        """Return the chat template's hash."""
+        digest = hash_chat_template(processor)
+        return {"chat_template_sha256": digest} if digest else {}
+
+    def find_form(self, rows: Dataset) -> Conversations | None:
+        """Return what knows the rows' form; None for running text."""
+        return _find_form(rows.column_names)
+
+    def build_model(
+        self,
+        checkpoint: Checkpoint,
+        processor: PreTrainedTokenizerBase,
+        data: TaskData,
+        model: ModelConfig,
+        attention_kernel: str | None,
+    ) -> TaskModel:
+        """Load a GPT-style checkpoint; where it is to converse, it stops writing at the end of a turn.
+
+        Its config tells whether it is, for whoever has the model's folder alone. Where it does not say how much it
+        writes, the answers of the training split do: twice as much as the longest.
+        """
+        built = build_causal_language_model(
+            checkpoint,
+            dropout=model.dropout,
+            attention_kernel=attention_kernel,
+            trust_remote_code=model.trust_remote_code,
+        )
+        form = self.find_form(data.splits["train"])
+        built.model.config.trained_on_conversations = form is not None
+        if form:
+            generation = built.model.generation_config
+            known = generation.eos_token_id if isinstance(generation.eos_token_id, list) else [generation.eos_token_id]
+            ends = dict.fromkeys([find_end_of_turn(processor), *known, processor.eos_token_id])
+            generation.eos_token_id = [token for token in ends if token is not None]
+            generation.pad_token_id = processor.pad_token_id
+            if generation.max_new_tokens is None:
+                longest = sorted(form.list_answers(data.splits["train"]), key=len)[-MOST_MEASURED_ANSWERS:]
+                ids = processor(longest, add_special_tokens=False, verbose=False)["input_ids"]
+                generation.max_new_tokens = min(2 * max(map(len, ids)) + 1, processor.model_max_length)
+        return built
+
+    def build_scratch_model(
+        self, data: TaskData, model: ScratchModelConfig, attention_kernel: str
+    ) -> tuple[PreTrainedTokenizerBase, TaskModel]:
+        """Return a tokenizer of the training split's characters and a `Decoder`.
+
+        Raises:
+            UserError: If another model or tokenizer is asked for.
+        """
+        from startup_llm.models.scratch.transformer import Decoder
+
+        if model.name != "gpt":
+            raise UserError(f"model.name {model.name} does not write text; use --model.name gpt")
+        if self.find_form(data.splits["train"]):
+            columns = data.splits["train"].column_names
+            raise UserError(
+                f"the rows hold {', '.join(columns)}: a model from scratch learns running text alone; pretrain it on "
+                "text, then tune it with recipes/finetune.py"
+            )
+        if model.tokenizer != "character":
+            raise UserError(f"model.tokenizer {model.tokenizer}: gpt reads characters; set it to character")
+        tokenizer = train_character_tokenizer(data.splits["train"]["text"], model.max_length_tokens)
+        decoder = Decoder(
+            len(tokenizer),
+            width=model.width,
+            heads=model.heads,
+            layers=model.layers,
+            inner_width=model.inner_width,
+            max_length_tokens=model.max_length_tokens,
+            dropout=model.dropout,
+            kernel=attention_kernel,
+        )
+        note = f"a token per character: {len(tokenizer):,} tokens, from the training split alone"
+        return tokenizer, TaskModel(decoder, notes=(note,))
+
+    def save_scratch_model(self, model: Any, processor: Any, data: TaskData, folder: Path) -> None:
+        """Write the decoder in GPT-2's format, with its tokenizer."""
+        from startup_llm.models.scratch.formats import save_decoder
+
+        save_decoder(model, folder, eos_token_id=processor.eos_token_id, pad_token_id=processor.pad_token_id)
+        processor.save_pretrained(folder)
+
+    def encode(self, rows: Dataset, processor: PreTrainedTokenizerBase) -> tuple[Dataset, Truncation]:
+        """Lay all passages end to end and cut the tokens into blocks of the tokenizer's `model_max_length`.
+
+        A block begins with the last token of the one before, so that every token but the first is predicted once. A
+        document that ends is followed by the end token, where the tokenizer has one.
+
+        Returns:
+            input_ids, labels, length, and `_rows`: the place of each token's passage among the rows. Conversations
+            are laid out as their form says.
+        """
+        import datasets
+
+        if form := self.find_form(rows):
+            return form.encode(rows, processor)
+        size, end = processor.model_max_length, processor.eos_token_id
+        encoded = processor(list(rows["text"]), add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+        if end is not None:
+            encoded = [ids + [end] * ends for ids, ends in zip(encoded, rows["ends"], strict=True)]
+        ids = [token for passage in encoded for token in passage]
+        owners = [place for place, passage in enumerate(encoded) for _ in passage]
+        if len(ids) < 2:
+            raise UserError(f"text of {len(ids)} tokens has nothing to predict; give more text")
+        starts = range(0, len(ids) - 1, size - 1)
+        blocks = [ids[start : start + size] for start in starts]
+        columns = {
+            "input_ids": blocks,
+            "labels": blocks,
+            "length": list(map(len, blocks)),
+            "_rows": [owners[start : start + size] for start in starts],
+        }
+        return datasets.Dataset.from_dict(columns), Truncation(0, 0.0, 0.0)
+
+    def encode_split(self, name: str, data: TaskData, processor: Any) -> tuple[Dataset, Truncation]:
+        """Encode a split, and behind its conversations the prompts that are to be answered."""
+        form = self.find_form(data.splits[name])
+        return (
+            form.encode_split(name, data.splits[name], processor)
+            if form
+            else self.encode(data.splits[name], processor)
+        )
+
+    def encode_to_check(self, rows: Dataset, processor: Any) -> Dataset:
+        """Encode rows, and where answers are written some of their prompts."""
+        encoded, form = self.encode(rows, processor)[0], self.find_form(rows)
+        if isinstance(form, AnsweredConversations):
+            some = rows.select(range(min(CHECKED_PROMPTS, len(rows))))
+            return form.add_prompts(encoded, some, processor)[0]
+        return encoded
+
+    def build_collator(self, processor: PreTrainedTokenizerBase) -> Collator:
+        """Stack blocks; one that is shorter than the others is padded on the right."""
+        return BlockCollator(processor.pad_token_id)
+
+    def pack(self, encoded: Dataset, processor: PreTrainedTokenizerBase) -> Dataset:
+        """Put several conversations into each row.
+
+        Raises:
+            UserError: For running text, whose blocks are full as they are.
+        """
+        if encoded["labels"][0] == encoded["input_ids"][0]:
+            raise UserError("data.packing: running text fills its blocks by itself; leave it out")
+        return pack_conversations(encoded, processor.model_max_length)
+
+    def count_targets(self, batch: dict[str, Tensor]) -> Tensor:
+        """Count the tokens that are predicted: all with a label but the first."""
+        return (batch["labels"][:, 1:] != -100).sum(dim=1)
+
+    def compute_outputs(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
+        """Return -log P of each token given those before it in its block, shape (tokens - 1,).
+
+        Of a prompt it is a string: what the model writes, the likeliest token at each step.
+        """
+
+        def write(prompts: list[list[int]]) -> list[np.ndarray]:
+            return [np.array(text.strip()) for text in self._continue(model, processor, prompts, **GREEDY)]
+
+        return self._compute(model, batch, write)
+
+    def compute_scores(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
+        """Return what `compute_outputs` does; of a prompt the first tokens of a turn, -1 behind its end."""
+
+        def write(prompts: list[list[int]]) -> list[np.ndarray]:
+            how = {**GREEDY, "eos_token_id": find_end_of_turn(processor)}  # a base without its adapter knows no end
+            written = continue_prompts(model, processor, prompts, CHECKED_TOKENS, **how)
+            return [np.array(ids + [-1] * (CHECKED_TOKENS - len(ids))) for ids in written]
+
+        return self._compute(model, batch, write)
+
+    def _compute(
+        self, model: Any, batch: dict[str, Tensor], write: Callable[[list[list[int]]], list[np.ndarray]]
+    ) -> list[np.ndarray]:
+        """Return the nats of the rows that are no prompts, and what is written after those that are."""
+        batch = dict(batch)
+        prompts = batch.pop(IS_PROMPT, None)
+        if prompts is None:
+            return _compute_nats(model, batch)
+        outputs: list[Any] = [None] * len(prompts)
+        for is_prompt, compute in (
+            (0, lambda rows: _compute_nats(model, rows)),
+            (1, lambda rows: write(_list_tokens(rows))),
+        ):
+            places = (prompts == is_prompt).nonzero()[:, 0]
+            if len(places):
+                found = compute({name: values[places] for name, values in batch.items()})
+                for place, output in zip(places.tolist(), found, strict=True):
+                    outputs[place] = output
+        return outputs
+
+    def metrics(self, data: TaskData) -> tuple[str, ...]:
+        """Name the metrics; bits per byte decide, for they compare models whatever their tokens."""
+        return (self.find_form(data.splits["test"]) or FORMS[-1]).metrics
+
+    def metrics_alone(self, data: TaskData) -> tuple[str, ...]:
+        """Leave out what is measured against the model before."""
+        form = self.find_form(data.splits["test"]) or FORMS[-1]
+        return tuple(name for name in form.metrics if name not in form.relative_metrics)
+
+    def baselines(self, data: TaskData) -> tuple[str, ...]:
+        """Name the baselines."""
+        return (self.find_form(data.splits["test"]) or FORMS[-1]).baselines
+
+    def references(self, rows: Dataset) -> list[Any]:
+        """Return the passages, or the assistant's words."""
+        form = self.find_form(rows)
+        return form.references(rows) if form else list(rows["text"])
+
+    def decide(self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData) -> list[Any]:
+        """Return [nats, tokens] of each passage, or what the rows' form makes of them and of what was written."""
+        form, written = self.find_form(rows) or FORMS[-1], []
+        if IS_PROMPT in encoded.column_names:
+            asked = np.asarray(encoded[IS_PROMPT], dtype=bool)
+            written = [str(outputs[place]) for place in np.flatnonzero(asked)]
+            outputs = [outputs[place] for place in np.flatnonzero(~asked)]
+            encoded = encoded.select(np.flatnonzero(~asked))
+        owners = np.concatenate([block[1:] for block in encoded["_rows"]])
+        wanted = np.concatenate([block[1:] for block in encoded["labels"]]) != -100
+        texts = len(rows) * len(form.columns)
+        nats = np.bincount(owners[wanted], weights=np.concatenate(outputs)[wanted], minlength=texts)
+        return form.decide(nats, np.bincount(owners[wanted], minlength=texts), encoded, written)
+
+    def summarize(self, rows: Dataset) -> list[str]:
+        """Return a line of text for each row, to name it in a report."""
+        form = self.find_form(rows)
+        return form.summarize(rows) if form else super().summarize(rows)
+
+    def show(self, rows: Dataset, predictions: Sequence[Any], data: TaskData) -> list[dict[str, Any]]:
+        """Show the passages that cost the model most and least per token."""
+        if form := self.find_form(rows):
+            return form.show(rows, predictions)
+        costs = np.array([nats / max(tokens, 1) for nats, tokens in predictions])
+        order = np.argsort(costs)
+        return [
+            {
+                "title": title,
+                "kind": "text",
+                "pairs": [[f"passage {rows['row'][int(i)]}, {costs[i]:.2f} nats per token", rows["text"][int(i)]]],
+            }
+            for title, i in (("Hardest to predict", order[-1]), ("Easiest to predict", order[0]))
+        ]
+
+    def write_samples(self, model: Any, processor: Any, rows: Dataset) -> list[dict[str, Any]]:
+        """Continue the beginnings of passages by chance, the same for the same model; answer conversations."""
+        import torch
+
+        if form := self.find_form(rows):
+            questions = form.list_questions(rows)
+            with torch.inference_mode():
+                answers = self._write(model, processor, [question for question, _ in questions], do_sample=False)
+            return [
+                {
+                    "title": "An answer by the model",
+                    "kind": "text",
+                    "pairs": [[question[-1]["role"], question[-1]["content"]], ["meant", meant], ["written", answer]],
+                }
+                for (question, meant), answer in zip(questions, answers, strict=True)
+            ]
+        encoded = processor(rows["text"][:SAMPLES], add_special_tokens=False, verbose=False)["input_ids"]
+        prompts = [ids[: min(PROMPT_TOKENS, processor.model_max_length // 2)] for ids in encoded]
+        with torch.random.fork_rng(), torch.inference_mode():
+            torch.manual_seed(0)
+            written = self._continue(model, processor, prompts, do_sample=True, temperature=0.8)
+        pairs = [[processor.decode(ids), text] for ids, text in zip(prompts, written, strict=True)]
+        return [{"title": "Written by the model (temperature 0.8)", "kind": "text", "pairs": pairs}]
+
+    def _write(self, model: Any, processor: Any, conversations: Sequence[Any], **how: Any) -> list[str]:
+        most = processor.model_max_length // 2
+        return self._continue(model, processor, [encode_prompt(processor, c, most) for c in conversations], **how)
+
+    def _continue(self, model: Any, processor: Any, prompts: Sequence[list[int]], **how: Any) -> list[str]:
+        written = continue_prompts(model, processor, prompts, **how)
+        return [processor.decode(ids, skip_special_tokens=True) for ids in written]
+
+    def find_question_fault(self, column: str, value: Any) -> str | None:
+        """Return what is wrong with a prompt, which is a text or a conversation."""
+        if isinstance(value, list):
+            return find_conversation_fault(value, question=True)
+        return super().find_question_fault(column, value)
+
+    def prepare_answers(
+        self,
+        config: PredictConfig,
+        folder: Path,
+        processor: PreTrainedTokenizerBase,
+        compute: Callable[[Dataset], Sequence[np.ndarray]],
+    ) -> str | None:
+        """Ask a model that was tuned on conversations each plain text as a user's turn, and let others continue it."""
+        said = super().prepare_answers(config, folder, processor, compute)
+        model_folder, results = find_model(folder)
+        known = read_json(model_folder / "config.json").get("trained_on_conversations")
+        self._converses = bool(known) or _find_form(results.get("columns", ())) is not None
+        return "a plain text is asked as a user's turn, in the model's chat template" if self._converses else said
+
+    def encode_questions(self, rows: Dataset, processor: PreTrainedTokenizerBase) -> Dataset:
+        """Tokenize prompts; of a long one the end is kept, so that half of the model's length is left to write."""
+        import datasets
+
+        most = processor.model_max_length // 2
+        prompts = list(rows["text"])
+        if self._converses:
+            prompts = [[{"role": "user", "content": text}] if isinstance(text, str) else text for text in prompts]
+        if prompts and isinstance(prompts[0], list):
+            ids = [encode_prompt(processor, messages, most) for messages in prompts]
+        else:
+            ids = processor(prompts, add_special_tokens=False, verbose=False)["input_ids"]
+        ids = [prompt[-most:] for prompt in ids]
+        return datasets.Dataset.from_dict({"input_ids": ids, "length": list(map(len, ids))})
+
+    def compute_answers(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
+        """Continue each prompt as the model's generation config says; by default by the likeliest token."""
+        return [np.array(text) for text in self._continue(model, processor, _list_tokens(batch))]
+
+    def answer(
+        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
+    ) -> list[dict[str, Any]]:
+        """Return what was written after each prompt."""
+        return [{"generated_text": str(output)} for output in outputs]
+
+    def example_answer(self, config: Any) -> dict[str, Any]:
+        """Return an answer of the right types."""
+        return {"generated_text": ""}
+
+    def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
+        """Continue passages greedily by `pipeline("text-generation")` and by plain `generate`.
+
+        Returns:
+            0 where both write the same, else infinity.
+        """
+        import torch
+        from transformers import pipeline
+
+        write = pipeline(self.tag, model=model_folder, dtype="float32", device="cpu")
+        model, tokenizer = self.load_plain(model_folder).eval(), self.restore_processor(model_folder)
+        most = min(CHECKED_TOKENS, tokenizer.model_max_length // 2)
+        how = {"do_sample": False, "max_new_tokens": most, "pad_token_id": tokenizer.pad_token_id}
+        form = self.find_form(rows)
+        for prompt in self._list_prompts(rows, tokenizer, most):
+            if form:
+                ids = torch.tensor([encode_prompt(tokenizer, prompt, tokenizer.model_max_length)])
+            else:
+                ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+            with torch.inference_mode():
+                plain = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **how)[0, ids.shape[1] :]
+            answer = write(prompt, return_full_text=False, **how)[0]["generated_text"]
+            if answer != tokenizer.decode(plain, skip_special_tokens=True):
+                return float("inf")
+        return 0.0
+
+    def _list_prompts(self, rows: Dataset, tokenizer: Any, most: int) -> list[Any]:
+        """Return short prompts: the beginnings of passages, or questions of conversations."""
+        if form := self.find_form(rows):
+            room = tokenizer.model_max_length - most
+            questions = [question for question, _ in form.list_questions(rows)]
+            fitting = [q for q in questions if len(encode_prompt(tokenizer, q, room + 1)) <= room]
+            begun = [[{**question[-1], "content": question[-1]["content"][: room // 8]}] for question in questions]
+            return (fitting or begun)[:CHECKED_PROMPTS]
+        passages = tokenizer(rows["text"][:CHECKED_PROMPTS], add_special_tokens=False, verbose=False)["input_ids"]
+        return [tokenizer.decode(ids[: min(PROMPT_TOKENS, most)]) for ids in passages]
+
+
+FORMS = (Preferences(), AnsweredConversations(), Conversations())
+
+
+def _find_form(columns: Collection[str]) -> Conversations | None:
+    return next((form for form in FORMS if set(form.known_by) <= set(columns)), None)
+
+
+def _list_tokens(batch: dict[str, Tensor]) -> list[list[int]]:
+    """Return the token ids of each row of a batch, without what pads it."""
+    return [row[:length] for row, length in zip(batch["input_ids"].tolist(), _count_tokens(batch), strict=True)]
+
+
+def _count_tokens(batch: dict[str, Tensor]) -> list[int]:
+    ids, mask = batch["input_ids"], batch.get("attention_mask")
+    return mask.sum(dim=1).tolist() if mask is not None else [ids.shape[1]] * len(ids)
+
+
+def _compute_nats(model: Any, batch: dict[str, Tensor]) -> list[np.ndarray]:
+    """Return -log P of each token of a row given those before it, shape (tokens - 1,)."""
+    log_p = model(**batch)["logits"][:, :-1].float().log_softmax(-1)
+    nats = -log_p.gather(-1, batch["input_ids"][:, 1:, None])[..., 0].cpu().numpy()
+    return [row[: length - 1] for row, length in zip(nats, _count_tokens(batch), strict=True)]
+
+
+class BlockCollator:
+    """Makes a batch of blocks of tokens; a mask comes with it only where there is padding.
+
+    Packed blocks have no mask: it would keep the model from telling their parts apart by position_ids. Their padding
+    is a part of its own, which nothing sees.
+
+    Args:
+        pad_token_id: Fills shorter blocks; its labels are -100.
+    """
+
+    def __init__(self, pad_token_id: int) -> None:
+        self.pad_token_id = pad_token_id
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Return input_ids, labels and position_ids where the rows have them, and perhaps attention_mask.
+
+        Returns:
+            Each of shape (rows, tokens), and `IS_PROMPT` where the rows have it, shape (rows,).
+        """
+        import torch
+
+        lengths = [len(row["input_ids"]) for row in rows]
+        longest = max(lengths)
+        fills = {"input_ids": self.pad_token_id, "labels": -100}
+        batch = {
+            name: torch.tensor([row[name] + [fill] * (longest - len(row[name])) for row in rows])
+            for name, fill in fills.items()
+            if name in rows[0]
+        }
+        if "position_ids" in rows[0]:
+            places = [[*row["position_ids"], *range(longest - len(row["position_ids"]))] for row in rows]
+            batch["position_ids"] = torch.tensor(places)
+        elif min(lengths) < longest:
+            batch["attention_mask"] = (torch.arange(longest) < torch.tensor(lengths)[:, None]).long()
+        if IS_PROMPT in rows[0]:
+            batch[IS_PROMPT] = torch.tensor([row[IS_PROMPT] for row in rows])
+        return batch

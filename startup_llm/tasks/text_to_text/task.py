@@ -1,0 +1,305 @@
+"""Tasks that write a text for a text, with an encoder and a decoder: translation, summarization."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from startup_llm.errors import UserError
+from startup_llm.models.task_model import TaskModel
+from startup_llm.tasks.base import TARGET_LENGTH, Collator, Task, Truncation
+from startup_llm.tasks.text_to_text.model import (
+    build_scratch_t5,
+    build_sequence_to_sequence,
+    find_start_token,
+    set_languages,
+)
+from startup_llm.tasks.text_to_text.rows import load_text_to_text
+from startup_llm.tasks.text_to_text.source_attention import compute_source_attention, weigh_words
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from datasets import Dataset
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from startup_llm.config import DataConfig, ModelConfig, ScratchModelConfig
+    from startup_llm.data.task_data import TaskData
+    from startup_llm.models.checkpoints import Checkpoint
+
+MOST_WRITTEN_TOKENS = 128
+"""So many tokens are written by a checkpoint that says no number itself and was tuned on no targets."""
+MOST_MEASURED_TARGETS = 1_000
+SAMPLES = 3
+
+
+class SequenceToSequence(Task):
+    """Columns text and target; an output is what the model writes: an array of one string."""
+
+    auto_class = "AutoModelForSeq2SeqLM"
+    data_options = (
+        "text_column",
+        "target_column",
+        "group_column",
+        "remove_overlap",
+        "skip_bad",
+    )
+    model_options = (
+        "language",
+        "source_language",
+    )
+    peft_task_type = "SEQ_2_SEQ_LM"
+    samples_each_epoch = True
+    load_code = """from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("REPOSITORY")
+model = AutoModelForSeq2SeqLM.from_pretrained("REPOSITORY").eval()
+written = model.generate(**tokenizer(["a text"], truncation=True, return_tensors="pt"))
+texts = [text.strip() for text in tokenizer.batch_decode(written, skip_special_tokens=True)]"""
+
+    def read_data(self, data: DataConfig) -> TaskData:
+        """Read, check and split the pairs.
+
+        Raises:
+            UserError: On anything wrong with the files, the columns or a row.
+        """
+        return load_text_to_text(data)
+
+    def load_processor(self, checkpoint: Checkpoint, model: ModelConfig) -> PreTrainedTokenizerBase:
+        """Load the tokenizer, and tell it the languages where it knows many."""
+        tokenizer = super().load_processor(checkpoint, model)
+        set_languages(tokenizer, model.source_language, model.language)
+        return tokenizer
+
+    def build_model(
+        self,
+        checkpoint: Checkpoint,
+        processor: PreTrainedTokenizerBase,
+        data: TaskData,
+        model: ModelConfig,
+        attention_kernel: str | None,
+    ) -> TaskModel:
+        """Load the encoder-decoder; where it does not say how much it writes, the training targets do."""
+        built = build_sequence_to_sequence(
+            checkpoint,
+            processor,
+            dropout=model.dropout,
+            attention_kernel=attention_kernel,
+            trust_remote_code=model.trust_remote_code,
+        )
+        if not _knows_length(built.model):
+            built.model.generation_config.max_new_tokens = self._find_most_tokens(processor, data)
+        return built
+
+    def build_scratch_model(
+        self, data: TaskData, model: ScratchModelConfig, attention_kernel: str
+    ) -> tuple[PreTrainedTokenizerBase, TaskModel]:
+        """Return a tokenizer of both sides of the training split, and an `EncoderDecoder` or a T5.
+
+        Raises:
+            UserError: If another model or tokenizer is asked for.
+        """
+        from startup_llm.models.scratch.text_to_text import build_text_to_text_transformer, train_shared_tokenizer
+
+        if model.name not in ("transformer", "t5"):
+            raise UserError(f"model.name {model.name}: {self.tag} has the reference models transformer and t5")
+        if model.tokenizer == "bpe":
+            train = data.splits["train"]
+            texts = [*train["text"], *train["target"]]
+            tokenizer = train_shared_tokenizer(texts, model.vocab_size, model.max_length_tokens)
+            note = f"bpe tokenizer of {len(tokenizer):,} tokens, trained on the training split alone"
+        elif model.tokenizer == "byte" and model.name == "t5":
+            from transformers import ByT5Tokenizer
+
+            tokenizer, note = ByT5Tokenizer(model_max_length=model.max_length_tokens), "a token per byte"
+        else:
+            known = "bpe, or byte for t5"
+            raise UserError(f"model.tokenizer {model.tokenizer}: a {model.name} of {self.tag} reads {known}")
+        if model.name == "t5":
+            network = build_scratch_t5(tokenizer, model, attention_kernel)
+        else:
+            network = build_text_to_text_transformer(
+                tokenizer,
+                model.layers,
+                width=model.width,
+                heads=model.heads,
+                inner_width=model.inner_width,
+                dropout=model.dropout,
+                label_smoothing=model.label_smoothing,
+                beams=model.beams,
+                kernel=attention_kernel,
+            )
+        return tokenizer, TaskModel(network, notes=(note,))
+
+    def save_scratch_model(self, model: Any, processor: Any, data: TaskData, folder: Path) -> None:
+        """Write the encoder-decoder in Pegasus's format, a T5 in its own, with its tokenizer.
+
+        It will write at most twice as many tokens as the longest training target has.
+        """
+        from startup_llm.models.scratch.formats import save_encoder_decoder
+        from startup_llm.models.scratch.transformer import EncoderDecoder
+
+        most = self._find_most_tokens(processor, data)
+        if isinstance(model, EncoderDecoder):
+            save_encoder_decoder(model, folder, most)
+        else:
+            model.generation_config.max_new_tokens = most
+            model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+
+    def _find_most_tokens(self, processor: Any, data: TaskData) -> int:
+        """Return twice the tokens of the longest training target, looked for among those of the most characters."""
+        limit = processor.model_max_length
+        targets = sorted(data.splits["train"]["target"], key=len)[-MOST_MEASURED_TARGETS:]
+        encoded = processor(text_target=targets, truncation=True, max_length=limit)
+        return min(2 * max(map(len, encoded["input_ids"])), limit)
+
+    def encode(self, rows: Dataset, processor: PreTrainedTokenizerBase) -> tuple[Dataset, Truncation]:
+        """Tokenize texts, and targets where there are any, each cut at the tokenizer's `model_max_length`.
+
+        A row is counted as cut where its text or its target was.
+        """
+        limit, measures = processor.model_max_length, ["_whole", "_whole_target"]
+
+        def tokenize(batch: dict[str, list]) -> dict[str, list]:
+            whole = processor(batch["text"], truncation=False, verbose=False)["input_ids"]
+            encoded = dict(processor(batch["text"], truncation=True, max_length=limit))
+            encoded["_whole"] = list(map(len, whole))
+            encoded["length"] = list(map(len, encoded["input_ids"]))
+            if "target" in batch:
+                whole = processor(text_target=batch["target"], truncation=False, verbose=False)["input_ids"]
+                targets = processor(text_target=batch["target"], truncation=True, max_length=limit)
+                encoded["_whole_target"] = list(map(len, whole))
+                encoded["labels"] = targets["input_ids"]
+                encoded[TARGET_LENGTH] = list(map(len, targets["input_ids"]))
+            return encoded
+
+        encoded = rows.map(tokenize, batched=True, remove_columns=rows.column_names)
+        whole, lost = np.asarray(encoded["_whole"]), np.asarray(encoded["_whole"]) - np.asarray(encoded["length"])
+        lost_target = np.zeros_like(lost)
+        if TARGET_LENGTH in encoded.column_names:
+            whole = whole + np.asarray(encoded["_whole_target"])
+            lost_target = np.asarray(encoded["_whole_target"]) - np.asarray(encoded[TARGET_LENGTH])
+        lost = lost + lost_target
+        cut = int((lost > 0).sum())
+        share, targets = float(lost.sum() / whole.sum()), int((lost_target > 0).sum())
+        measured = [name for name in measures if name in encoded.column_names]
+        return encoded.remove_columns(measured), Truncation(cut, cut / len(whole), share, targets)
+
+    def build_collator(self, processor: PreTrainedTokenizerBase) -> Collator:
+        """Pad each batch to its longest text, and labels to their longest target with -100."""
+        from transformers import DataCollatorForSeq2Seq
+
+        pad = DataCollatorForSeq2Seq(processor)
+
+        def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
+            batch = pad(rows)
+            return {
+                name: values for name, values in batch.items() if values is not None
+            }  # labels, where there are none
+
+        return collate
+
+    def count_targets(self, batch: dict[str, Tensor]) -> Tensor:
+        """Count the tokens to be written."""
+        return (batch["labels"] != -100).sum(dim=1)
+
+    def compute_outputs(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
+        """Write a text for each row: the likeliest token at each step, or as the model's generation config says."""
+        written = self._generate(model, batch)
+        return [np.array(text.strip()) for text in processor.batch_decode(written, skip_special_tokens=True)]
+
+    def _generate(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
+        return model.generate(**batch, **({} if _knows_length(model) else {"max_new_tokens": MOST_WRITTEN_TOKENS}))
+
+    def compute_scores(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
+        """Return the logits of the first token to be written, shape (vocabulary,)."""
+        first = batch["input_ids"].new_full((len(batch["input_ids"]), 1), find_start_token(model))
+        return list(model(**batch, decoder_input_ids=first)["logits"][:, 0].float().cpu().numpy())
+
+    def references(self, rows: Dataset) -> list[str]:
+        """Return the targets."""
+        return list(rows["target"])
+
+    def decide(self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData) -> list[str]:
+        """Take what was written."""
+        return [str(output) for output in outputs]
+
+    def show(self, rows: Dataset, predictions: Sequence[Any], data: TaskData) -> list[dict[str, Any]]:
+        """Show the first rows: what was given, what was meant, what was written."""
+        return [
+            {
+                "title": f"row {row['row']}",
+                "kind": "text",
+                "pairs": [["given", row["text"]], ["meant", row["target"]], ["written", text]],
+            }
+            for row, text in zip(rows.select(range(min(10, len(rows)))), predictions, strict=False)
+        ]
+
+    def write_samples(self, model: Any, processor: Any, rows: Dataset) -> list[dict[str, Any]]:
+        """Show what the model wrote, and where it looked if the tokenizer tells the places of its tokens."""
+        samples = []
+        for row in rows.select(range(min(SAMPLES, len(rows)))):
+            limit = processor.model_max_length
+            read = processor(row["text"], truncation=True, max_length=limit, return_tensors="pt")["input_ids"]
+            written = self._generate(model, {"input_ids": read.to(model.device)})
+            text = processor.decode(written[0], skip_special_tokens=True).strip()
+            if not processor.is_fast:
+                pairs = [["given", row["text"]], ["meant", row["target"]], ["written", text]]
+                samples.append({"title": f"row {row['row']}", "kind": "text", "pairs": pairs})
+                continue
+            attention = compute_source_attention(model, read.to(model.device), written[:, :-1])
+            words = weigh_words(row["text"], processor, attention)
+            title = f"row {row['row']}: where the model looked while it wrote"
+            samples.append({"title": title, "kind": "weights", "text": row["text"], "words": words, "written": text})
+        return samples
+
+    def answer(
+        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
+    ) -> list[dict[str, Any]]:
+        """Return the written texts."""
+        return [{f"{self.tag}_text": str(output)} for output in outputs]
+
+    def example_answer(self, config: Any) -> dict[str, Any]:
+        """Return an answer of the right types."""
+        return {f"{self.tag}_text": ""}
+
+    def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> None:
+        """Return None: transformers has no pipeline for encoder-decoders of text since version 5."""
+
+
+def _knows_length(model: Any) -> bool:
+    """Say whether a model's generation config tells how much it writes at most."""
+    generation = model.generation_config
+    return generation.max_new_tokens is not None or generation.max_length is not None
+
+
+class Translation(SequenceToSequence):
+    """A text in another language."""
+
+    tag = "translation"
+
+    def metrics(self, data: TaskData) -> tuple[str, ...]:
+        """Name the metrics."""
+        return ("bleu", "chrf")
+
+    def baselines(self, data: TaskData) -> tuple[str, ...]:
+        """Name the baselines."""
+        return ("copy", "word-by-word")
+
+
+class Summarization(SequenceToSequence):
+    """A shorter text that says the same."""
+
+    tag = "summarization"
+
+    def metrics(self, data: TaskData) -> tuple[str, ...]:
+        """Name the metrics."""
+        return ("rouge_l", "rouge_1", "rouge_2")
+
+    def baselines(self, data: TaskData) -> tuple[str, ...]:
+        """Name the baselines."""
+        return ("first-sentence", "first-three-sentences")

@@ -1,0 +1,439 @@
+"""Sentences whose words carry tags: CoNLL files, tables with lists, and texts with marked spans."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from startup_llm.config import DataConfig
+from startup_llm.data.classification import _order_names, read_class_names
+from startup_llm.data.sources import LoadedData, Reader, load_splits
+from startup_llm.data.splits import handle_overlap, make_splits, read_groups, sample_rows
+from startup_llm.data.task_data import TaskData
+from startup_llm.errors import UserError, nearest
+from startup_llm.tasks.token_classification.tag_schemes import (
+    OUTSIDE,
+    PLAIN,
+    TYPES,
+    convert_tags,
+    find_entities,
+    find_scheme,
+)
+from startup_llm.tasks.token_classification.words import split_words
+
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow
+
+    _Tagged = tuple[list[str], list[str]]
+
+WORD_COLUMNS = ("tokens", "words")
+TAG_COLUMNS = ("ner_tags", "tags", "ner", "labels", "label")
+SPAN_COLUMNS = ("entities", "spans")
+SPAN_TYPES = ("label", "type", "entity_group", "entity")
+"""Keys under which a span tells its type."""
+LINE, DOCUMENT, FAULT = "line", "document", "fault"
+"""Columns that a CoNLL file gives beside tokens and tags: a sentence's first line, its document's number, and why it
+cannot be used."""
+_COMMENT = re.compile(r"#\s*(\w+\s*[=:]|id\s|newdoc|newpar)")
+_KEPT = ["tokens", "tags", "row"]
+_SHOWN = 5
+
+
+@dataclass
+class _Sentences:
+    """The sentences of a split, before their tags are checked.
+
+    Attributes:
+        words: Words of each sentence.
+        tags: Tags of each.
+        rows: The 1-based place of each in its source.
+        lines: Line of each sentence's first word, where the source is a CoNLL file.
+    """
+
+    words: list[list[str]]
+    tags: list[list[str]]
+    rows: list[int]
+    lines: list[int] | None
+
+    def describe_place(self, sentence: int, word: int) -> str:
+        """Say where a word stands."""
+        if self.lines is not None:
+            return f"line {self.lines[sentence] + word}"
+        return f"row {self.rows[sentence]}, word {word + 1} ({self.words[sentence][word]!r})"
+
+
+def load_tagged_text(data: DataConfig) -> TaskData:
+    """Load sentences with a tag for each word, check them, and cut the splits that the source does not give.
+
+    Read are CoNLL files (.conll, .txt, .iob, .bio: word, tag, an empty line between sentences), tables with a list of
+    words and a list of tags, and tables with a text and a list of spans (start, end, label).
+
+    Returns:
+        Splits with tokens (list of words), tags (list of class ids) and row. Tags that mark entities are IOB2,
+        whatever the source's are; B- and I- of every type are among the labels, so that any entity can be answered.
+
+    Raises:
+        UserError: If a source or a column is missing, or a sentence is not fit to learn from; it names the line.
+    """
+    import datasets
+
+    loaded = load_splits(data, READERS)
+    notes, group = list(loaded.notes), data.group_column
+    read, class_names = {}, []
+    for split, rows in loaded.splits.items():
+        read[split], found, names = _read_sentences(rows, data, _name_place(split, loaded))
+        class_names = class_names or names
+        notes += found
+    places = {split: _name_place(split, loaded) for split in read}
+    scheme = _decide_scheme(read, places)
+    tags = {}
+    for split, sentences in read.items():
+        tags[split], found = _convert(sentences, scheme, places[split], skip_bad=data.skip_bad)
+        notes += found
+    label_names = _name_labels(tags, scheme, class_names)
+    notes.append(_describe_scheme(scheme, label_names))
+    splits = {}
+    for split, sentences in read.items():
+        kept = [place for place, own in enumerate(tags[split]) if own]
+        rows = loaded.splits[split].select([sentences.rows[place] - 1 for place in kept])
+        columns: dict[str, list[Any]] = {
+            "tokens": [sentences.words[place] for place in kept],
+            "tags": [[label_names.index(tag) for tag in tags[split][place]] for place in kept],
+            "row": [sentences.rows[place] for place in kept],
+            "digest": [json.dumps(sentences.words[place]) for place in kept],
+        }
+        if group and (group in rows.column_names or split == "train"):
+            columns["group"] = read_groups(rows, group)
+        features = datasets.Dataset.from_dict({name: values[:1] for name, values in columns.items()}).features
+        features["tags"] = datasets.List(datasets.ClassLabel(names=list(label_names)))
+        splits[split] = datasets.Dataset.from_dict(columns, features=features)
+    if not {"validation", "test"} <= splits.keys() and DOCUMENT in loaded.splits["train"].column_names and not group:
+        notes.append(f"The file tells its documents; --data.group_column {DOCUMENT} keeps each in one split.")
+    cut, found = make_splits(datasets.DatasetDict(splits), data, group_by="group" if group else None)
+    cut, overlap = handle_overlap(cut, data.remove_overlap, "sentences")
+    notes += found + overlap
+    for split, most in (("train", data.max_train_rows), ("test", data.max_test_rows)):
+        if most is not None and most < len(cut[split]):
+            notes.append(f"{most:,} of the {len(cut[split]):,} {split} rows are used (seed {data.split_seed}).")
+            cut[split] = sample_rows(cut[split], most, data.split_seed)
+    notes += _count_entities(cut, label_names, scheme)
+    kept_columns = datasets.DatasetDict({name: rows.select_columns(_KEPT) for name, rows in cut.items()})
+    return TaskData(kept_columns, label_names, notes=list(dict.fromkeys(notes)), sources=loaded.sources)
+
+
+def read_tag_names(rows: datasets.Dataset) -> list[list[str]]:
+    """Return the tags of rows of `load_tagged_text` by their names."""
+    names = rows.features["tags"].feature.names
+    return [[names[tag] for tag in tags] for tags in rows["tags"]]
+
+
+def read_conll(name: str, text: str) -> pyarrow.Table:
+    """Read CoNLL: a word a line, its tag in the last column, an empty line between sentences.
+
+    Columns are separated by tabs, or else by white space. Lines -DOCSTART- begin a document; comments of the form
+    `# key = value` before a sentence are left out.
+
+    Args:
+        name: The file's name, for errors.
+        text: Its content.
+
+    Returns:
+        Columns tokens, tags, line, fault (the first line of the sentence without a tag or a word, in words; else
+        None) and, where there are documents, document.
+    """
+    import pyarrow
+
+    columns: dict[str, list[Any]] = {"tokens": [], "tags": [], LINE: [], FAULT: [], DOCUMENT: []}
+    words: list[str] = []
+    tags: list[str] = []
+    faults: list[str] = []
+    document = 0
+
+    def end(line: int) -> None:
+        if words:
+            fault = faults[0] if faults else None
+            values = (words[:], tags[:], line - len(words), fault, document)
+            for column, value in zip(columns.values(), values, strict=True):
+                column.append(value)
+            words.clear()
+            tags.clear()
+            faults.clear()
+
+    lines = text.split("\n")
+    for number, line in enumerate(lines, start=1):
+        line = line.rstrip("\r")
+        if not line.strip():
+            end(number)
+            continue
+        fields = line.split("\t") if "\t" in line else line.split()
+        if fields[0] == "-DOCSTART-":
+            end(number)
+            document += 1
+            continue
+        if not words and _COMMENT.match(line) and "\t" not in line:
+            continue
+        word, tag = fields[0].strip(), fields[-1].strip()
+        if len(fields) < 2 or not word or not tag:
+            missing = "no word" if len(fields) > 1 and not word else "no tag"
+            faults.append(f"line {number} has {missing}: {line[:60]!r}; expected a word, a tab or blank, and its tag")
+        words.append(word)
+        tags.append(tag)
+    end(len(lines) + 1)
+    if not document:
+        del columns[DOCUMENT]
+    columns[FAULT] = pyarrow.array(columns[FAULT], pyarrow.string())
+    return pyarrow.table(columns)
+
+
+READERS: dict[str, Reader] = {"conll": read_conll, "txt": read_conll, "iob": read_conll, "bio": read_conll}
+"""What reads files beside tables."""
+
+
+def _name_place(split: str, loaded: LoadedData) -> str:
+    record = next(record for record in loaded.sources if record["split"] == split)
+    if "files" in record:
+        return ", ".join(file["path"] for file in record["files"])
+    return f"{split} split"
+
+
+def _read_sentences(rows: datasets.Dataset, data: DataConfig, place: str) -> tuple[_Sentences, list[str], list[str]]:
+    """Read words and tags of a split, and tell the classes' names where the source has them."""
+    columns = rows.column_names
+    if isinstance(data.label_column, list):
+        raise UserError(
+            f"data.label_column ({', '.join(data.label_column)}): expected one column with a list of tags for each row"
+        )
+    words = _find_column(columns, data.text_column, WORD_COLUMNS, "text_column")
+    if words is None or (words not in WORD_COLUMNS and _holds_texts(rows, words)):
+        return _read_spans(rows, data, place)
+    tags = _find_column(columns, data.label_column, TAG_COLUMNS, "label_column")
+    if tags is None:
+        raise UserError(
+            f"{place}: no column of tags among {', '.join(columns)}; expected one of {', '.join(TAG_COLUMNS)}, or "
+            "name it with --data.label_column"
+        )
+    names = read_class_names(rows.features[tags])
+    faults = rows[FAULT] if FAULT in columns and words == "tokens" else [None] * len(rows)
+
+    def read(own: Any, marks: Any, fault: str | None) -> _Tagged:
+        if fault:
+            raise UserError(fault)
+        return _check_sentence(own, marks, words, tags, names)
+
+    found, bad = _gather(read, zip(rows[words], rows[tags], faults, strict=True))
+    if LINE in columns and words == "tokens":
+        lines = rows[LINE]
+        found.lines = [lines[row - 1] for row in found.rows]
+    note = f"Words from column {words!r}, tags from column {tags!r}."
+    return found, [note, *_treat_bad(bad, len(rows), place, data.skip_bad)], names
+
+
+def _find_column(columns: list[str], named: str | None, usual: tuple[str, ...], option: str) -> str | None:
+    if named is not None and named not in columns:
+        raise UserError(f"data.{option}: no column {named!r} among {', '.join(columns)}{nearest(named, columns)}")
+    return named or next((name for name in usual if name in columns), None)
+
+
+def _holds_texts(rows: datasets.Dataset, column: str) -> bool:
+    return isinstance(next((value for value in rows[column] if value is not None), ""), str)
+
+
+def _gather(read: Callable[..., _Tagged], values: Iterable[tuple[Any, ...]]) -> tuple[_Sentences, list[str]]:
+    """Read every row, and list those that cannot be used."""
+    found, bad = _Sentences([], [], [], None), []
+    for number, value in enumerate(values, start=1):
+        tagged, fault = _attempt(read, value)
+        if fault is not None:
+            bad.append(f"row {number}: {fault}")
+            continue
+        found.words.append(tagged[0])
+        found.tags.append(tagged[1])
+        found.rows.append(number)
+    return found, bad
+
+
+def _attempt(read: Callable[..., _Tagged], value: tuple[Any, ...]) -> tuple[_Tagged, UserError | None]:
+    try:
+        return read(*value), None
+    except UserError as error:
+        return ([], []), error
+
+
+def _check_sentence(words: Any, tags: Any, word_column: str, tag_column: str, names: list[str]) -> _Tagged:
+    """Return a sentence's words and the names of its tags.
+
+    Raises:
+        UserError: If it is not a list of words with a tag for each.
+    """
+    for values, column in ((words, word_column), (tags, tag_column)):
+        if not isinstance(values, list):
+            raise UserError(f"{column!r} holds {str(values)[:40]!r}, expected a list")
+    if len(words) != len(tags):
+        raise UserError(f"{word_column!r} has {len(words)} words and {tag_column!r} {len(tags)} tags; one for each")
+    if not words:
+        raise UserError(f"{word_column!r} is an empty list")
+    for place, (word, tag) in enumerate(zip(words, tags, strict=True), start=1):
+        if not isinstance(word, str) or not word.strip():
+            raise UserError(f"word {place} of {word_column!r} is {word!r}, expected a word")
+        if names and isinstance(tag, int) and not 0 <= tag < len(names):
+            raise UserError(f"tag {place} of {tag_column!r} is {tag}, expected 0 to {len(names) - 1}")
+        if tag is None or tag == "":
+            raise UserError(f"word {place} ({word!r}) has no tag")
+        if not names and not isinstance(tag, str):
+            raise UserError(
+                f"{tag_column!r} holds the number {tag}, and the file does not tell its name; write tags as names, "
+                "such as B-person"
+            )
+    return words, [names[tag] if isinstance(tag, int) else tag for tag in tags]
+
+
+def _treat_bad(bad: list[str], rows: int, place: str, skip_bad: bool) -> list[str]:
+    """Refuse bad rows, or count them where they are to be left out."""
+    if not bad:
+        return []
+    more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+    found = f"{place}: {len(bad)} of {rows} sentences cannot be used: {'; '.join(bad[:_SHOWN])}{more}"
+    if not skip_bad:
+        raise UserError(f"{found}; mend them, or leave them out with --data.skip_bad true")
+    if len(bad) == rows:
+        raise UserError(f"{found}; none is left")
+    return [f"{found}; they are left out."]
+
+
+def _read_spans(rows: datasets.Dataset, data: DataConfig, place: str) -> tuple[_Sentences, list[str], list[str]]:
+    """Read texts with marked spans, and cut them into words that end where a span does."""
+    columns = rows.column_names
+    text = _find_column(columns, data.text_column, ("text", "sentence"), "text_column")
+    spans = _find_column(columns, data.label_column, SPAN_COLUMNS, "label_column")
+    if text is None or spans is None:
+        raise UserError(
+            f"{place}: columns {', '.join(columns)}; expected tokens with ner_tags (a list of words and a list of "
+            "tags), text with entities (a list of start, end and label), or a CoNLL file: name the columns with "
+            "--data.text_column and --data.label_column"
+        )
+    found, bad = _gather(lambda value, marks: _cut_text(value, marks or []), zip(rows[text], rows[spans], strict=True))
+    note = f"Texts from column {text!r}, spans from column {spans!r}."
+    return found, [note, *_treat_bad(bad, len(rows), place, data.skip_bad)], []
+
+
+def _cut_text(text: Any, spans: Sequence[dict[str, Any]]) -> _Tagged:
+    """Return words and IOB2 tags of a text.
+
+    Raises:
+        UserError: If it is no text, or a span is out of range, blank, without a type, or overlaps another.
+    """
+    if not isinstance(text, str) or not text.strip():
+        raise UserError("no text")
+    marked = []
+    for span in spans:
+        kind = next((span[key] for key in SPAN_TYPES if isinstance(span, dict) and span.get(key)), None)
+        start, end = (span.get("start"), span.get("end")) if isinstance(span, dict) else (None, None)
+        if kind is None or not isinstance(start, int) or not isinstance(end, int):
+            raise UserError(f"the span {span} needs start, end and one of {', '.join(SPAN_TYPES)}")
+        if not 0 <= start < end <= len(text):
+            raise UserError(f"the span {start} to {end} ({kind}) lies outside the text of {len(text)} characters")
+        if not text[start:end].strip():
+            raise UserError(f"the span {start} to {end} ({kind}) holds nothing but white space")
+        marked.append((start, end, str(kind)))
+    marked.sort()
+    for (start, end, kind), (other, last, next_kind) in itertools.pairwise(marked):
+        if other < end:
+            raise UserError(f"the spans {start} to {end} ({kind}) and {other} to {last} ({next_kind}) overlap")
+    cuts = [place for start, end, _ in marked for place in (start, end)]
+    words, tags, pending = [], [], list(marked)
+    for start, end in split_words(text, cuts):
+        while pending and pending[0][1] <= start:
+            pending.pop(0)
+        inside = pending and pending[0][0] <= start
+        first = inside and not text[pending[0][0] : start].strip()
+        words.append(text[start:end])
+        tags.append(f"{'B' if first else 'I'}-{pending[0][2]}" if inside else OUTSIDE)
+    if not words:
+        raise UserError(f"no words in {text[:40]!r}")
+    return words, tags
+
+
+def _decide_scheme(read: dict[str, _Sentences], places: dict[str, str]) -> str:
+    """Name the scheme of the training tags, which every split has to follow."""
+    everything = [tags for sentences in read.values() for tags in sentences.tags]
+    try:
+        find_scheme(everything)
+    except ValueError as error:
+        bare, prefixed = error.args
+        split, sentence, word = next(
+            (split, number, tags.index(bare))
+            for split, sentences in read.items()
+            for number, tags in enumerate(sentences.tags)
+            if bare in tags
+        )
+        raise UserError(
+            f"{places[split]}: {read[split].describe_place(sentence, word)} has the tag {bare!r} beside such as "
+            f"{prefixed!r}; give every tag a prefix (B-, I-), or none"
+        ) from None
+    scheme = find_scheme(read["train"].tags)
+    if scheme == "IOB2" and find_scheme(everything) not in ("IOB1", "IOB2"):
+        return find_scheme(everything)  # a scheme's rarer letters may stand in another split alone
+    return scheme
+
+
+def _convert(sentences: _Sentences, scheme: str, place: str, *, skip_bad: bool) -> tuple[list[list[str]], list[str]]:
+    """Return IOB2 tags, none for a sentence that is left out."""
+    converted, faults = convert_tags(sentences.tags, scheme)
+    bad = [f"{sentences.describe_place(fault.sentence, fault.word)}: {fault.reason}" for fault in faults]
+    notes = _treat_bad(bad, len(sentences.words), place, skip_bad)
+    for fault in faults:
+        converted[fault.sentence] = []
+    return converted, notes
+
+
+def _name_labels(tags: dict[str, list[list[str]]], scheme: str, class_names: list[str]) -> tuple[str, ...]:
+    """Return the labels: the source's own order where it names all that are needed."""
+    distinct = {tag for sentences in tags.values() for own in sentences for tag in own}
+    if scheme != PLAIN:
+        kinds = {tag[2:] for tag in distinct if tag != OUTSIDE}
+        if not kinds:
+            raise UserError(f"every word is tagged {OUTSIDE}; expected entities, such as B-person")
+        kinds |= {name[2:] for name in class_names if name[:2] in ("B-", "I-")}
+        distinct = {OUTSIDE, *(f"{mark}-{kind}" for kind in kinds for mark in "BI")}
+    if set(class_names) >= distinct and len(class_names) == len(set(class_names)):
+        return tuple(class_names)
+    if scheme == PLAIN:
+        return _order_names(None, [distinct])
+    return (OUTSIDE, *(f"{mark}-{kind}" for kind in _order_names(None, [kinds]) for mark in "BI"))
+
+
+def _describe_scheme(scheme: str, label_names: tuple[str, ...]) -> str:
+    if scheme == PLAIN:
+        return f"Tags mark no entities (none is {OUTSIDE}, none begins with B-): {len(label_names)} kinds of word."
+    kinds = ", ".join(dict.fromkeys(name[2:] for name in label_names if name != OUTSIDE))
+    if scheme == TYPES:
+        return f"Tags without B- and I-: neighbours of one type are read as one entity. Types: {kinds}."
+    return f"Tags are {scheme}{'' if scheme == 'IOB2' else ', turned into IOB2'}. Types: {kinds}."
+
+
+def _count_entities(splits: datasets.DatasetDict, label_names: tuple[str, ...], scheme: str) -> list[str]:
+    """Tell how many words and entities each split has, and the types that training never shows."""
+    counts = {
+        name: Counter(entity.type for tags in read_tag_names(rows) for entity in find_entities(tags))
+        for name, rows in splits.items()
+    }
+    words = {name: sum(map(len, rows["tokens"])) for name, rows in splits.items()}
+    if scheme == PLAIN:
+        return [f"{', '.join(f'{count:,} {name}' for name, count in words.items())} words."]
+    for name in ("train", "test"):
+        if not counts[name]:
+            raise UserError(
+                f"the {name} split has no entity among {words[name]:,} words; add sentences that have some"
+            )
+    told = ", ".join(f"{sum(counts[name].values()):,} in {words[name]:,} {name} words" for name in splits)
+    notes = [f"Entities: {told}."]
+    if unseen := sorted(counts["test"].keys() - counts["train"].keys()):
+        listed = ", ".join(f"{kind} ({counts['test'][kind]})" for kind in unseen)
+        notes.append(f"Types of test entities that no training sentence has: {listed}.")
+    return notes

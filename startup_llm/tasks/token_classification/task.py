@@ -1,0 +1,308 @@
+"""Token classification: a tag for each word of a text, which marks its named entities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from startup_llm.tasks.base import Collator, Task, Truncation
+from startup_llm.tasks.token_classification.model import build_token_classifier, load_word_tokenizer
+from startup_llm.tasks.token_classification.rows import load_tagged_text, read_tag_names
+from startup_llm.tasks.token_classification.tag_schemes import OUTSIDE, find_entities
+from startup_llm.tasks.token_classification.words import split_words
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from startup_llm.config import DataConfig, ModelConfig
+    from startup_llm.data.task_data import TaskData
+    from startup_llm.models.checkpoints import Checkpoint
+    from startup_llm.models.task_model import TaskModel
+
+IGNORED = -100
+"""Label of a token that does not count: the further tokens of a word, and those around the text."""
+SHARED_TOKENS = 0.25
+"""Share of a window that the next one repeats, so that no word is tagged without its neighbours."""
+_SHOWN_WRONG, _SHOWN_RIGHT = 9, 3
+
+
+class TokenClassification(Task):
+    """Columns tokens (a list of words) and tags; a question is a text.
+
+    A word is tagged by its first token. A sentence that is too long becomes several windows that overlap, and a word
+    counts in the one where it stands farthest from an edge. A word without any token is no entity.
+    """
+
+    tag = "token-classification"
+    data_options = (
+        "text_column",
+        "label_column",
+        "group_column",
+        "remove_overlap",
+        "skip_bad",
+    )
+    auto_class = "AutoModelForTokenClassification"
+    peft_task_type = "TOKEN_CLS"
+    supports_probe = True
+    outputs_per_token = True
+    cuts_long_rows = False
+    errors = "entities"
+    pipeline_arguments = {"aggregation_strategy": "first"}  # noqa: RUF012
+
+    def read_data(self, data: DataConfig) -> TaskData:
+        """Read, check and split the sentences.
+
+        Raises:
+            UserError: On anything wrong with the files, the columns, the words or the tags.
+        """
+        return load_tagged_text(data)
+
+    def load_processor(self, checkpoint: Checkpoint, model: ModelConfig) -> PreTrainedTokenizerBase:
+        """Load the checkpoint's tokenizer, which has to tell a token's word."""
+        return load_word_tokenizer(checkpoint, model)
+
+    def build_model(
+        self,
+        checkpoint: Checkpoint,
+        processor: PreTrainedTokenizerBase,
+        data: TaskData,
+        model: ModelConfig,
+        attention_kernel: str | None,
+    ) -> TaskModel:
+        """Load the checkpoint with a classifier on each token."""
+        return build_token_classifier(
+            checkpoint,
+            label_names=data.label_names,
+            dropout=model.dropout,
+            attention_kernel=attention_kernel,
+            trust_remote_code=model.trust_remote_code,
+        )
+
+    def encode(self, rows: Dataset, processor: PreTrainedTokenizerBase) -> tuple[Dataset, Truncation]:
+        """Tokenize sentences into windows of the tokenizer's `model_max_length`; nothing is cut away.
+
+        Returns:
+            The inputs; `labels` where the rows have tags; `_row`, the place of the raw row; `_words`, for each token
+            the word that it decides on, or -1. A window that decides on no word is left out where rows have tags.
+        """
+        import datasets
+
+        limit = processor.model_max_length
+        shared = int(SHARED_TOKENS * max(limit - processor.num_special_tokens_to_add(), 0))
+
+        def tokenize(batch: dict[str, list], places: list[int]) -> dict[str, list]:
+            found = processor(
+                batch["tokens"],
+                is_split_into_words=True,
+                truncation=True,
+                max_length=limit,
+                stride=shared,
+                return_overflowing_tokens=True,
+            )
+            windows = found.pop("overflow_to_sample_mapping")
+            encoded = {name: list(found[name]) for name in processor.model_input_names if name in found}
+            deciding = _find_deciding_tokens([found.word_ids(i) for i in range(len(windows))], windows)
+            encoded["_row"], encoded["_words"] = [places[row] for row in windows], deciding
+            if "tags" in batch:
+                encoded["labels"] = [
+                    [IGNORED if word < 0 else batch["tags"][row][word] for word in words]
+                    for row, words in zip(windows, deciding, strict=True)
+                ]
+                kept = [i for i, words in enumerate(deciding) if max(words, default=-1) >= 0]
+                encoded = {name: [values[i] for i in kept] for name, values in encoded.items()}
+            encoded["length"] = [len(ids) for ids in encoded["input_ids"]]
+            return encoded
+
+        encoded: datasets.Dataset = rows.map(
+            tokenize, batched=True, with_indices=True, remove_columns=rows.column_names
+        )
+        return encoded, Truncation(0, 0.0, 0.0)
+
+    def encode_questions(self, rows: Dataset, processor: PreTrainedTokenizerBase) -> Dataset:
+        """Cut texts into words and tokenize those."""
+        import datasets
+
+        words = [[text[start:end] for start, end in split_words(text)] for text in rows["text"]]
+        return self.encode(datasets.Dataset.from_dict({"tokens": words}), processor)[0]
+
+    def build_collator(self, processor: PreTrainedTokenizerBase) -> Collator:
+        """Pad each batch to its longest window, and labels with -100."""
+        from transformers import DataCollatorForTokenClassification
+
+        return DataCollatorForTokenClassification(processor)
+
+    def count_targets(self, batch: dict[str, Tensor]) -> Tensor:
+        """Count the words."""
+        return (batch["labels"] != IGNORED).sum(dim=1)
+
+    def compute_outputs(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
+        """Return the logits of each window's tokens, shape (tokens, labels)."""
+        lengths = batch["attention_mask"].sum(dim=1).tolist()
+        logits = model(**batch)["logits"].float().cpu().numpy()
+        return [row[:length] for row, length in zip(logits, lengths, strict=True)]
+
+    def metrics(self, data: TaskData) -> tuple[str, ...]:
+        """Name the metrics; tags that mark no entities are counted word by word."""
+        if OUTSIDE not in data.label_names:
+            return ("token_accuracy",)
+        return ("entity_f1", "entity_precision", "entity_recall", "token_accuracy")
+
+    def baselines(self, data: TaskData) -> tuple[str, ...]:
+        """Name the baselines."""
+        return ("most-frequent-tag", "linear-tagger")
+
+    def references(self, rows: Dataset) -> list[list[str]]:
+        """Return the names of each sentence's tags."""
+        return read_tag_names(rows)
+
+    def list_probe_examples(
+        self, features: Sequence[np.ndarray], encoded: Dataset, rows: Dataset
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the features of the tokens that decide on a word, and the words' tags."""
+        labels = [np.asarray(row) for row in encoded["labels"]]
+        kept = [row[own != IGNORED] for row, own in zip(features, labels, strict=True)]
+        return np.concatenate(kept), np.concatenate([own[own != IGNORED] for own in labels])
+
+    def decide(
+        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData
+    ) -> list[list[str]]:
+        """Take each word's largest logit."""
+        found = _gather_words(outputs, encoded, list(map(len, rows["tokens"])))
+        return [_name_tags(words, data.label_names) for words in found]
+
+    def read_validation(
+        self, logits: np.ndarray, labels: np.ndarray, data: TaskData
+    ) -> tuple[list[list[str]], list[list[str]]]:
+        """Return tags and answers of each window; an entity on the edge of two of them counts as two."""
+        references, predictions = [], []
+        for row, own in zip(logits, labels, strict=True):
+            counted = own != IGNORED
+            references.append([data.label_names[tag] for tag in own[counted]])
+            predictions.append([data.label_names[tag] for tag in row[counted].argmax(axis=-1)])
+        return references, predictions
+
+    def summarize(self, rows: Dataset) -> list[str]:
+        """Return each sentence's words, joined by blanks."""
+        return [" ".join(words) for words in rows["tokens"]]
+
+    def show(self, rows: Dataset, predictions: Sequence[Any], data: TaskData) -> list[dict[str, Any]]:
+        """Mark what was answered in sentences that are wrong, and in some that are right."""
+        if OUTSIDE not in data.label_names:
+            return []
+        references = self.references(rows)
+        wrong = [i for i, tags in enumerate(references) if find_entities(tags) != find_entities(predictions[i])]
+        right = [i for i in range(len(rows)) if i not in set(wrong) and find_entities(references[i])]
+        items = []
+        for places, most, what in (
+            (wrong, _SHOWN_WRONG, "wrong or missed ones dashed"),
+            (right, _SHOWN_RIGHT, "all right"),
+        ):
+            for place in places[:: max(1, len(places) // most)][:most]:  # from all over the split
+                shown = _mark(rows["tokens"][place], references[place], predictions[place])
+                items.append({"title": f"Entities found, {what}: row {rows['row'][place]}", "kind": "spans", **shown})
+        return items
+
+    def answer(
+        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
+    ) -> list[dict[str, Any]]:
+        """Return each text's entities with type, text, place in characters, and their words' mean probability."""
+        from scipy.special import softmax
+
+        names = [config.id2label[place] for place in range(len(config.id2label))]
+        spans = [split_words(text) for text in rows["text"]]
+        answers = []
+        for text, words, logits in zip(
+            rows["text"], spans, _gather_words(outputs, encoded, list(map(len, spans))), strict=True
+        ):
+            scores = [softmax(values).max() if values is not None else 0.0 for values in logits]
+            entities = []
+            for entity in find_entities(_name_tags(logits, names)):
+                start, end = words[entity.start][0], words[entity.end - 1][1]
+                score = float(np.mean(scores[entity.start : entity.end]))
+                entities.append(
+                    {"type": entity.type, "text": text[start:end], "start": start, "end": end, "score": score}
+                )
+            answers.append({"entities": entities})
+        return answers
+
+    def example_answer(self, config: Any) -> dict[str, Any]:
+        """Return an answer with one entity."""
+        return {"entities": [{"type": "", "text": "", "start": 0, "end": 0, "score": 1.0}]}
+
+    def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
+        """Compare each token's tag and probability with `pipeline("token-classification")` on the same words.
+
+        The pipeline reads a sentence's first window.
+        """
+        from scipy.special import softmax
+        from transformers import pipeline
+
+        tagger = pipeline(self.tag, model=model_folder, dtype="float32", device="cpu")
+        encoded, _ = self.encode(rows, tagger.tokenizer)
+        ids, difference, seen = tagger.model.config.label2id, 0.0, set()
+        for row, logits in zip(encoded["_row"], outputs, strict=True):
+            if row in seen:
+                continue
+            seen.add(row)
+            own = softmax(logits, axis=-1)
+            for found in tagger([rows["tokens"][row]], is_split_into_words=True, ignore_labels=[])[0]:
+                difference = max(difference, abs(found["score"] - own[found["index"], ids[found["entity"]]]))
+        return float(difference)
+
+
+def _find_deciding_tokens(word_ids: list[list[int | None]], windows: list[int]) -> list[list[int]]:
+    """Return for each token of each window the word that it decides on, or -1.
+
+    Args:
+        word_ids: The word of each token, None for the tokens around the text.
+        windows: The row of each window.
+    """
+    best: dict[tuple[int, int], tuple[int, int, int]] = {}
+    for window, (row, ids) in enumerate(zip(windows, word_ids, strict=True)):
+        firsts = dict.fromkeys(word for word in ids if word is not None)
+        for number, word in enumerate(firsts):
+            place = ids.index(word)
+            context = min(place, len(ids) - 1 - place)
+            known = best.get((row, word))
+            begins_before = number == 0 and known is not None  # the window begins within a word of the one before
+            if not begins_before and (known is None or context > known[0]):
+                best[row, word] = (context, window, place)
+    deciding = [[-1] * len(ids) for ids in word_ids]
+    for (_, word), (_, window, place) in best.items():
+        deciding[window][place] = word
+    return deciding
+
+
+def _gather_words(
+    outputs: Sequence[np.ndarray], encoded: Dataset, lengths: Sequence[int]
+) -> list[list[np.ndarray | None]]:
+    """Return the logits of each word of each raw row; None for a word without a token."""
+    found: list[list[np.ndarray | None]] = [[None] * length for length in lengths]
+    for row, words, logits in zip(encoded["_row"], encoded["_words"], outputs, strict=True):
+        for place, word in enumerate(words):
+            if word >= 0:
+                found[row][word] = logits[place]
+    return found
+
+
+def _name_tags(words: Sequence[np.ndarray | None], label_names: Sequence[str]) -> list[str]:
+    return [OUTSIDE if logits is None else label_names[int(logits.argmax())] for logits in words]
+
+
+def _mark(words: Sequence[str], tags: Sequence[str], answers: Sequence[str]) -> dict[str, Any]:
+    """Return a sentence's text and its spans as the report's gallery shows them."""
+    starts = np.cumsum([0, *(len(word) + 1 for word in words)])
+    meant, answered = find_entities(tags), find_entities(answers)
+
+    def place(entity: Any, label: str, right: bool) -> dict[str, Any]:
+        start, end = int(starts[entity.start]), int(starts[entity.end]) - 1
+        return {"start": start, "end": end, "label": label, "true": right}
+
+    spans = [place(entity, entity.type, entity in meant) for entity in answered]
+    missed = [entity for entity in meant if not any(map(entity.overlaps, answered))]
+    spans += [place(entity, f"missed: {entity.type}", False) for entity in missed]
+    return {"text": " ".join(words), "spans": spans}

@@ -1,0 +1,554 @@
+"""Images with boxes around objects: COCO's annotation files, tables of the Hub's form, and drawn scenes of digits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from startup_llm.config import DataConfig
+from startup_llm.data.classification import _order_names, read_class_names
+from startup_llm.data.sources import SPLIT_ALIASES, _choose_splits, load_splits
+from startup_llm.data.splits import handle_overlap, make_splits, read_groups, sample_rows
+from startup_llm.data.task_data import TaskData
+from startup_llm.errors import UserError, nearest
+from startup_llm.tasks.vision.labelled_images import (
+    find_image_column,
+    measure_image,
+    read_bytes,
+    read_image,
+)
+
+if TYPE_CHECKING:
+    import datasets
+
+DIGIT_SCENES = "digits-scenes"
+"""Name of the dataset that is drawn from scikit-learn's digits."""
+ROBOFLOW_FILE = "_annotations.coco.json"
+MOST_OVERHANG_PIXELS = 1.0
+"""A box that leaves its image by no more is cut at the edge without a word: annotators round."""
+_BOX_KEYS = ("bbox", "bboxes", "boxes", "box")
+_CATEGORY_KEYS = ("category", "categories", "category_id", "label", "labels", "class")
+_ID_KEYS = ("id", "bbox_id", "annotation_id")
+_CROWD_KEYS = ("iscrowd", "is_crowd", "crowd")
+_SHOWN = 5
+
+
+@dataclass
+class _Image:
+    """An image as its source tells of it, without its file.
+
+    Attributes:
+        name: How errors name it.
+        size: Width and height that the source states, in pixels; None where it does not.
+        objects: For each object its id, category (a name, or a fault's text after `!`), box and whether it is a crowd.
+        group: What `data.group_column` says of it; None where it says nothing.
+    """
+
+    name: str
+    size: tuple[int, int] | None
+    objects: list[tuple[Any, str, Any, bool]] = field(default_factory=list)
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Splits of images; their files stay in tables with a column `image`, since a large set's do not fit in memory."""
+
+    splits: dict[str, list[_Image]]
+    tables: dict[str, datasets.Dataset]
+    label_names: tuple[str, ...]
+    faults: dict[str, list[str]]
+    notes: list[str]
+    records: list[dict[str, Any]]
+
+
+def load_boxed_images(data: DataConfig) -> TaskData:
+    """Load images with boxes, look into each, and cut the splits that the source does not give.
+
+    An image stays the file that it is; `read_image` turns it as its EXIF says, and so are its boxes, where the source
+    states the size of the picture as the camera stored it.
+
+    Returns:
+        Splits with image, width and height (as read, in pixels), objects and row. `objects` holds lists: id; category,
+        a class id; bbox: left, top, width and height in pixels; crowd: 1 where a box holds a crowd that neither counts
+        for nor against a detector.
+
+    Raises:
+        UserError: If a source or a column is missing, or an image or a box cannot be used (see `data.skip_bad`).
+    """
+    import datasets
+
+    source = _load(data)
+    ids = {name: number for number, name in enumerate(source.label_names)}
+    splits, notes = {}, list(source.notes)
+    for split, images in source.splits.items():
+        table, faults = source.tables[split], source.faults.get(split, [])
+        splits[split], found = _check_images(images, table, split, ids, faults, skip_bad=data.skip_bad)
+        notes += found
+        if not len(splits[split]):
+            raise UserError(f"{split} split: none of the {len(images)} images can be used; {found[0]}")
+    group_by = "group" if data.group_column else None
+    cut, split_notes = make_splits(datasets.DatasetDict(splits), data, group_by=group_by)
+    notes += split_notes
+    cut, overlap_notes = handle_overlap(cut, data.remove_overlap, "images")
+    notes += overlap_notes + _check_categories(cut, source.label_names)
+    for split, count in (("train", data.max_train_rows), ("test", data.max_test_rows)):
+        if count is not None:
+            cut[split] = sample_rows(cut[split], count, data.split_seed)
+    return TaskData(cut.remove_columns(["digest", "group"]), source.label_names, "", notes, source.records)
+
+
+def _features() -> datasets.Features:
+    """Return the types of what stands beside an image."""
+    import datasets
+
+    whole, real = datasets.Value("int64"), datasets.Value("float64")
+    objects = {"id": datasets.Value("string"), "category": whole, "bbox": datasets.List(real), "crowd": whole}
+    return datasets.Features(
+        {
+            "width": whole,
+            "height": whole,
+            "objects": {name: datasets.List(feature) for name, feature in objects.items()},
+            "row": whole,
+            "digest": datasets.Value("string"),
+            "group": datasets.Value("string"),
+        }
+    )
+
+
+# Sources -------------------------------------------------------------------------------------------------------------
+
+
+def _load(data: DataConfig) -> _Source:
+    files = {"train": data.train_file, "validation": data.validation_file, "test": data.test_file}
+    named = {split: Path(file) for split, file in files.items() if isinstance(file, str) and file.endswith(".json")}
+    if data.data_dir:
+        folder = Path(data.data_dir)
+        if not folder.is_dir():
+            siblings = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
+            raise UserError(f"data.data_dir: no such folder: {folder}{nearest(folder.name, siblings)}")
+        if found := _find_coco_files(folder, data):
+            return _load_coco(found, data.group_column)
+    elif named:
+        if "train" not in named:
+            split, file = next(iter(named.items()))
+            raise UserError(f"data.{split}_file ({file}) is given without data.train_file; name the training file too")
+        return _load_coco(named, data.group_column)
+    elif data.dataset == DIGIT_SCENES and not data.train_file:
+        if data.group_column:
+            raise UserError(f"data.group_column {data.group_column}: {DIGIT_SCENES} has no groups; leave it out")
+        return _load_digit_scenes(data.split_seed)
+    return _load_table(data)
+
+
+def _find_coco_files(folder: Path, data: DataConfig) -> dict[str, Path]:
+    """Find the annotation file of each split; none where the folder has no JSON file of COCO's form."""
+    found: dict[str, Path] = {}
+    for path in sorted(
+        [*folder.glob("*.json"), *folder.glob("annotations/*.json"), *folder.glob(f"*/{ROBOFLOW_FILE}")]
+    ):
+        name = path.parent.name if path.name == ROBOFLOW_FILE and path.parent != folder else path.stem
+        words = re.sub(r"\d+$", "", re.sub(r"^(instances|annotations)_?", "", name.lower().removeprefix("_")))
+        if path.parent.name == "annotations" and path.parent.parent == folder and not name.startswith("instances"):
+            continue  # COCO's own keypoints and captions
+        split = SPLIT_ALIASES.get(words, "train" if words in ("", "annotations", ".coco", "coco") else words)
+        if split in found:
+            raise UserError(
+                f"data.data_dir ({folder}): {found[split].name} and {path.name} are both {split}; keep one"
+            )
+        found[split] = path
+    asked = {"train": data.train_split, "validation": data.validation_split, "test": data.test_split}
+    asked = {split: SPLIT_ALIASES.get(name, name) for split, name in asked.items() if name}
+    chosen = _choose_splits({split: name for split, name in asked.items() if name in found}, list(found), data)
+    if found and "train" not in chosen:
+        raise UserError(
+            f"data.data_dir ({folder}): no annotations of a training split among "
+            f"{', '.join(str(path.relative_to(folder)) for path in found.values())}; expected instances_train.json, "
+            f"annotations/instances_train2017.json or train/{ROBOFLOW_FILE}"
+        )
+    return {split: found[name] for split, name in chosen.items()}
+
+
+def _load_coco(files: Mapping[str, Path], group_key: str | None) -> _Source:
+    """Read annotation files of COCO's form, whose images lie beside them or in the usual folders.
+
+    Args:
+        files: The file of each split.
+        group_key: What holds the group in an entry of `images`; None for no groups.
+
+    Raises:
+        UserError: If a file is not of that form, or an image has no group.
+    """
+    told = {split: _read_coco(path) for split, path in files.items()}
+    names: dict[str, None] = {}
+    for content in told.values():
+        used = {annotation.get("category_id") for annotation in content["annotations"] if isinstance(annotation, dict)}
+        for category in sorted(content["categories"], key=lambda category: category["id"]):
+            if category["id"] in used:
+                names.setdefault(str(category["name"]))
+    splits, places, faults, records = {}, {}, {}, []
+    for split, path in files.items():
+        content = told[split]
+        categories = {category["id"]: str(category["name"]) for category in content["categories"]}
+        images = {image["id"]: _Image(str(image["file_name"]), _read_size(image)) for image in content["images"]}
+        if group_key:
+            _read_coco_groups(path, content["images"], group_key, images)
+        faults[split] = []
+        for annotation in content["annotations"]:
+            number, image = annotation.get("id", "without an id"), images.get(annotation.get("image_id"))
+            if image is None:
+                faults[split].append(f"annotation {number}: no image has the id {annotation.get('image_id')!r}")
+                continue
+            category = annotation.get("category_id")
+            name = categories.get(category, f"!no category has the id {category!r}")
+            image.objects.append((number, name, annotation.get("bbox"), bool(annotation.get("iscrowd"))))
+        splits[split] = list(images.values())
+        places[split] = [{"bytes": None, "path": str(_find_coco_image(path, image.name))} for image in splits[split]]
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        records.append({"split": split, "dataset": str(path), "rows": len(images), "sha256": digest})
+    tables = {split: _build_table(files) for split, files in places.items()}
+    return _Source(splits, tables, tuple(names), faults, [], records)
+
+
+def _read_coco_groups(path: Path, entries: Sequence[dict[str, Any]], key: str, images: Mapping[Any, _Image]) -> None:
+    lacking = [entry for entry in entries if entry.get(key) in (None, "")]
+    if lacking:
+        known = sorted({name for entry in entries for name in entry})
+        raise UserError(
+            f"data.group_column: {path}: {len(lacking)} of {len(entries)} entries of 'images' have no {key!r} "
+            f"({lacking[0]['file_name']}); they have {', '.join(known)}{nearest(key, known)}"
+        )
+    for entry in entries:
+        images[entry["id"]].group = str(entry[key])
+
+
+def _build_table(files: Sequence[dict[str, Any]]) -> datasets.Dataset:
+    import datasets
+
+    return datasets.Dataset.from_dict({"image": list(files)}, features=datasets.Features({"image": datasets.Image()}))
+
+
+def _read_coco(path: Path) -> dict[str, list[Any]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UserError(f"no such file: {path}{nearest(path.name, siblings)}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no JSON file: {error}") from None
+    for part, needs in (("images", ("id", "file_name")), ("annotations", ()), ("categories", ("id", "name"))):
+        entries = content.get(part) if isinstance(content, dict) else None
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise UserError(f"{path}: no list {part!r}; expected COCO's form, with images, annotations and categories")
+        for place, entry in enumerate(entries, start=1):
+            if lacking := [key for key in needs if key not in entry]:
+                raise UserError(f"{path}: entry {place} of {part!r} has no {lacking[0]!r}; add it")
+    return content
+
+
+def _find_coco_image(path: Path, name: str) -> Path:
+    """Return where an annotation file's image lies: beside it, or in one of the usual folders."""
+    split = path.stem.removeprefix("instances_")
+    bases = [path.parent, path.parent / "images", path.parent / split]
+    if path.parent.name == "annotations":
+        outer = path.parent.parent
+        bases += [outer / split, outer / "images" / split, outer / "images", outer]
+    return next((base / name for base in bases if (base / name).is_file()), path.parent / name).absolute()
+
+
+def _read_size(image: Mapping[str, Any]) -> tuple[int, int] | None:
+    return (image["width"], image["height"]) if image.get("width") and image.get("height") else None
+
+
+def _load_table(data: DataConfig) -> _Source:
+    """Read rows with an image and its objects, as the Hub's detection datasets have them."""
+    loaded = load_splits(data)
+    first = loaded.splits["train"]
+    image, objects = find_image_column(first.features), _find_objects_column(first)
+    keys = _find_object_keys(first.features[objects], objects)
+    class_names = read_class_names(_inner_features(first.features[objects])[keys["category"]])
+    splits, tables = {}, {}
+    for split, rows in loaded.splits.items():
+        splits[split] = list(_read_table(rows.remove_columns(image), objects, keys, class_names, data.box_format))
+        if data.group_column:
+            for entry, group in zip(splits[split], read_groups(rows, data.group_column), strict=True):
+                entry.group = group
+        table = rows.select_columns([image])
+        tables[split] = table if image == "image" else table.rename_column(image, "image")
+    used = (
+        [o[1] for o in image.objects if not o[1].startswith("!")] for images in splits.values() for image in images
+    )
+    feature = _inner_features(first.features[objects])[keys["category"]]
+    return _Source(splits, tables, _order_names(feature, used), {}, loaded.notes, loaded.sources)
+
+
+def _find_objects_column(rows: datasets.Dataset) -> str:
+    found = [name for name, feature in rows.features.items() if set(_inner_features(feature)) & set(_BOX_KEYS)]
+    if len(found) == 1:
+        return found[0]
+    raise UserError(
+        f"{len(found)} columns with boxes ({', '.join(found) or 'none'}) among {', '.join(rows.column_names)}; "
+        "expected one such as objects, with bbox and category for each object, or COCO's annotation files in "
+        "--data.data_dir"
+    )
+
+
+def _inner_features(feature: Any) -> Mapping[str, Any]:
+    """Return the features of one object, of a column with lists of objects or with an object of lists."""
+    import datasets
+
+    if isinstance(feature, (datasets.List, datasets.LargeList)):
+        feature = feature.feature
+    if not isinstance(feature, dict):
+        return {}
+    kinds = (datasets.List, datasets.LargeList)
+    return {name: part.feature if isinstance(part, kinds) else part for name, part in feature.items()}
+
+
+def _find_object_keys(feature: Any, column: str) -> dict[str, str | None]:
+    known = _inner_features(feature)
+    kinds = {"box": _BOX_KEYS, "category": _CATEGORY_KEYS, "id": _ID_KEYS, "crowd": _CROWD_KEYS}
+    found = {kind: next((key for key in keys if key in known), None) for kind, keys in kinds.items()}
+    if found["category"] is None:
+        raise UserError(f"column {column!r} has {', '.join(known)}, but none of {', '.join(_CATEGORY_KEYS)}; add it")
+    return found
+
+
+def _read_table(
+    rows: datasets.Dataset,
+    objects: str,
+    keys: Mapping[str, str | None],
+    class_names: list[str],
+    box_format: str,
+) -> Iterator[_Image]:
+    for number, row in enumerate(rows, start=1):
+        value = row[objects] or []
+        one = (
+            dict(value)
+            if isinstance(value, dict)
+            else {k: [o.get(k) for o in value] for k in set(keys.values()) - {None}}
+        )
+        boxes = one[keys["box"]] or []
+        numbers = one[keys["id"]] if keys["id"] else range(1, len(boxes) + 1)
+        crowds = one[keys["crowd"]] if keys["crowd"] else [0] * len(boxes)
+        found = _Image(f"row {number}", _read_size(row))
+        for identity, category, box, crowd in zip(numbers, one[keys["category"]], boxes, crowds, strict=True):
+            box = _to_left_top_size(box) if box_format == "xyxy" else box
+            found.objects.append((identity, _name_category(category, class_names), box, bool(crowd)))
+        yield found
+
+
+def _name_category(value: Any, class_names: list[str]) -> str:
+    if value is None or value == "":
+        return "!has no category"
+    if class_names and isinstance(value, int):
+        return class_names[value] if 0 <= value < len(class_names) else f"!no category has the id {value}"
+    return str(value)
+
+
+def _to_left_top_size(box: Any) -> Any:
+    return [box[0], box[1], box[2] - box[0], box[3] - box[1]] if isinstance(box, list) and len(box) == 4 else box
+
+
+def _load_digit_scenes(seed: int) -> _Source:
+    import sklearn
+
+    from startup_llm.tasks.vision.digit_scenes import CANVAS_PIXELS, build_digit_scenes
+
+    splits, tables, records = {}, {}, []
+    for split, scenes in build_digit_scenes(seed).items():
+        splits[split] = [
+            _Image(
+                f"scene {number}",
+                (CANVAS_PIXELS, CANVAS_PIXELS),
+                [(place, str(label), box, False) for place, (label, box) in enumerate(_pairs(scene), start=1)],
+            )
+            for number, scene in enumerate(scenes, start=1)
+        ]
+        tables[split] = _build_table([{"bytes": scene.png, "path": None} for scene in scenes])
+        digest = hashlib.sha256(b"".join(scene.png for scene in scenes)).hexdigest()
+        package = f"scikit-learn {sklearn.__version__}"
+        records.append(
+            {"split": split, "dataset": DIGIT_SCENES, "package": package, "rows": len(scenes), "sha256": digest}
+        )
+    note = (
+        f"Scenes of {CANVAS_PIXELS}x{CANVAS_PIXELS} pixels drawn by seed {seed}, on which scikit-learn's scanned "
+        "digits stand; no scan stands in two splits."
+    )
+    return _Source(splits, tables, tuple("0123456789"), {}, [note], records)
+
+
+def _pairs(scene: Any) -> Iterator[tuple[int, Sequence[float]]]:
+    return zip(scene.labels, scene.boxes, strict=True)
+
+
+# Checks --------------------------------------------------------------------------------------------------------------
+
+
+def _check_images(
+    images: Sequence[_Image],
+    table: datasets.Dataset,
+    split: str,
+    ids: Mapping[str, int],
+    faults: Sequence[str],
+    *,
+    skip_bad: bool,
+) -> tuple[datasets.Dataset, list[str]]:
+    """Decode every image of a split once and hold its boxes against it.
+
+    Returns:
+        The images that can be used, and a note on what cannot.
+    """
+    import datasets
+
+    columns: dict[str, list[Any]] = {name: [] for name in _features()}
+    keep, bad, lost_boxes, trimmed = [], list(faults), len(faults), []
+    for number, (image, value) in enumerate(
+        zip(images, table.cast_column("image", datasets.Image(decode=False)), strict=True), start=1
+    ):
+        content, size = b"", (0, 0)
+        objects: dict[str, list[Any]] = {"id": [], "category": [], "bbox": [], "crowd": []}
+        columns["objects"].append(objects)
+        columns["row"].append(number)
+        columns["group"].append(image.group)
+        try:
+            content = read_bytes(value["image"])
+            size = read_image(content).size
+            turn = _find_turn(content, image.size)
+            keep.append(number - 1)
+        except (UserError, OSError) as error:
+            bad.append(f"{image.name}: {'no such file' if isinstance(error, FileNotFoundError) else error}")
+        for name, told in (("width", size[0]), ("height", size[1]), ("digest", hashlib.sha256(content).hexdigest())):
+            columns[name].append(told)
+        if not keep or keep[-1] != number - 1:
+            continue
+        for identity, category, box, crowd in image.objects:
+            try:
+                if category.startswith("!"):
+                    raise UserError(category[1:])
+                cut, outside = _cut_box(box, turn, size, skip_bad=skip_bad)
+                if outside > MOST_OVERHANG_PIXELS:
+                    trimmed.append(f"{image.name}: annotation {identity}")
+            except UserError as error:
+                bad.append(f"{image.name}: annotation {identity}: {error}")
+                lost_boxes += 1
+                continue
+            for name, value in (
+                ("id", str(identity)),
+                ("category", ids[category]),
+                ("bbox", cut),
+                ("crowd", int(crowd)),
+            ):
+                objects[name].append(value)
+    table = table.cast_column("image", datasets.Image())
+    for name, feature in _features().items():
+        table = table.add_column(name, columns[name], feature=feature)
+    table = table.select(keep) if len(keep) < len(table) else table
+    notes = []
+    if trimmed:
+        reach = "1 box reaches" if len(trimmed) == 1 else f"{len(trimmed):,} boxes reach"
+        notes.append(f"{split} split: {reach} outside of the image, to whose edge it is cut (first: {trimmed[0]}).")
+    if not bad:
+        return table, notes
+    more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+    lost_images = len(bad) - lost_boxes
+    what = " and ".join(
+        f"{count} {kind if count > 1 else kind[:-1] if kind == 'images' else 'box'}"
+        for count, kind in ((lost_images, "images"), (lost_boxes, "boxes"))
+        if count
+    )
+    found = f"{split} split: {what} cannot be used: {'; '.join(bad[:_SHOWN])}{more}"
+    if not skip_bad:
+        raise UserError(f"{found}; mend or delete them, or leave them out with --data.skip_bad true")
+    return table, [f"{found}; they are left out.", *notes]
+
+
+def _find_turn(content: bytes, stated: tuple[int, int] | None) -> tuple[int, int, int] | None:
+    """Return EXIF orientation, width and height as stored, where boxes are told for the picture as it is stored.
+
+    Raises:
+        UserError: If the stated size is neither the stored picture's nor the turned one's.
+    """
+    stored, turned, orientation = measure_image(content)
+    if stated is None or tuple(stated) == turned:
+        return None
+    if tuple(stated) == stored:
+        return (orientation, *stored)
+    shown = " x ".join(map(str, turned))
+    raise UserError(f"it has {shown} pixels, but is said to have {' x '.join(map(str, stated))}")
+
+
+def _cut_box(
+    box: Any, turn: tuple[int, int, int] | None, size: tuple[int, int], *, skip_bad: bool
+) -> tuple[list[float], float]:
+    """Return left, top, width and height inside the picture as it is read, and by how many pixels the box left it.
+
+    Raises:
+        UserError: If it is no box, has no area, or leaves the image.
+    """
+    if not isinstance(box, (list, tuple)) or len(box) != 4 or not all(_is_number(value) for value in box):
+        raise UserError(f"its box is {box!r}; expected left, top, width and height in pixels")
+    left, top, width, height = map(float, box)
+    shown = "[" + ", ".join(f"{value:g}" for value in box) + "]"
+    if width <= 0 or height <= 0:
+        raise UserError(f"its box {shown} has no area; are these corners? then --data.box_format xyxy")
+    right, bottom = left + width, top + height
+    if turn is not None:
+        left, top, right, bottom = turn_box((left, top, right, bottom), *turn)
+    outside = max(-left, -top, right - size[0], bottom - size[1])
+    left, top, right, bottom = max(left, 0.0), max(top, 0.0), min(right, float(size[0])), min(bottom, float(size[1]))
+    is_gone = right <= left or bottom <= top
+    if is_gone or (outside > MOST_OVERHANG_PIXELS and not skip_bad):
+        part = "lies" if is_gone else "reaches"
+        raise UserError(
+            f"its box {shown} {part} outside of the image of {size[0]} x {size[1]} pixels; "
+            "are these corners? then --data.box_format xyxy"
+        )
+    return [left, top, right - left, bottom - top], outside
+
+
+def turn_box(
+    corners: tuple[float, float, float, float], orientation: int, width: int, height: int
+) -> tuple[float, float, float, float]:
+    """Move a box along when its picture is turned as its EXIF orientation says (EXIF 2.3, tag 0x0112).
+
+    Args:
+        corners: Left, top, right and bottom in the picture as it is stored.
+        orientation: 1 to 8.
+        width: Of the stored picture, in pixels.
+        height: Likewise.
+    """
+    left, top, right, bottom = corners
+    mirrored_across, mirrored_down = (width - right, width - left), (height - bottom, height - top)
+    if orientation in (2, 3, 7, 8):
+        left, right = mirrored_across
+    if orientation in (3, 4, 6, 7):
+        top, bottom = mirrored_down
+    return (top, left, bottom, right) if orientation >= 5 else (left, top, right, bottom)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_categories(splits: datasets.DatasetDict, label_names: tuple[str, ...]) -> list[str]:
+    """Refuse splits without a box; note classes that are tested but never trained."""
+    import numpy as np
+
+    counts = {}
+    for split, rows in splits.items():
+        classes = [category for objects in rows["objects"] for category in objects["category"]]
+        counts[split] = np.bincount(np.asarray(classes, dtype=int), minlength=len(label_names))
+        if split != "validation" and not counts[split].sum():
+            raise UserError(f"{split} split: no box in {len(rows)} images; is it the right annotation file?")
+    unseen = np.flatnonzero((counts["test"] > 0) & (counts["train"] == 0))
+    if not len(unseen):
+        return []
+    names = ", ".join(label_names[place] for place in unseen[:_SHOWN])
+    return [f"{len(unseen)} classes of the test split are never seen in training ({names}): they count as missed."]

@@ -1,0 +1,187 @@
+"""Image classification: one label for an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from startup_llm.errors import UserError
+from startup_llm.models.task_model import TaskModel
+from startup_llm.tasks.base import Collator, SingleLabelTask, Truncation
+from startup_llm.tasks.vision.base import PATCH_PIXELS, ImageTask, draw_png, keep_pixels
+from startup_llm.tasks.vision.classifier import build_image_classifier
+from startup_llm.tasks.vision.labelled_images import load_labelled_images, read_bytes, read_images
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import BaseImageProcessor, PreTrainedModel
+
+    from startup_llm.config import DataConfig, ModelConfig, ScratchModelConfig
+    from startup_llm.data.task_data import TaskData
+    from startup_llm.models.checkpoints import Checkpoint
+
+_SHOWN = 12
+
+
+class ImageClassification(ImageTask, SingleLabelTask):
+    """Columns image and label."""
+
+    tag = "image-classification"
+    data_options = (
+        "label_column",
+        "group_column",
+        "remove_overlap",
+        "labels_per_class",
+        "skip_bad",
+    )
+    auto_class = "AutoModelForImageClassification"
+    supports_probe = True
+    errors = "classification"
+    scratch_load_code = """from huggingface_hub import snapshot_download
+from PIL import Image
+from startup_llm.models.scratch.image import load_image_dnn
+
+model, processor, label_names = load_image_dnn(snapshot_download("REPOSITORY"))
+logits = model(**processor([Image.open("image.png")], return_tensors="pt"))["logits"]"""
+
+    def read_data(self, data: DataConfig) -> TaskData:
+        """Read, check and split the rows.
+
+        Raises:
+            UserError: On anything wrong with the files, the columns, the images or the labels.
+        """
+        return load_labelled_images(data)
+
+    def build_model(
+        self,
+        checkpoint: Checkpoint,
+        processor: BaseImageProcessor,
+        data: TaskData,
+        model: ModelConfig,
+        attention_kernel: str | None,
+    ) -> TaskModel:
+        """Load the checkpoint with a classification head on it."""
+        return build_image_classifier(
+            checkpoint,
+            label_names=data.label_names,
+            dropout=model.dropout,
+            attention_kernel=attention_kernel,
+            trust_remote_code=model.trust_remote_code,
+        )
+
+    def build_scratch_model(
+        self, data: TaskData, model: ScratchModelConfig, attention_kernel: str
+    ) -> tuple[BaseImageProcessor, TaskModel]:
+        """Return an image processor of the model's size, and an `ImageDnn` or a `VisionTransformer`.
+
+        Both read three channels, grey repeated, as `transformers.pipeline` gives them.
+        """
+        from startup_llm.models.scratch.dnn import ImageDnn
+        from startup_llm.models.scratch.image import build_image_processor, shift_while_training
+        from startup_llm.models.scratch.vit import VisionTransformer
+
+        if model.name not in ("dnn", "vit"):
+            raise UserError(f"model.name {model.name}: {self.tag} has the reference models dnn and vit")
+        classes = len(data.label_names)
+        if model.name == "dnn":
+            network = ImageDnn(model.image_size, 3, classes, model.hidden, model.activation, model.dropout)
+        else:
+            self.scratch_load_code = None  # the pipeline loads a ViT
+            network = VisionTransformer(
+                model.image_size,
+                model.patch_size,
+                classes,
+                width=model.width,
+                heads=model.heads,
+                layers=model.layers,
+                inner_width=model.inner_width,
+                dropout=model.dropout,
+                kernel=attention_kernel,
+            )
+        shift_while_training(network, model.shift_pixels)
+        return build_image_processor(model.image_size), TaskModel(network)
+
+    def save_scratch_model(self, model: Any, processor: BaseImageProcessor, data: TaskData, folder: Path) -> None:
+        """Write a ViT as `transformers` would, or an `ImageDnn`."""
+        from startup_llm.models.scratch.image import save_image_classifier
+
+        save_image_classifier(model, data.label_names, folder)
+        processor.save_pretrained(folder)
+
+    def encode(self, rows: Dataset, processor: BaseImageProcessor) -> tuple[Dataset, Truncation]:
+        """Leave the image files as they are, for the collator to decode: a large one's pixels take far more room."""
+        import datasets
+
+        encoded = rows.select_columns([name for name in ("image", "label") if name in rows.column_names])
+        encoded = encoded.cast_column("image", datasets.Image(decode=False)).rename_column("image", "pixel_values")
+        if "label" in encoded.column_names:
+            encoded = encoded.rename_column("label", "labels")
+        patches = max(1, _count_pixels(processor) // PATCH_PIXELS)
+        return encoded.add_column("length", [patches] * len(rows)), Truncation(0, 0.0, 0.0)
+
+    def build_collator(self, processor: BaseImageProcessor) -> Collator:
+        """Decode a batch's images and let the processor resize and scale them, each once while there is room."""
+        import torch
+
+        compute_pixels = keep_pixels(processor)
+
+        def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
+            batch = {"pixel_values": torch.stack([compute_pixels(read_bytes(row["pixel_values"])) for row in rows])}
+            if "labels" in rows[0]:
+                batch["labels"] = torch.tensor([row["labels"] for row in rows])
+            return batch
+
+        return collate
+
+    def baselines(self, data: TaskData) -> tuple[str, ...]:
+        """Name the baselines."""
+        return ("majority", "nearest-pixels")
+
+    def show(self, rows: Dataset, predictions: Sequence[Any], data: TaskData) -> list[dict[str, Any]]:
+        """Return test images that were answered wrongly."""
+        wrong = np.flatnonzero(np.asarray(predictions) != self.references(rows))[:_SHOWN]
+        shown = rows.select(wrong)
+        return [
+            {
+                "title": "Images that were answered wrongly",
+                "kind": "image",
+                "png_base64": draw_png(image),
+                "caption": f"row {row}: {data.label_names[label]}, answered {data.label_names[predictions[place]]}",
+            }
+            for image, row, label, place in zip(read_images(shown), shown["row"], shown["label"], wrong, strict=True)
+        ]
+
+    def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
+        """Compare raw scores with `pipeline("image-classification")`; a DNN has no pipeline."""
+        from transformers import pipeline
+
+        from startup_llm.models.scratch.image import holds_image_dnn
+
+        if holds_image_dnn(model_folder):
+            return 0.0
+        processor = self.restore_processor(model_folder)
+        classify = pipeline(self.tag, model=model_folder, image_processor=processor, dtype="float32", device="cpu")
+        return self.compare_with_pipeline(classify, read_images(rows), outputs)
+
+    def holds_scratch_model(self, path: str) -> bool:
+        """Say whether an `ImageDnn` lies there."""
+        from startup_llm.models.scratch.image import holds_image_dnn
+
+        return holds_image_dnn(path)
+
+    def load_plain(self, path: str, **arguments: Any) -> PreTrainedModel:
+        """Load with `AutoModelForImageClassification`, an `ImageDnn` with its own loader."""
+        from startup_llm.models.scratch.image import holds_image_dnn, load_image_dnn
+
+        return load_image_dnn(path)[0] if holds_image_dnn(path) else super().load_plain(path, **arguments)
+
+
+def _count_pixels(processor: BaseImageProcessor) -> int:
+    """Return how many pixels an image has when the processor is done with it."""
+    cropped = getattr(processor, "do_center_crop", False) and getattr(processor, "crop_size", None)
+    size = dict(cropped or processor.size)
+    edge = size.get("shortest_edge") or size.get("longest_edge") or 224
+    return (size.get("height") or edge) * (size.get("width") or edge)

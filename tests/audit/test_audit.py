@@ -1,0 +1,487 @@
+import csv
+import hashlib
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from startup_llm.audit.audit import audit_rows, audit_task_data, read_kinds
+from startup_llm.audit.cleaning import FIXABLE, name_copies, write_cleaned_copies
+from startup_llm.audit.label_faults import find_spellings
+from startup_llm.audit.near_duplicates import compute_similarities, find_near_duplicates, normalise_text
+from startup_llm.audit.odd_texts import find_odd_characters, repair_characters
+from startup_llm.audit.personal_data import find_personal_data, is_iban, is_payment_card, mask_text, show_text
+from startup_llm.audit.report import check_output, render_markdown, write_audit
+from startup_llm.config import AuditConfig, DataConfig
+from startup_llm.data.classification import load_labelled_text
+from startup_llm.errors import UserError
+from startup_llm.tasks.text_to_text.rows import load_text_to_text
+from startup_llm.tasks.vision.labelled_images import load_labelled_images
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "audit.py"
+TOPICS = {"refund": "money back for", "parcel": "courier lost", "password": "login rejects"}
+THINGS = re.findall(
+    r"\w+",
+    """lamp kettle blanket mirror bicycle pillow camera ladder teapot carpet violin compass hammock toaster
+    wallet scarf helmet bucket candle trumpet drawer hammer curtain suitcase notebook keyboard umbrella
+    basket saddle anchor feather garden window orange yellow purple silver golden wooden broken little heavy
+    empty yesterday tomorrow morning evening winter summer weather mountain river forest castle village
+    station harbour bridge market kitchen""",
+)
+
+
+def build_clean_rows(count=240):
+    """Return rows of three labels, no two of them alike, no fault in any."""
+    generator = np.random.default_rng(0)
+    rows = []
+    for number in range(count):
+        label = sorted(TOPICS)[number % 3]
+        things = generator.choice(THINGS, 6, replace=False)
+        text = f"{things[0]} {things[1]}, {TOPICS[label]} the {things[2]} {things[3]} and {things[4]} {things[5]}"
+        rows.append({"text": text, "label": label})
+    return rows
+
+
+def write_csv(path, rows):
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return str(path)
+
+
+def audit(folder, train, test=None, *, config=None, **data):
+    files = {"train_file": write_csv(folder / "train.csv", train)}
+    if test:
+        files["test_file"] = write_csv(folder / "test.csv", test)
+    return audit_rows(AuditConfig(data=DataConfig(**files, **data), **(config or {})))
+
+
+def found_rows(result, kind, split="train"):
+    finding = result.findings.get(kind)
+    positions = [] if finding is None else finding.positions
+    return {int(result.rows.row[i]) for i in positions if result.rows.split[i] == split}
+
+
+PLANTS = {
+    "empty-texts": ({"text": " \t "}, {3}),
+    "missing-labels": ({"label": " "}, {3}),
+    "label-spelling": ({"label": "Refund "}, {3}),
+    "rare-labels": ({"label": "praise"}, {3}),
+    "odd-characters": ({"text": "the cafÃ© never sent my blue umbrella stand"}, {3}),
+    "personal-data": ({"text": "write to jo.doe@example.org about my umbrella stand"}, {3}),
+    "other-languages": ({"text": "Warum ist mein Regenschirmständer noch nicht bei mir angekommen?"}, {3}),
+    "long-texts": ({"text": "umbrella stand number " + " ".join(map(str, range(400)))}, {3}),
+}
+
+
+def test_clean_rows_have_no_finding(tmp_path):
+    result = audit(tmp_path, build_clean_rows()[:200], build_clean_rows()[200:])
+    assert {kind: found_rows(result, kind) for kind in result.findings} == {}
+
+
+@pytest.mark.parametrize("kind", PLANTS)
+def test_planted_row_is_found_and_no_other(tmp_path, kind):
+    rows = build_clean_rows(90)
+    change, expected = PLANTS[kind]
+    rows[2] = {**rows[2], "label": "refund", **change}
+    result = audit(tmp_path, rows)
+    assert found_rows(result, kind) == expected
+    flagged = set().union(*(found_rows(result, other) for other in result.findings if other != "imbalance"))
+    assert flagged == expected
+
+
+def test_copies_are_found_in_and_across_splits(tmp_path):
+    train, test = build_clean_rows()[:200], build_clean_rows()[200:]
+    train[100] = {**train[0], "text": train[0]["text"].upper()}
+    train[101] = {**train[1], "text": train[1]["text"].replace("and", "&", 1)}
+    train[102] = test[5]
+    train[103] = {**test[6], "text": test[6]["text"] + " please"}
+    result = audit(tmp_path, train, test)
+    assert found_rows(result, "duplicates") == {101}
+    assert found_rows(result, "near-duplicates") == {102}
+    assert found_rows(result, "duplicates-across-splits") == {103}
+    assert found_rows(result, "near-duplicates-across-splits") == {104}
+    assert found_rows(result, "contradicting-labels") == set()
+    against = result.findings["duplicates-across-splits"].examples[0]["against"]
+    assert (against["split"], against["row"]) == ("test", 6)
+
+
+def test_contradicting_labels_name_both_rows(tmp_path):
+    rows = build_clean_rows(90)
+    rows[10] = {"text": rows[0]["text"], "label": rows[1]["label"]}
+    rows[20] = {"text": rows[3]["text"] + "!", "label": rows[4]["label"]}
+    result = audit(tmp_path, rows)
+    assert found_rows(result, "contradicting-labels") == {1, 11, 4, 21}
+    assert result.findings["contradicting-labels"].details["pairs"] == 2
+
+
+def test_spelling_of_a_label_is_no_contradiction(tmp_path):
+    rows = build_clean_rows(90)
+    rows[10] = {"text": rows[0]["text"], "label": rows[0]["label"].upper()}
+    assert found_rows(audit(tmp_path, rows), "contradicting-labels") == set()
+
+
+def test_wrong_labels_come_first_among_the_suspects(tmp_path):
+    rows = build_clean_rows()
+    for i in (30, 61, 122):
+        rows[i] = {
+            **rows[i],
+            "label": {"refund": "parcel", "parcel": "password", "password": "refund"}[rows[i]["label"]],
+        }
+    result = audit(tmp_path, rows)
+    assert found_rows(result, "suspect-labels") == {31, 62, 123}
+    assert result.findings["suspect-labels"].examples[0]["probable_label"] in TOPICS
+
+
+def test_groups_imbalance_and_unseen_labels(tmp_path):
+    train, test = build_clean_rows()[:200], build_clean_rows()[200:]
+    train = [{**row, "customer": f"c{i}"} for i, row in enumerate(train)]
+    test = [{**row, "customer": f"t{i}"} for i, row in enumerate(test)]
+    test[3]["customer"] = "c7"
+    train[5]["label"] = train[6]["label"] = "praise"
+    test[9]["label"] = "scolding"
+    result = audit(tmp_path, train, test, group_column="customer")
+    assert found_rows(result, "groups-across-splits", "test") == {4}
+    assert result.findings["imbalance"].details["labels"] == {"praise": 2}
+    assert found_rows(result, "unseen-labels", "test") == {10}
+    assert "c7" not in json.dumps(result.to_json()["findings"][-1]["examples"])
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("jo.doe+x@mail.example.co.uk", "email"),
+        ("4111 1111 1111 1111", "payment_card"),
+        ("378282246310005", "payment_card"),
+        ("GB82 WEST 1234 5698 7654 32", "iban"),
+        ("DE89370400440532013000", "iban"),
+        ("192.168.1.254", "ip_address"),
+        ("2001:db8::8a2e:370:7334", "ip_address"),
+        ("+44 20 7946 0958", "phone"),
+        ("020 7946 0958", "phone"),
+        ("(555) 555-0199", "phone"),
+    ],
+)
+def test_personal_data_is_found_and_masked(text, kind):
+    sentence = f"It is {text}, I think"
+    assert {name: found.tolist() for name, found in find_personal_data(["nothing", sentence]).items()} == {kind: [1]}
+    assert mask_text(sentence) == f"It is <{kind.upper()}>, I think"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "order 60417 of 2024-01-02 at 12:30:45",
+        "on 01.02.2024 I paid $1,234,567.00",
+        "4111 1111 1111 1112 fails its check digit",
+        "GB83 WEST 1234 5698 7654 32 fails too",
+        "tracking 12345678",
+        "@handle and a@b",
+        "999.999.1.1 is no address, std::move no more",
+        "My name is Joan Smith",
+    ],
+)
+def test_what_only_looks_like_personal_data_is_left(text):
+    assert find_personal_data([text]) == {}
+
+
+def test_names_are_searched_where_asked():
+    assert mask_text("Hello, my name is Joan Smith.", names=True) == "Hello, my name is <NAME>."
+
+
+def test_shown_texts_hide_other_long_numbers_too():
+    assert show_text("account 12345678\nopened") == "account <NUMBER> opened"
+
+
+def test_card_and_iban_need_their_check_digits():
+    assert [is_payment_card(number) for number in ("4111111111111111", "4111111111111112", "0000000000000000")] == [
+        True, False, False,
+    ]  # fmt: skip
+    assert is_iban("DE89370400440532013000")
+    assert not is_iban("DE88370400440532013000")
+    assert not is_iban("DE8937040044053201300")
+
+
+def test_odd_characters_are_told_from_other_scripts_and_quotes():
+    odd = ["cafÃ©", "itâ€™s", "Ð¿Ñ€Ð¸Ð²ÐµÑ‚", "a\x07b", "a\u200bb", "x\ufffdy"]
+    fine = ["café", "„MENÜ“", "naïve façade", "привет", "这是", "👨‍👩‍👧", "£20 – “now”", "می‌خواهم"]
+    found = {kind: positions.tolist() for kind, positions in find_odd_characters(odd + fine).items()}
+    assert found == {"mojibake": [0, 1, 2], "control": [3], "invisible": [4], "replacement": [5]}
+    assert [repair_characters(text) for text in odd] == ["café", "it’s", "привет", "ab", "ab", "x\ufffdy"]
+
+
+def test_near_duplicates_are_the_pairs_that_comparing_all_finds():
+    generator = np.random.default_rng(0)
+    texts = list(dict.fromkeys(" ".join(generator.choice(THINGS, 5)) for _ in range(150)))
+    texts += [text + " now" for text in texts[:30]] + [text[1:] for text in texts[30:60]]
+    left, right = np.triu_indices(len(texts), 1)
+    normal = [normalise_text(text) for text in texts]
+    exact = compute_similarities([normal[i] for i in left], [normal[i] for i in right]) >= 0.8
+    pairs, similarity = find_near_duplicates(texts, 0.8)
+    assert set(map(tuple, pairs.tolist())) == set(zip(left[exact].tolist(), right[exact].tolist(), strict=True))
+    assert len(pairs) >= 60
+    assert similarity.min() >= 0.8
+
+
+def test_similarity_is_the_share_of_common_shingles():
+    # " abcdef " has 5 shingles, " abcdeg " 5, of which 3 are common
+    assert compute_similarities(["abcdef", "abc"], ["abcdeg", "abc"]) == pytest.approx([3 / 7, 1])
+
+
+@pytest.mark.parametrize("texts", [[], ["one"], ["a", "b"], ["!!!", "???"]])
+def test_few_or_short_texts_have_no_near_duplicates(texts):
+    assert len(find_near_duplicates(texts, 0.8)[0]) == 0
+
+
+def test_frequent_spelling_wins():
+    assert find_spellings({"Refund": 2, "refund": 5, " refund": 1, "parcel": 1}) == {
+        "Refund": "refund",
+        " refund": "refund",
+    }
+
+
+def test_examples_mask_and_the_page_lists_what_was_not_found(tmp_path):
+    rows = build_clean_rows(90)
+    rows[2]["text"] += " jo.doe@example.org"
+    content = audit(tmp_path, rows).to_json()
+    page = render_markdown(content)
+    assert "jo.doe" not in json.dumps(content) + page
+    assert "&lt;EMAIL&gt;" in page or "<EMAIL>" in page
+    assert re.search("Nothing was found of: .*duplicates", page)
+
+
+def test_rows_of_several_files_are_placed_in_their_file(tmp_path):
+    rows = build_clean_rows(90)
+    rows[70]["text"] = ""
+    files = [write_csv(tmp_path / "a.csv", rows[:60]), write_csv(tmp_path / "b.csv", rows[60:])]
+    result = audit_rows(AuditConfig(data=DataConfig(train_file=files)))
+    example = result.findings["empty-texts"].examples[0]
+    assert (example["row"], example["file"], example["file_row"]) == (71, files[1], 11)
+
+
+def plant_fixable(rows):
+    rows = [dict(row) for row in rows]
+    rows[5]["text"] = ""
+    rows[6]["text"] = "the cafÃ© never sent my blue umbrella stand"
+    rows[7]["label"] = rows[7]["label"].upper()
+    rows.append(dict(rows[0]))
+    rows.append({**rows[1], "label": rows[2]["label"]})
+    rows[8]["text"] = "write to jo.doe@example.org about my umbrella"
+    return rows
+
+
+def write_rows(path, rows):
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        write_csv(path, rows)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl", "rows.parquet"])
+def test_fix_writes_a_copy_and_its_changes_and_leaves_the_original(tmp_path, name):
+    rows = plant_fixable(build_clean_rows(90))
+    path = Path(write_rows(tmp_path / name, rows))
+    before = hashlib.sha256(path.read_bytes()).hexdigest()
+    kinds = [kind for kind in FIXABLE if not kind.startswith("near")]
+    write_cleaned_copies(audit_rows(AuditConfig(data=DataConfig(train_file=str(path)))), kinds)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == before
+    copy, changes = name_copies(path)
+    changes = [json.loads(line) for line in changes.read_text().splitlines()]
+    assert [(change["row"], change["what"], change["action"]) for change in changes] == [
+        (6, "empty-texts", "removed"),
+        (7, "odd-characters", "changed"),
+        (8, "label-spelling", "changed"),
+        (9, "personal-data", "changed"),
+        (91, "duplicates", "removed"),
+    ]
+    assert changes[1]["before_sha256"] == hashlib.sha256(rows[6]["text"].encode()).hexdigest()
+    again = audit_rows(AuditConfig(data=DataConfig(train_file=str(copy))))
+    assert len(again.rows.texts) == 90
+    # which of two labels is right is left to a reader
+    assert set(again.findings) == {"contradicting-labels", "duplicates", "suspect-labels"}
+    assert len(again.findings["duplicates"].positions) == 1
+    assert [a for a, b in zip(again.rows.texts, [row["text"] for row in rows[:5]], strict=False) if a != b] == []
+
+
+def test_fix_does_not_replace_a_copy_unasked(tmp_path):
+    path = Path(write_rows(tmp_path / "rows.csv", plant_fixable(build_clean_rows(90))))
+    result = audit_rows(AuditConfig(data=DataConfig(train_file=str(path))))
+    write_cleaned_copies(result, ["empty-texts"])
+    with pytest.raises(UserError, match=r"rows\.cleaned\.csv exists already"):
+        write_cleaned_copies(result, ["empty-texts"])
+    write_cleaned_copies(result, ["empty-texts"], overwrite=True)
+
+
+def test_fix_needs_files():
+    result = audit_rows(AuditConfig(data=DataConfig(dataset="helpdesk")))
+    with pytest.raises(UserError, match="needs files of your own"):
+        write_cleaned_copies(result, ["empty-texts"])
+
+
+def test_removal_across_splits_takes_the_training_row(tmp_path):
+    train, test = build_clean_rows()[:200], build_clean_rows()[200:]
+    train[102] = test[5]
+    result = audit(tmp_path, train, test)
+    told = write_cleaned_copies(result, ["duplicates-across-splits"])
+    assert [line.partition(": ")[2].split(" rows")[0] for line in told] == ["199", "40"]
+
+
+def test_audit_is_not_replaced_unasked(tmp_path):
+    result = audit(tmp_path, build_clean_rows(60))
+    write_audit(result, check_output(tmp_path / "audit", overwrite=False))
+    with pytest.raises(UserError, match=r"audit\.json exists already"):
+        check_output(tmp_path / "audit", overwrite=False)
+    assert check_output(tmp_path / "audit", overwrite=True) == tmp_path / "audit"
+
+
+def test_unknown_kind_gets_the_nearest():
+    with pytest.raises(UserError, match=r"no kind 'duplicate', .*did you mean duplicates"):
+        read_kinds("fail_on", "near-duplicates,duplicate")
+
+
+@pytest.mark.parametrize("faulty", ["multi", "regression"])
+def test_other_problem_types_are_audited(tmp_path, faulty):
+    rows = build_clean_rows(60)
+    if faulty == "multi":
+        rows = [{"text": row["text"], "a": i % 2, "b": i % 3 // 2} for i, row in enumerate(rows)]
+        result = audit(tmp_path, rows, label_column=["a", "b"])
+    else:
+        rows = [{"text": row["text"], "label": i / 7} for i, row in enumerate(rows)]
+        result = audit(tmp_path, rows)
+    assert result.findings == {}
+
+
+@pytest.mark.parametrize(
+    ("rows", "kinds"),
+    [
+        ([("", "a"), (" ", "b")], {"empty-texts", "rare-labels"}),
+        ([("hello there my friend", None)] * 3, {"missing-labels", "duplicates"}),
+        ([("hello there my friend", "a")], {"rare-labels"}),
+        ([(f"hi {i} word", i / 7 if i % 3 else None) for i in range(60)], {"missing-labels"}),
+    ],
+)
+def test_rows_that_training_refuses_are_audited(tmp_path, rows, kinds):
+    lines = [json.dumps({"text": text, "label": label}) for text, label in rows]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    data = DataConfig(train_file=str(tmp_path / "rows.jsonl"), text_column="text", label_column="label")
+    assert set(audit_rows(AuditConfig(data=data)).findings) == kinds
+
+
+def run_recipe(*words):
+    return subprocess.run([sys.executable, RECIPE, *map(str, words)], capture_output=True, text=True, check=False)
+
+
+def test_recipe_fails_on_what_it_is_told_to(tmp_path):
+    file = write_rows(tmp_path / "rows.csv", plant_fixable(build_clean_rows(90)))
+    words = ["--data.train_file", file, "--output", tmp_path / "audit"]
+    done = run_recipe(*words, "--fail_on", "duplicates,groups-across-splits")
+    assert (done.returncode, done.stderr) == (1, "failed on duplicates\n")
+    assert json.loads((tmp_path / "audit" / "audit.json").read_text())["findings"][0]["kind"] == "empty-texts"
+    done = run_recipe(*words)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+
+
+@pytest.mark.real_data
+def test_two_hundred_faults_planted_into_banking77_are_found(tmp_path, real_data):
+    train, test = (
+        list(csv.DictReader((real_data / "banking77" / f"{split}.csv").open(encoding="utf-8")))
+        for split in ("train", "test")
+    )
+    clean = audit(tmp_path, train, test)
+    generator = np.random.default_rng(7)
+    targets = iter(generator.permutation(len(train)).tolist())
+    labels = sorted({row["category"] for row in train})
+    personal = [
+        "jo.doe@example.org",
+        "+44 20 7946 0958",
+        "4111 1111 1111 1111",
+        "GB82 WEST 1234 5698 7654 32",
+        "10.1.2.3",
+    ]
+    planted = {}
+
+    def plant(kind, count, change):
+        planted[kind] = {target + 1 for target in (next(targets) for _ in range(count)) if not change(target)}
+
+    def misspell(target):
+        text = train[next(targets)]
+        place = int(generator.integers(1, len(text["text"]) - 1))
+        train[target] = {**text, "text": text["text"][:place] + "q" + text["text"][place:]}
+
+    def mislabel(target):
+        others = [label for label in labels if label != train[target]["category"]]
+        train[target] = {**train[target], "category": str(generator.choice(others))}
+
+    plant("duplicates", 29, lambda i: train.__setitem__(i, dict(train[next(targets)])))
+    plant("duplicates-across-splits", 29, lambda i: train.__setitem__(i, dict(test[i % len(test)])))
+    plant("near-duplicates", 29, misspell)
+    plant("suspect-labels", 29, mislabel)
+    plant("label-spelling", 28, lambda i: train[i].update(category=train[i]["category"].upper()))
+    plant("odd-characters", 28, lambda i: train[i].update(text=f"{train[i]['text']} caf\u00c3\u00a9"))
+    plant("personal-data", 28, lambda i: train[i].update(text=f"{train[i]['text']} {personal[i % 5]}"))
+    result = audit(tmp_path, train, test)
+
+    table, hits, wrong = [], 0, 0
+    for kind, rows in planted.items():
+        named, finding = found_rows(result, kind), result.findings[kind]
+        new = named - found_rows(clean, kind) - rows
+        if kind in ("duplicates", "near-duplicates"):  # of two copies the later one is named, planted or not
+            partners = dict(zip(result.rows.row[finding.positions], result.rows.row[finding.partners], strict=True))
+            new -= {row for row, partner in partners.items() if partner in rows}
+            named |= {partner for row, partner in partners.items() if partner in rows}
+        hits, wrong = hits + len(rows & named), wrong + len(new)
+        table.append(f"{kind}: {len(rows & named)} of {len(rows)} found, {len(new)} rows named that were not before")
+    sys.stdout.write("\n".join(table))
+    assert sum(map(len, planted.values())) == 200
+    assert hits >= 190, table
+    assert hits / (hits + wrong) >= 0.75, table
+
+
+def load_for_training(folder, train, test):
+    files = {"train_file": write_csv(folder / "train.csv", train), "test_file": write_csv(folder / "test.csv", test)}
+    return load_labelled_text(DataConfig(**files, validation_fraction=0))
+
+
+def test_a_quick_audit_of_what_is_trained_on_finds_what_the_full_one_finds_of_its_kinds(tmp_path):
+    rows = build_clean_rows(90)
+    train = [*rows[:60], rows[0], {**rows[1], "text": "write to jo.doe@example.org"}, rows[70]]
+    data = load_for_training(tmp_path, train, rows[60:])
+    quick, full = (audit_task_data(data, level) for level in ("quick", "full"))
+    counts = {finding["kind"]: finding["count"] for finding in quick["findings"]}
+    assert counts == {"duplicates-across-splits": 1, "duplicates": 1, "personal-data": 1}
+    assert counts.items() <= {finding["kind"]: finding["count"] for finding in full["findings"]}.items()
+    assert "jo.doe" not in json.dumps([quick, full])
+
+
+def test_a_quick_audit_needs_no_library_of_the_extra_and_a_full_one_says_which(tmp_path, monkeypatch):
+    rows = build_clean_rows(36)
+    data = load_for_training(tmp_path, rows[:30], rows[30:])
+    really = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "cleanlab" else really(name))
+    assert audit_task_data(data, "quick")["findings"] == []
+    with pytest.raises(UserError, match="the audit needs cleanlab; install them"):
+        audit_task_data(data, "full")
+
+
+def test_rows_of_other_tasks_are_looked_at_as_their_whole_text_and_images_not_at_all(tmp_path):
+    pairs = [{"de": f"Das ist Satz {i}.", "en": f"That is sentence {i}."} for i in range(20)]
+    pairs[3] = {**pairs[3], "en": "Write to jo.doe@example.org."}
+    write_csv(tmp_path / "train.csv", [*pairs, pairs[0]])
+    write_csv(tmp_path / "test.csv", [pairs[1], {"de": "Das ist Satz 2.", "en": "Another translation."}])
+    columns = {"text_column": "de", "target_column": "en", "validation_fraction": 0}
+    found = audit_task_data(load_text_to_text(DataConfig(data_dir=str(tmp_path), **columns)), "quick")
+    counts = {finding["kind"]: finding["count"] for finding in found["findings"]}
+    assert counts == {"duplicates-across-splits": 1, "duplicates": 1, "personal-data": 1}
+    assert audit_task_data(load_labelled_images(DataConfig(dataset="digits")), "quick") is None

@@ -1,0 +1,99 @@
+"""COCO's average precision against the library, on whole sets and on resamples of images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from startup_llm.config import EvaluationConfig
+from startup_llm.evaluation.metrics import METRICS, get_metric, score_rows
+from startup_llm.evaluation.results import score_models
+from startup_llm.tasks.vision import average_precision
+
+NAMES = ("mean_average_precision", "average_precision_50", "average_recall")
+
+
+def draw_case(seed: int, images: int, classes: int, crowds: float = 0.0) -> tuple[list[dict], list[dict]]:
+    """Return random true boxes, and detections near to some of them."""
+    generator = np.random.default_rng(seed)
+    true, found = [], []
+    for _ in range(images):
+        count = int(generator.integers(0, 5))
+        boxes = np.column_stack([generator.uniform(0, 60, (count, 2)), generator.uniform(5, 40, (count, 2))])
+        labels = generator.integers(0, classes, count).tolist()
+        is_crowd = (generator.random(count) < crowds).astype(int).tolist()
+        true.append({"labels": labels, "boxes": boxes.tolist(), "crowds": is_crowd})
+        near, seen = [], []
+        for _ in range(int(generator.integers(0, 7))):
+            if count and generator.random() < 0.7:
+                place = int(generator.integers(count))
+                near.append((boxes[place] + generator.normal(0, 2, 4)).clip(0.5).tolist())
+                seen.append(labels[place] if generator.random() < 0.8 else int(generator.integers(classes)))
+            else:
+                near.append([*generator.uniform(0, 60, 2).tolist(), *generator.uniform(5, 40, 2).tolist()])
+                seen.append(int(generator.integers(classes)))
+        found.append({"labels": seen, "boxes": near, "scores": generator.random(len(seen)).tolist()})
+    return true, found
+
+
+@pytest.mark.parametrize("crowds", [0.0, 0.3])
+@pytest.mark.parametrize("name", NAMES)
+def test_resampled_matches_give_the_library_s_value_for_the_drawn_images(name, crowds):
+    metric, generator = get_metric(name), np.random.default_rng(0)
+    for seed in range(6):
+        true, found = draw_case(seed, images=4 + 5 * seed, classes=1 + seed % 4, crowds=crowds)
+        measure = metric.prepare(true, found)
+        for rows in (np.arange(len(true)), *(generator.integers(0, len(true), len(true)) for _ in range(3))):
+            drawn = [[values[row] for row in rows] for values in (true, found)]
+            expected = metric.compute(*drawn)
+            assert measure(rows) == pytest.approx(0.0 if np.isnan(expected) else expected, abs=1e-12)
+
+
+def test_values_on_boxes_that_are_counted_by_hand():
+    box, half = [10.0, 10.0, 20.0, 20.0], [10.0, 10.0, 20.0, 12.0]  # their overlap is 0.6
+    true = [{"labels": [0], "boxes": [box], "crowds": [0]}] * 2
+    exact = [{"labels": [0], "boxes": [box], "scores": [0.9]}] * 2
+    rough = [{"labels": [0], "boxes": [half], "scores": [0.9]}] * 2
+    one = [exact[0], {"labels": [], "boxes": [], "scores": []}]
+    assert [get_metric(name).compute(true, exact) for name in NAMES] == [1.0, 1.0, 1.0]
+    assert [get_metric(name).compute(true, rough) for name in NAMES] == pytest.approx([0.3, 1.0, 0.3])
+    assert get_metric("average_precision_50").compute(true, one) == pytest.approx(51 / 101)
+    assert get_metric("average_recall").compute(true, one) == pytest.approx(0.5)
+
+
+def test_a_detection_inside_a_crowd_counts_for_nobody():
+    true = [{"labels": [0, 0], "boxes": [[0, 0, 10, 10], [30, 30, 40, 40]], "crowds": [0, 1]}]
+    found = [{"labels": [0, 0], "boxes": [[35, 35, 10, 10], [0, 0, 10, 10]], "scores": [0.9, 0.8]}]
+    assert get_metric("mean_average_precision").compute(true, found) == pytest.approx(1.0)
+    without = [{**true[0], "crowds": [0, 0]}]
+    assert get_metric("mean_average_precision").compute(without, found) < 0.5
+
+
+def test_nothing_found_scores_zero_through_the_published_metric_too():
+    true, _ = draw_case(1, images=5, classes=2)
+    nothing = [{"labels": [], "boxes": [], "scores": []}] * 5
+    for name in NAMES:
+        assert score_rows(name, true, nothing) == 0.0
+
+
+def test_models_are_compared_on_the_same_images():
+    true, found = draw_case(3, images=40, classes=3)
+    exact = [{"labels": row["labels"], "boxes": row["boxes"], "scores": [1.0] * len(row["labels"])} for row in true]
+    scores = score_models(NAMES, true, {"rough": found, "exact": exact}, "exact", EvaluationConfig(resamples=200))
+    entry = scores["models"]["rough"]["mean_average_precision"]
+    assert entry["value"] == pytest.approx(METRICS["mean_average_precision"].compute(true, found))
+    assert 0.0 < entry["low"] < entry["value"] < entry["high"] < 1.0
+    assert scores["models"]["exact"]["mean_average_precision"]["low"] == 1.0
+    assert scores["comparisons"][0]["p_value"] < 0.02
+    assert scores["comparisons"][0]["test"] == "paired bootstrap"
+    assert scores["sentences"][0].startswith("exact beats rough by ")
+
+
+def test_classes_are_measured_apart():
+    true, found = draw_case(4, images=30, classes=3)
+    names = ("cat", "dog", "bird", "fish")
+    scores = average_precision.compute_class_scores(true, found, names)
+    assert set(scores) == {"cat", "dog", "bird"}
+    overall = get_metric("mean_average_precision").compute(true, found)
+    assert np.mean([entry["average_precision"] for entry in scores.values()]) == pytest.approx(overall)
+    assert scores["cat"]["rows"] == sum(row["labels"].count(0) for row in true)
