@@ -1,5 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
+INSTALL := $(BIN)/pip install --constraint constraints.txt --editable
 
 .PHONY: finetune test lint
 
@@ -7,14 +8,21 @@ finetune: .venv/installed
 	$(BIN)/accelerate launch recipes/finetune.py
 
 # Waiting threads sleep, because runs beside each other would otherwise spin on each other's cores.
-test: .venv/installed
+test: .venv/installed-dev
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-lint: .venv/installed
+lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# What fine-tuning needs.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --constraint constraints.txt --editable '.[dev]'
+	$(INSTALL) .
 	touch $@
+
+# What the tests and checks need as well, so that nothing is left for the stamp above.
+.venv/installed-dev: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(INSTALL) '.[dev]'
+	touch .venv/installed $@
