@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from startup_llm.errors import UserError, nearest
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
     from jsonargparse import ArgumentParser
 
 DEFAULT_DATASET = "helpdesk"
@@ -713,7 +714,7 @@ RESERVED_TRAIN_FIELDS: Mapping[str, str] = {
 }
 """Fields of the `train` section that the run itself decides, and what to use instead."""
 
-Config = TypeVar("Config")
+Config = TypeVar("Config", bound="DataclassInstance")
 
 
 def parse_config(

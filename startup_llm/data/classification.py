@@ -55,14 +55,16 @@ def load_labelled_text(data: DataConfig, loaded: LoadedData | None = None) -> Ta
     label_names: tuple[str, ...] = ()
     if problem_type == "regression":
         for split, frame in frames.items():
-            frame["label"] = _read_numbers(loaded.splits[split], columns.label, places[split])
+            frame["label"] = _read_numbers(loaded.splits[split], columns.first_label, places[split])
     elif problem_type == "multi_label_classification":
         label_names, vectors = _read_label_vectors(loaded.splits, columns, places)
         for split, frame in frames.items():
             frame["label"] = list(vectors[split])
     else:
-        names = {split: _read_label_names(loaded.splits[split], columns.label, places[split]) for split in frames}
-        label_names = _order_names(loaded.splits["train"].features[columns.label], names.values())
+        names = {
+            split: _read_label_names(loaded.splits[split], columns.first_label, places[split]) for split in frames
+        }
+        label_names = _order_names(loaded.splits["train"].features[columns.first_label], names.values())
         _check_spelling(Counter(name for values in names.values() for name in values))
         ids = {name: index for index, name in enumerate(label_names)}
         for split, frame in frames.items():
@@ -219,7 +221,7 @@ def decide_problem_type(
 
     train = splits["train"]
     several = isinstance(columns.label, list)
-    is_list = not several and pyarrow.types.is_nested(label_type := read_column(train, columns.label).type)
+    is_list = not several and pyarrow.types.is_nested(label_type := read_column(train, columns.first_label).type)
     if is_list and (pyarrow.types.is_struct(label_type) or pyarrow.types.is_nested(label_type.value_type)):
         raise UserError(
             f"the label column {columns.label!r} holds {label_type}; expected one name or number per row, "
@@ -239,15 +241,15 @@ def decide_problem_type(
     if several or is_list:
         why = "several label columns are named" if several else f"column {columns.label!r} holds lists"
         return "multi_label_classification", f"Multi-label classification, as {why}."
-    if read_class_names(train.features[columns.label]):
+    if read_class_names(train.features[columns.first_label]):
         return "single_label_classification", None
-    distinct = read_column(train, columns.label).drop_null().unique().to_pylist()
+    distinct = read_column(train, columns.first_label).drop_null().unique().to_pylist()
     numbers = [parse_number(value) for value in distinct if value != ""]
     if (
         not numbers
         or None in numbers
         or isinstance(distinct[0], bool)
-        or all(number.is_integer() for number in numbers)
+        or all(number.is_integer() for number in numbers if number is not None)
     ):
         return "single_label_classification", None
     found = f"column {columns.label!r} has {len(numbers)} different decimal numbers in {train.num_rows:,} rows"
@@ -259,7 +261,7 @@ def decide_problem_type(
     )
 
 
-def parse_number(value: object) -> float | None:
+def parse_number(value: Any) -> float | None:
     """Return a value as a finite number, None where it is none."""
     try:
         number = float(value)
@@ -316,13 +318,14 @@ def name_label(value: Any, class_names: list[str]) -> str | None:
 def _read_label_names(dataset: datasets.Dataset, column: str, place: str) -> np.ndarray:
     """Return the label name of each row, shape (rows,), object."""
     import numpy as np
+    import pandas as pd
 
     encoded = read_column(dataset, column).combine_chunks().dictionary_encode()
     class_names = read_class_names(dataset.features[column])
     names = [name_label(value, class_names) for value in encoded.dictionary.to_pylist()]
     indices = encoded.indices.fill_null(len(names)).to_numpy(zero_copy_only=False)
     values = np.array([*names, None], dtype=object)[indices]
-    _check_present(np.equal(values, None), column, place)
+    _check_present(pd.isna(values), column, place)
     return values
 
 
@@ -354,7 +357,7 @@ def _read_label_vectors(
             for split, dataset in splits.items()
         }
         return tuple(columns.label), vectors
-    names = {split: _read_label_sets(dataset, columns.label, places[split]) for split, dataset in splits.items()}
+    names = {split: _read_label_sets(dataset, columns.first_label, places[split]) for split, dataset in splits.items()}
     label_names = _order_names(
         splits["train"].features[columns.label], (row for rows in names.values() for row in rows)
     )
@@ -388,7 +391,7 @@ def _read_label_sets(dataset: datasets.Dataset, column: str, place: str) -> list
     rows = read_column(dataset, column).to_pylist()
     _check_present(np.array([row is None for row in rows]), column, place)
     class_names = read_class_names(dataset.features[column])
-    names = [[name_label(value, class_names) for value in row] for row in rows]
+    names: list[list[Any]] = [[name_label(value, class_names) for value in row] for row in rows]
     for number, row in enumerate(names, start=1):
         if None in row:
             raise UserError(

@@ -41,7 +41,12 @@ class TextColumns:
     label: str | list[str]
     group: str | None
     notes: list[str]
-    """What was found without being named, to be said aloud."""
+    """What was found without being named, to be printed."""
+
+    @property
+    def first_label(self) -> str:
+        """The label column; of several, the first."""
+        return self.label if isinstance(self.label, str) else self.label[0]
 
 
 def find_columns(splits: datasets.DatasetDict, data: DataConfig) -> TextColumns:

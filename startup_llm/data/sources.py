@@ -3,7 +3,6 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
-import importlib.resources
 import io
 import json
 import re
@@ -19,8 +18,6 @@ from startup_llm.config import DEFAULT_DATASET, DataConfig
 from startup_llm.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable
-
     import datasets
     import pyarrow
 
@@ -73,12 +70,8 @@ def load_splits(data: DataConfig, readers: Mapping[str, Reader] = NO_READERS) ->
     Raises:
         UserError: if a file, folder, dataset, subset or split does not exist or cannot be read.
     """
-    given_files = {
-        "train": data.train_file,
-        "validation": data.validation_file,
-        "test": data.test_file,
-    }
-    given_files = {split: files for split, files in given_files.items() if files}
+    named_files = {"train": data.train_file, "validation": data.validation_file, "test": data.test_file}
+    given_files = {split: files for split, files in named_files.items() if files}
     if data.data_dir and given_files:
         split, files = next(iter(given_files.items()))
         raise UserError(
@@ -363,14 +356,14 @@ def _read_parquet(name: str, content: bytes) -> pyarrow.Table:
     return table
 
 
-def _read_bytes(path: Path | Traversable) -> bytes:
+def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        folder = Path(path).parent
+        folder = path.parent
         if not folder.is_dir():
             raise UserError(f"no such file: {path} (its folder {folder} does not exist)") from error
-        hint = nearest(Path(path).name, [entry.name for entry in folder.iterdir() if entry.is_file()])
+        hint = nearest(path.name, [entry.name for entry in folder.iterdir() if entry.is_file()])
         raise UserError(f"no such file: {path}{hint or f' (nothing of a similar name in {folder})'}") from error
     except IsADirectoryError as error:
         raise UserError(f"{path} is a folder, expected a file; name the folder with --data.data_dir") from error
@@ -379,7 +372,7 @@ def _read_bytes(path: Path | Traversable) -> bytes:
 
 
 def _load_files(
-    files: dict[str, list[Path | Traversable]], notes: list[str], readers: Mapping[str, Reader] = NO_READERS
+    files: dict[str, list[Path]], notes: list[str], readers: Mapping[str, Reader] = NO_READERS
 ) -> LoadedData:
     import datasets
     import pyarrow
@@ -387,7 +380,8 @@ def _load_files(
 
     splits, sources = {}, []
     for split, paths in files.items():
-        tables, records = [], []
+        tables: list[pyarrow.Table] = []
+        records = []
         for path in paths:
             content = _read_bytes(path)
             table = read_table(str(path), content, readers)
@@ -438,8 +432,7 @@ def _load_folder(folder: Path, data: DataConfig, readers: Mapping[str, Reader]) 
         if match and path.is_file():
             stem = match["stem"].lower()
             found.setdefault(SPLIT_ALIASES.get(stem, stem), []).append((path, match))
-    asked = {"train": data.train_split, "validation": data.validation_split, "test": data.test_split}
-    asked = {split: SPLIT_ALIASES.get(name, name) for split, name in asked.items() if name}
+    asked = {split: SPLIT_ALIASES.get(name, name) for split, name in _list_asked_splits(data).items()}
     notes = _notes_on_replaced_dataset(data, "data.data_dir")
     for split, name in list(asked.items()):
         if name not in found:
@@ -477,6 +470,12 @@ def _check_one_file_or_all_shards(folder: Path, found: list[tuple[Path, re.Match
     )
 
 
+def _list_asked_splits(data: DataConfig) -> dict[str, str]:
+    """Return the names of the splits that the options name."""
+    asked = {"train": data.train_split, "validation": data.validation_split, "test": data.test_split}
+    return {split: name for split, name in asked.items() if name}
+
+
 def _choose_splits(asked: dict[str, str], available: list[str], data: DataConfig) -> dict[str, str]:
     """Map train, validation and test to names of available splits; a name asked for is taken as it is.
 
@@ -497,8 +496,8 @@ def _choose_splits(asked: dict[str, str], available: list[str], data: DataConfig
     return {split: chosen[split] for split in ("train", "validation", "test") if split in chosen}
 
 
-def _builtin_folder() -> Traversable:
-    return importlib.resources.files("startup_llm.data.builtin")
+def _builtin_folder() -> Path:
+    return Path(__file__).with_name("builtin")
 
 
 def _load_shipped(name: str) -> LoadedData:
@@ -525,8 +524,7 @@ def _load_from_hub(name: str, data: DataConfig, shipped: list[str]) -> LoadedDat
         everything = datasets.load_dataset(name, data.subset, revision=data.revision)
     except (OSError, ValueError, RuntimeError, TypeError, datasets.exceptions.DatasetsError) as error:
         raise UserError(_explain_hub_error(error, name, data, shipped)) from error
-    asked = {"train": data.train_split, "validation": data.validation_split, "test": data.test_split}
-    asked = {split: split_name for split, split_name in asked.items() if split_name}
+    asked = _list_asked_splits(data)
     for split, split_name in asked.items():
         if split_name not in everything:
             raise UserError(
@@ -579,8 +577,8 @@ def _explain_hub_error(error: Exception, name: str, data: DataConfig, shipped: l
         hint = nearest(data.subset or "", subsets)
         return f"data.subset: {name} has no subset {data.subset!r}, it has {', '.join(subsets)}{hint}"
     if "Config name is missing" in text and listed:
-        subsets = ", ".join(re.findall(r"'([^']*)'", listed[0]))
-        return f"{name} has several subsets; choose one with --data.subset: {subsets}"
+        subsets = re.findall(r"'([^']*)'", listed[0])
+        return f"{name} has several subsets; choose one with --data.subset: {', '.join(subsets)}"
     if "Dataset scripts" in text or "trust_remote_code" in text:
         return f"{name} needs Python code of its own, which is never run; use a Parquet copy with --data.data_dir"
     if isinstance(error, datasets.exceptions.DatasetNotFoundError):

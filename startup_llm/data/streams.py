@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from startup_llm.data.sources import EXTENSIONS, KNOWN_EXTENSIONS, check_header
 from startup_llm.errors import UserError, nearest
@@ -127,7 +127,7 @@ class RowSource:
                 yield Piece(start, piece.rows, piece.table)
                 start += len(piece)
 
-    def _open(self) -> AbstractContextManager[IO[bytes]]:
+    def _open(self) -> AbstractContextManager[Any]:
         if self.path == PIPE:
             return contextlib.nullcontext(sys.stdin.buffer)
         if self.format == "folder":
@@ -173,10 +173,11 @@ class RowSource:
     def _read_delimited(self, lines: Iterator[str], delimiter: str) -> Iterator[dict[str, str]]:
         old_limit = csv.field_size_limit(LONGEST_LINE_BYTES)
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
-        line, header = 1, None
+        line = 1
+        header: list[str] = []
         try:
             for row in reader:
-                if row and header is None:
+                if row and not header:
                     header = row
                     check_header(self.name, header, delimiter)
                 elif row and len(row) != len(header):
@@ -261,7 +262,7 @@ class RowTarget:
     def __init__(self, path: str, row_format: str, source: RowSource, *, overwrite: bool = False) -> None:
         self.path, self._source = path, source
         self._file: IO[bytes] | None = None
-        self._writer: _DelimitedWriter | _JsonLinesWriter | _ParquetWriter | None = None
+        self._writer: _DelimitedWriter | _JsonLinesWriter | _ParquetWriter
         self._streams: list[IO[bytes]] = []
         self._written = 0
         if path == PIPE:
@@ -305,7 +306,7 @@ class RowTarget:
             stream = self._file
             self._streams = [stream]
             if place.name.lower().endswith(".gz"):
-                stream = gzip.GzipFile("", "wb", fileobj=stream, mtime=0)
+                stream = cast(IO[bytes], gzip.GzipFile("", "wb", fileobj=stream, mtime=0))
                 self._streams.insert(0, stream)
         if self.format == "parquet":
             self._writer = _ParquetWriter(stream, schema, {self._names[key]: value for key, value in example.items()})
@@ -348,7 +349,7 @@ class RowTarget:
         try:
             keep = isinstance(error, UserError) and self._written and not self._source.can_reread
             if error_type is None or keep:
-                self._close()
+                self._close(self._file)
                 if keep:
                     place = place.with_name(f"{place.name}.partial")
                 temporary.chmod(0o644)
@@ -359,12 +360,12 @@ class RowTarget:
             self._file.close()
             temporary.unlink(missing_ok=True)
 
-    def _close(self) -> None:
+    def _close(self, file: IO[bytes]) -> None:
         self._writer.close()
         for stream in self._streams[:-1]:
             stream.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        file.flush()
+        os.fsync(file.fileno())
 
 
 class _RowError(Exception):

@@ -243,7 +243,7 @@ def _refuse_name(name: str, folder: Path) -> Checkpoint:
     without_owner = [known for known in PACKAGED if known.endswith(f"/{name}")]
     raise UserError(
         f"unknown checkpoint {name}: no such folder, and not a Hub id of the form OWNER/NAME"
-        f"{nearest(*(without_owner or [name]), [*siblings, *PACKAGED])}"
+        f"{nearest((without_owner or [name])[0], [*siblings, *PACKAGED])}"
     )
 
 

@@ -13,6 +13,12 @@ class _KeepsStatistics:
     Batches of detectors are small, so their own statistics are noise, and an adapter's file has no place for others.
     """
 
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+    eps: float
+
     def forward(self, features: Tensor) -> Tensor:
         """Return (features - mean) / deviation * scale + shift, in the features' type.
 

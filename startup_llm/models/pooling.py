@@ -36,6 +36,8 @@ class MeanPooling:
     Gives the first position only, which is all that the head reads.
     """
 
+    attention: nn.Module
+
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None = None, *args: object, **kwargs: object
     ) -> Tensor:

@@ -140,7 +140,7 @@ def _resolve_pooling(checkpoint: Checkpoint, config: Any, asked: str) -> tuple[s
 
     can_pool = config.model_type in POOLED_FAMILIES or hasattr(config, "classifier_pooling")
     decoder = config.model_type in DECODERS and config.model_type not in ENCODERS
-    possible = ("last",) if decoder else ("mean", "cls", "native") if can_pool else ("native",)
+    possible = ["last"] if decoder else ["mean", "cls", "native"] if can_pool else ["native"]
     trained = read_sentence_pooling(checkpoint.path)
     if asked != "auto":
         if asked not in possible:
@@ -149,7 +149,7 @@ def _resolve_pooling(checkpoint: Checkpoint, config: Any, asked: str) -> tuple[s
                 f"transformers reads otherwise; choose one of: auto, {', '.join(possible)}"
             )
         return asked, []
-    if trained in possible:
+    if trained is not None and trained in possible:
         return trained, []
     notes = [
         f"{checkpoint.name} was trained with {trained} pooling, which {config.model_type} classifiers cannot express; "
@@ -164,7 +164,7 @@ def _resolve_pooling(checkpoint: Checkpoint, config: Any, asked: str) -> tuple[s
 
 def read_sentence_pooling(path: Path) -> str | None:
     """Return the pooling that a sentence-transformers checkpoint names in its files, or None."""
-    modules = read_json(path / "modules.json")
+    modules: Any = read_json(path / "modules.json")
     for module in modules if isinstance(modules, list) else []:
         if module["type"].endswith("Pooling"):
             pooling = read_json(path / module["path"] / "config.json")

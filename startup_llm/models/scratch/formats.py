@@ -503,7 +503,7 @@ def _pegasus_names(model: EncoderDecoder) -> Names:
 
 
 def _to_published(state: dict[str, Tensor], names: Names) -> dict[str, Tensor]:
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for ours, theirs in names.items():
         tensors.update(zip(theirs, state[ours].chunk(len(theirs)), strict=True))
     return tensors

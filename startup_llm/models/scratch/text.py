@@ -63,7 +63,7 @@ class NgramHasher:
             input_ids and attention_mask: a list, or a list per text.
         """
         if isinstance(text, str):
-            rows = self([text], None if text_pair is None else [text_pair], truncation, max_length)
+            rows = self([text], None if text_pair is None else [str(text_pair)], truncation, max_length)
             return {name: values[0] for name, values in rows.items()}
         texts = text if text_pair is None else [f"{a}\n{b}" for a, b in zip(text, text_pair, strict=True)]
         ids = [hash_ngrams(one, self.buckets, self.longest) or [self.buckets] for one in texts]
@@ -152,7 +152,7 @@ def train_tokenizer(
         tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
         tokenizer.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
+        trainer: trainers.Trainer = trainers.BpeTrainer(
             vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
         )
     else:
