@@ -144,7 +144,7 @@ def _build_view(results: Results) -> dict[str, Any]:
         "energy": describe_energy(results.get("energy")),
         "lead": sentences[0],
         "further_sentences": sentences[1:],
-        "ladder": _draw_ladder(results),
+        "models_chart": _draw_models(results),
         "metric_names": list_metrics(results),
         "model_rows": build_metric_table(results),
         "level": format_level(results),
@@ -320,12 +320,12 @@ def rank_classes(results: Results) -> list[tuple[str, dict[str, Any]]]:
 
 
 def judge_comparison(comparison: Mapping[str, Any], results: Results) -> Outcome:
-    """Say whether a is shown to be better or worse than b, at the run's level."""
+    """Return whether a is significantly better or worse than b, at the run's level."""
     return statistics.judge_comparison(comparison, **_how_to_judge(comparison, results))
 
 
 def describe_comparison(comparison: Mapping[str, Any], results: Results) -> str:
-    """Say a comparison in one sentence, at the run's level."""
+    """Describe a comparison in one sentence, at the run's level."""
     return statistics.describe_comparison(comparison, **_how_to_judge(comparison, results))
 
 
@@ -443,7 +443,7 @@ def _render_svg(figure: Figure, description: str) -> Any:
     return Markup(svg)
 
 
-def _draw_ladder(results: Results) -> Any:
+def _draw_models(results: Results) -> Any:
     """Draw each model's deciding metric as a bar with its interval, best on top."""
     decides = results["decides"]
     names = [name for name in rank_models(results) if decides in results["models"][name]]
@@ -547,7 +547,7 @@ def _draw_reliability(results: Results) -> Any:
         _style_axes(axes)
         axes.grid(visible=False, axis="x")
     above.plot([0, 100], [0, 100], color=_color("muted"), linewidth=1, linestyle=(0, (4, 4)))
-    above.text(100, 3, "dashed: as sure as right", color=_color("muted"), fontsize=10, ha="right")
+    above.text(100, 3, "dashed: perfect calibration", color=_color("muted"), fontsize=10, ha="right")
     above.plot(confidence, accuracy, color=_color("accent"), linewidth=1.8, marker="o", markersize=6)
     above.set(ylabel="accuracy", ylim=(0, 104), xlim=(0, 102), yticks=range(0, 101, 25), xticks=range(0, 101, 25))
     above.yaxis.set_major_formatter("{x:.0f} %")
@@ -558,7 +558,7 @@ def _draw_reliability(results: Results) -> Any:
     below.yaxis.set_major_locator(_few_ticks())
     below.xaxis.set_major_formatter("{x:.0f} %")
     spoken = [
-        f"at {mean:.0f} % confidence {right:.0f} % right ({entry['rows']} rows)"
+        f"confidence {mean:.0f} %: accuracy {right:.0f} % ({entry['rows']} rows)"
         for mean, right, entry in zip(confidence, accuracy, bins, strict=True)
     ]
     return _render_svg(figure, f"Accuracy by confidence: {'; '.join(spoken)}")

@@ -78,10 +78,10 @@ HUB_METRICS: Mapping[str, str] = {
 """The Hub's identifier of a metric, where it is not the metric's own name."""
 
 _METHODS: Mapping[str, str] = {
-    "lora": "adapted with LoRA",
-    "full": "fine-tuned in every weight",
+    "lora": "fine-tuned with LoRA",
+    "full": "fully fine-tuned",
     "probe": "used frozen, with a linear head on its features",
-    "zero-shot": "used frozen, with a head made of the names of the labels",
+    "zero-shot": "used frozen, with a head built from the label names",
     "dnn": "trained as a feed-forward network (DNN)",
     "transformer": "trained as a transformer",
     "gpt": "trained as a small GPT",
@@ -129,9 +129,9 @@ _SETTINGS: Mapping[str, tuple[str, ...]] = {
     ),
 }
 _UNMEASURED = (
-    "inputs of another kind than the test rows: other languages, subjects, places, times",
-    "differences between groups of people",
-    "inputs made to mislead it",
+    "inputs that differ from the test rows: other languages, topics, regions, periods",
+    "differences between demographic groups",
+    "adversarial inputs",
 )
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _LOCAL_PATH = re.compile(r"(--?[\w.-]+=)?(?:file://|~|[A-Za-z]:)?[\\/][^\[\]{},\"']*")
@@ -244,11 +244,11 @@ def choose_license(results: Results, chosen: str | None = None) -> tuple[str | N
     if from_scratch:
         del owners[0]
         if not chosen:
-            warnings.append("The weights derive from no checkpoint whose licence could be carried on.")
+            warnings.append("The weights derive from no checkpoint, so no licence carries over.")
     for owner, license_id in owners:
         if not license_id:
             if not chosen:
-                warnings.append(f"The licence of the {owner} is not known; find it out before publishing.")
+                warnings.append(f"The licence of the {owner} is unknown; find it out before publishing.")
             continue
         warnings += describe_terms(owner, license_id)
         if set(re.split(r"[^a-z0-9]+", license_id.lower())) & {"other", "unknown"} and not chosen:
@@ -256,7 +256,7 @@ def choose_license(results: Results, chosen: str | None = None) -> tuple[str | N
     if chosen:
         return chosen.lower(), warnings
     if warnings:
-        warnings.append("So no licence is declared here; whoever publishes the model has to choose one that fits.")
+        warnings.append("Therefore no licence is declared here; choose a compatible one when you publish the model.")
         return None, warnings
     return base.lower(), []
 
@@ -267,7 +267,7 @@ def describe_terms(owner: str, license_id: str) -> list[str]:
     told = {
         "nc": f"The {owner} ({license_id}) may not be used commercially.",
         "nd": f"The licence of the {owner} ({license_id}) does not allow publishing derived works.",
-        "sa": f"The {owner} ({license_id}) asks that derived works carry the same licence.",
+        "sa": f"The {owner} ({license_id}) requires derived works to carry the same licence.",
     }
     return [sentence for term, sentence in told.items() if term in terms]
 
@@ -298,9 +298,9 @@ def _build_view(results: Results, publication: Publication) -> dict[str, Any]:
     class_score = find_class_score(results)
     unmeasured = [*_UNMEASURED]
     if results.get("labels"):
-        unmeasured.append("inputs that fit none of its labels")
+        unmeasured.append("inputs that match none of its labels (out of scope)")
     if not results.get("calibration"):
-        unmeasured.append("whether its confidence can be trusted (calibration)")
+        unmeasured.append("calibration of its confidence")
     if not results.get("energy"):
         unmeasured.append("energy")
     return {
@@ -357,10 +357,10 @@ def describe_standing(results: Results) -> list[str]:
         if name != model:
             groups[outcomes.get(name, "not compared")].append(name)
     phrases = {
-        "better": "It is shown to be better than",
-        "undecided": "It is **not** shown to be better than",
-        "worse": "It is **worse** than",
-        "not compared": "It was not compared row by row with",
+        "better": "It is significantly better than",
+        "undecided": "It is **not** significantly different from",
+        "worse": "It is **significantly worse** than",
+        "not compared": "No paired comparison was made with",
     }
     return [
         f"{phrases[group]} {', '.join(map(_format_code, names))} ({name_metric(decides)})."

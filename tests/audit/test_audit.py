@@ -255,7 +255,7 @@ def test_examples_mask_and_the_page_lists_what_was_not_found(tmp_path):
     page = render_markdown(content)
     assert "jo.doe" not in json.dumps(content) + page
     assert "&lt;EMAIL&gt;" in page or "<EMAIL>" in page
-    assert re.search("Nothing was found of: .*duplicates", page)
+    assert re.search("No findings of: .*duplicates", page)
 
 
 def test_rows_of_several_files_are_placed_in_their_file(tmp_path):

@@ -1,4 +1,4 @@
-"""The ladder over label budgets, on predictions whose accuracies are known."""
+"""Models compared over label budgets, on predictions whose accuracies are known."""
 
 from __future__ import annotations
 

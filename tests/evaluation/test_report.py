@@ -80,7 +80,7 @@ EVERYTHING = MINIMAL | {
     "seed": 42,
 }
 
-OPTIONAL_SECTIONS = ["comparisons", "curves", "confusions", "calibration", "mistakes", "classes", "data", "again"]
+OPTIONAL_SECTIONS = ["comparisons", "curves", "confusions", "calibration", "mistakes", "classes", "data", "reproduce"]
 
 
 class PageReader(HTMLParser):
@@ -114,7 +114,7 @@ def page() -> str:
 
 def test_every_section_appears_with_its_data(page):
     assert re.findall(r'<section id="(\w+)">', page) == [
-        "ladder",
+        "models",
         "comparisons",
         "curves",
         "confusions",
@@ -123,7 +123,7 @@ def test_every_section_appears_with_its_data(page):
         "classes",
         "data",
         "cost",
-        "again",
+        "reproduce",
     ]
 
 
@@ -135,7 +135,7 @@ def test_a_section_is_absent_without_its_data(section):
 @pytest.mark.parametrize("key", sorted(set(EVERYTHING) - set(MINIMAL)))
 def test_any_optional_key_may_be_missing(key):
     results = {name: value for name, value in EVERYTHING.items() if name != key}
-    assert "The ladder" in build_report(results)
+    assert "Models compared" in build_report(results)
 
 
 def test_the_page_closes_every_tag(page):
@@ -359,7 +359,7 @@ def test_gallery_marks_spans_and_escapes_every_text():
     assert "a &lt;script&gt;" in page
     assert "a <script>" not in page
     assert 'src="data:image/png;base64,AAAA"' in page
-    assert 'so <mark class="looked" style="--weight: 50%">&lt;i&gt;</mark> it' in page
+    assert 'so <mark class="attended" style="--weight: 50%">&lt;i&gt;</mark> it' in page
 
 
 def test_report_without_a_gallery_has_no_section_for_it():

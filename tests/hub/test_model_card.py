@@ -144,20 +144,20 @@ def test_a_fully_tuned_model_is_a_transformers_model_without_an_adapter():
 
 def test_the_card_says_that_a_baseline_was_not_beaten():
     assert describe_standing(RESULTS) == [
-        "It is shown to be better than `majority` (accuracy).",
-        "It is **not** shown to be better than `svm` (accuracy).",
+        "It is significantly better than `majority` (accuracy).",
+        "It is **not** significantly different from `svm` (accuracy).",
     ]
-    assert "It is **not** shown to be better than `svm`" in build_model_card(RESULTS)
+    assert "It is **not** significantly different from `svm`" in build_model_card(RESULTS)
 
 
 def test_the_card_says_that_a_baseline_is_better_whichever_way_the_pair_is_written():
     lost = {"a": "svm", "b": "lora", "metric": "accuracy", "difference": 0.05, "low": 0.03, "high": 0.07}
-    assert "It is **worse** than `svm` (accuracy)." in describe_standing(change(comparisons=[lost]))
+    assert "It is **significantly worse** than `svm` (accuracy)." in describe_standing(change(comparisons=[lost]))
 
 
 def test_a_baseline_without_a_comparison_is_not_passed_over():
     assert describe_standing(change(comparisons=[])) == [
-        "It was not compared row by row with `majority`, `svm` (accuracy)."
+        "No paired comparison was made with `majority`, `svm` (accuracy)."
     ]
 
 
@@ -166,7 +166,7 @@ def test_a_probe_s_figures_reach_the_metadata_under_the_probe_s_name():
     results = change(method="probe", comparisons=[RESULTS["comparisons"][0] | {"a": "linear-probe"}])
     results["models"] = models
     assert ModelCard(build_model_card(results)).data.eval_results[0].metric_value == 0.908
-    assert describe_standing(results) == ["It is shown to be better than `majority` (accuracy)."]
+    assert describe_standing(results) == ["It is significantly better than `majority` (accuracy)."]
 
 
 def test_every_model_stands_in_the_results_with_its_interval():
@@ -179,7 +179,7 @@ def test_every_model_stands_in_the_results_with_its_interval():
 def test_what_was_not_measured_is_said():
     text = build_model_card(RESULTS)
     assert "- Energy: not measured" in text
-    assert "- whether its confidence can be trusted (calibration)" in text
+    assert "- calibration of its confidence" in text
     energy = {"kilowatt_hours": 0.012, "parts": {"GPU": 0.012}}
     calibration = {"expected_calibration_error": 0.03, "bins": []}
     measured = build_model_card(RESULTS | {"calibration": calibration, "energy": energy})
@@ -236,9 +236,12 @@ def test_the_licence_of_the_base_is_declared_where_nothing_forbids_it():
     [
         ({"data": {"license": "cc-by-nc-sa-4.0"}}, "training data (cc-by-nc-sa-4.0) may not be used commercially"),
         ({"data": {"license": "cc-by-nd-4.0"}}, "training data (cc-by-nd-4.0) does not allow publishing derived"),
-        ({"data": {"license": "cc-by-sa-4.0"}}, "training data (cc-by-sa-4.0) asks that derived works carry the same"),
-        ({"data": {"license": None}}, "licence of the training data is not known"),
-        ({"checkpoint": {"license": None}}, "licence of the checkpoint is not known"),
+        (
+            {"data": {"license": "cc-by-sa-4.0"}},
+            "training data (cc-by-sa-4.0) requires derived works to carry the same",
+        ),
+        ({"data": {"license": None}}, "licence of the training data is unknown"),
+        ({"checkpoint": {"license": None}}, "licence of the checkpoint is unknown"),
         ({"checkpoint": {"license": "cc-by-nc-4.0"}}, "checkpoint (cc-by-nc-4.0) may not be used commercially"),
     ],
 )
@@ -277,7 +280,7 @@ def test_a_licence_that_a_person_chose_is_declared_and_the_restrictions_are_stil
     assert ModelCard(text).data.license == "cc-by-nc-4.0"
     assert "training data (cc-by-nc-4.0) may not be used commercially" in text
     assert "no licence is declared" not in text
-    assert "not known" not in text
+    assert "unknown" not in text
 
 
 def test_the_command_cannot_close_its_own_code_block():

@@ -104,7 +104,7 @@ def test_a_new_card_tells_what_the_audit_found_and_the_hub_takes_it(hub, tmp_pat
     assert card.data.task_categories == ["text-classification"]
     assert "| duplicates | 1 | texts that repeat an earlier one of the split |" in card.text
     assert "| odd-characters | 1 |" in card.text
-    assert re.search(r"Nothing was found of: .*personal-data", card.text)
+    assert re.search(r"No findings of: .*personal-data", card.text)
     assert "2 labels in training: `a` (22), `b` (20)." in card.text
     audit = json.loads((shown / "audit.json").read_text())
     assert audit["statistics"]["rows"] == {"train": 42, "test": 10}

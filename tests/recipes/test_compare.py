@@ -1,4 +1,4 @@
-"""The ladder recipe on rows of the form that its config reads."""
+"""Models compared recipe on rows of the form that its config reads."""
 
 from __future__ import annotations
 

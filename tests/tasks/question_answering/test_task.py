@@ -115,7 +115,7 @@ def test_the_report_shows_spans_and_kinds_of_questions(taught):
     whole = sum(part["rows"] * part["values"]["squad_v2_f1"] for part in parts) / len(rows)
     assert whole == pytest.approx(results["models"]["full"]["squad_v2_f1"]["value"])
     page = (folder / "run" / "report.html").read_text()
-    assert "Kind by kind" in page
+    assert "Results by group" in page
     assert "meant and given" in page
     card = (folder / "run" / "README.md").read_text()
     assert "pipeline(" not in card

@@ -86,7 +86,7 @@ def test_coco_rtdetr_trains_an_adapter_on_coco_s_own_columns(coco_run, run_recip
     page, card = (run / "report.html").read_text(), (run / "README.md").read_text()
     assert "Weakest average precision first." in page
     assert 'pipeline("object-detection"' in card
-    assert "Weakest classes by average precision" in card
+    assert "Classes with the lowest average precision" in card
 
     # another process measures the same, also where the classes stand in another order
     squares = coco_run / "other"
