@@ -9,7 +9,8 @@ import shlex
 import sys
 from pathlib import Path
 
-from startup_llm.config import AlignConfig, default_run_dir, parse_config
+from startup_llm.command_line import parse_config
+from startup_llm.config import AlignConfig, default_run_dir
 from startup_llm.errors import run_recipe
 from startup_llm.run_folder import RunFolder
 

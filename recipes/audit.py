@@ -7,7 +7,8 @@ python recipes/audit.py --data.train_file tickets.csv --fix
 
 import sys
 
-from startup_llm.config import AuditConfig, parse_config
+from startup_llm.command_line import parse_config
+from startup_llm.config import AuditConfig
 from startup_llm.errors import run_recipe
 
 

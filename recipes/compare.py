@@ -11,7 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-from startup_llm.config import CompareConfig, DataConfig, default_run_dir, parse_config
+from startup_llm.command_line import parse_config
+from startup_llm.config import CompareConfig, DataConfig, default_run_dir
 from startup_llm.errors import UserError, nearest, run_recipe
 from startup_llm.run_folder import RunFolder
 from startup_llm.runs.comparison import RUNGS, train_rung
@@ -41,11 +42,9 @@ def check(config: CompareConfig) -> None:
             raise UserError(f"options: {name} is no rung or RUNG-BUDGET of a ladder{nearest(name, targets)}")
     if unused := [name for name in config.options if name not in targets]:
         print(f"options for what this ladder leaves out: {', '.join(unused)}")
-    if not config.rungs or not config.budgets or min(config.draws, config.draws_of_all) < 1:
-        given = f"{len(config.rungs)} rungs, {len(config.budgets)} budgets, {config.draws} draws"
-        raise UserError(f"{given}, {config.draws_of_all} draws of all: expected at least one of each")
-    if too_small := [budget for budget in config.budgets if budget != "all" and budget < 1]:
-        raise UserError(f"budgets: {too_small[0]} labels per class; expected at least 1, or all")
+    if not config.rungs or not config.budgets:
+        given = f"{len(config.rungs)} rungs, {len(config.budgets)} budgets"
+        raise UserError(f"{given}: expected at least one of each")
     if config.data.labels_per_class is not None:
         raise UserError(f"data.labels_per_class {config.data.labels_per_class}: the budgets say it; leave it out")
 

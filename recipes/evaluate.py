@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from startup_llm.config import DataConfig, EvaluateConfig, parse_config
+from startup_llm.command_line import parse_config
+from startup_llm.config import DataConfig, EvaluateConfig
 from startup_llm.errors import UserError, run_recipe
 from startup_llm.run_folder import RESULTS, RunFolder, read_results
 from startup_llm.training.processes import require_one_process

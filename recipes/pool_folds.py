@@ -6,7 +6,8 @@ python recipes/pool_folds.py --runs '[runs/fold-1,runs/fold-2,runs/fold-3,runs/f
 import shlex
 import sys
 
-from startup_llm.config import PoolConfig, parse_config
+from startup_llm.command_line import parse_config
+from startup_llm.config import PoolConfig
 from startup_llm.errors import run_recipe
 from startup_llm.run_folder import RESULTS, RunFolder
 from startup_llm.training.processes import require_one_process

@@ -11,7 +11,8 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
-from startup_llm.config import ModelConfig, PredictConfig, SpeedConfig, parse_config
+from startup_llm.command_line import parse_config
+from startup_llm.config import ModelConfig, PredictConfig, SpeedConfig
 from startup_llm.data.rows_to_predict import Questions
 from startup_llm.data.streams import RowSource, RowTarget
 from startup_llm.errors import UserError, run_recipe
@@ -28,8 +29,6 @@ def main() -> None:
 
 
 def open_files(config: PredictConfig) -> tuple[Task, Path, Questions, RowSource, RowTarget]:
-    if config.max_new_tokens is not None and config.max_new_tokens < 1:
-        raise UserError(f"max_new_tokens must be at least 1, got {config.max_new_tokens}")
     model_folder, results = find_model(config.run)
     task = load_task(results.get("task", config.task))
     source = RowSource(config.input, config.input_format, config.piece_rows)

@@ -8,7 +8,8 @@ python recipes/push.py --dataset --data.train_file tickets.csv --repo my-account
 
 from pathlib import Path
 
-from startup_llm.config import PushConfig, parse_config
+from startup_llm.command_line import parse_config
+from startup_llm.config import PushConfig
 from startup_llm.errors import run_recipe
 
 

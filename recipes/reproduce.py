@@ -11,7 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from startup_llm.config import AlignConfig, FinetuneConfig, PretrainConfig, ReproduceConfig, parse_config
+from startup_llm.command_line import parse_config
+from startup_llm.config import AlignConfig, FinetuneConfig, PretrainConfig, ReproduceConfig
 from startup_llm.errors import UserError, run_recipe
 from startup_llm.run_folder import read_run_lock
 

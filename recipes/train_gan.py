@@ -13,7 +13,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from startup_llm.config import GanConfig, default_run_dir, parse_config
+from startup_llm.command_line import parse_config
+from startup_llm.config import GanConfig, default_run_dir
 from startup_llm.errors import run_recipe
 from startup_llm.run_folder import RunFolder
 

@@ -5,18 +5,13 @@ The string under each field is its documentation and its `--help`.
 
 from __future__ import annotations
 
-import re
-import sys
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, get_args
 
-from startup_llm.errors import UserError, nearest
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-    from jsonargparse import ArgumentParser
+from startup_llm.errors import UserError
 
 DEFAULT_DATASET = "helpdesk"
 """Shipped dataset that is used where neither a dataset nor a file nor a folder is named."""
@@ -27,6 +22,60 @@ DEFAULT_RUNGS = (
 """What recipes/compare.py compares where nothing else is said."""
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a field takes, written beside its type: `Annotated[int, Range(1)]`.
+
+    Attributes:
+        least: Smallest number.
+        most: Largest number.
+        above: Number that is too small itself.
+        below: Number that is too large itself.
+        also: Numbers outside that have a meaning of their own.
+    """
+
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    below: float | None = None
+    also: tuple[float, ...] = ()
+
+    def __contains__(self, number: float) -> bool:
+        return number in self.also or (
+            math.isfinite(number)
+            and (self.least is None or number >= self.least)
+            and (self.most is None or number <= self.most)
+            and (self.above is None or number > self.above)
+            and (self.below is None or number < self.below)
+        )
+
+    def __str__(self) -> str:
+        words = {"of at least": self.least, "above": self.above, "of at most": self.most, "below": self.below}
+        bounds = " and ".join(f"{word} {bound}" for word, bound in words.items() if bound is not None)
+        if self.least is not None and self.most is not None:
+            bounds = f"from {self.least} to {self.most}"
+        text = f"a number {bounds}" if bounds else "a finite number"
+        return text + "".join(f", or {number}" for number in self.also)
+
+
+Count = Annotated[int, Range(1)]
+Seed = Annotated[int, Range(0, 2**32 - 1)]
+Fraction = Annotated[float, Range(0, 1)]
+LearningRate = Annotated[float, Range(0, 1)]
+Dropout = Annotated[float, Range(0, below=1)]
+Price = Annotated[float, Range(above=0)]
+
+
+def find_range(hint: Any) -> Range | None:
+    """Return the range in a field's type, inside optional types and lists too; None where it has none."""
+    for part in (*getattr(hint, "__metadata__", ()), *get_args(hint)):
+        if isinstance(part, Range):
+            return part
+        if (inner := find_range(part)) is not None:
+            return inner
+    return None
 
 
 def list_changed(section: Any) -> dict[str, Any]:
@@ -50,9 +99,9 @@ class ModelConfig:
     """How conversations are written, where the checkpoint's tokenizer does not say: chatml, plain, or a Jinja file."""
     pooling: Literal["auto", "mean", "cls", "last", "native"] = "auto"
     """How token features become one vector; auto follows the checkpoint, native is the architecture's own head."""
-    max_length_tokens: int = 256
+    max_length_tokens: Annotated[int, Range(3)] = 256
     """Longer texts are cut to this many tokens; the run says how many."""
-    dropout: float = 0.0
+    dropout: Dropout = 0.0
     """Dropout inside the checkpoint while it is trained."""
     language: str | None = None
     """Language that is spoken or written, for a checkpoint that knows several, such as english for Whisper, deu_Latn
@@ -61,9 +110,9 @@ class ModelConfig:
     """Language that is translated from, for a checkpoint that knows several, such as eng_Latn for NLLB."""
     warp_spectrum: bool = False
     """While training, a sound's spectrogram is warped and shifted, and bands of it masked."""
-    null_threshold: float = 0.0
+    null_threshold: Annotated[float, Range()] = 0.0
     """How much larger than the best span's score that of no answer must be for a question to get none."""
-    head_learning_rate: float = 1e-3
+    head_learning_rate: LearningRate = 1e-3
     """Learning rate of the classifier, for features scaled to norm 1; the rest learns at train.learning_rate."""
 
 
@@ -123,23 +172,23 @@ class DataConfig:
     """Name of the Hub split to validate on, where it is not validation (validation_matched for GLUE's mnli)."""
     test_split: str | None = None
     """Name of the Hub split to test on, where it is not test (GLUE hides its test labels: use validation)."""
-    validation_fraction: float = 0.1
+    validation_fraction: Fraction = 0.1
     """Share of the training rows kept for validation where no validation split is given; 0 for none."""
-    test_fraction: float = 0.2
+    test_fraction: Fraction = 0.2
     """Share of the rows kept for the test where no test split is given."""
-    split_seed: int = 0
+    split_seed: Seed = 0
     """Seed of the splits made here."""
-    folds: int | None = None
+    folds: Annotated[int, Range(2)] | None = None
     """Cut the rows into this many parts of about the same size (cross-validation); one of them is the test split."""
-    fold: int = 1
+    fold: Count = 1
     """Which of the folds is the test split, 1 to folds."""
     remove_overlap: bool = False
     """Remove from training the rows that stand in the test split too."""
-    max_train_rows: int | None = None
+    max_train_rows: Count | None = None
     """Train on at most this many rows, drawn by split_seed."""
-    labels_per_class: int | None = None
+    labels_per_class: Count | None = None
     """Train on this many rows of each class, drawn by split_seed, and keep the others without their labels."""
-    max_test_rows: int | None = None
+    max_test_rows: Count | None = None
     """Test on at most this many rows, drawn by split_seed."""
     speakers: dict[str, str] = field(default_factory=dict)
     """Roles of a dialogue's speakers in text_column, such as {'#Person1#': user, '#Person2#': assistant}."""
@@ -148,6 +197,12 @@ class DataConfig:
     skip_bad: bool = False
     """Leave out what cannot be used, and count it: images, sounds, conversations, tagged sentences, questions, and
     rows whose text, score, target or transcript is missing; otherwise it is an error."""
+
+    def __post_init__(self) -> None:
+        if self.folds is None and self.fold > 1:
+            raise UserError(f"data.fold {self.fold}: expected data.folds too, the number of folds; try data.folds=5")
+        if self.folds is not None and self.fold > self.folds:
+            raise UserError(f"data.fold {self.fold}: expected 1 to {self.folds}, the number of folds (data.folds)")
 
     @property
     def named_dataset(self) -> str | None:
@@ -159,15 +214,15 @@ class DataConfig:
 class LoraConfig:
     """The adapter (Hu et al. 2021, https://arxiv.org/abs/2106.09685)."""
 
-    rank: int = 16
+    rank: Count = 16
     """Rank r of the update B A."""
-    alpha: float = 32.0
+    alpha: Annotated[float, Range(above=0)] = 32.0
     """The update is scaled by alpha / rank."""
-    dropout: float = 0.0
+    dropout: Dropout = 0.0
     """Dropout on the adapter's input."""
     target_modules: list[str] | None = None
     """Names of the linear layers to adapt; default: every linear layer of the transformer blocks."""
-    upper_layers: int | None = None
+    upper_layers: Count | None = None
     """Adapt the uppermost so many blocks alone. In training on text, what those below give for a row is computed once
     and kept: training takes less time, and its accuracy may be a little lower."""
     quantize: Literal["4bit"] | None = None
@@ -178,11 +233,11 @@ class LoraConfig:
 class EvaluationConfig:
     """How the numbers are made."""
 
-    confidence_level: float = 0.95
+    confidence_level: Annotated[float, Range(above=0, below=1)] = 0.95
     """Level of the intervals."""
-    resamples: int = 2000
+    resamples: Count = 2000
     """Bootstrap resamples of the test rows."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the bootstrap."""
     decides: str | None = None
     """Metric that decides which checkpoint is best and what is said first; default the task's own."""
@@ -197,7 +252,7 @@ class PreflightConfig:
 
     only: bool = False
     """Stop after the estimate."""
-    dollars_per_hour: float | None = None
+    dollars_per_hour: Price | None = None
     """Price of this machine; the estimate then tells the run's."""
 
 
@@ -212,9 +267,9 @@ class SpeedConfig:
     """Type of matrix products."""
     attention_kernel: Literal["eager", "sdpa", "flash_attention_2"] | None = None
     """How attention is computed."""
-    tokens_per_batch: int | None = None
+    tokens_per_batch: Count | None = None
     """Padded tokens that are computed at once; a plain plan trains on whole batches and predicts by this."""
-    threads: int | None = None
+    threads: Annotated[int, Range(1, 1024)] | None = None
     """Threads of each process on the CPU."""
     compile: bool = False
     """Train through torch.compile, which compiles anew for the first few lengths: for long runs."""
@@ -235,7 +290,7 @@ class FinetuneConfig:
     """Replace a finished run."""
     resume: bool = False
     """Go on from the last checkpoint of an interrupted run."""
-    early_stopping_patience: int | None = None
+    early_stopping_patience: Count | None = None
     """Stop after this many evaluations without a better validation score."""
     audit: Literal["none", "quick", "full"] = "quick"
     """How the texts are looked at before training, for the report: quick for copies, personal data and faulty labels;
@@ -257,7 +312,7 @@ class AlignConfig:
     method: Literal["dpo"] = "dpo"
     """dpo: an adapter trained by direct preference optimization (Rafailov et al. 2023); without it, the model is the
     reference."""
-    beta: float = 0.1
+    beta: Annotated[float, Range(above=0)] = 0.1
     """How strongly the model is held to the reference; less moves it further."""
     run_dir: str | None = None
     """Where the run is kept; default runs/DATASET-dpo."""
@@ -282,44 +337,44 @@ class ScratchModelConfig:
     writes text; vit: encoder over an image's patches; conformer: encoder over a sound's spectrogram; whisper:
     encoder-decoder that writes what it hears; speecht5: one that speaks what it reads; rt-detr: convolutions and a
     decoder that finds objects."""
-    width: int = 128
+    width: Count = 128
     """Width of the vector of an n-gram or a token."""
     activation: Literal["relu", "sigmoid", "tanh"] = "relu"
     """What a unit of dnn's hidden layers does with its sum."""
-    hidden: list[int] = field(default_factory=list)
+    hidden: list[Count] = field(default_factory=list)
     """Widths of the hidden layers (dnn); [] for none."""
-    layers: int = 2
+    layers: Count = 2
     """Number of blocks (transformer); of an encoder-decoder on either side."""
-    heads: int = 4
+    heads: Count = 4
     """Number of attention heads (transformer)."""
-    inner_width: int | None = None
+    inner_width: Count | None = None
     """Width inside the feed-forward networks (transformer); default 4 * width."""
-    dropout: float = 0.1
+    dropout: Dropout = 0.1
     """Dropout while training; of dnn's hidden units alone."""
-    max_length_tokens: int = 256
+    max_length_tokens: Count = 256
     """Longer texts are cut to this many n-grams (dnn) or tokens (transformer); the run says how many."""
-    vocab_size: int = 32768
+    vocab_size: Count = 32768
     """Buckets that n-grams are hashed into (dnn), or at most this many tokens (transformer)."""
-    longest_ngram: int = 2
+    longest_ngram: Count = 2
     """Words in the longest n-gram (dnn)."""
     tokenizer: Literal["wordpiece", "bpe", "character", "byte"] = "wordpiece"
     """How text is cut: wordpiece or bpe (transformer), character (gpt), bpe or byte (encoder-decoder); trained on the
     training split alone, except bytes, which need no training."""
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, Range(0, below=1)] = 0.0
     """Share of the target probability that is spread over all tokens while training (encoder-decoder transformer)."""
-    beams: int = 4
+    beams: Count = 4
     """Texts that are kept at each step while one is written (encoder-decoder); 1 takes the likeliest token."""
-    image_size: int = 32
+    image_size: Count = 32
     """Images are resized to squares of this many pixels a side."""
-    queries: int = 20
+    queries: Count = 20
     """Most objects that are found in an image (rt-detr)."""
-    patch_size: int = 4
+    patch_size: Count = 4
     """Pixels a side of a patch (vit)."""
-    window_seconds: int | None = None
+    window_seconds: Annotated[int, Range(1, 30)] | None = None
     """Recordings are padded and cut to this many seconds (whisper); default the longest training one, 30 at most."""
     warp_spectrum: bool = True
     """While training, spectrograms are warped and shifted, and bands of them masked (conformer, whisper)."""
-    shift_pixels: int = 0
+    shift_pixels: Annotated[int, Range(0)] = 0
     """While training, images are shifted by up to this many pixels, another way each time."""
 
 
@@ -335,7 +390,7 @@ class PretrainConfig:
     """Replace a finished run."""
     resume: bool = False
     """Go on from the last checkpoint of an interrupted run."""
-    early_stopping_patience: int | None = None
+    early_stopping_patience: Count | None = None
     """Stop after this many evaluations without a better validation score."""
     model: ScratchModelConfig = field(default_factory=ScratchModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -352,9 +407,9 @@ class PretrainConfig:
 class GanModelConfig:
     """The two players: DCGAN's generator and discriminator, conditioned on the class."""
 
-    noise_size: int = 64
+    noise_size: Count = 64
     """Width of the noise z."""
-    width: int = 64
+    width: Count = 64
     """Channels of the generator's last hidden layer and of the discriminator's first."""
 
 
@@ -362,25 +417,25 @@ class GanModelConfig:
 class GanTrainConfig:
     """How the two players are trained: non-saturating loss, R1 on the real images, Adam for each."""
 
-    epochs: int = 200
+    epochs: Count = 200
     """Passes over the training images."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Images per step and process."""
-    generator_learning_rate: float = 1e-3
+    generator_learning_rate: LearningRate = 1e-3
     """Learning rate of the generator."""
-    discriminator_learning_rate: float = 1e-3
+    discriminator_learning_rate: LearningRate = 1e-3
     """Learning rate of the discriminator."""
-    beta1: float = 0.0
+    beta1: Annotated[float, Range(0, below=1)] = 0.0
     """Adam's first beta; 0 is usual with R1, 0.5 is DCGAN's."""
-    r1_gamma: float = 1.0
+    r1_gamma: Annotated[float, Range(0)] = 1.0
     """Weight of the R1 penalty."""
-    ema_decay: float = 0.995
+    ema_decay: Annotated[float, Range(0, below=1)] = 0.995
     """Decay of the running mean of the generator's weights, which is what is kept."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of weights, order and noise."""
-    checkpoint_epochs: int = 25
+    checkpoint_epochs: Count = 25
     """Epochs between checkpoints, from which --resume goes on."""
-    grids: int = 6
+    grids: Annotated[int, Range(0)] = 6
     """How many grids of samples are drawn over the training, the last one at its end."""
 
 
@@ -388,23 +443,23 @@ class GanTrainConfig:
 class GanBertConfig:
     """GAN-BERT's two players on sentence vectors (Croce et al. 2020), and how they are trained: Adam for each."""
 
-    noise_size: int = 100
+    noise_size: Count = 100
     """Width of the noise z."""
-    hidden_size: int = 384
+    hidden_size: Count = 384
     """Width of the hidden layer of each player."""
-    dropout: float = 0.1
+    dropout: Dropout = 0.1
     """Dropout of each player."""
-    epochs: int = 20
+    epochs: Count = 20
     """Passes over the training rows, the unlabelled ones among them."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Rows per step and process."""
-    generator_learning_rate: float = 5e-4
+    generator_learning_rate: LearningRate = 5e-4
     """Learning rate of the generator."""
-    discriminator_learning_rate: float = 5e-4
+    discriminator_learning_rate: LearningRate = 5e-4
     """Learning rate of the discriminator."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of weights, order and noise."""
-    checkpoint_epochs: int = 5
+    checkpoint_epochs: Count = 5
     """Epochs between checkpoints, from which --resume goes on."""
 
 
@@ -420,9 +475,9 @@ class GanConfig:
     """Replace a finished run."""
     resume: bool = False
     """Go on from the last checkpoint of an interrupted run."""
-    split_seed: int = 0
+    split_seed: Seed = 0
     """Seed of the split: 500 of the 1,797 digits are tested on."""
-    generated_rows: int = 5000
+    generated_rows: Count = 5000
     """Generated labelled images that a classifier is trained on, as many of each class."""
     model: GanModelConfig = field(default_factory=GanModelConfig)
     train: GanTrainConfig = field(default_factory=GanTrainConfig)
@@ -456,18 +511,18 @@ class BenchmarkConfig:
     Llama-style model with random weights on packed text."""
     ways: list[str] | None = None
     """Which ways to time; default all."""
-    rows: int | list[int] | None = 1500
+    rows: Count | list[Count] | None = 1500
     """Training rows, drawn anew where there are fewer; null for each row once. For causal-lm blocks of 512 tokens. A
     list of several, such as [1000, 10000, 100000], draws what the work costs against the rows."""
-    dollars_per_hour: float | None = None
+    dollars_per_hour: Price | None = None
     """Price of this machine, to draw dollars beside seconds."""
-    epochs: int = 1
+    epochs: Count = 1
     """Passes over the training rows."""
-    repetitions: int = 3
+    repetitions: Count = 3
     """How often each way is timed; the table gives medians."""
     accuracy: bool = False
     """Measure the test accuracy after each epoch too."""
-    target_accuracy: float = 0.93
+    target_accuracy: Fraction = 0.93
     """Test accuracy whose time, from the start of the process, is told where it is reached."""
     run_dir: str = "runs/benchmark"
     """Where the table, the figure and the numbers are kept."""
@@ -485,11 +540,11 @@ class CompareConfig:
     """Hub pipeline tag of the task."""
     rungs: list[str] = field(default_factory=lambda: list(DEFAULT_RUNGS))
     """What is compared."""
-    budgets: list[int | Literal["all"]] = field(default_factory=lambda: [5, 10, 30, "all"])
+    budgets: list[Count | Literal["all"]] = field(default_factory=lambda: [5, 10, 30, "all"])
     """Labels per class; all for every label."""
-    draws: int = 3
+    draws: Count = 3
     """Draws of the rows at each budget, each with a training seed of its own."""
-    draws_of_all: int = 1
+    draws_of_all: Count = 1
     """Training seeds where every label is used."""
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Options of the recipes by RUNG or RUNG-BUDGET, such as lora-10: {train.num_train_epochs: 20}."""
@@ -532,11 +587,11 @@ class PredictConfig:
     a score by up to about 0.01."""
     corpus: str | None = None
     """Table of texts to search, such as articles.csv with the columns id and text; default the run's own texts."""
-    matches: int = 5
+    matches: Count = 5
     """Texts that are found for each query, where texts are searched."""
-    max_new_tokens: int | None = None
+    max_new_tokens: Count | None = None
     """Most tokens that are written for a row; default what the model's generation config says."""
-    piece_rows: int = 10_000
+    piece_rows: Count = 10_000
     """Rows held in memory at a time; 1 answers each line of a pipe as it comes."""
 
 
@@ -554,7 +609,7 @@ class EvaluateConfig:
     """Measure a causal language model on these tasks of EleutherAI's lm-eval instead (extra lm-eval)."""
     lm_task_folder: str | None = None
     """Folder with task YAML files for lm-eval; their data_files are paths as lm-eval reads them."""
-    lm_limit: int | None = None
+    lm_limit: Count | None = None
     """Rows of each lm-eval task; default all."""
     task: str = "text-classification"
     """Hub pipeline tag of a plain checkpoint; a run knows its own."""
@@ -572,7 +627,7 @@ class EvaluateConfig:
     """Where results.json, table.md, table.html and the predictions are kept."""
     overwrite: bool = False
     """Replace an earlier evaluation."""
-    batch_size: int = 8
+    batch_size: Count = 8
     """Rows that lm-eval computes at once."""
     data: DataConfig = field(default_factory=DataConfig)
     """Default the run's own data. A test file alone is enough; in a suite what is given here replaces an entry's."""
@@ -656,15 +711,15 @@ class AuditConfig:
     (masked) may be added."""
     fail_on: str | None = None
     """Kinds of findings, by commas, that end the audit with exit code 1; any stands for all but notes."""
-    near_duplicate_similarity: float = 0.8
+    near_duplicate_similarity: Annotated[float, Range(0.5, 1)] = 0.8
     """Least share of equal 4-character pieces (Jaccard) that makes two texts near-duplicates."""
-    max_length_tokens: int = 256
+    max_length_tokens: Count = 256
     """Length to estimate truncation for: 4 characters to a token."""
     names: bool = False
     """Search names of people too, after words that introduce one in English (my name is ...)."""
-    examples: int = 5
+    examples: Annotated[int, Range(0)] = 5
     """Masked examples shown of each finding."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of folds and samples."""
     data: DataConfig = field(default_factory=DataConfig)
 
@@ -700,6 +755,38 @@ SHARED_TRAIN_DEFAULTS: Mapping[str, Any] = {
     "dataloader_pin_memory": False,
 }
 
+TRAIN_RANGES: Mapping[str, Range] = {
+    "per_device_train_batch_size": Range(1),
+    "per_device_eval_batch_size": Range(1),
+    "gradient_accumulation_steps": Range(1),
+    "eval_accumulation_steps": Range(1),
+    "num_train_epochs": Range(0),
+    "max_steps": Range(1, also=(-1,)),
+    "learning_rate": Range(0, 1),
+    "warmup_steps": Range(0),
+    "weight_decay": Range(0),
+    "adam_beta1": Range(0, below=1),
+    "adam_beta2": Range(0, below=1),
+    "adam_epsilon": Range(0),
+    "max_grad_norm": Range(0),
+    "label_smoothing_factor": Range(0, below=1),
+    "neftune_noise_alpha": Range(0),
+    "torch_empty_cache_steps": Range(1),
+    "logging_steps": Range(above=0),
+    "eval_steps": Range(above=0),
+    "eval_delay": Range(0),
+    "save_steps": Range(above=0),
+    "save_total_limit": Range(1),
+    "seed": Range(0, 2**32 - 1),
+    "data_seed": Range(0, 2**32 - 1),
+    "dataloader_num_workers": Range(0, 1024),
+    "dataloader_prefetch_factor": Range(1),
+    "ddp_bucket_cap_mb": Range(1),
+    "ddp_timeout": Range(1),
+    "local_rank": Range(-1),
+}
+"""The numbers that the fields of `TrainingArguments` take."""
+
 RESERVED_TRAIN_FIELDS: Mapping[str, str] = {
     "output_dir": "name the run's folder with --run_dir",
     "hub_token": "log in with `hf auth login` or set HF_TOKEN; a token never goes into a config",
@@ -714,56 +801,6 @@ RESERVED_TRAIN_FIELDS: Mapping[str, str] = {
 }
 """Fields of the `train` section that the run itself decides, and what to use instead."""
 
-Config = TypeVar("Config", bound="DataclassInstance")
-
-
-def parse_config(
-    config_class: type[Config], argv: Sequence[str] | None = None, *, train_section: bool = False
-) -> tuple[Config, dict[str, Any], str]:
-    """Read a YAML (`--config`) and dotted overrides.
-
-    `--help` leaves the `train` section out: its 130 fields are listed by `--train.help`, because reading them means
-    importing torch.
-
-    Args:
-        config_class: One of the config dataclasses; its docstring is the recipe's description.
-        argv: Command-line words; default `sys.argv[1:]`.
-        train_section: Whether there is a `train` section, which is `transformers.TrainingArguments`. The config
-            then has a field `method` or `model.name`, which chooses the section's defaults.
-
-    Returns:
-        The config, the `train` section as keyword arguments (empty without one), and the whole as YAML.
-
-    Raises:
-        UserError: On an unknown option (with the nearest one), a value of the wrong type, or a broken YAML file.
-    """
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if "--train.help" in argv and train_section:
-        _build_parser(None, train_section=True).print_help()
-        sys.exit(0)
-    if any(word in ("-h", "--help") for word in argv):
-        parser = _build_parser(config_class, train_section=False)
-        if train_section:
-            parser.epilog = "train.NAME: any field of transformers.TrainingArguments; list them with --train.help"
-        parser.print_help()
-        sys.exit(0)
-    parser = _build_parser(config_class, train_section)
-    argv = _complete_flags(parser, argv)
-    train: dict[str, Any] = {}
-    if train_section:  # the method chooses the section's defaults, so it is read first, and nothing is printed yet
-        parsed = _parse(parser, [word for word in argv if not word.startswith("--print_config")])
-        defaults = {**SHARED_TRAIN_DEFAULTS, **TRAIN_DEFAULTS[parsed.get("method") or parsed.model.name]}
-        parser.set_defaults({f"train.{name}": value for name, value in defaults.items()})
-    parsed = _parse(parser, argv)
-    if train_section:
-        for name, advice in RESERVED_TRAIN_FIELDS.items():
-            if vars(parsed.train).pop(name, None):
-                raise UserError(f"train.{name} is set by the run itself; {advice}")
-        train = vars(parsed.train)
-    text = parser.dump(parsed)
-    values = vars(parser.instantiate(parsed))
-    return config_class(**{part.name: values[part.name] for part in fields(config_class)}), train, text
-
 
 def default_run_dir(data: DataConfig, method: str) -> str:
     """Return runs/DATASET-METHOD, the dataset named by its Hub id, its file or its folder."""
@@ -771,69 +808,3 @@ def default_run_dir(data: DataConfig, method: str) -> str:
     name = data.named_dataset or (Path(files[0]).name.split(".")[0] if files else Path(str(data.data_dir)).name)
     parts = [name.rsplit("/", 1)[-1], data.subset, method]
     return "runs/" + "-".join(part for part in parts if part)
-
-
-def _build_parser(config_class: type | None, train_section: bool) -> ArgumentParser:
-    import jsonargparse
-
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = jsonargparse.ArgumentParser(exit_on_error=False, prog=Path(sys.argv[0]).name)
-    parser.add_argument("--config", action="config", help="YAML file; dotted options override it.")
-    if config_class is not None:
-        parser.description = (config_class.__doc__ or "").strip()
-        parser.add_class_arguments(config_class, fail_untyped=True)
-    if train_section:
-        from transformers import TrainingArguments
-
-        parser.add_class_arguments(TrainingArguments, "train", instantiate=False)
-    return parser
-
-
-def _options(parser: ArgumentParser) -> dict[str, Any]:
-    """Map each dotted option name to the type that it takes."""
-    return {action.dest: getattr(action, "_typehint", None) for action in parser._actions}
-
-
-def _complete_flags(parser: ArgumentParser, argv: Sequence[str]) -> list[str]:
-    """Let `--resume` stand for `--resume true`."""
-    flags = {f"--{name}" for name, typehint in _options(parser).items() if typehint is bool}
-    following = [*argv, "--"][1:]
-    return [
-        f"{word}=true" if word in flags and after.startswith("--") else word
-        for word, after in zip(argv, following, strict=True)
-    ]
-
-
-def _parse(parser: ArgumentParser, argv: Sequence[str]) -> Any:
-    from argparse import ArgumentError
-
-    try:
-        return parser.parse_args(list(argv))
-    except ArgumentError as error:
-        message = _explain(str(error), list(_options(parser)))
-        if message.startswith("Problems parsing config") and "--config" in argv:
-            message = f"{argv[list(argv).index('--config') + 1]} is no YAML file: {message.partition(':')[2].strip()}"
-        raise UserError(message) from None
-
-
-def _explain(message: str, options: Sequence[str]) -> str:
-    """Turn jsonargparse's message into one line that names the option, what was given and what is expected."""
-    if found := re.search(r"unrecognized arguments: (?:--)?([^\s=]+)", message):
-        name = found[1]
-    elif found := re.search(r"Group '([^']+)' does not accept option '([^']+)'", message):
-        name = f"{found[1]}.{found[2]}"
-    elif found := re.search(r"Option '([^']+)' is not accepted", message):
-        name = found[1]
-    else:
-        name = None
-    if name is not None:
-        return f"unknown option {name}{nearest(name, options)}"
-    if found := re.search(r'Parser key "([^"]+)":\s*Expected (.*)\. Got value: (.*)', message, re.DOTALL):
-        expected = re.sub(r"(an? )?(<class '|typing\.Literal\[)|'>|\]$", "", found[2])
-        return f"option {found[1]}: expected {expected}, got {found[3]}"
-    if found := re.search(r'Parser key "([^"]+)":.*Subtypes: (.*?)\n.*Given value: (.*)', message, re.DOTALL):
-        expected = re.sub(r"<class '|'>|[\[\]]", "", found[2]).replace("NoneType", "null").replace(", ", " or ")
-        return f"option {found[1]}: expected {expected}, got {found[3]}"
-    if found := re.search(r"File does not exist: '(.*)'", message):
-        return f"no such file: {found[1]}"
-    return message

@@ -1,177 +1,158 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
+import dataclasses
+import math
+import typing
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
-import yaml
 
+from startup_llm import config as configs
+from startup_llm.command_line import check_ranges, parse_config
 from startup_llm.config import (
-    RESERVED_TRAIN_FIELDS,
-    SHARED_TRAIN_DEFAULTS,
+    TRAIN_DEFAULTS,
+    TRAIN_RANGES,
     DataConfig,
     FinetuneConfig,
-    ModelConfig,
+    Range,
     default_run_dir,
-    parse_config,
+    find_range,
 )
 from startup_llm.errors import UserError
 
-ROOT = Path(__file__).parents[1]
+RECIPES = {
+    "AlignConfig": [],
+    "AuditConfig": [],
+    "BenchmarkConfig": [],
+    "CompareConfig": [],
+    "EvaluateConfig": ["--model", "a"],
+    "FinetuneConfig": [],
+    "GanConfig": [],
+    "PoolConfig": ["--runs", "[a]"],
+    "PredictConfig": ["--run", "a", "--input", "a", "--output", "b"],
+    "PretrainConfig": [],
+    "PushConfig": ["--repo", "a/b"],
+    "ReproduceConfig": ["--run", "a"],
+}
+"""Config of each recipe -> the options that it needs."""
 
 
-def parse(*words: str) -> tuple[FinetuneConfig, dict, str]:
-    return parse_config(FinetuneConfig, words, train_section=True)
+def list_numbers(config_class: type, prefix: str = "") -> Iterator[tuple[str, Range | None]]:
+    """Give the dotted name and the range of each field that takes a number, those of the sections too."""
+    for name, hint in typing.get_type_hints(config_class, include_extras=True).items():
+        if dataclasses.is_dataclass(hint):
+            yield from list_numbers(hint, f"{prefix}{name}.")
+        elif takes_number(hint):
+            yield f"{prefix}{name}", find_range(hint)
 
 
-def refuse(*words: str) -> str:
+def takes_number(hint: Any) -> bool:
+    return hint in (int, float) or any(map(takes_number, typing.get_args(hint)))
+
+
+def list_outside(allowed: Range, kind: type) -> list[float]:
+    """Return numbers just outside a range, as its field's type can hold them."""
+    step = 1 if kind is int else 0.001
+    bounds = (allowed.least, -step), (allowed.above, 0), (allowed.most, step), (allowed.below, 0)
+    return [kind(bound + move) for bound, move in bounds if bound is not None]
+
+
+def find_kind(hint: Any) -> type:
+    return int if hint is int or any(find_kind(part) is int for part in typing.get_args(hint)) else float
+
+
+NUMBERS = [(recipe, name, allowed) for recipe in RECIPES for name, allowed in list_numbers(getattr(configs, recipe))]
+"""Every field of every config that takes a number."""
+
+
+@pytest.mark.parametrize(("recipe", "name", "allowed"), NUMBERS, ids=lambda part: str(part))
+def test_each_number_declares_its_range_and_is_refused_outside_it(recipe, name, allowed):
+    assert allowed is not None, f"{recipe}: give {name} a range: Annotated[..., Range(...)]"
+    section, _, field = name.rpartition(".")
+    config_class = getattr(configs, recipe)
+    kind = typing.get_type_hints(config_class)[section] if section else config_class
+    hint = typing.get_type_hints(kind)[field]
+    needed = {part.name: "a" for part in dataclasses.fields(kind) if needs_value(part)}
+    for number in list_outside(allowed, find_kind(hint)):
+        config = kind(**needed | {field: [number] if typing.get_origin(hint) is list else number})
+        with pytest.raises(UserError) as caught:
+            check_ranges(config, f"{section}." if section else "")
+        assert str(caught.value) == f"option {name}: expected {allowed}, got {number}"
+
+
+def needs_value(part: dataclasses.Field) -> bool:
+    return part.default is part.default_factory is dataclasses.MISSING
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_defaults_lie_within_their_ranges(recipe):
+    config, _, _ = parse_config(getattr(configs, recipe), RECIPES[recipe])
+    check_ranges(config)
+
+
+def test_every_config_of_a_recipe_is_checked():
+    assert {name for name in vars(configs) if name.endswith("Config")} - {
+        "DataConfig", "EvaluationConfig", "GanBertConfig", "GanModelConfig", "GanTrainConfig", "LoraConfig",
+        "ModelConfig", "PreflightConfig", "ScratchModelConfig", "SpeedConfig",
+    } == set(RECIPES)  # fmt: skip
+
+
+def test_each_number_of_the_train_section_has_a_range_that_holds_its_default():
+    from transformers import TrainingArguments
+
+    hints = typing.get_type_hints(TrainingArguments)
+    parts = {part.name: part.default for part in dataclasses.fields(TrainingArguments) if part.init}
+    numbers = {name for name in parts if takes_number(hints[name]) and not takes_mapping(hints[name])}
+    assert numbers == set(TRAIN_RANGES)
+    assert [name for name in numbers if parts[name] is not None and parts[name] not in TRAIN_RANGES[name]] == []
+    chosen = [(name, value) for defaults in TRAIN_DEFAULTS.values() for name, value in defaults.items()]
+    assert [name for name, value in chosen if value not in TRAIN_RANGES[name]] == []
+
+
+def takes_mapping(hint: Any) -> bool:
+    return typing.get_origin(hint) in (dict, list) or any(map(takes_mapping, typing.get_args(hint)))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data.test_fraction", "1.5"], "option data.test_fraction: expected a number from 0 to 1, got 1.5"),
+        (["--lora.rank", "0"], "option lora.rank: expected a number of at least 1, got 0"),
+        (["--lora.alpha", "0"], "option lora.alpha: expected a number above 0, got 0.0"),
+        (["--data.split_seed", "-1"], "option data.split_seed: expected a number from 0 to 4294967295, got -1"),
+        (["--lora.dropout", "1"], "option lora.dropout: expected a number of at least 0 and below 1, got 1.0"),
+        (["--data.fold", "2"], "data.fold 2: expected data.folds too, the number of folds; try data.folds=5"),
+        (["--data.folds", "3", "--data.fold", "4"], "data.fold 4: expected 1 to 3, the number of folds (data.folds)"),
+    ],
+)  # fmt: skip
+def test_number_out_of_range_is_refused_in_one_line(words, message):
     with pytest.raises(UserError) as caught:
-        parse(*words)
-    return str(caught.value)
-
-
-def write(folder: Path, text: str) -> str:
-    file = folder / "run.yaml"
-    file.write_text(text)
-    return str(file)
-
-
-def printed_config(capsys: pytest.CaptureFixture, *words: str) -> dict:
-    with pytest.raises(SystemExit) as caught:
-        parse(*words, "--print_config")
-    assert caught.value.code == 0
-    return yaml.safe_load(capsys.readouterr().out)
-
-
-def test_no_words_at_all_give_the_defaults_of_lora():
-    config, train, _ = parse()
-    assert config == FinetuneConfig()
-    assert (train["learning_rate"], train["num_train_epochs"]) == (5e-4, 4)
-
-
-@pytest.mark.parametrize(("method", "rate", "epochs"), [("lora", 5e-4, 4), ("full", 1e-4, 4), ("probe", 5e-5, 0)])
-def test_method_chooses_the_defaults_of_the_train_section(method, rate, epochs):
-    config, train, _ = parse("--method", method)
-    assert config.method == method
-    assert (train["learning_rate"], train["num_train_epochs"]) == (rate, epochs)
-    assert {name: train[name] for name in SHARED_TRAIN_DEFAULTS} == dict(SHARED_TRAIN_DEFAULTS)
-
-
-def test_method_in_the_yaml_chooses_the_defaults_too(tmp_path):
-    _, train, _ = parse("--config", write(tmp_path, "method: full\n"))
-    assert train["learning_rate"] == 1e-4
-
-
-def test_yaml_goes_before_the_methods_defaults_and_options_before_the_yaml(tmp_path):
-    file = write(tmp_path, "train:\n  learning_rate: 2e-5\n  num_train_epochs: 7\nlora:\n  rank: 4\n")
-    config, train, _ = parse("--config", file, "--lora.rank", "8", "--train.num_train_epochs=9", "--method", "full")
-    assert (config.lora.rank, train["learning_rate"], train["num_train_epochs"]) == (8, 2e-5, 9)
+        parse_config(FinetuneConfig, words)
+    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("option", "value", "message"),
     [
-        (["--lora.rnak", "4"], "unknown option lora.rnak; did you mean lora.rank?"),
-        (["--lora.rnak=4"], "unknown option lora.rnak; did you mean lora.rank?"),
-        (["--run_dri", "x"], "unknown option run_dri; did you mean run_dir?"),
-        (["--train.lerning_rate", "1"], "unknown option train.lerning_rate; did you mean train.learning_rate?"),
-        (["--zzz", "1"], "unknown option zzz"),
+        ("num_train_epochs", "-1", "expected a number of at least 0, got -1.0"),
+        ("max_steps", "0", "expected a number of at least 1, or -1, got 0"),
+        ("seed", "-1", "expected a number from 0 to 4294967295, got -1"),
+        ("per_device_train_batch_size", "0", "expected a number of at least 1, got 0"),
+        ("dataloader_num_workers", "-1", "expected a number from 0 to 1024, got -1"),
+        ("learning_rate", "2", "expected a number from 0 to 1, got 2.0"),
     ],
 )
-def test_unknown_option_is_named_with_the_nearest_one(words, message):
-    assert refuse(*words) == message
+def test_number_of_the_train_section_out_of_range_is_refused_in_one_line(option, value, message):
+    with pytest.raises(UserError) as caught:
+        parse_config(FinetuneConfig, [f"--train.{option}={value}"], train_section=True)
+    assert str(caught.value) == f"option train.{option}: {message}"
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("lora:\n  rnak: 4\n", "unknown option lora.rnak; did you mean lora.rank?"),
-        ("trian:\n  learning_rate: 1\n", "unknown option trian.learning_rate; did you mean train.learning_rate?"),
-        ("train:\n  lerning_rate: 1\n", "unknown option train.lerning_rate; did you mean train.learning_rate?"),
-        ("methd: full\n", "unknown option methd; did you mean method?"),
-    ],
-)
-def test_unknown_key_in_a_yaml_file_is_named_with_the_nearest_one(tmp_path, text, message):
-    assert refuse("--config", write(tmp_path, text)) == message
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--lora.rank", "four"], "option lora.rank: expected int, got four"),
-        (["--lora.rank", "2.5"], "option lora.rank: expected int, got 2.5"),
-        (["--train.learning_rate", "fast"], "option train.learning_rate: expected float, got fast"),
-        (["--method", "prob"], "option method: expected 'lora', 'full', 'probe', 'zero-shot', got prob"),
-        (["--resume=maybe"], "option resume: expected bool, got maybe"),
-    ],
-)
-def test_value_of_the_wrong_type_is_told_with_the_type_expected(words, message):
-    assert refuse(*words) == message
-
-
-def test_missing_config_file_is_named(tmp_path):
-    assert refuse("--config", str(tmp_path / "none.yaml")) == f"no such file: {tmp_path / 'none.yaml'}"
-
-
-def test_broken_yaml_file_is_a_users_mistake(tmp_path):
-    assert "line 2, column 1" in refuse("--config", write(tmp_path, "lora: [\n"))
-
-
-@pytest.mark.parametrize("written", ["2e-5", "2E-5"])
-def test_scientific_notation_is_a_number_in_yaml_and_on_the_command_line(tmp_path, written):
-    for words in (
-        ["--train.learning_rate", written],
-        ["--config", write(tmp_path, f"train:\n  learning_rate: {written}\n")],
-    ):
-        assert parse(*words)[1]["learning_rate"] == 2e-5
-
-
-@pytest.mark.parametrize(
-    ("words", "resume"),
-    [([], False), (["--resume"], True), (["--resume", "--method=full"], True), (["--resume", "false"], False)],
-)
-def test_bare_resume_stands_for_true(words, resume):
-    assert parse(*words)[0].resume is resume
-
-
-def test_bare_flag_of_the_train_section_stands_for_true():
-    assert parse("--train.full_determinism")[1]["full_determinism"] is True
-
-
-@pytest.mark.parametrize("method", ["lora", "full", "probe"])
-def test_print_config_prints_every_value_as_the_run_would_use_it(capsys, method):
-    config, train, _ = parse("--method", method, "--lora.rank", "4")
-    shown = printed_config(capsys, "--method", method, "--lora.rank", "4")
-    for section in ("model", "data", "lora", "evaluation"):
-        assert shown[section] == vars(getattr(config, section))
-    assert shown["method"] == method
-    assert {name: shown["train"][name] for name in train} == train
-
-
-def test_the_printed_config_can_be_run_and_gives_the_same_config(tmp_path, capsys):
-    words = ["--method", "full", "--lora.target_modules", '["query"]', "--data.train_file", "a.csv"]
-    shown = printed_config(capsys, *words)
-    assert parse("--config", write(tmp_path, yaml.safe_dump(shown)))[:2] == parse(*words)[:2]
-
-
-def test_the_runs_own_yaml_gives_the_same_config_again(tmp_path):
-    config, train, text = parse("--method", "full", "--train.learning_rate", "3e-5", "--data.dataset", "helpdesk")
-    assert parse("--config", write(tmp_path, text))[:2] == (config, train)
-
-
-@pytest.mark.parametrize(("name", "advice"), RESERVED_TRAIN_FIELDS.items())
-def test_train_field_that_the_run_decides_is_refused_with_what_to_use_instead(name, advice):
-    value = "true" if name in ("push_to_hub", "bf16", "fp16", "torch_compile", "use_cpu") else "hf_secret"
-    message = refuse(f"--train.{name}", value)
-    assert message == f"train.{name} is set by the run itself; {advice}"
-    assert "hf_secret" not in message
-
-
-def test_train_section_holds_no_reserved_field_and_its_yaml_no_token():
-    _, train, text = parse()
-    assert not train.keys() & RESERVED_TRAIN_FIELDS.keys()
-    assert "hub_token" not in text
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_no_range_holds_what_is_not_finite(number):
+    assert number not in Range()
+    assert number not in Range(0)
 
 
 @pytest.mark.parametrize(
@@ -186,52 +167,3 @@ def test_train_section_holds_no_reserved_field_and_its_yaml_no_token():
 )
 def test_default_run_dir_is_named_after_the_data_and_the_method(data, run_dir):
     assert default_run_dir(data, "lora") == run_dir
-
-
-def test_config_without_a_train_section_knows_no_train_option():
-    with pytest.raises(UserError, match=r"^unknown option train\.learning_rate"):
-        parse_config(ModelConfig, ["--train.learning_rate", "1"])
-    config, train, _ = parse_config(ModelConfig, ["--max_length_tokens", "32"])
-    assert (config.max_length_tokens, train) == (32, {})
-
-
-def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
-    )
-
-
-def test_help_comes_under_two_seconds_without_torch_and_documents_the_fields():
-    code = (
-        "import os, runpy, sys\n"
-        "sys.argv = ['recipes/finetune.py', '--help']\n"
-        "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
-        "except SystemExit as stop:\n    assert not stop.code, stop.code\n"
-        "heavy = {'torch', 'transformers', 'datasets', 'peft'} & set(sys.modules)\n"
-        "sys.stderr.write(f'{sorted(heavy)} {sum(os.times()[:2]):.3f}')\n"
-    )
-    done = run_python(code)
-    assert done.returncode == 0, done.stderr
-    heavy, processor_seconds = done.stderr.rsplit(" ", 1)
-    assert heavy == "[]"
-    assert float(processor_seconds) < 2
-    assert "Rank r of the update B A." in done.stdout
-    assert "--train.help" in done.stdout
-
-
-def test_train_help_lists_the_training_arguments():
-    done = run_python(
-        "import runpy, sys; sys.argv = ['finetune.py', '--train.help'];"
-        "runpy.run_path('recipes/finetune.py', run_name='__main__')"
-    )
-    assert done.returncode == 0, done.stderr
-    assert "--train.learning_rate" in done.stdout
-
-
-def test_recipe_tells_an_unknown_option_in_one_line_and_exits_with_2():
-    done = subprocess.run(
-        [sys.executable, "recipes/finetune.py", "--lora.rnak", "4"],
-        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert done.stderr == "error: unknown option lora.rnak; did you mean lora.rank?\n"

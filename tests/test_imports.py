@@ -15,6 +15,7 @@ LAYERS = {
     "gan": 7,
     "benchmark": 7,
     "hub": 6,
+    "command_line": 6,
     "training": 6,
     "tasks": 5,
     "evaluation": 4,
@@ -35,6 +36,7 @@ RECIPES = sorted(path.relative_to(ROOT) for path in (ROOT / "recipes").rglob("*.
 LIGHT = [
     "startup_llm",
     "startup_llm.errors",
+    "startup_llm.command_line",
     "startup_llm.config",
     "startup_llm.run_folder",
     "startup_llm.tasks",

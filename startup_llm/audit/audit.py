@@ -201,14 +201,9 @@ def audit_rows(config: AuditConfig) -> Audit:
     """Read labelled texts and look for every kind of fault.
 
     Raises:
-        UserError: if a library of the extra `audit` is missing, a file cannot be read, a column not be found, or an
-            option is out of range.
+        UserError: if a library of the extra `audit` is missing, a file cannot be read, or a column not be found.
     """
     _check_libraries()
-    if not 0.5 <= config.near_duplicate_similarity <= 1:
-        raise UserError(
-            f"near_duplicate_similarity ({config.near_duplicate_similarity}) must lie in 0.5 to 1; try 0.8"
-        )
     loaded = load_splits(config.data)
     return audit_loaded(loaded, find_columns(loaded.splits, config.data), config)
 

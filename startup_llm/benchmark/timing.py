@@ -57,8 +57,6 @@ def choose_ways(config: BenchmarkConfig) -> list[str]:
     Raises:
         UserError: If there is no such way, a library of another's is missing, or an option makes no sense.
     """
-    if config.dollars_per_hour is not None and config.dollars_per_hour <= 0:
-        raise UserError(f"dollars_per_hour {config.dollars_per_hour}: expected more than 0")
     known = WAYS[config.what]
     ways = config.ways or list(known)
     for way in ways:
@@ -71,8 +69,6 @@ def choose_ways(config: BenchmarkConfig) -> list[str]:
                 f"ways: {', '.join(theirs)} needs {library}; install it: pip install 'startup-llm[benchmark]', "
                 "or name other --ways"
             )
-    if config.repetitions < 1 or config.epochs < 1:
-        raise UserError(f"repetitions {config.repetitions}, epochs {config.epochs}: expected at least 1")
     if config.what == "causal-lm":
         causal_lm.check_causal_lm_config(config)
     elif config.rows is not None and config.rows < 100:

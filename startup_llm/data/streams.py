@@ -92,8 +92,6 @@ class RowSource:
     """
 
     def __init__(self, path: str, row_format: str = "auto", piece_rows: int = 10_000) -> None:
-        if piece_rows < 1:
-            raise UserError(f"piece_rows must be at least 1, got {piece_rows}")
         self.path, self.piece_rows = path, piece_rows
         self.name = "stdin" if path == PIPE else path
         if path == PIPE:

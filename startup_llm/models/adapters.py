@@ -110,13 +110,11 @@ def plan_lora(
         constant_modules: Names of modules to leave alone.
 
     Raises:
-        UserError: If a rank is not positive, a target layer is not in the model, or it cannot be quantized here.
+        UserError: If a target layer is not in the model, or it cannot be quantized here.
     """
     import peft
     from transformers.pytorch_utils import Conv1D
 
-    if lora.rank < 1:
-        raise UserError(f"lora.rank must be at least 1, got {lora.rank}; 16 is a good start")
     layers = choose_layers(model, lora, constant_modules)
     fan_in_fan_out = isinstance(model.get_submodule(layers[0]), Conv1D)
     if lora.quantize:

@@ -112,18 +112,11 @@ def plan_speed(
     Args:
         config: What is not to be chosen.
         find_shape: Called where attention is timed: tells on what, or None for the usual.
-
-    Raises:
-        UserError: If a number of the config is below 1.
     """
     import torch
     from accelerate import PartialState
 
     config = config or SpeedConfig()
-    for name in ("tokens_per_batch", "threads"):
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise UserError(f"speed.{name} must be at least 1, got {value}")
     device = PartialState().device.type
     use_threads(config)
     tokens = config.tokens_per_batch or TOKENS_PER_BATCH.get(device, 65536)

@@ -154,8 +154,6 @@ def test_the_clock_leaves_out_the_first_step_and_the_pauses(monkeypatch):
         ({"ways": ["setfi"]}, "unknown way setfi; did you mean setfit"),
         ({"what": "inference", "ways": ["setfit"]}, "of inference: ours, ours-auto, pipeline"),
         ({"rows": 99}, "rows 99: expected at least 100"),
-        ({"repetitions": 0}, "repetitions 0"),
-        ({"dollars_per_hour": 0.0}, "dollars_per_hour 0.0: expected more than 0"),
         ({"what": "inference", "accuracy": True}, "inference times a model that is not trained"),
         ({"what": "causal-lm", "accuracy": True}, "a language model has none"),
         ({"what": "causal-lm", "rows": 15}, "15 blocks of 512 tokens, expected at least 16"),

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from startup_llm.config import CompareConfig, parse_config
+from startup_llm.command_line import parse_config
+from startup_llm.config import CompareConfig
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "compare.py"
@@ -76,8 +77,9 @@ def test_the_config_leaves_a_whole_comparison_and_resumes_with_the_runs_it_finis
     [
         (["--rungs", "[majority, lorra]"], "unknown rung lorra; did you mean lora?"),
         (["--options", '{"lorra-7": {}}'], "lorra-7 is no rung or RUNG-BUDGET of a ladder; did you mean lora"),
-        (["--budgets", "[0, all]"], "0 labels per class; expected at least 1, or all"),
-        (["--draws", "0"], "0 draws"),
+        (["--budgets", "[0, all]"], "option budgets: expected a number of at least 1, got 0"),
+        (["--draws", "0"], "option draws: expected a number of at least 1, got 0"),
+        (["--budgets", "[]"], "8 rungs, 0 budgets: expected at least one of each"),
         (["--data.labels_per_class", "4"], "data.labels_per_class 4"),
     ],
 )

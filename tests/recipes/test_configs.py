@@ -12,15 +12,8 @@ import numpy as np
 import pytest
 import yaml
 
-from startup_llm.config import (
-    AlignConfig,
-    CompareConfig,
-    EvaluateConfig,
-    FinetuneConfig,
-    GanConfig,
-    PretrainConfig,
-    parse_config,
-)
+from startup_llm.command_line import parse_config
+from startup_llm.config import AlignConfig, CompareConfig, EvaluateConfig, FinetuneConfig, GanConfig, PretrainConfig
 from startup_llm.models.checkpoints import PACKAGED
 from startup_llm.tasks import TASKS, load_task
 from startup_llm.tasks.base import OPTIONS_OF_SOME_TASKS

@@ -280,10 +280,10 @@ CSV = "text,label\nparcel,a\nrefund,b\n"
         ("a.csv", CSV, ["--output", "-", "--output_format", "parquet"], "Parquet cannot be written to stdout"),
         ("a.csv", CSV, ["--input", "-", "--input_format", "parquet"], "stdin: Parquet cannot be read from a pipe"),
         ("a.csv", CSV, ["--input", "-"], "stdin: no rows"),
-        ("a.csv", CSV, ["--piece_rows", "0"], "piece_rows must be at least 1, got 0"),
+        ("a.csv", CSV, ["--piece_rows", "0"], "option piece_rows: expected a number of at least 1, got 0"),
         ("a.csv", CSV, ["--run", "FOLDER"], "no finished run in FOLDER"),
         ("results.json", "{", ["--run", "FOLDER"], "FOLDER/results.json is no JSON file"),
-        ("a.csv", CSV, ["--max_new_tokens", "0"], "max_new_tokens must be at least 1, got 0"),
+        ("a.csv", CSV, ["--max_new_tokens", "0"], "option max_new_tokens: expected a number of at least 1, got 0"),
         ("a.csv", CSV, ["--matches", "2"], "matches 2: text-classification searches no texts; leave it out"),
     ],
 )

@@ -295,16 +295,6 @@ def test_what_the_config_gives_is_not_measured(monkeypatch):
     assert chosen == ("bfloat16", "bfloat16", "eager", 77, False)
 
 
-@pytest.mark.parametrize("name", ["tokens_per_batch", "threads"])
-def test_a_number_below_one_is_refused(name):
-    from startup_llm.config import SpeedConfig
-    from startup_llm.errors import UserError
-    from startup_llm.training.speed import plan_speed
-
-    with pytest.raises(UserError, match=rf"speed\.{name} must be at least 1, got 0"):
-        plan_speed(SpeedConfig(**{name: 0}))
-
-
 def test_a_published_run_is_made_again_from_its_hub_id(made, work, call, tmp_path, monkeypatch):
     from huggingface_hub import close_session, constants
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from conftest import MESSAGES
 
-from startup_llm.config import FinetuneConfig, parse_config
+from startup_llm.command_line import parse_config
+from startup_llm.config import FinetuneConfig
 from startup_llm.errors import UserError
 from startup_llm.models.checkpoints import load_checkpoint
 from startup_llm.tasks import load_task

@@ -277,12 +277,10 @@ scores = model.similarity(model.encode(["a query"]), model.encode(["a text", "an
         """Read the texts to search: those given, or the run's own; a run on scored pairs has none.
 
         Raises:
-            UserError: If the texts cannot be read, or fewer than one is to be found.
+            UserError: If the texts cannot be read.
         """
         import datasets
 
-        if config.matches < 1:
-            raise UserError(f"matches {config.matches}: expected at least 1 text to be found for a query")
         place = next((one / CORPUS_FILE for one in (folder, folder.parent) if (one / CORPUS_FILE).is_file()), None)
         if config.corpus:
             rows = datasets.Dataset.from_list(read_corpus(config.corpus))

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from conftest import MESSAGES
 
-from startup_llm.config import FinetuneConfig, ModelConfig, parse_config
+from startup_llm.command_line import parse_config
+from startup_llm.config import FinetuneConfig, ModelConfig
 from startup_llm.models.checkpoints import load_checkpoint
 from startup_llm.run_folder import RunFolder
 from startup_llm.tasks import load_task
@@ -129,7 +130,7 @@ def ask(run_recipe, run, test, train, nearest, folder):
         assert code == 0, err[-3000:]
     assert '[{""id"": ""' in (folder / "b.csv").read_text()
     code, _, err = run_recipe("predict", *words, "--output", folder / "c.csv", "--matches", 0)
-    assert (code, "matches 0: expected at least 1" in err) == (2, True)
+    assert (code, "option matches: expected a number of at least 1, got 0" in err) == (2, True)
     words[-1] = folder / "none.csv"
     code, _, err = run_recipe("predict", *words, "--output", folder / "c.csv")
     assert (code, "no such file" in err) == (2, True)

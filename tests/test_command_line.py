@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from startup_llm.command_line import parse_config
+from startup_llm.config import RESERVED_TRAIN_FIELDS, SHARED_TRAIN_DEFAULTS, FinetuneConfig, ModelConfig
+from startup_llm.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+
+
+def parse(*words: str) -> tuple[FinetuneConfig, dict, str]:
+    return parse_config(FinetuneConfig, words, train_section=True)
+
+
+def refuse(*words: str) -> str:
+    with pytest.raises(UserError) as caught:
+        parse(*words)
+    return str(caught.value)
+
+
+def write(folder: Path, text: str) -> str:
+    file = folder / "run.yaml"
+    file.write_text(text)
+    return str(file)
+
+
+def printed_config(capsys: pytest.CaptureFixture, *words: str) -> dict:
+    with pytest.raises(SystemExit) as caught:
+        parse(*words, "--print_config")
+    assert caught.value.code == 0
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def test_no_words_at_all_give_the_defaults_of_lora():
+    config, train, _ = parse()
+    assert config == FinetuneConfig()
+    assert (train["learning_rate"], train["num_train_epochs"]) == (5e-4, 4)
+
+
+@pytest.mark.parametrize(("method", "rate", "epochs"), [("lora", 5e-4, 4), ("full", 1e-4, 4), ("probe", 5e-5, 0)])
+def test_method_chooses_the_defaults_of_the_train_section(method, rate, epochs):
+    config, train, _ = parse("--method", method)
+    assert config.method == method
+    assert (train["learning_rate"], train["num_train_epochs"]) == (rate, epochs)
+    assert {name: train[name] for name in SHARED_TRAIN_DEFAULTS} == dict(SHARED_TRAIN_DEFAULTS)
+
+
+def test_method_in_the_yaml_chooses_the_defaults_too(tmp_path):
+    _, train, _ = parse("--config", write(tmp_path, "method: full\n"))
+    assert train["learning_rate"] == 1e-4
+
+
+def test_yaml_goes_before_the_methods_defaults_and_options_before_the_yaml(tmp_path):
+    file = write(tmp_path, "train:\n  learning_rate: 2e-5\n  num_train_epochs: 7\nlora:\n  rank: 4\n")
+    config, train, _ = parse("--config", file, "--lora.rank", "8", "--train.num_train_epochs=9", "--method", "full")
+    assert (config.lora.rank, train["learning_rate"], train["num_train_epochs"]) == (8, 2e-5, 9)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--lora.rnak", "4"], "unknown option lora.rnak; did you mean lora.rank?"),
+        (["--lora.rnak=4"], "unknown option lora.rnak; did you mean lora.rank?"),
+        (["--run_dri", "x"], "unknown option run_dri; did you mean run_dir?"),
+        (["--train.lerning_rate", "1"], "unknown option train.lerning_rate; did you mean train.learning_rate?"),
+        (["--train.max_step", "1"], "unknown option train.max_step; did you mean train.max_steps?"),
+        (["--data.dataset_", "a"], "unknown option data.dataset_; did you mean data.dataset?"),
+        (["--data.data", "a"], "unknown option data.data; did you mean data.dataset?"),
+        (["--meth", "full"], "unknown option meth; did you mean method?"),
+        (["--resum"], "unknown option resum; did you mean resume?"),
+        (["--zzz", "1"], "unknown option zzz"),
+    ],
+)
+def test_unknown_option_is_named_with_the_nearest_one(words, message):
+    assert refuse(*words) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lora:\n  rnak: 4\n", "unknown option lora.rnak; did you mean lora.rank?"),
+        ("trian:\n  learning_rate: 1\n", "unknown option trian.learning_rate; did you mean train.learning_rate?"),
+        ("train:\n  lerning_rate: 1\n", "unknown option train.lerning_rate; did you mean train.learning_rate?"),
+        ("methd: full\n", "unknown option methd; did you mean method?"),
+    ],
+)
+def test_unknown_key_in_a_yaml_file_is_named_with_the_nearest_one(tmp_path, text, message):
+    assert refuse("--config", write(tmp_path, text)) == message
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--lora.rank", "four"], "option lora.rank: expected int, got four"),
+        (["--lora.rank", "2.5"], "option lora.rank: expected int, got 2.5"),
+        (["--train.learning_rate", "fast"], "option train.learning_rate: expected float, got fast"),
+        (["--method", "prob"], "option method: expected 'lora', 'full', 'probe', 'zero-shot', got prob"),
+        (["--resume=maybe"], "option resume: expected bool, got maybe"),
+    ],
+)
+def test_value_of_the_wrong_type_is_told_with_the_type_expected(words, message):
+    assert refuse(*words) == message
+
+
+def test_missing_config_file_is_named(tmp_path):
+    assert refuse("--config", str(tmp_path / "none.yaml")) == f"no such file: {tmp_path / 'none.yaml'}"
+
+
+def test_broken_yaml_file_is_a_users_mistake(tmp_path):
+    assert "line 2, column 1" in refuse("--config", write(tmp_path, "lora: [\n"))
+
+
+@pytest.mark.parametrize("written", ["2e-5", "2E-5"])
+def test_scientific_notation_is_a_number_in_yaml_and_on_the_command_line(tmp_path, written):
+    for words in (
+        ["--train.learning_rate", written],
+        ["--config", write(tmp_path, f"train:\n  learning_rate: {written}\n")],
+    ):
+        assert parse(*words)[1]["learning_rate"] == 2e-5
+
+
+@pytest.mark.parametrize(
+    ("words", "resume"),
+    [([], False), (["--resume"], True), (["--resume", "--method=full"], True), (["--resume", "false"], False)],
+)
+def test_bare_resume_stands_for_true(words, resume):
+    assert parse(*words)[0].resume is resume
+
+
+def test_bare_flag_of_the_train_section_stands_for_true():
+    assert parse("--train.full_determinism")[1]["full_determinism"] is True
+
+
+@pytest.mark.parametrize("method", ["lora", "full", "probe"])
+def test_print_config_prints_every_value_as_the_run_would_use_it(capsys, method):
+    config, train, _ = parse("--method", method, "--lora.rank", "4")
+    shown = printed_config(capsys, "--method", method, "--lora.rank", "4")
+    for section in ("model", "data", "lora", "evaluation"):
+        assert shown[section] == vars(getattr(config, section))
+    assert shown["method"] == method
+    assert {name: shown["train"][name] for name in train} == train
+
+
+def test_the_printed_config_can_be_run_and_gives_the_same_config(tmp_path, capsys):
+    words = ["--method", "full", "--lora.target_modules", '["query"]', "--data.train_file", "a.csv"]
+    shown = printed_config(capsys, *words)
+    assert parse("--config", write(tmp_path, yaml.safe_dump(shown)))[:2] == parse(*words)[:2]
+
+
+def test_the_runs_own_yaml_gives_the_same_config_again(tmp_path):
+    config, train, text = parse("--method", "full", "--train.learning_rate", "3e-5", "--data.dataset", "helpdesk")
+    assert parse("--config", write(tmp_path, text))[:2] == (config, train)
+
+
+@pytest.mark.parametrize(("name", "advice"), RESERVED_TRAIN_FIELDS.items())
+def test_train_field_that_the_run_decides_is_refused_with_what_to_use_instead(name, advice):
+    value = "true" if name in ("push_to_hub", "bf16", "fp16", "torch_compile", "use_cpu") else "hf_secret"
+    message = refuse(f"--train.{name}", value)
+    assert message == f"train.{name} is set by the run itself; {advice}"
+    assert "hf_secret" not in message
+
+
+def test_train_section_holds_no_reserved_field_and_its_yaml_no_token():
+    _, train, text = parse()
+    assert not train.keys() & RESERVED_TRAIN_FIELDS.keys()
+    assert "hub_token" not in text
+
+
+def test_config_without_a_train_section_knows_no_train_option():
+    with pytest.raises(UserError, match=r"^unknown option train\.learning_rate"):
+        parse_config(ModelConfig, ["--train.learning_rate", "1"])
+    config, train, _ = parse_config(ModelConfig, ["--max_length_tokens", "32"])
+    assert (config.max_length_tokens, train) == (32, {})
+
+
+def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_help_comes_under_two_seconds_without_torch_and_documents_the_fields():
+    code = (
+        "import os, runpy, sys\n"
+        "sys.argv = ['recipes/finetune.py', '--help']\n"
+        "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as stop:\n    assert not stop.code, stop.code\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'peft'} & set(sys.modules)\n"
+        "sys.stderr.write(f'{sorted(heavy)} {sum(os.times()[:2]):.3f}')\n"
+    )
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
+    heavy, processor_seconds = done.stderr.rsplit(" ", 1)
+    assert heavy == "[]"
+    assert float(processor_seconds) < 2
+    assert "Rank r of the update B A." in done.stdout
+    assert "--train.help" in done.stdout
+
+
+def test_train_help_lists_the_training_arguments():
+    done = run_python(
+        "import runpy, sys; sys.argv = ['finetune.py', '--train.help'];"
+        "runpy.run_path('recipes/finetune.py', run_name='__main__')"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--train.learning_rate" in done.stdout
+
+
+def test_recipe_tells_an_unknown_option_in_one_line_and_exits_with_2():
+    done = subprocess.run(
+        [sys.executable, "recipes/finetune.py", "--lora.rnak", "4"],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == "error: unknown option lora.rnak; did you mean lora.rank?\n"
