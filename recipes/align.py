@@ -25,7 +25,6 @@ def main() -> None:
 def align(config: AlignConfig, train_section: dict, config_text: str, run: RunFolder) -> None:
     from startup_llm.evaluation.environment import StageClock
     from startup_llm.hub.dataset_card import read_dataset_card
-    from startup_llm.models.checkpoints import load_checkpoint
     from startup_llm.runs.finish import finish_run
     from startup_llm.tasks import load_task
     from startup_llm.training import finetuning, preferences
@@ -44,7 +43,7 @@ def align(config: AlignConfig, train_section: dict, config_text: str, run: RunFo
         say("\n  ".join([f"data: {data.describe()}", *data.notes]))
 
     with stage("checkpoint"):
-        checkpoint = load_checkpoint(config.model)
+        checkpoint = task.load_checkpoint(config.model)
         processor = task.load_processor(checkpoint, config.model)
         plan = finetuning.choose_plan(config, run)
         prepared = finetuning.prepare(task, data, config, checkpoint, processor, plan)

@@ -29,7 +29,6 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
     from startup_llm.evaluation.baselines import predict_baselines
     from startup_llm.evaluation.environment import StageClock
     from startup_llm.hub.dataset_card import read_dataset_card
-    from startup_llm.models.checkpoints import load_checkpoint
     from startup_llm.runs.finish import finish_run
     from startup_llm.tasks import load_task
     from startup_llm.training import finetuning
@@ -62,7 +61,7 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
         say("\n  ".join([f"audit: {config.audit}", *found]))
 
     with stage("checkpoint"):
-        checkpoint = load_checkpoint(config.model)
+        checkpoint = task.load_checkpoint(config.model)
         processor = task.fit_processor(task.load_processor(checkpoint, config.model), data)
         find_shape = functools.partial(finetuning.find_attention_shape, task, data, checkpoint, processor)
         plan = finetuning.choose_plan(config, run, find_shape)

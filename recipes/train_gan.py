@@ -118,7 +118,6 @@ def train_ganbert(config: GanConfig, config_text: str, run: RunFolder) -> None:
     from startup_llm.gan.finish import write_ganbert_run
     from startup_llm.gan.sample_grids import plot_losses
     from startup_llm.hub.dataset_card import read_dataset_card
-    from startup_llm.models.checkpoints import load_checkpoint
     from startup_llm.tasks import load_task
     from startup_llm.training import finetuning
     from startup_llm.training.processes import start_run
@@ -133,7 +132,7 @@ def train_ganbert(config: GanConfig, config_text: str, run: RunFolder) -> None:
         say("\n  ".join([f"data: {data.describe()}, {len(data.unlabelled):,} unlabelled", *data.notes]))
 
     with stage("features"):
-        checkpoint = load_checkpoint(config.encoder)
+        checkpoint = task.load_checkpoint(config.encoder)
         processor = task.load_processor(checkpoint, config.encoder)
         plan = finetuning.choose_plan(config, run)
         task_model = task.build_model(checkpoint, processor, data, config.encoder, plan.attention_kernel)

@@ -89,8 +89,10 @@ def list_changed(section: Any) -> dict[str, Any]:
 class ModelConfig:
     """The pretrained checkpoint."""
 
-    checkpoint: str = "sentence-transformers/all-MiniLM-L6-v2"
-    """Hub id, local folder, or the packaged sentence-transformers/all-MiniLM-L6-v2."""
+    checkpoint: str | None = None
+    """Hub id, local folder, or a packaged checkpoint; default the task's own: for text-generation the packaged
+    HuggingFaceTB/SmolLM2-135M-Instruct, for classification, retrieval and answers in a text the packaged
+    sentence-transformers/all-MiniLM-L6-v2."""
     revision: str | None = None
     """Hub branch, tag or commit of the checkpoint."""
     trust_remote_code: bool = False

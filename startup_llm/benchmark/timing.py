@@ -237,12 +237,12 @@ def _train_ours(
     from transformers import AutoConfig
 
     from startup_llm.config import SHARED_TRAIN_DEFAULTS, TRAIN_DEFAULTS
-    from startup_llm.models.checkpoints import load_checkpoint
     from startup_llm.run_folder import RunFolder
     from startup_llm.tasks import load_task
     from startup_llm.training import finetuning
 
-    task, data, checkpoint = load_task("text-classification"), _load(config), load_checkpoint(config.model)
+    task, data = load_task("text-classification"), _load(config)
+    checkpoint = task.load_checkpoint(config.model)
     blocks = AutoConfig.from_pretrained(checkpoint.path).num_hidden_layers
     lora = LoraConfig(rank=LORA_RANK, upper_layers=count_upper(blocks) if count_upper else None)
     run_config = FinetuneConfig(method=method, model=config.model, lora=lora, speed=SpeedConfig(plan=plan))
@@ -289,9 +289,9 @@ def _train_public(
         default_data_collator,
     )
 
-    from startup_llm.models.checkpoints import load_checkpoint
+    from startup_llm.tasks import load_task
 
-    data, path = _load(config), load_checkpoint(config.model).path
+    data, path = _load(config), load_task("text-classification").load_checkpoint(config.model).path
     tokenizer = AutoTokenizer.from_pretrained(path)
     padding = {} if pad_to_longest else {"padding": "max_length"}
 
@@ -347,9 +347,9 @@ def _train_setfit(config: BenchmarkConfig, started: float) -> dict[str, Any]:
     import datasets
     from setfit import SetFitModel, Trainer, TrainingArguments
 
-    from startup_llm.models.checkpoints import load_checkpoint
+    from startup_llm.tasks import load_task
 
-    data, path = _load(config), load_checkpoint(config.model).path
+    data, path = _load(config), load_task("text-classification").load_checkpoint(config.model).path
     columns = ["text", "label"]
     train, test = (data.splits[name].select_columns(columns) for name in ("train", "test"))
     model = SetFitModel.from_pretrained(str(path))
@@ -372,10 +372,10 @@ def _train_setfit(config: BenchmarkConfig, started: float) -> dict[str, Any]:
 
 def _build_classifier(config: BenchmarkConfig) -> tuple[Any, Any, Any, Any]:
     """Return task, processor, a classifier with a random head, on which speed does not depend, and rows."""
-    from startup_llm.models.checkpoints import load_checkpoint
     from startup_llm.tasks import load_task
 
-    task, data, checkpoint = load_task("text-classification"), _load(config), load_checkpoint(config.model)
+    task, data = load_task("text-classification"), _load(config)
+    checkpoint = task.load_checkpoint(config.model)
     processor = task.load_processor(checkpoint, config.model)
     return (
         task,

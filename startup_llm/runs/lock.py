@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from startup_llm.data.task_data import compute_rows_sha256
 from startup_llm.errors import UserError
 from startup_llm.evaluation.environment import VARIABLES, describe_code, describe_determinism, describe_environment
-from startup_llm.models.checkpoints import load_checkpoint
 from startup_llm.models.hashes import compute_sha256
 from startup_llm.run_folder import RESULTS, RUN_LOCK
 from startup_llm.tasks import load_task
@@ -200,7 +199,7 @@ def find_changed_files(
                 changed += _compare_hash(Path(str(folder / file["path"])), file["sha256"])
     if not lock["checkpoint"]["files"]:  # random weights
         return changed, []
-    checkpoint = load_checkpoint(config.model)
+    checkpoint = load_task(config.task).load_checkpoint(config.model)
     folder, expected = Path(checkpoint.path), lock["checkpoint"]["files"]
     for name, digest in expected.items():
         changed += _compare_hash(folder / name, digest)
@@ -328,6 +327,8 @@ def _list_overrides(config: Mapping[str, Any], prepared: Prepared, threads: int)
         found["model.revision"] = prepared.checkpoint.revision
     elif prepared.checkpoint.source == "local folder":
         found["model.checkpoint"] = _shorten(model["checkpoint"])
+    if model.get("checkpoint", "") is None:
+        found["model.checkpoint"] = prepared.checkpoint.name
     return {name: value for name, value in found.items() if value is not None}
 
 

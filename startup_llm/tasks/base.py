@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -87,6 +87,8 @@ class Task(ABC):
 
     Attributes:
         tag: Hub pipeline tag.
+        default_checkpoint: Hub id of the packaged checkpoint that is tuned where none is named; None for no such one.
+        example_checkpoint: Hub id of one that a person could name.
         auto_class: Name of the Auto class that loads a model of the task.
         auto_processor: Name of the Auto class that loads its processor.
         peft_task_type: PEFT's name of the task.
@@ -110,6 +112,8 @@ class Task(ABC):
     """
 
     tag: str
+    default_checkpoint: str | None = None
+    example_checkpoint: str
     auto_class: str
     auto_processor = "AutoTokenizer"
     peft_task_type: str | None
@@ -151,17 +155,37 @@ class Task(ABC):
         """Read, check and split the rows; the options are ones that the task uses."""
 
     def check_model_options(self, model: ModelConfig) -> None:
-        """Refuse an option of the model section that the task does not use.
+        """Refuse an option of the model section that the task does not use, and no checkpoint where none is packaged.
 
         Raises:
-            UserError: If there is one.
+            UserError: If either is the case.
         """
+        self._name_checkpoint(model)
         self._refuse_unused("model", model, OPTIONS_OF_SOME_TASKS["model"], self.model_options)
 
     def _refuse_unused(self, section: str, given: Any, some: Sequence[str], used: Collection[str]) -> None:
         for name, value in list_changed(given).items():
             if name in some and name not in used:
                 raise UserError(f"{section}.{name} {value}: {self.tag} does not use it; leave it out")
+
+    def load_checkpoint(self, model: ModelConfig) -> Checkpoint:
+        """Find the files of the checkpoint that the config names, else of the task's default.
+
+        Raises:
+            UserError: If there is no such checkpoint, or none is named and the task has no default.
+        """
+        from startup_llm.models.checkpoints import load_checkpoint
+
+        return load_checkpoint(replace(model, checkpoint=self._name_checkpoint(model)))
+
+    def _name_checkpoint(self, model: ModelConfig) -> str:
+        name = model.checkpoint or self.default_checkpoint
+        if name is None:
+            raise UserError(
+                f"--task {self.tag} has no packaged checkpoint; name one with --model.checkpoint, such as "
+                f"{self.example_checkpoint}, or a local folder"
+            )
+        return name
 
     def load_processor(self, checkpoint: Checkpoint, model: ModelConfig) -> Any:
         """Load what turns the checkpoint's rows into numbers."""

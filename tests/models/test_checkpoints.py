@@ -20,6 +20,7 @@ from startup_llm.errors import UserError
 from startup_llm.models import checkpoints
 from startup_llm.models.checkpoints import PACKAGED, load_checkpoint, load_tokenizer
 from startup_llm.models.hashes import compute_sha256
+from startup_llm.tasks import TASKS, load_task
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 WEIGHTS = save({"weight": np.zeros(1, np.float32)})
@@ -51,8 +52,24 @@ def test_packaged_checkpoint_is_found_without_a_network_and_has_the_published_ha
     )
 
 
-def test_default_checkpoint_is_a_packaged_one():
-    assert ModelConfig().checkpoint in PACKAGED
+@pytest.mark.parametrize("tag", TASKS)
+def test_task_without_a_checkpoint_takes_its_packaged_one_or_names_an_example(tag):
+    task = load_task(tag)
+    if task.default_checkpoint:
+        assert task.default_checkpoint in PACKAGED
+        task.check_model_options(ModelConfig())
+        return
+    with pytest.raises(UserError) as caught:
+        task.check_model_options(ModelConfig())
+    assert str(caught.value) == (
+        f"--task {tag} has no packaged checkpoint; name one with --model.checkpoint, such as "
+        f"{task.example_checkpoint}, or a local folder"
+    )
+
+
+def test_default_of_text_generation_is_a_language_model_and_of_classification_an_encoder():
+    assert load_task("text-generation").default_checkpoint == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert load_task("text-classification").load_checkpoint(ModelConfig()).name == MINILM
 
 
 def package_copy(monkeypatch, tmp_path: Path, weights: bytes) -> str:

@@ -196,7 +196,7 @@ def test_auto_pooling_follows_sentence_transformers_files(copied, name, written,
 
 
 def test_packaged_sentence_encoder_is_pooled_by_the_mean():
-    checkpoint = load_checkpoint(ModelConfig())
+    checkpoint = load_checkpoint(ModelConfig(checkpoint="sentence-transformers/all-MiniLM-L6-v2"))
     tokenizer = load_tokenizer(checkpoint, 64)
     found = build_sequence_classifier(
         checkpoint, tokenizer, label_names=NAMES, problem_type="single_label_classification"

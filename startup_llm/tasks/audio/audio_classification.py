@@ -35,6 +35,7 @@ class AudioClassification(SingleLabelTask, AudioTask):
     """Columns audio, seconds and label."""
 
     tag = "audio-classification"
+    example_checkpoint = "facebook/wav2vec2-base"
     data_options = (*RECORDING_OPTIONS, "label_column")
     model_options = ("warp_spectrum",)
     auto_class = "AutoModelForAudioClassification"

@@ -44,6 +44,7 @@ class AutomaticSpeechRecognition(AudioTask):
     """
 
     tag = "automatic-speech-recognition"
+    example_checkpoint = "openai/whisper-small"
     data_options = (*RECORDING_OPTIONS, "text_column")
     model_options = (
         "language",

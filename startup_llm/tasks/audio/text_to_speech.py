@@ -50,6 +50,7 @@ class TextToSpeech(Task):
     """
 
     tag = "text-to-speech"
+    example_checkpoint = "microsoft/speecht5_tts"
     data_options = (*RECORDING_OPTIONS, "text_column")
     auto_class = "AutoModelForTextToSpectrogram"
     auto_processor = "AutoProcessor"

@@ -42,6 +42,7 @@ class QuestionAnswering(Task):
     """
 
     tag = "question-answering"
+    default_checkpoint = example_checkpoint = "sentence-transformers/all-MiniLM-L6-v2"
     data_options = (
         "text_column",
         "text_pair_column",

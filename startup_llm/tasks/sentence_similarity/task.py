@@ -44,6 +44,7 @@ class SentenceSimilarity(Task):
     """Texts to search, pairs with a score, or labelled texts; a row's texts are encoded together, one vector each."""
 
     tag = "sentence-similarity"
+    default_checkpoint = example_checkpoint = "sentence-transformers/all-MiniLM-L6-v2"
     data_options = (
         "text_column",
         "text_pair_column",

@@ -34,6 +34,7 @@ class TextClassification(Task):
     """Columns text, perhaps text_pair, and label."""
 
     tag = "text-classification"
+    default_checkpoint = example_checkpoint = "sentence-transformers/all-MiniLM-L6-v2"
     data_options = (
         "text_column",
         "text_pair_column",

@@ -63,6 +63,7 @@ class TextGeneration(Task):
     """
 
     tag = "text-generation"
+    default_checkpoint = example_checkpoint = "HuggingFaceTB/SmolLM2-135M-Instruct"
     data_options = (
         "text_column",
         "group_column",

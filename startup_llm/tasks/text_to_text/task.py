@@ -281,6 +281,7 @@ class Translation(SequenceToSequence):
     """A text in another language."""
 
     tag = "translation"
+    example_checkpoint = "Helsinki-NLP/opus-mt-en-de"
 
     def metrics(self, data: TaskData) -> tuple[str, ...]:
         """Name the metrics."""
@@ -295,6 +296,7 @@ class Summarization(SequenceToSequence):
     """A shorter text that says the same."""
 
     tag = "summarization"
+    example_checkpoint = "facebook/bart-base"
 
     def metrics(self, data: TaskData) -> tuple[str, ...]:
         """Name the metrics."""

@@ -38,6 +38,7 @@ class TokenClassification(Task):
     """
 
     tag = "token-classification"
+    default_checkpoint = example_checkpoint = "sentence-transformers/all-MiniLM-L6-v2"
     data_options = (
         "text_column",
         "label_column",

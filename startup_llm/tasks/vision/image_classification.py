@@ -30,6 +30,7 @@ class ImageClassification(ImageTask, SingleLabelTask):
     """Columns image and label."""
 
     tag = "image-classification"
+    example_checkpoint = "google/vit-base-patch16-224-in21k"
     data_options = (
         "label_column",
         "group_column",

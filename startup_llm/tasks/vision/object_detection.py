@@ -49,6 +49,7 @@ class ObjectDetection(ImageTask):
     """
 
     tag = "object-detection"
+    example_checkpoint = "PekingU/rtdetr_r18vd"
     data_options = (
         "box_format",
         "group_column",

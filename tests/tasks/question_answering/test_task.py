@@ -363,7 +363,7 @@ def test_xquad_s_answers_survive_minilm_s_tokens_and_baselines_score_as_known(re
     config = yaml.safe_load((CONFIGS / "xquad_lora.yaml").read_text())["data"]
     data = task.load_data(DataConfig(**{**config, "data_dir": str(real_data / "xquad")}))
     assert len(data.splits["train"]) + len(data.splits["test"]) == 1190
-    tokenizer = task.load_processor(load_checkpoint(ModelConfig()), ModelConfig(max_length_tokens=128))
+    tokenizer = task.load_processor(task.load_checkpoint(ModelConfig()), ModelConfig(max_length_tokens=128))
     rows = datasets.concatenate_datasets(list(data.splits.values()))
     encoded, truncation = task.encode(rows, tokenizer)
     assert truncation.rows == 0
