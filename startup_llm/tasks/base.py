@@ -160,8 +160,8 @@ class Task(ABC):
         Raises:
             UserError: If either is the case.
         """
-        self._name_checkpoint(model)
         self._refuse_unused("model", model, OPTIONS_OF_SOME_TASKS["model"], self.model_options)
+        self._name_checkpoint(model)
 
     def _refuse_unused(self, section: str, given: Any, some: Sequence[str], used: Collection[str]) -> None:
         for name, value in list_changed(given).items():
