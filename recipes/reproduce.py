@@ -1,23 +1,26 @@
 """Make a finished run again from its lock, and say of every number whether it came out the same.
 
 python recipes/reproduce.py runs/helpdesk-lora
-python recipes/reproduce.py runs/helpdesk-lora --run_dir /tmp/helpdesk-again
+python recipes/reproduce.py runs/helpdesk-lora --run_dir /tmp/helpdesk-again --yes
 python recipes/reproduce.py my-account/helpdesk-lora
+
+A lock and a config from elsewhere are data: what will be run is shown before it starts, no code of a checkpoint is
+run without --trust_remote_code, files outside the working folder are read only with --allowed_folders, and no token
+is given to the process that trains.
 """
 
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from startup_llm.command_line import parse_config
-from startup_llm.config import AlignConfig, FinetuneConfig, PretrainConfig, ReproduceConfig
+from startup_llm.config import ReproduceConfig
 from startup_llm.errors import UserError, run_recipe
 from startup_llm.run_folder import read_run_lock
 
-CONFIGS = {"finetune.py": FinetuneConfig, "align.py": AlignConfig, "pretrain.py": PretrainConfig}
-"""Recipes whose runs can be made again, and their configs."""
+if TYPE_CHECKING:
+    from startup_llm.runs.reproduction import Reproduction
 
 
 def main() -> None:
@@ -26,60 +29,50 @@ def main() -> None:
         words[0] = f"--run={words[0]}"
     config, _, _ = parse_config(ReproduceConfig, words)
 
-    from startup_llm.runs import lock as run_lock
+    from startup_llm.runs.reproduction import plan_reproduction
 
-    run = run_lock.load_run_folder(config.run, config.revision)
-    lock, run = read_run_lock(run), run.absolute()
-    name = Path(config.run).name
-    beside = run.parent if Path(config.run).exists() else Path("runs")
-    new_run = Path(config.run_dir or beside / f"{name}-again").absolute()
-    if new_run == run:
-        raise UserError(f"run_dir {config.run_dir} is the run itself; name another, so that both can be compared")
-    run_lock.check_schema(lock)
-    if lock["recipe"] not in CONFIGS:
-        raise UserError(f"{config.run} was made by {lock['recipe']}; expected a run of {', '.join(CONFIGS)}")
-    os.chdir(run_lock.find_working_folder(run, lock))
-    words = ["--config", os.path.relpath(run / "config.yaml"), *list_options(lock, new_run, config.overwrite)]
-    check_inputs(config.run, run, lock, words)
-
-    recipe = Path(__file__).with_name(lock["recipe"])
-    launch = [sys.executable]
-    if (processes := lock["environment"]["processes"]) > 1:
-        on_cpu = ["--cpu"] if lock["plan"]["device"] == "cpu" else []
-        launch += ["-m", "accelerate.commands.launch", "--num_processes", str(processes), *on_cpu]
-    print(f"makes {config.run} again in {new_run}", flush=True)
-    done = subprocess.run([*launch, str(recipe), *words], env=run_lock.build_environment(lock), check=False)
+    reproduction = plan_reproduction(config, Path(__file__).parent)
+    confirm(reproduction, config)
+    check_inputs(reproduction)
+    print(f"makes {config.run} again in {reproduction.new_run}", flush=True)
+    done = subprocess.run(reproduction.command, env=reproduction.build_environment(), check=False)
     if done.returncode != 0:
         sys.exit(done.returncode)
-    sys.exit(report(lock, read_run_lock(new_run)))
+    sys.exit(report(reproduction.lock, read_run_lock(reproduction.new_run)))
 
 
-def list_options(lock: dict, new_run: Path, overwrite: bool) -> list[str]:
-    options = {**lock["overrides"], "run_dir": str(new_run), "overwrite": overwrite, "resume": False}
-    return [f"--{name}={v if isinstance(v, str) else json.dumps(v)}" for name, v in options.items()]
+def confirm(reproduction: "Reproduction", config: ReproduceConfig) -> None:
+    if not config.yes and not sys.stdin.isatty():
+        raise UserError(
+            f"what {config.run} runs is shown before it starts, and there is no terminal to answer at; "
+            "look at its config.yaml and run.lock.json, then add --yes"
+        )
+    print(reproduction.describe(), flush=True)
+    if not config.yes:
+        print("run this? [y/N] ", end="", flush=True)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            sys.exit("nothing was run")
 
 
-def check_inputs(name: str, run: Path, lock: dict, words: list[str]) -> None:
+def check_inputs(reproduction: "Reproduction") -> None:
     from startup_llm.evaluation.environment import describe_code, describe_environment
-    from startup_llm.runs import lock as run_lock
+    from startup_llm.runs import reproduction as runs
 
-    if not (run / "config.yaml").is_file():
-        raise UserError(f"no config.yaml in {name}; copy the whole run")
-    config, _, _ = parse_config(CONFIGS[lock["recipe"]], words, train_section=True)
-    changed, notes = run_lock.find_changed_files(run, lock, config)
-    changed = changed or run_lock.find_changed_rows(lock, config)
+    name, lock, config = reproduction.name, reproduction.lock, reproduction.config
+    changed, notes = runs.find_changed_files(reproduction.run, lock, config)
+    changed = changed or runs.find_changed_rows(lock, config)
     if changed:
         raise UserError(f"{name} was made from other files: {'; '.join(changed)}; nothing was trained")
     print(f"data and checkpoint are those that {name} was made from")
     now = {"code": describe_code(), "environment": describe_environment()}
-    notes += run_lock.find_changed_environment(lock, now, threads=False)
+    notes += runs.find_changed_environment(lock, now, threads=False)
     print(*(f"warning: {note}" for note in notes), sep="\n", end="\n" if notes else "")
 
 
 def report(lock: dict, new: dict) -> int:
-    from startup_llm.runs import lock as run_lock
+    from startup_llm.runs import reproduction as runs
 
-    changed = run_lock.find_changed_environment(lock, new)
+    changed = runs.find_changed_environment(lock, new)
     exact = lock["exact"] and not changed
     for line in changed:
         print(f"differs: {line}")
@@ -88,12 +81,14 @@ def report(lock: dict, new: dict) -> int:
     else:
         why = "not the same environment" if changed else "this device's kernels do not give the same numbers twice"
         print(f"{why}: each number has to lie within its tolerance")
-    checks = run_lock.compare_metrics(lock, new, exact=exact)
-    print(*checks, *run_lock.compare_outputs(lock, new), sep="\n")
+    checks = runs.compare_metrics(lock, new, exact=exact)
+    print(*checks, *runs.compare_outputs(lock, new), sep="\n")
+    other_rows = runs.compare_rows(lock, new)
+    print(*other_rows, sep="\n", end="\n" if other_rows else "")
     outside = [check for check in checks if not check.inside]
     equal = sum(check.found == check.expected for check in checks)
     print(f"{len(checks)} numbers: {equal} exactly equal, {len(checks) - len(outside)} inside, {len(outside)} outside")
-    return 1 if outside else 0
+    return 1 if outside or other_rows else 0
 
 
 if __name__ == "__main__":

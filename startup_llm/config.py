@@ -502,6 +502,12 @@ class ReproduceConfig:
     """Where the new run is kept; default RUN-again, or runs/NAME-again for a published one."""
     overwrite: bool = False
     """Replace a finished run in run_dir."""
+    yes: bool = False
+    """Run without asking. Else what will be run is shown, and a person answers."""
+    trust_remote_code: bool = False
+    """Allow a run to execute the Python code that comes with its checkpoint. Leave off unless you have read it."""
+    allowed_folders: list[str] = field(default_factory=list)
+    """Folders beside the run's working folder that its files may lie in, such as [/data]."""
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ VARIABLES = (
     "ACCELERATE_USE_CPU",
 )
 """Environment variables that move numbers."""
+
+_SECRET = re.compile(r"(^|_)(TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(_|$)", re.IGNORECASE)
 
 
 class StageClock:
@@ -119,13 +122,33 @@ def describe_code() -> dict[str, Any]:
 
 
 def _ask_git(*words: str, folder: Path) -> str | None:
+    """Return git's answer, or None. Git reads the repository's own configuration alone, and runs no program for it."""
     import subprocess
 
+    environment = {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "LC_ALL": "C",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_OPTIONAL_LOCKS": "0",
+        "GIT_TERMINAL_PROMPT": "0",
+    }
+    no_programs = ["core.fsmonitor=false", f"core.hooksPath={os.devnull}", "core.untrackedCache=false"]
+    options = [word for setting in no_programs for word in ("-c", setting)]
     try:
-        answer = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=False)
+        answer = subprocess.run(
+            ["git", *options, "-C", str(folder), *words],
+            env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+        )  # fmt: skip
     except OSError:
         return None  # git is not installed
     return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+def withhold_secrets(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return environment variables without tokens, keys and passwords; the Hub's token file is not read either."""
+    plain = {name: value for name, value in variables.items() if not _SECRET.search(name)}
+    return {**plain, "HF_TOKEN_PATH": os.devnull}
 
 
 def describe_environment() -> dict[str, Any]:

@@ -19,7 +19,8 @@ from typing import Any
 
 from startup_llm.benchmark.tables import build_timing_tables
 from startup_llm.evaluation.metrics import is_share
-from startup_llm.run_folder import read_results, write_atomically
+from startup_llm.run_folder import read_results
+from startup_llm.written_files import write_atomically
 
 _MARKED = re.compile(
     r"(<!-- (?P<kind>results|ladder|benchmark): (?P<name>\S+) -->\n).*?(<!-- /(?P=kind) -->)", re.DOTALL

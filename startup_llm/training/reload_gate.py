@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from startup_llm.evaluation.environment import withhold_secrets
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -71,7 +73,7 @@ def check_reload(
         )
         answer = subprocess.run(
             [sys.executable, "-m", "startup_llm.training.reload_gate", str(request)],
-            env=plain_environment(),
+            env=withhold_secrets(plain_environment()),
             capture_output=True,
             text=True,
             check=False,

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
+import os
 import runpy
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from loopback_hub import TOKEN, LoopbackHub
 
 from startup_llm.config import PushConfig
 from startup_llm.hub.push import push
+from startup_llm.runs.lock_schema import OVERRIDES, check_lock
 
 ROOT = Path(__file__).parents[2]
 FINETUNE, REPRODUCE = ROOT / "recipes" / "finetune.py", ROOT / "recipes" / "reproduce.py"
@@ -86,14 +91,14 @@ def test_a_model_from_scratch_is_made_again_to_the_same_numbers_and_bytes(
     words = ["--data.train_file", "tickets.csv", "--train.max_steps", 4, "--evaluation.resamples", 50]
     code, _, err = call(ROOT / "recipes" / "pretrain.py", *words, "--run_dir", "runs/dnn")
     assert code == 0, err[-2000:]
-    code, out, err = call(REPRODUCE, "runs/dnn")
+    code, out, err = call(REPRODUCE, "runs/dnn", "--yes")
     assert code == 0, out[-2000:] + err[-2000:]
     lock, again = (json.loads(Path(run, "run.lock.json").read_text()) for run in ("runs/dnn", "runs/dnn-again"))
     assert lock["metrics"] == again["metrics"]
     assert lock["outputs"] == again["outputs"]
     assert "recipes/reproduce.py" in Path("runs/dnn/README.md").read_text()
     Path("tickets.csv").write_text(Path("tickets.csv").read_text().replace("hello there 0", "hello there 9"))
-    code, _, err = call(REPRODUCE, "runs/dnn", "--run_dir", "runs/other")
+    code, _, err = call(REPRODUCE, "runs/dnn", "--run_dir", "runs/other", "--yes")
     assert code == 2
     assert "tickets.csv" in err
 
@@ -147,12 +152,17 @@ def test_the_lock_names_inputs_by_relative_paths_and_hashes(made):
     assert lock["environment"]["threads"] >= 1
     assert lock["seeds"]["train.seed"] == 42
     assert {"commit", "dirty", "version", "sources_sha256"} == lock["code"].keys()
+    assert lock["overrides"].keys() <= set(OVERRIDES)
+    known = check_lock(lock, "runs/first")
+    assert {part: known[part] for part in ("code", "environment", "metrics", "splits")} == {
+        part: lock[part] for part in ("code", "environment", "metrics", "splits")
+    }
     assert all(score["tolerance"] > 0 for scores in lock["metrics"].values() for score in scores.values())
 
 
 def test_a_run_is_made_again_exactly_from_any_folder(made, tmp_path, monkeypatch, call):
     monkeypatch.chdir(tmp_path)
-    code, out, err = call(REPRODUCE, made / "runs" / "first", "--run_dir", "again")
+    code, out, err = call(REPRODUCE, made / "runs" / "first", "--run_dir", "again", "--yes")
     assert code == 0, out + err
     first, again = made / "runs" / "first", tmp_path / "again"
     for name in ("predictions.jsonl", "model/model.safetensors", "adapter/adapter_model.safetensors"):
@@ -176,7 +186,7 @@ def test_a_changed_file_is_named_with_both_hashes_before_training(name, work, ca
         file.write_text(file.read_text() + "# a note\n")
     else:
         flip_last_letter(file)
-    code, _, err = call(REPRODUCE, "runs/first")
+    code, _, err = call(REPRODUCE, "runs/first", "--yes")
     assert code == 2
     assert err.count("\n") == 1
     assert err.startswith("error: runs/first was made from other files: ")
@@ -189,7 +199,7 @@ def test_a_changed_file_is_named_with_both_hashes_before_training(name, work, ca
 def test_every_changed_and_missing_file_is_named(work, call):
     flip_last_letter(work / "base" / "model.safetensors")
     (work / "tickets.csv").unlink()
-    code, _, err = call(REPRODUCE, "runs/first")
+    code, _, err = call(REPRODUCE, "runs/first", "--yes")
     assert code == 2
     assert "tickets.csv: not there, expected SHA-256 " in err
     assert "base/model.safetensors: SHA-256 expected " in err
@@ -198,7 +208,7 @@ def test_every_changed_and_missing_file_is_named(work, call):
 def test_rows_cut_in_another_way_stop_before_training(work, call, copy_instead_of_training):
     calls = copy_instead_of_training()
     change_lock(work / "runs" / "first", lambda lock: lock["splits"]["test"].update(sha256="0" * 64))
-    code, _, err = call(REPRODUCE, "runs/first")
+    code, _, err = call(REPRODUCE, "runs/first", "--yes")
     assert code == 2
     assert "rows of split test: SHA-256 expected 000000000000..., found " in err
     assert not calls
@@ -207,7 +217,7 @@ def test_rows_cut_in_another_way_stop_before_training(work, call, copy_instead_o
 def test_another_package_version_is_named_and_the_run_goes_on(work, call, copy_instead_of_training):
     change_lock(work / "runs" / "first", lambda lock: lock["environment"]["packages"].update(torch="0.0.1"))
     calls = copy_instead_of_training()
-    code, out, _ = call(REPRODUCE, "runs/first")
+    code, out, _ = call(REPRODUCE, "runs/first", "--yes")
     assert code == 0
     assert "warning: packages.torch: 0.0.1 then, " in out
     [(words, environment)] = calls
@@ -223,7 +233,7 @@ def raise_accuracy(lock: dict, by: float) -> None:
 
 def test_any_difference_is_outside_in_the_same_environment(work, call, copy_instead_of_training):
     copy_instead_of_training(lambda lock: raise_accuracy(lock, 1e-9))
-    code, out, _ = call(REPRODUCE, "runs/first")
+    code, out, _ = call(REPRODUCE, "runs/first", "--yes")
     assert code == 1
     assert "the numbers have to be exactly equal" in out
     assert "difference +1e-09 (expected the same): OUTSIDE" in out
@@ -236,7 +246,7 @@ def test_elsewhere_a_difference_is_held_against_the_tolerance(by, code, verdict,
         raise_accuracy(lock, by)
 
     copy_instead_of_training(change)
-    found, out, _ = call(REPRODUCE, "runs/first")
+    found, out, _ = call(REPRODUCE, "runs/first", "--yes")
     assert found == code
     assert "differs: hardware: " in out
     assert any(line.startswith("lora accuracy: ") and line.endswith(verdict) for line in out.splitlines())
@@ -247,13 +257,13 @@ def test_elsewhere_a_difference_is_held_against_the_tolerance(by, code, verdict,
 )
 def test_a_missing_lock_is_one_line(run, told, work, call):
     (work / "runs" / "first" / "run.lock.json").unlink()
-    code, out, err = call(REPRODUCE, run)
+    code, out, err = call(REPRODUCE, run, "--yes")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert told in err
 
 
 def test_a_run_is_not_made_again_over_itself(work, call):
-    code, _, err = call(REPRODUCE, "runs/first", "--run_dir", "runs/first", "--overwrite")
+    code, _, err = call(REPRODUCE, "runs/first", "--run_dir", "runs/first", "--overwrite", "--yes")
     assert code == 2
     assert "is the run itself" in err
 
@@ -295,24 +305,220 @@ def test_what_the_config_gives_is_not_measured(monkeypatch):
     assert chosen == ("bfloat16", "bfloat16", "eager", 77, False)
 
 
-def test_a_published_run_is_made_again_from_its_hub_id(made, work, call, tmp_path, monkeypatch):
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> Iterator[LoopbackHub]:
+    """A hub that this process and its children reach, logged in to it as `me`."""
     from huggingface_hub import close_session, constants
 
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    for name, value in {"OFFLINE": False, "DISABLE_XET": True, "CACHE": str(tmp_path / "hf")}.items():
-        monkeypatch.setattr(constants, f"HF_HUB_{name}", value)
     address = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
+    cache = str(tmp_path / "hf")
+    for name, value in {"OFFLINE": False, "DISABLE_XET": True, "CACHE": cache}.items():
+        monkeypatch.setattr(constants, f"HF_HUB_{name}", value)
     with LoopbackHub(tmp_path / "hub") as hub:
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + address)
-        push(PushConfig("me/mine", "runs/first"), ROOT / "data_cards", hub.url)
-        code, out, err = call(REPRODUCE, "me/mine")
-        assert code == 0, out + err
-        assert (work / "runs" / "mine-again" / "results.json").is_file()
-        flip_last_letter(work / "tickets.csv")
-        code, _, err = call(REPRODUCE, "me/mine", "--overwrite")
-        assert (code, "tickets.csv: SHA-256 expected" in err) == (2, True)
-        code, _, err = call(REPRODUCE, "me/none")
-        assert (code, err.count("\n")) == (2, 1)
-        assert "me/none is no folder here, and the Hub does not give it" in err
+        children = {
+            "TOKEN": TOKEN,
+            "ENDPOINT": hub.url,
+            "HUB_OFFLINE": "0",
+            "HUB_DISABLE_XET": "1",
+            "HUB_CACHE": cache,
+        }
+        for name, value in {**children, "MODULES_CACHE": str(tmp_path / "modules")}.items():
+            monkeypatch.setenv(f"HF_{name}", value)
+        yield hub
         close_session()
+
+
+def test_a_published_run_is_made_again_from_its_hub_id(work, call, hub):
+    push(PushConfig("me/mine", "runs/first"), ROOT / "data_cards", hub.url)
+    code, out, err = call(REPRODUCE, "me/mine", "--yes")
+    assert code == 0, out + err
+    assert (work / "runs" / "mine-again" / "results.json").is_file()
+    flip_last_letter(work / "tickets.csv")
+    code, _, err = call(REPRODUCE, "me/mine", "--overwrite", "--yes")
+    assert (code, "tickets.csv: SHA-256 expected" in err) == (2, True)
+    code, _, err = call(REPRODUCE, "me/none", "--yes")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "me/none is no folder here, and the Hub does not give it" in err
+
+
+def test_git_settings_in_a_published_lock_run_nothing(work, call, hub):
+    payload = work / "payload"
+    push(PushConfig("me/mine", "runs/first"), ROOT / "data_cards", hub.url)
+    lock = json.loads(hub.files("me/mine")["run.lock.json"])
+    settings = {"COUNT": "1", "KEY_0": "core.fsmonitor", "VALUE_0": f"touch {payload}; false"}
+    lock["environment"]["variables"] |= {f"GIT_CONFIG_{name}": value for name, value in settings.items()}
+    hub.commit("me/mine", {"run.lock.json": json.dumps(lock).encode()})
+    code, out, err = call(REPRODUCE, "me/mine", "--yes")
+    assert (code, out) == (2, "")
+    assert "environment.variables.GIT_CONFIG_COUNT" in err.splitlines()[-1]
+    assert not payload.exists()
+    assert not (work / "runs" / "mine-again").exists()
+
+
+PAYLOAD = """
+import os, pathlib
+from huggingface_hub import get_token
+from transformers import PreTrainedTokenizerFast
+
+pathlib.Path({file!r}).write_text(f"{{os.environ.get('HF_TOKEN')}} {{get_token()}}")
+
+
+class OwnTokenizer(PreTrainedTokenizerFast):
+    pass
+"""
+
+
+def test_code_that_a_published_run_asks_for_runs_only_where_this_command_line_allows_it(work, call, hub, tmp_path):
+    """The checkpoint's tokenizer is a class of another repository, as transformers' auto_map allows."""
+    payload = tmp_path / "payload"
+    files = {file.name: file.read_bytes() for file in Path("base").iterdir()}
+    described = json.loads(files["tokenizer_config.json"])
+    described["auto_map"] = {"AutoTokenizer": [None, "evil/code--own.OwnTokenizer"]}
+    files["tokenizer_config.json"] = json.dumps(described).encode()
+    commit = hub.create("evil/base", private=False, files=files)
+    code = {"own.py": PAYLOAD.format(file=str(payload)).encode(), "config.json": b"{}"}
+    hub.create("evil/code", private=False, files=code)
+    run = Path("runs/first")
+    change_config(run, lambda config: config["model"].update(checkpoint="evil/base", trust_remote_code=True))
+
+    def change(lock: dict) -> None:
+        del lock["overrides"]["model.checkpoint"]
+        lock["overrides"]["model.revision"] = commit
+        hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        lock["checkpoint"].update(name="evil/base", source="Hub", revision=commit, files=hashes)
+
+    change_lock(run, change)
+    names = ("config.yaml", "run.lock.json", "results.json")
+    hub.create("me/evil", files={name: (run / name).read_bytes() for name in names})
+    code, out, err = call(REPRODUCE, "me/evil", "--yes")
+    assert (code, out) == (2, "")
+    assert "allow it with --trust_remote_code" in err.splitlines()[-1]
+    assert not payload.exists()
+    _, out, err = call(REPRODUCE, "me/evil", "--yes", "--trust_remote_code")
+    assert "OWN PYTHON CODE IS RUN" in out
+    assert payload.exists(), out + err
+    assert payload.read_text() == "None None"  # no token, which the code could send away
+
+
+def test_what_will_be_run_is_shown_and_a_person_answers(work, call, copy_instead_of_training, monkeypatch):
+    calls = copy_instead_of_training()
+    code, out, err = call(REPRODUCE, "runs/first")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "add --yes" in err
+    for answer, expected in (("n", 0), ("", 0), ("y", 1)):
+        terminal = io.StringIO(f"{answer}\n")
+        terminal.isatty = lambda: True
+        monkeypatch.setattr(sys, "stdin", terminal)
+        code, out, _ = call(REPRODUCE, "runs/first")
+        assert len(calls) == expected
+        assert "recipes/finetune.py --config runs/first/config.yaml" in out
+        assert "reads:     tickets.csv, base" in out
+        assert f"writes:    {work}/runs/first-again" in out
+
+
+def test_the_process_that_trains_gets_no_token(work, call, copy_instead_of_training, monkeypatch):
+    for name in ("HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "my_password"):
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    calls = copy_instead_of_training()
+    assert call(REPRODUCE, "runs/first", "--yes")[0] == 0
+    [(_, environment)] = calls
+    assert "secret" not in environment.values()
+    assert environment["HF_TOKEN_PATH"] == os.devnull
+    assert environment["HF_HUB_OFFLINE"] == "1"
+    assert environment["TOKENIZERS_PARALLELISM"] == "false"
+
+
+def change_config(run: Path, change: Callable[[dict], object]) -> None:
+    file = run / "config.yaml"
+    values = yaml.safe_load(file.read_text())
+    change(values)
+    file.write_text(yaml.safe_dump(values))
+    change_lock(run, lambda lock: lock.update(config_sha256=hashlib.sha256(file.read_bytes()).hexdigest()))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda lock: lock["environment"]["variables"].update(PYTHONPATH="."), "environment.variables.PYTHONPATH"),
+        (lambda lock: lock["environment"]["variables"].update(LD_PRELOAD="x.so"), "environment.variables.LD_PRELOAD"),
+        (lambda lock: lock["environment"]["variables"].update(OMP_NUM_THREADS="$(x)"), "variables.OMP_NUM_THREADS"),
+        (lambda lock: lock["environment"].update(variables=["OMP_NUM_THREADS"]), "environment.variables"),
+        (lambda lock: lock["environment"].update(processes=100000), "environment.processes"),
+        (lambda lock: lock["environment"].update(processes=1000), "1000 processes"),
+        (lambda lock: lock["environment"].update(hardware="\x1b[2Jfine"), "environment.hardware"),
+        (lambda lock: lock.update(recipe="../../evil.py"), "was made by ../../evil.py"),
+        (
+            lambda lock: lock["overrides"].update({"model.trust_remote_code": True}),
+            "overrides.model.trust_remote_code",
+        ),
+        (lambda lock: lock["overrides"].update({"train.output_dir": "x"}), "overrides.train.output_dir"),
+        (lambda lock: lock["overrides"].update({"data.train_file": "/etc/hostname"}), "'/etc/hostname' lies outside"),
+        (lambda lock: lock["overrides"].update({"data.train_file": "../x.csv"}), "'../x.csv' lies outside"),
+        (lambda lock: lock["overrides"].update({"data.train_file": '["/etc/x.csv"]'}), "'/etc/x.csv' lies outside"),
+        (lambda lock: lock["overrides"].update({"data.data_dir": "~/.ssh"}), "'~/.ssh' lies outside"),
+        (lambda lock: lock["overrides"].update({"model.checkpoint": "/opt/model"}), "'/opt/model' lies outside"),
+        (lambda lock: lock["data"][0]["files"][0].update(path="/etc/shadow"), "'/etc/shadow' lies outside"),
+        (lambda lock: lock["checkpoint"]["files"].update({"../../x": "0" * 64}), "checkpoint.files"),
+        (lambda lock: lock.update(working_folder="/"), "working_folder"),
+        (lambda lock: lock.update(metrics=[]), "metrics"),
+        (lambda lock: lock.pop("splits"), "splits: Field required"),
+    ],
+)
+def test_what_a_lock_may_not_say_is_refused(change, told, work, call, copy_instead_of_training):
+    change_lock(work / "runs" / "first", change)
+    calls = copy_instead_of_training()
+    code, out, err = call(REPRODUCE, "runs/first", "--yes")
+    assert (code, out, err.count("\n")) == (2, "", 1), out + err
+    assert told in err
+    assert not calls
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda config: config["model"].update(trust_remote_code=True), "allow it with --trust_remote_code"),
+        (lambda config: config["model"].update(chat_template="/etc/hostname"), "model.chat_template"),
+        (lambda config: config["data"].update(test_file="../../other.csv"), "data.test_file '../../other.csv'"),
+        (lambda config: config["data"].update(dataset="/home"), "data.dataset '/home'"),
+        (lambda config: config.update(model="/etc/passwd"), "model: expected options"),
+        (lambda config: config["train"].update(parallelism_config={"class_path": "antigravity.X"}), "class_path"),
+        (lambda config: config["train"].update(accelerator_config="other.json"), "train.accelerator_config"),
+        (lambda config: config["train"].update(hub_model_id="evil/x"), "train.hub_model_id"),
+    ],
+)
+def test_what_a_config_may_not_say_is_refused(change, told, work, call, copy_instead_of_training):
+    change_config(work / "runs" / "first", change)
+    calls = copy_instead_of_training()
+    code, out, err = call(REPRODUCE, "runs/first", "--yes")
+    assert (code, out, err.count("\n")) == (2, "", 1), out + err
+    assert told in err
+    assert not calls
+
+
+def test_a_tracker_that_the_config_names_hears_nothing(work, call, copy_instead_of_training):
+    change_config(work / "runs" / "first", lambda config: config["train"].update(report_to=["wandb"]))
+    calls = copy_instead_of_training()
+    assert call(REPRODUCE, "runs/first", "--yes")[0] == 0
+    [(words, _)] = calls
+    assert "--train.report_to=none" in words
+
+
+def test_files_in_a_folder_that_this_command_line_allows_are_read(work, call, copy_instead_of_training, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.move("tickets.csv", elsewhere)
+    path = str(elsewhere / "tickets.csv")
+
+    def change(lock: dict) -> None:
+        lock["overrides"]["data.train_file"] = path
+        lock["data"][0]["files"][0]["path"] = path
+
+    change_lock(work / "runs" / "first", change)
+    copy_instead_of_training()
+    code, _, err = call(REPRODUCE, "runs/first", "--yes")
+    assert (code, f"--allowed_folders '[{elsewhere}]'" in err) == (2, True)
+    code, out, err = call(REPRODUCE, "runs/first", "--yes", "--allowed_folders", f"[{elsewhere}]")
+    assert code == 0, out + err
