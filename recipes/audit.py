@@ -27,12 +27,12 @@ def audit(config: AuditConfig) -> int:
     datasets.disable_progress_bars()
     fail_on = read_kinds("fail_on", config.fail_on, (*KINDS, "any"))
     fix_kinds = read_kinds("fix_kinds", config.fix_kinds, FIXABLE)
-    folder = check_output(config.output, overwrite=config.overwrite)
+    folder = check_output(config.output, config, overwrite=config.overwrite)
 
     result = audit_rows(config)
     copies = []
     if config.fix:
-        copies = write_cleaned_copies(result, fix_kinds, names=config.names, overwrite=config.overwrite)
+        copies = write_cleaned_copies(result, fix_kinds, folder, names=config.names, overwrite=config.overwrite)
     write_audit(result, folder)
 
     content = result.to_json()

@@ -20,7 +20,7 @@ from startup_llm.training.processes import require_one_process
 def main() -> None:
     config, _, config_text = parse_config(BenchmarkConfig)
     require_one_process("recipes/benchmark.py")
-    with RunFolder(config.run_dir, overwrite=config.overwrite) as run:
+    with RunFolder(config.run_dir, overwrite=config.overwrite, config=config) as run:
         benchmark(config, config_text, run)
 
 

@@ -24,7 +24,7 @@ def main() -> None:
     require_one_process("recipes/compare.py")
     check(config)
     run_dir = config.run_dir or default_run_dir(config.data, "ladder")
-    with RunFolder(run_dir, overwrite=config.overwrite, resume=config.resume) as run:
+    with RunFolder(run_dir, overwrite=config.overwrite, resume=config.resume, config=config) as run:
         compare(config, config_text, run)
 
 

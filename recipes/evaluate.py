@@ -24,7 +24,7 @@ SUITES = Path(__file__).with_name("suites")
 def main() -> None:
     config, _, config_text = parse_config(EvaluateConfig)
     require_one_process("recipes/evaluate.py")
-    with RunFolder(config.run_dir, overwrite=config.overwrite, resume=False) as run:
+    with RunFolder(config.run_dir, overwrite=config.overwrite, resume=False, config=config) as run:
         failures = evaluate(config, config_text, run)
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)

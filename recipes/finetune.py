@@ -19,7 +19,7 @@ from startup_llm.run_folder import RunFolder
 def main() -> None:
     config, train_section, config_text = parse_config(FinetuneConfig, train_section=True)
     run_dir = config.run_dir or default_run_dir(config.data, config.method)
-    with RunFolder(run_dir, overwrite=config.overwrite, resume=config.resume) as run:
+    with RunFolder(run_dir, overwrite=config.overwrite, resume=config.resume, config=config) as run:
         finetune(config, train_section, config_text, run)
 
 

@@ -16,7 +16,7 @@ from startup_llm.training.processes import require_one_process
 def main() -> None:
     config, _, config_text = parse_config(PoolConfig)
     require_one_process("recipes/pool_folds.py")
-    with RunFolder(config.run_dir, overwrite=config.overwrite, resume=False) as run:
+    with RunFolder(config.run_dir, overwrite=config.overwrite, resume=False, config=config) as run:
         pool(config, config_text, run)
 
 

@@ -35,7 +35,7 @@ def main() -> None:
     config, _, config_text = parse_config(GanConfig)
     train = {"image": train_image_gan, "text": train_ganbert}[config.kind]
     default = "runs/digits-gan" if config.kind == "image" else default_run_dir(config.data, "ganbert")
-    with RunFolder(config.run_dir or default, overwrite=config.overwrite, resume=config.resume) as run:
+    with RunFolder(config.run_dir or default, overwrite=config.overwrite, resume=config.resume, config=config) as run:
         train(config, config_text, run)
 
 

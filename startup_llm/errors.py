@@ -3,8 +3,16 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import re
+import signal
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+REMEDY = "remedy"
+"""Attribute of an exception that tells how to go on, where that depends on where it was met."""
+_OUT_OF_MEMORY = re.compile(r"OutOfMemoryError:|DefaultCPUAllocator: |bad_alloc|Cannot allocate memory|malloc of size")
 
 
 class UserError(Exception):
@@ -15,6 +23,10 @@ class UserError(Exception):
     """
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a recipe as Ctrl-C does."""
+
+
 def nearest(name: str, candidates: Iterable[str]) -> str:
     """Return `; did you mean X?` for the candidate closest to `name`, or an empty string."""
     match = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
@@ -22,32 +34,113 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
 
 
 def run_recipe(main: Callable[[], None]) -> None:
-    """Call a recipe's `main` and turn a `UserError` into one line on stderr and exit code 2.
+    """Call a recipe's `main` and turn what a person can mend into one line on stderr and exit code 2.
 
-    A full disk is a user's matter too, whichever library meets it first.
+    That is a `UserError`, and what the system, the memory or a broken file refuses, whichever library meets it first;
+    with STARTUP_LLM_TRACEBACK=1 the latter keep their traceback. Anything else is a fault of this package: it shows
+    its traceback, and says so. SIGTERM ends a recipe as Ctrl-C does, so that it leaves no lock and no temporary file.
     """
     folder = os.path.dirname(os.path.abspath(sys.argv[0]))  # recipes/evaluate.py would hide the package evaluate
     sys.path[:] = [path for path in sys.path if os.path.abspath(path) != folder]
     try:
-        main()
+        with _interrupt_at_sigterm():
+            main()
     except UserError as error:
         sys.exit(_report(str(error)))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except KeyboardInterrupt as error:
+        if os.environ.get("RANK", "0") == "0":
+            _report("; ".join(["stopped by a signal", *filter(None, [getattr(error, REMEDY, None)])]))
+        sys.exit(143 if isinstance(error, Terminated) else 130)
     except Exception as error:
-        if not _is_disk_full(error):
+        message = None if os.environ.get("STARTUP_LLM_TRACEBACK") == "1" else explain(error)
+        if message is None:
+            if hasattr(error, "add_note"):  # Python 3.11 and later
+                error.add_note("This is a fault of startup-llm: report it as a bug, with the text above.")
             raise
-        place = getattr(error, "filename", None) or "while writing"
-        sys.exit(_report(f"no space left on the disk ({place}); free some space, then go on with --resume"))
+        remedy = getattr(error, REMEDY, None)
+        sys.exit(_report(f"{message}; {remedy}" if remedy else message))
 
 
-def _is_disk_full(error: BaseException | None) -> bool:
-    """Look through an error and its causes; writers outside Python tell it in words alone."""
-    while error is not None:
-        if getattr(error, "errno", None) == errno.ENOSPC or os.strerror(errno.ENOSPC) in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+def explain(error: BaseException) -> str | None:
+    """Return in one line what the system, the memory or a broken file refused; None for any other error."""
+    chain = [error]
+    while (link := chain[-1].__cause__ or chain[-1].__context__) is not None and link not in chain:
+        chain.append(link)
+    full = os.strerror(errno.ENOSPC)
+    for one in chain:  # writers outside Python say it in words alone
+        if getattr(one, "errno", None) == errno.ENOSPC or full in str(one):
+            place = getattr(one, "filename", None) or "while writing"
+            return f"no space left on the disk ({place}); free some space"
+        if isinstance(one, MemoryError) or _OUT_OF_MEMORY.search(f"{type(one).__name__}: {one}"):
+            return "the memory is used up; take fewer rows, shorter texts, smaller batches or a smaller model"
+    if isinstance(error, BrokenPipeError):
+        return "what read the output has ended before it was complete"
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename is not None else ""
+        return f"{place}{explain_os_error(error)}"
+    if isinstance(error, RecursionError):
+        return "something that was read is nested too deeply; look for very many brackets in your files"
+    if isinstance(error, UnicodeDecodeError):
+        byte = error.object[error.start] if error.start < len(error.object) else 0
+        return f"a file is not {error.encoding} text (byte 0x{byte:02x} at {error.start:,}); save it as UTF-8"
+    if isinstance(error, UnicodeEncodeError):
+        letter = ascii(error.object[error.start : error.start + 1])
+        return f"{letter} cannot be written as {error.encoding}; remove it, or set PYTHONIOENCODING=utf-8"
+    if isinstance(error, EOFError) or type(error).__name__ in ("BadZipFile", "LZMAError") or _is_zlib_error(error):
+        return f"a compressed file is broken or cut short ({' '.join(str(error).split())[:200]}); copy it again"
+    return None
+
+
+def explain_os_error(error: BaseException) -> str:
+    """Return what an error of the file system means, and what to do."""
+    code = getattr(error, "errno", None)
+    advice = {
+        errno.ENOENT: "there is no such file; check its name",
+        errno.EACCES: "permission denied; give yourself the right, or use another folder",
+        errno.EPERM: "the system does not permit it; use another folder",
+        errno.ELOOP: "a symbolic link leads back to itself; remove it, or name the file itself",
+        errno.ENAMETOOLONG: "the name is too long; use a shorter one",
+        errno.ENOTDIR: "a part of the path is a file, not a folder; check the path",
+        errno.EISDIR: "it is a folder, expected a file",
+        errno.EROFS: "the file system can only be read; use another folder",
+        errno.ENOSPC: "no space is left on the disk; free some",
+        errno.EDQUOT: "your quota of the disk is used up; free some space",
+        errno.EFBIG: "the file would be larger than is allowed here; raise the limit (ulimit -f)",
+        errno.EMFILE: "too many files are open; raise the limit (ulimit -n)",
+        errno.ENFILE: "too many files are open on this machine; close some programs",
+        errno.ENXIO: "nothing is at the other end of it; name a plain file",
+        errno.ESTALE: "the network file system lost it; try again",
+        errno.EIO: "the disk fails to read or write it; check the disk",
+    }
+    if code in advice:
+        return advice[code]
+    text = getattr(error, "strerror", None) or str(error)
+    return " ".join(str(text).split())[:300] or type(error).__name__
+
+
+@contextmanager
+def _interrupt_at_sigterm() -> Iterator[None]:
+    """Let SIGTERM raise `Terminated` in this process; forked workers end by it as they do elsewhere."""
+    process = os.getpid()
+
+    def interrupt(number: int, _: object) -> None:
+        if os.getpid() == process:
+            raise Terminated
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _is_zlib_error(error: BaseException) -> bool:
+    return type(error).__module__ == "zlib" and type(error).__name__ == "error"
 
 
 def _report(message: str) -> int:

@@ -9,25 +9,47 @@ A run is written in `NAME.partial/` and renamed to `NAME/` when it is whole, so 
     checkpoints/ the trainer's
     runs/        the runs that a comparison is made of, each a run folder
     plan.json    how an unfinished run computes, for --resume
+    .startup-llm.json  the marker of a folder that this package made, with the list of its files
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import fnmatch
 import json
+import logging
 import os
-import shutil
-import tempfile
+import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from startup_llm.errors import UserError
+from startup_llm.errors import REMEDY, UserError
+from startup_llm.written_files import (
+    MARKER,
+    Marker,
+    apply_umask,
+    exchange_folders,
+    read_marker,
+    refuse_inputs_inside,
+    remove_folder,
+    remove_listed_files,
+    write_atomically,
+)
 
 RESULTS = "results.json"
 RUN_LOCK = "run.lock.json"
 PLAN = "plan.json"
+_UNFINISHED = (
+    MARKER, "config.yaml", RESULTS, RUN_LOCK, PLAN, "report.html", "README.md", "predictions*.jsonl", "table.md",
+    "table.html", "adapter", "model", "checkpoints", "runs", "samples", "speech", "corpus.parquet", "curve.png",
+    "losses.png", "benchmark.png", "costs.png", ".gate-*", ".*.????????",
+)  # fmt: skip
+"""Names in the folder of a run that is being written, for one that was killed before its files were listed."""
+_LOGGER = logging.getLogger(__name__)
+_LOCK_TEXT = "lock of startup-llm; it may be deleted when no process uses it\n"
 
 
 class RunFolder:
@@ -39,20 +61,23 @@ class RunFolder:
         path: The finished run's folder.
         overwrite: Replace a finished run, and drop an interrupted one.
         resume: Go on with an interrupted run.
+        config: The run's options; none of them may name a file inside the folder.
 
     Raises:
         UserError: If the folder holds a finished run, an interrupted one, something else, or is in use.
     """
 
-    def __init__(self, path: str | Path, *, overwrite: bool = False, resume: bool = False) -> None:
+    def __init__(self, path: str | Path, *, overwrite: bool = False, resume: bool = False, config: Any = None) -> None:
         self.final = Path(path)
         self.path = self.final.with_name(f"{self.final.name}.partial")
         self.is_writer = os.environ.get("RANK", "0") == "0"
-        self._overwrite, self._resume = overwrite, resume
-        self._lock: IO[str] | None = None
+        self._overwrite, self._resume, self._config = overwrite, resume, config
+        self._lock: int | None = None
+        self._marker, self._is_whole = Marker(), False
 
     def __enter__(self) -> RunFolder:
         if self.is_writer:
+            refuse_inputs_inside(self._config, [self.final, self.path])
             self._acquire_lock()
             try:
                 self._claim()
@@ -61,11 +86,25 @@ class RunFolder:
                 raise
         return self
 
-    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
-        if self.is_writer:
-            if error_type is not None and self.path.is_dir() and not self._holds_work():
-                shutil.rmtree(self.path, ignore_errors=True)
+    def __exit__(self, error_type: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
+        if not self.is_writer:
+            return
+        try:
+            if error is not None and read_marker(self.path) is not None:
+                self._keep_work(error)
+        finally:
             self._release_lock()
+
+    def _keep_work(self, error: BaseException) -> None:
+        """List what an interrupted run goes on from, or remove what is left of one that has nothing."""
+        if self._is_whole:
+            return
+        if not self._holds_work():
+            self._drop_partial()
+            return
+        with contextlib.suppress(OSError):  # of a full disk, say, which is the error itself
+            self._marker.close(self.path)
+        setattr(error, REMEDY, f"go on with run {self.final} by --resume")
 
     def _acquire_lock(self) -> None:
         if self.final.exists() and not self.final.is_dir():
@@ -73,7 +112,7 @@ class RunFolder:
         while True:
             try:
                 self.final.parent.mkdir(parents=True, exist_ok=True)
-                self._lock = self._lock_file.open("w")
+                self._lock = _open_lock(self._lock_file)
             except (FileExistsError, NotADirectoryError, PermissionError) as error:
                 raise UserError(
                     f"cannot write run_dir {self.final}: {error.strerror}; name another with --run_dir"
@@ -81,37 +120,106 @@ class RunFolder:
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                self._lock.close()
+                os.close(self._lock)
                 raise UserError(
                     f"run {self.final} is in use by another process; wait for it, or use another --run_dir"
                 ) from None
             with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(self._lock.fileno()), self._lock_file.stat()):
+                if os.path.samestat(os.fstat(self._lock), self._lock_file.lstat()):
                     return
-            self._lock.close()  # its owner removed the file between our opening and locking it
+            os.close(self._lock)  # its owner removed the file between our opening and locking it
 
     def _release_lock(self) -> None:
-        self._lock_file.unlink(missing_ok=True)
-        if self._lock is not None:
-            self._lock.close()
+        """Unlock, and remove the lock's file if it is one that this package made."""
+        if self._lock is None:
+            return
+        if os.pread(self._lock, len(_LOCK_TEXT) + 1, 0) == _LOCK_TEXT.encode():
+            self._lock_file.unlink(missing_ok=True)
+        os.close(self._lock)
+        self._lock = None
 
     def _claim(self) -> None:
-        """Make the folder to write in, if nothing there would be lost."""
-        if self.final.exists() and any(self.final.iterdir()):
-            if not (self.final / RESULTS).is_file():
-                raise UserError(f"run_dir {self.final} holds files that are not a run; name another with --run_dir")
-            if not self._overwrite:
-                raise UserError(
-                    f"run {self.final} is finished; name another with --run_dir, or replace it with --overwrite"
-                )
-        if self._holds_work() and not self._resume:
-            if not self._overwrite:
-                raise UserError(
-                    f"run {self.final} was interrupted and has checkpoints in {self.path}; "
-                    "go on with --resume, or start again with --overwrite"
-                )
-            shutil.rmtree(self.path)
+        """Make the folder to write in, if nothing there would be lost. All is checked before anything is changed."""
+        self._restore_replaced()
+        self._check_final()
+        drops = self._check_partial()
+        if drops:
+            self._drop_partial()
         self.path.mkdir(exist_ok=True)
+        final, begun = read_marker(self.final), read_marker(self.path)
+        leftover = self._replaced_name(final)
+        if leftover is not None and leftover.is_dir():
+            remove_listed_files(leftover)
+        self._marker = Marker(id=begun.id if begun else self._marker.id, replaces=final.id if final else None)
+        self._marker.write(self.path)
+
+    def _check_final(self) -> None:
+        """Refuse a folder whose content is not to be replaced."""
+        if not self.final.exists() or not any(self.final.iterdir()):
+            return
+        marker = read_marker(self.final)
+        is_run = (self.final / RESULTS).is_file()
+        if not is_run or (marker is not None and marker.kind != "run"):
+            raise UserError(f"run_dir {self.final} holds files that are not a run; name another with --run_dir")
+        if not self._overwrite:
+            raise UserError(
+                f"run {self.final} is finished; name another with --run_dir, or replace it with --overwrite"
+            )
+        if self.final.is_symlink():
+            raise UserError(f"run_dir {self.final} is a symbolic link; name the folder itself to replace it")
+        if marker is None or marker.files is None:
+            raise UserError(
+                f"run {self.final} has no list of its files ({MARKER}), so what of it is yours cannot be told: it is "
+                "no run of this package, or one of an earlier version; delete it yourself, or name another --run_dir"
+            )
+        _refuse_foreign(f"run {self.final}", marker.find_foreign(self.final))
+
+    def _check_partial(self) -> bool:
+        """Refuse an interrupted run that is not to be dropped; say whether there is one to drop."""
+        if self.path.is_symlink() or (self.path.exists() and not self.path.is_dir()):
+            raise UserError(f"{self.path} is in the way and is no folder; move it away, or name another --run_dir")
+        entries = os.listdir(self.path) if self.path.exists() else []
+        if all(fnmatch.fnmatch(name, f".{MARKER}.*") for name in entries):  # killed before it had its marker
+            return bool(entries)
+        marker, work = read_marker(self.path), self._holds_work()
+        final = read_marker(self.final)
+        if marker is None:
+            by_earlier_version = work and _is_json(self.path / PLAN)
+            if by_earlier_version and self._resume:
+                return False
+            if not by_earlier_version or self._overwrite:
+                raise UserError(
+                    f"{self.path} has no marker of this package ({MARKER}) and is in the way; "
+                    "move or delete it yourself, or name another --run_dir"
+                )
+        elif final is not None and final.replaces == marker.id:  # a replaced run, left by a kill
+            work = False
+        if work and self._resume:
+            return False
+        if work and not self._overwrite:
+            raise UserError(
+                f"run {self.final} was interrupted and has checkpoints in {self.path}; "
+                "go on with --resume, or start again with --overwrite"
+            )
+        _refuse_foreign(str(self.path), _find_foreign_in_partial(self.path))
+        return True
+
+    def _drop_partial(self) -> None:
+        """Remove what this package wrote; what else lies there stays."""
+        if not _find_foreign_in_partial(self.path):
+            remove_folder(self.path)
+
+    def _restore_replaced(self) -> None:
+        """Give a run its name back whose replacement was killed between two renames."""
+        replaced = self._replaced_name(read_marker(self.path))
+        if replaced is not None and not self.final.exists() and replaced.is_dir():
+            replaced.rename(self.final)
+
+    def _replaced_name(self, marker: Marker | None) -> Path | None:
+        """Return where a run stands while another takes its place, where the system cannot swap two folders."""
+        return None if marker is None or not marker.replaces else self.final.with_name(
+            f".{self.final.name}.replaced-{marker.id}"
+        )  # fmt: skip
 
     @property
     def _lock_file(self) -> Path:
@@ -155,15 +263,84 @@ class RunFolder:
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
     def finish(self) -> None:
-        """Give the run its final name; a run that it replaces goes only now."""
+        """Give the run its final name; a run that it replaces goes only now.
+
+        The two are swapped at once where the system can, so that there is a finished run at every moment.
+
+        Raises:
+            UserError: If something else took the final name meanwhile; the run stays whole under its other name.
+        """
         if not (self.path / RESULTS).is_file():
             raise RuntimeError(f"{self.path} has no {RESULTS}: the run is not whole")
         (self.path / PLAN).unlink(missing_ok=True)
-        replaced = self.final.with_name(f".{self.final.name}.replaced")
-        if self.final.exists():
-            self.final.rename(replaced)
-        self.path.rename(self.final)
-        shutil.rmtree(replaced, ignore_errors=True)
+        apply_umask(self.path)
+        self._marker.close(self.path)
+        if not self.final.exists() or (self.final.is_dir() and not any(self.final.iterdir())):
+            self.path.rename(self.final)
+            return
+        replaced = read_marker(self.final)
+        if replaced is None or replaced.id != self._marker.replaces:
+            self._is_whole = True
+            raise UserError(f"{self.final} was made meanwhile by somebody else; the finished run is in {self.path}")
+        old = self.path
+        if not exchange_folders(self.path, self.final):
+            old = self._replaced_name(self._marker)
+            self.final.rename(old)
+            self.path.rename(self.final)
+        if kept := remove_listed_files(old):
+            place = self.final.with_name(f"{self.final.name}.kept-{replaced.id[:8]}")
+            old.rename(place)
+            _LOGGER.warning("%s held files of somebody else, which are in %s now: %s", self.final, place, kept)
+
+
+def _open_lock(path: Path) -> int:
+    """Open a lock's file, or make it: a file of that name that somebody else made is locked, and stays as it is."""
+    flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | flags, 0o666)
+    except FileExistsError:
+        return _open_existing_lock(path, flags)
+    try:
+        os.write(lock, _LOCK_TEXT.encode())
+    except OSError:
+        path.unlink()
+        os.close(lock)
+        raise
+    return lock
+
+
+def _open_existing_lock(path: Path, flags: int) -> int:
+    reason = "it is no plain file"
+    try:
+        lock = os.open(path, os.O_RDONLY | flags)
+    except FileNotFoundError:  # removed by its owner just now
+        return _open_lock(path)
+    except OSError as error:
+        lock, reason = None, "it is a symbolic link" if error.errno == errno.ELOOP else str(error.strerror)
+    if lock is not None and stat.S_ISREG(os.fstat(lock).st_mode):
+        return lock
+    if lock is not None:
+        os.close(lock)
+    raise UserError(f"{path} is needed as a lock, but {reason}; move it away, or name another --run_dir")
+
+
+def _find_foreign_in_partial(folder: Path) -> list[str]:
+    """Return what in the folder of an unfinished run this package did not write, as far as it can be told."""
+    marker = read_marker(folder)
+    if marker is not None and marker.files is not None:
+        return marker.find_foreign(folder)
+    return sorted(
+        entry.name for entry in folder.iterdir() if not any(fnmatch.fnmatch(entry.name, name) for name in _UNFINISHED)
+    )
+
+
+def _refuse_foreign(place: str, foreign: list[str]) -> None:
+    if foreign:
+        shown = ", ".join(foreign[:5]) + (f" and {len(foreign) - 5} more" if len(foreign) > 5 else "")
+        raise UserError(
+            f"{place} holds files that this package did not write, or that were changed since: {shown}; "
+            "move them away, or name another --run_dir"
+        )
 
 
 def _is_json(file: Path) -> bool:
@@ -173,23 +350,6 @@ def _is_json(file: Path) -> bool:
     except (OSError, ValueError):
         return False
     return True
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file through a temporary one beside it, so that readers see the old or the new, never a part."""
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as file:
-        temporary = Path(file.name)
-        try:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    temporary.chmod(0o644)
-    temporary.replace(path)
 
 
 def read_results(run: str | Path) -> dict[str, Any]:

@@ -24,7 +24,8 @@ LAYERS = {
     "models": 3,
     "config": 2,
     "run_folder": 1,
-    "errors": 0,
+    "written_files": 0,
+    "errors": -1,
 }
 """Part of the project -> its height; imports point down only, or stay within a part."""
 
@@ -39,6 +40,7 @@ LIGHT = [
     "startup_llm.command_line",
     "startup_llm.config",
     "startup_llm.run_folder",
+    "startup_llm.written_files",
     "startup_llm.tasks",
     "startup_llm.tasks.base",
     "startup_llm.data.classification",

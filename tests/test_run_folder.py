@@ -2,16 +2,21 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from startup_llm import written_files
 from startup_llm.errors import UserError
-from startup_llm.run_folder import RunFolder, read_results, write_atomically
+from startup_llm.run_folder import RunFolder, read_results
+from startup_llm.written_files import MARKER, write_atomically
 
 
 def finish_run(path: Path, value: int = 1, **options: bool) -> None:
@@ -158,7 +163,7 @@ def test_resume_without_anything_to_resume_starts_afresh(tmp_path):
 def test_overwrite_drops_an_interrupted_run(tmp_path):
     interrupt_run(tmp_path / "a")
     with RunFolder(tmp_path / "a", overwrite=True) as run:
-        assert os.listdir(run.path) == []
+        assert os.listdir(run.path) == [MARKER]
 
 
 def test_folder_with_other_files_is_neither_used_nor_overwritten(tmp_path):
@@ -273,3 +278,314 @@ def test_results_of_an_interrupted_run_are_asked_for_in_vain(tmp_path):
     with pytest.raises(UserError) as caught:
         read_results(tmp_path / "a")
     assert str(caught.value) == f"no finished run in {tmp_path / 'a'}; it was interrupted: finish it with --resume"
+
+
+def read_folder(folder: Path) -> dict[str, bytes | str]:
+    """Everything below a folder, links by their target."""
+    return {
+        str(file.relative_to(folder)): os.readlink(file) if file.is_symlink() else file.read_bytes()
+        for file in sorted(folder.rglob("*"))
+        if file.is_symlink() or file.is_file()
+    }
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_of_the_partial_name_that_somebody_else_made_stays(overwrite, resume, tmp_path):
+    theirs = tmp_path / "a.partial"
+    (theirs / "checkpoints" / "checkpoint-1").mkdir(parents=True)
+    (theirs / "checkpoints" / "checkpoint-1" / "trainer_state.json").write_text("{}")
+    (theirs / "thesis.tex").write_text("years of work")
+    before = read_folder(tmp_path)
+    assert "a.partial" in refuse(tmp_path / "a", overwrite=overwrite, resume=resume)
+    assert read_folder(tmp_path) == before
+
+
+def test_a_failing_run_does_not_remove_a_folder_of_the_partial_name(tmp_path):
+    (tmp_path / "a.partial").mkdir()
+    (tmp_path / "a.partial" / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError), RunFolder(tmp_path / "a", resume=True):
+        raise UserError("an unknown column")
+    assert (tmp_path / "a.partial" / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("place", ["a", "a.partial"])
+def test_a_link_in_the_place_of_a_folder_is_not_followed(place, tmp_path):
+    finish_run(tmp_path / "elsewhere")
+    (tmp_path / place).symlink_to(tmp_path / "elsewhere")
+    before = read_folder(tmp_path)
+    refuse(tmp_path / "a", overwrite=True)
+    assert read_folder(tmp_path) == before
+
+
+def test_a_folder_with_results_that_this_package_did_not_make_is_not_replaced(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "results.json").write_text('{"survey": "answers of ten years"}')
+    message = refuse(tmp_path / "a", overwrite=True)
+    assert "delete it yourself, or name another --run_dir" in message
+    assert (tmp_path / "a" / "results.json").read_text() == '{"survey": "answers of ten years"}'
+
+
+def test_files_that_were_added_to_a_finished_run_or_changed_there_are_named_and_stay(tmp_path):
+    finish_run(tmp_path / "a")
+    (tmp_path / "a" / "notes").mkdir()
+    (tmp_path / "a" / "notes" / "monday.txt").write_text("what I saw")
+    (tmp_path / "a" / "link").symlink_to("/")
+    results = (tmp_path / "a" / "results.json").read_text()
+    (tmp_path / "a" / "results.json").write_text(results + " ")
+    before = read_folder(tmp_path)
+    message = refuse(tmp_path / "a", overwrite=True)
+    assert "link, notes/monday.txt, results.json; move them away" in message
+    assert read_folder(tmp_path) == before
+
+
+def test_files_that_were_added_while_the_new_run_was_made_are_kept(tmp_path, caplog):
+    finish_run(tmp_path / "a", 1)
+    with RunFolder(tmp_path / "a", overwrite=True) as run:
+        (tmp_path / "a" / "notes.txt").write_text("what I saw")
+        run.write_json("results.json", {"value": 2})
+        run.finish()
+    [kept] = tmp_path.glob("a.kept-*")
+    assert (kept / "notes.txt").read_text() == "what I saw"
+    assert "notes.txt" in caplog.text
+    assert read_results(tmp_path / "a") == {"value": 2}
+
+
+def test_files_that_were_added_to_an_interrupted_run_are_named_and_stay(tmp_path):
+    interrupt_run(tmp_path / "a")
+    (tmp_path / "a.partial" / "checkpoints" / "notes.txt").write_text("what I saw")
+    assert "checkpoints/notes.txt; move them away" in refuse(tmp_path / "a", overwrite=True)
+    assert (tmp_path / "a.partial" / "checkpoints" / "notes.txt").is_file()
+    with RunFolder(tmp_path / "a", resume=True) as run:
+        run.write_json("results.json", {})
+        run.finish()
+    assert (tmp_path / "a" / "checkpoints" / "notes.txt").is_file()
+
+
+def test_a_run_that_somebody_else_made_meanwhile_stays_and_so_does_the_new_one(tmp_path):
+    def work() -> None:
+        with RunFolder(tmp_path / "a") as run:
+            run.write_json("results.json", {"value": 2})
+            (tmp_path / "a").mkdir()
+            (tmp_path / "a" / "thesis.tex").write_text("years of work")
+            run.finish()
+
+    with pytest.raises(UserError, match="the finished run is in"):
+        work()
+    assert (tmp_path / "a" / "thesis.tex").is_file()
+    assert read_results(tmp_path / "a.partial") == {"value": 2}
+
+
+@dataclass(frozen=True)
+class Section:
+    train_file: str | list[str] | None = None
+    checkpoint: str = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+@dataclass(frozen=True)
+class Options:
+    data: Section
+    run_dir: str = "a"
+
+
+@pytest.mark.parametrize(
+    "section",
+    [Section("a/train.csv"), Section(["other.csv", "a/train.csv"]), Section(checkpoint="a/model"), Section("link")],
+)
+def test_an_input_inside_the_folder_that_is_replaced_is_refused(section, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    finish_run(Path("a"))
+    Path("a/model").mkdir()
+    Path("a/train.csv").write_text("text,label\n")
+    Path("link").symlink_to("a/train.csv")
+    before = read_folder(tmp_path)
+    message = refuse(Path("a"), overwrite=True, config=Options(section))
+    assert message.startswith("data.")
+    assert "lies inside what is to be written" in message
+    assert read_folder(tmp_path) == before
+
+
+def test_an_input_outside_is_none_of_the_folders_business(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    finish_run(Path("a"))
+    Path("train.csv").write_text("text,label\n")
+    with RunFolder("a", overwrite=True, config=Options(Section("train.csv"))):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["file", "empty file", "link", "pipe", "folder"])
+def test_what_stands_in_the_place_of_the_lock_stays(kind, tmp_path):
+    lock, target = tmp_path / ".a.lock", tmp_path / "target.txt"
+    target.write_text("years of work")
+    if kind == "link":
+        lock.symlink_to(target)
+    elif kind == "pipe":
+        os.mkfifo(lock)
+    elif kind == "folder":
+        lock.mkdir()
+    else:
+        lock.write_text("mine" * (kind == "file"))
+    before = (lock.lstat().st_ino, lock.lstat().st_size, target.read_text())
+    if kind in ("file", "empty file"):
+        finish_run(tmp_path / "a")
+    else:
+        assert "is needed as a lock, but" in refuse(tmp_path / "a")
+    assert (lock.lstat().st_ino, lock.lstat().st_size, target.read_text()) == before
+
+
+def test_a_link_in_the_place_of_a_written_file_is_replaced_not_followed(tmp_path):
+    (tmp_path / "mine.txt").write_text("years of work")
+    (tmp_path / "a.txt").symlink_to(tmp_path / "mine.txt")
+    write_atomically(tmp_path / "a.txt", "new")
+    assert (tmp_path / "mine.txt").read_text() == "years of work"
+    assert (tmp_path / "a.txt").read_text() == "new"
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_the_files_of_a_finished_run_have_the_umasks_mode(umask, mode, tmp_path):
+    before = os.umask(umask)
+    try:
+        with RunFolder(tmp_path / "a") as run:
+            run.model.mkdir()
+            private = os.open(run.model / "model.safetensors", os.O_CREAT | os.O_WRONLY, 0o600)
+            os.close(private)
+            run.write_json("results.json", {})
+            run.finish()
+    finally:
+        os.umask(before)
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "a").rglob("*") if file.is_file()}
+    assert modes == dict.fromkeys(("model.safetensors", "results.json", MARKER), mode)
+
+
+CHANGES = (
+    "os.rename",
+    "os.remove",
+    "os.rmdir",
+    "os.mkdir",
+    "os.chmod",
+    "os.truncate",
+    "ctypes.dlsym",
+    "shutil.rmtree",
+)
+
+
+def kill_at_change(number: int, action: Callable[[], None]) -> bool:
+    """Do something in a forked child that is killed before its so-many-th change to a folder; say whether it was."""
+    child = os.fork()
+    if not child:
+        left = [number]
+
+        def count(event: str, arguments: tuple) -> None:
+            if event in CHANGES or (event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
+                left[0] -= 1
+                if left[0] < 0:
+                    os._exit(9)
+
+        sys.addaudithook(count)
+        try:
+            action()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (0, 9)
+    return code == 9
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+@pytest.mark.parametrize("overwrite_again", [True, False])
+def test_a_kill_at_any_moment_of_a_replacement_leaves_a_finished_run(
+    can_exchange, overwrite_again, tmp_path, monkeypatch
+):
+    """With exchange there is one at every moment; without it, the next start gives it its name back."""
+    if not can_exchange:
+        monkeypatch.setattr("startup_llm.run_folder.exchange_folders", lambda *_: False)
+    for number in range(200):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        finish_run(folder / "a", 1)
+        killed = kill_at_change(number, lambda folder=folder: finish_run(folder / "a", 2, overwrite=True))
+        if can_exchange or (folder / "a").exists():
+            assert read_results(folder / "a")["value"] in (1, 2)
+        if overwrite_again:
+            finish_run(folder / "a", 3, overwrite=True)
+            assert read_results(folder / "a") == {"value": 3}
+            assert os.listdir(folder) == ["a"]
+        else:
+            assert "is finished" in refuse(folder / "a")
+            assert read_results(folder / "a")["value"] in (1, 2)
+        if not killed:
+            break
+    assert not killed
+    assert number > 8
+
+
+def test_a_kill_at_any_moment_of_a_first_run_leaves_nothing_in_the_way(tmp_path):
+    for number in range(200):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        killed = kill_at_change(number, lambda folder=folder: finish_run(folder / "a", 2))
+        with suppress(UserError):  # it was killed after it was finished
+            finish_run(folder / "a", 3)
+        assert read_results(folder / "a")["value"] in (2, 3)
+        assert os.listdir(folder) == ["a"]
+        if not killed:
+            break
+    assert not killed
+
+
+def test_swapping_folders_works_here():
+    """Else the tests above would not see it."""
+    folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"swap-{os.getpid()}"
+    for name in ("a", "b"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / name).write_text("")
+    swapped = written_files.exchange_folders(folder / "a", folder / "b")
+    found = os.listdir(folder / "a")
+    for name in ("a", "b"):
+        for file in (folder / name).iterdir():
+            file.unlink()
+        (folder / name).rmdir()
+    folder.rmdir()
+    assert (swapped, found) == (True, ["b"])
+
+
+@pytest.mark.parametrize("kibibytes", range(4, 56, 4))
+def test_a_disk_that_gets_full_at_any_moment_keeps_the_finished_run(kibibytes, small_disk):
+    finish_run(small_disk / "a", 1)
+    (small_disk / "filler").write_bytes(b"x" * 1024 * kibibytes)
+    with suppress(OSError), RunFolder(small_disk / "a", overwrite=True) as run:
+        (run.path / "checkpoints").mkdir()
+        run.write_text("report.html", "x" * 9000)
+        run.write_json("results.json", {"value": 2})
+        run.finish()
+    assert read_results(small_disk / "a")["value"] in (1, 2)
+    (small_disk / "filler").unlink()
+    finish_run(small_disk / "a", 3, overwrite=True)
+    assert os.listdir(small_disk) == ["a"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("steps", [0, 2])
+def test_a_signal_says_how_to_go_on_and_leaves_no_lock(number, code, steps, tmp_path):
+    script = (
+        "import sys, time; from startup_llm.errors import run_recipe; from startup_llm.run_folder import RunFolder\n"
+        "def main():\n"
+        "    with RunFolder(sys.argv[1]) as run:\n"
+        "        for step in range(int(sys.argv[2])):\n"
+        "            (run.checkpoints / f'checkpoint-{step}').mkdir(parents=True)\n"
+        "            (run.checkpoints / f'checkpoint-{step}' / 'trainer_state.json').write_text('{}')\n"
+        "        print('ready', flush=True); time.sleep(60)\n"
+        "run_recipe(main)\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "a"), str(steps)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        err = process.communicate(timeout=30)[1]
+    assert process.returncode == code
+    assert os.listdir(tmp_path) == (["a.partial"] if steps else [])
+    if steps:
+        assert err == f"error: stopped by a signal; go on with run {tmp_path / 'a'} by --resume\n"
+    else:
+        assert err == "error: stopped by a signal\n"

@@ -17,7 +17,7 @@ from startup_llm.audit.personal_data import mask_text
 from startup_llm.data.sources import EXTENSIONS
 from startup_llm.data.streams import Piece, RowSource, RowTarget, extend_schema
 from startup_llm.errors import UserError
-from startup_llm.run_folder import write_atomically
+from startup_llm.written_files import check_replaceable, list_written, refuse_inputs_inside, write_atomically
 
 if TYPE_CHECKING:
     import pyarrow
@@ -39,8 +39,13 @@ def name_copies(path: str | Path) -> tuple[Path, Path]:
     return place.with_name(f"{stem}.cleaned{extension}"), place.with_name(f"{stem}.changes.jsonl")
 
 
-def find_files(rows: Rows, *, overwrite: bool) -> list[tuple[str, dict[str, Any]]]:
+def find_files(rows: Rows, folder: Path, *, overwrite: bool) -> list[tuple[str, dict[str, Any]]]:
     """Return each audited file with its split.
+
+    Args:
+        rows: What was audited.
+        folder: The audit's folder, whose marker lists earlier copies.
+        overwrite: Replace earlier copies.
 
     Raises:
         UserError: if the rows do not come from files, or a copy exists that is not to be replaced.
@@ -50,14 +55,16 @@ def find_files(rows: Rows, *, overwrite: bool) -> list[tuple[str, dict[str, Any]
         raise UserError("--fix needs files of your own (--data.train_file or --data.data_dir) to write copies beside")
     if isinstance(rows.columns.label, list) or rows.problem_type == "multi_label_classification":
         raise UserError("--fix is for one label per row; of several labels, mend the audit's rows yourself")
-    for copy in (copy for _, file in files for copy in name_copies(file["path"])):
-        if copy.exists() and not overwrite:
-            raise UserError(f"{copy} exists already; move it away, or replace it with --overwrite")
+    copies = [copy for _, file in files for copy in name_copies(file["path"])]
+    refuse_inputs_inside({"--fix: the audited file": [file["path"] for _, file in files]}, copies)
+    check_replaceable(folder, copies, kind="audit", overwrite=overwrite, option="--output")
     return files
 
 
-def write_cleaned_copies(audit: Audit, kinds: list[str], *, names: bool = False, overwrite: bool = False) -> list[str]:
-    """Write the cleaned copies.
+def write_cleaned_copies(
+    audit: Audit, kinds: list[str], folder: Path, *, names: bool = False, overwrite: bool = False
+) -> list[str]:
+    """Write the cleaned copies, and list them in the marker of the audit's folder.
 
     Of equal texts in a split only those with the first one's label are removed: which of two labels is right, a reader
     decides. Of texts that two splits share, the earlier split's row goes, that of training.
@@ -65,6 +72,7 @@ def write_cleaned_copies(audit: Audit, kinds: list[str], *, names: bool = False,
     Args:
         audit: What was found.
         kinds: What to mend, of `FIXABLE`.
+        folder: The audit's folder.
         names: Whether masking covers names too.
         overwrite: Replace earlier copies; the originals are never written.
 
@@ -74,13 +82,15 @@ def write_cleaned_copies(audit: Audit, kinds: list[str], *, names: bool = False,
     Raises:
         UserError: if the rows do not come from files, or a copy exists or cannot be written.
     """
-    files = find_files(audit.rows, overwrite=overwrite)
+    files = find_files(audit.rows, folder, overwrite=overwrite)
+    folder.mkdir(parents=True, exist_ok=True)
     plan = _Plan(audit, kinds, names)
     told, start = [], {split: 0 for split, _ in files}
     for split, file in files:
         first = plan.first_position(split) + start[split]
         start[split] += file["rows"]
         told.append(_clean_file(file["path"], plan, first, overwrite=overwrite))
+        list_written(folder, name_copies(file["path"]), kind="audit")
     return told
 
 

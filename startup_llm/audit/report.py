@@ -5,32 +5,44 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from startup_llm.audit.audit import KINDS, Audit
 from startup_llm.errors import UserError
-from startup_llm.run_folder import write_atomically
+from startup_llm.written_files import check_replaceable, list_written, refuse_inputs_inside, write_atomically
+
+if TYPE_CHECKING:
+    from startup_llm.config import AuditConfig
 
 NAMES = ("audit.json", "audit.md")
 
 
-def check_output(folder: str | Path, *, overwrite: bool) -> Path:
+def check_output(folder: str | Path, config: AuditConfig | None = None, *, overwrite: bool) -> Path:
     """Return the folder for an audit.
 
+    Args:
+        folder: Its name.
+        config: The audit's options; none of them may name a file that is written.
+        overwrite: Replace an earlier audit.
+
     Raises:
-        UserError: if it is a file, or holds an audit that is not to be replaced.
+        UserError: if it is a file, is that of a run, or holds files that are not to be replaced.
     """
     path = Path(folder)
     if path.exists() and not path.is_dir():
         raise UserError(f"output {path} is a file, expected a folder; name another with --output")
-    taken = [name for name in NAMES if (path / name).exists()]
-    if taken and not overwrite:
-        raise UserError(f"{path / taken[0]} exists already; name another folder with --output, or use --overwrite")
+    files = [path / name for name in NAMES]
+    refuse_inputs_inside(config, files)
+    check_replaceable(path, files, kind="audit", overwrite=overwrite, option="--output")
     return path
 
 
 def write_audit(audit: Audit, folder: Path) -> None:
-    """Write both files, each whole or not at all.
+    """Write both files, each whole or not at all, and list them in the folder's marker.
+
+    Args:
+        audit: What was found.
+        folder: Where to write.
 
     Raises:
         UserError: if the folder cannot be written.
@@ -40,6 +52,7 @@ def write_audit(audit: Audit, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "audit.json", json.dumps(content, ensure_ascii=False) + "\n")
         write_atomically(folder / "audit.md", render_markdown(content))
+        list_written(folder, [folder / name for name in NAMES], kind="audit")
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise UserError(f"cannot write the audit to {folder}: {error.strerror}; name another --output") from None
 

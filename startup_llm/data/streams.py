@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from startup_llm.data.sources import EXTENSIONS, KNOWN_EXTENSIONS, check_header
 from startup_llm.errors import UserError, nearest
+from startup_llm.written_files import NewFile, find_owner
 
 if TYPE_CHECKING:
     import pyarrow
@@ -259,7 +260,7 @@ class RowTarget:
 
     def __init__(self, path: str, row_format: str, source: RowSource, *, overwrite: bool = False) -> None:
         self.path, self._source = path, source
-        self._file: IO[bytes] | None = None
+        self._file: NewFile | None = None
         self._writer: _DelimitedWriter | _JsonLinesWriter | _ParquetWriter
         self._streams: list[IO[bytes]] = []
         self._written = 0
@@ -279,6 +280,8 @@ class RowTarget:
             raise UserError(f"the output {path} is not a file; name a file, or - for stdout")
         if place.exists() and not overwrite:
             raise UserError(f"the output {path} exists already; name another file, or replace it with --overwrite")
+        if (owner := find_owner(place)) is not None:
+            raise UserError(f"the output {path} is a file of {owner}; name another file")
         if not os.access(place.parent, os.W_OK):
             raise UserError(f"the output {path} cannot be written: permission denied in {place.parent}")
 
@@ -298,10 +301,8 @@ class RowTarget:
             stream = sys.stdout.buffer
         else:
             place = Path(self.path)
-            self._file = tempfile.NamedTemporaryFile(  # noqa: SIM115
-                dir=place.parent, prefix=f".{place.name}.", delete=False
-            )
-            stream = self._file
+            self._file = NewFile(place)
+            stream = self._file.stream
             self._streams = [stream]
             if place.name.lower().endswith(".gz"):
                 stream = cast(IO[bytes], gzip.GzipFile("", "wb", fileobj=stream, mtime=0))
@@ -343,27 +344,29 @@ class RowTarget:
     def __exit__(self, error_type: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
         if self._file is None:
             return
-        temporary, place = Path(self._file.name), Path(self.path)
+        place = Path(self.path)
         try:
             keep = isinstance(error, UserError) and self._written and not self._source.can_reread
+            if keep:
+                place = _find_free_name(place.with_name(f"{place.name}.partial"))
             if error_type is None or keep:
-                self._close(self._file)
-                if keep:
-                    place = place.with_name(f"{place.name}.partial")
-                temporary.chmod(0o644)
-                temporary.replace(place)
+                self._close()
+                self._file.keep(place)
             if keep:
                 raise UserError(f"{error}; the answers to the {self._written:,} rows before are in {place}") from None
         finally:
             self._file.close()
-            temporary.unlink(missing_ok=True)
 
     def _close(self, file: IO[bytes]) -> None:
         self._writer.close()
         for stream in self._streams[:-1]:
             stream.close()
-        file.flush()
-        os.fsync(file.fileno())
+
+
+def _find_free_name(place: Path) -> Path:
+    """Return a name that nothing has: that one, or one with a number."""
+    names = [place, *(place.with_name(f"{place.name}.{number}") for number in range(2, 1000))]
+    return next((name for name in names if not os.path.lexists(name)), names[-1])
 
 
 class _RowError(Exception):

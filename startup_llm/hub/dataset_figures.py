@@ -19,8 +19,8 @@ import numpy as np
 from startup_llm.audit.personal_data import find_personal_data
 from startup_llm.config import DataConfig
 from startup_llm.data.classification import fold_text
-from startup_llm.run_folder import write_atomically
 from startup_llm.tasks import load_task
+from startup_llm.written_files import write_atomically
 
 if TYPE_CHECKING:
     import datasets

@@ -22,6 +22,7 @@ from startup_llm.audit.report import check_output, render_markdown, write_audit
 from startup_llm.config import AuditConfig, DataConfig
 from startup_llm.data.classification import load_labelled_text
 from startup_llm.errors import UserError
+from startup_llm.run_folder import RunFolder
 from startup_llm.tasks.text_to_text.rows import load_text_to_text
 from startup_llm.tasks.vision.labelled_images import load_labelled_images
 
@@ -294,7 +295,7 @@ def test_fix_writes_a_copy_and_its_changes_and_leaves_the_original(tmp_path, nam
     path = Path(write_rows(tmp_path / name, rows))
     before = hashlib.sha256(path.read_bytes()).hexdigest()
     kinds = [kind for kind in FIXABLE if not kind.startswith("near")]
-    write_cleaned_copies(audit_rows(AuditConfig(data=DataConfig(train_file=str(path)))), kinds)
+    write_cleaned_copies(audit_rows(AuditConfig(data=DataConfig(train_file=str(path)))), kinds, tmp_path / "audit")
     assert hashlib.sha256(path.read_bytes()).hexdigest() == before
     copy, changes = name_copies(path)
     changes = [json.loads(line) for line in changes.read_text().splitlines()]
@@ -317,23 +318,23 @@ def test_fix_writes_a_copy_and_its_changes_and_leaves_the_original(tmp_path, nam
 def test_fix_does_not_replace_a_copy_unasked(tmp_path):
     path = Path(write_rows(tmp_path / "rows.csv", plant_fixable(build_clean_rows(90))))
     result = audit_rows(AuditConfig(data=DataConfig(train_file=str(path))))
-    write_cleaned_copies(result, ["empty-texts"])
+    write_cleaned_copies(result, ["empty-texts"], tmp_path / "audit")
     with pytest.raises(UserError, match=r"rows\.cleaned\.csv exists already"):
-        write_cleaned_copies(result, ["empty-texts"])
-    write_cleaned_copies(result, ["empty-texts"], overwrite=True)
+        write_cleaned_copies(result, ["empty-texts"], tmp_path / "audit")
+    write_cleaned_copies(result, ["empty-texts"], tmp_path / "audit", overwrite=True)
 
 
-def test_fix_needs_files():
+def test_fix_needs_files(tmp_path):
     result = audit_rows(AuditConfig(data=DataConfig(dataset="helpdesk")))
     with pytest.raises(UserError, match="needs files of your own"):
-        write_cleaned_copies(result, ["empty-texts"])
+        write_cleaned_copies(result, ["empty-texts"], tmp_path / "audit")
 
 
 def test_removal_across_splits_takes_the_training_row(tmp_path):
     train, test = build_clean_rows()[:200], build_clean_rows()[200:]
     train[102] = test[5]
     result = audit(tmp_path, train, test)
-    told = write_cleaned_copies(result, ["duplicates-across-splits"])
+    told = write_cleaned_copies(result, ["duplicates-across-splits"], tmp_path / "audit")
     assert [line.partition(": ")[2].split(" rows")[0] for line in told] == ["199", "40"]
 
 
@@ -343,6 +344,47 @@ def test_audit_is_not_replaced_unasked(tmp_path):
     with pytest.raises(UserError, match=r"audit\.json exists already"):
         check_output(tmp_path / "audit", overwrite=False)
     assert check_output(tmp_path / "audit", overwrite=True) == tmp_path / "audit"
+
+
+@pytest.mark.parametrize("name", ["rows.cleaned.csv", "rows.changes.jsonl"])
+def test_fix_does_not_replace_what_it_did_not_write(tmp_path, name):
+    path = Path(write_rows(tmp_path / "rows.csv", plant_fixable(build_clean_rows(90))))
+    result = audit_rows(AuditConfig(data=DataConfig(train_file=str(path))))
+    write_cleaned_copies(result, ["empty-texts"], tmp_path / "audit")
+    (tmp_path / name).write_text("rows that I corrected by hand")
+    with pytest.raises(UserError, match=rf"{re.escape(name)} was not written by this recipe, or was changed since"):
+        write_cleaned_copies(result, ["empty-texts"], tmp_path / "audit", overwrite=True)
+    assert (tmp_path / name).read_text() == "rows that I corrected by hand"
+
+
+def test_fix_does_not_replace_another_audited_file(tmp_path):
+    for name in ("rows.csv", "rows.cleaned.csv"):
+        write_rows(tmp_path / name, build_clean_rows(60))
+    files = [str(tmp_path / name) for name in ("rows.csv", "rows.cleaned.csv")]
+    result = audit_rows(AuditConfig(data=DataConfig(train_file=files)))
+    before = (tmp_path / "rows.cleaned.csv").read_bytes()
+    with pytest.raises(UserError, match="lies inside what is to be written"):
+        write_cleaned_copies(result, ["duplicates"], tmp_path / "audit", overwrite=True)
+    assert (tmp_path / "rows.cleaned.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["audit.json", "audit.md"])
+def test_an_audit_does_not_replace_what_it_did_not_write(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match="was not written by this recipe"):
+        check_output(tmp_path, overwrite=True)
+    config = AuditConfig(data=DataConfig(train_file=str(tmp_path / name)))
+    with pytest.raises(UserError, match=r"data\.train_file .* lies inside what is to be written"):
+        check_output(tmp_path, config, overwrite=True)
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_an_audit_is_not_written_into_a_run(tmp_path):
+    with RunFolder(tmp_path / "run") as run:
+        run.write_json("results.json", {})
+        run.finish()
+    with pytest.raises(UserError, match="is the folder of a run; name another with --output"):
+        check_output(tmp_path / "run", overwrite=True)
 
 
 def test_unknown_kind_gets_the_nearest():

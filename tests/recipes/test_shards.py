@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 
 from startup_llm.errors import UserError
 from startup_llm.training.shards import check_checkpoint
+from startup_llm.written_files import Marker
 
 ROOT = Path(__file__).parents[2]
 LAUNCHER = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", 2, "--main_process_port", 0]
@@ -130,6 +131,7 @@ def test_a_run_in_shards_goes_on_from_the_middle_of_an_epoch(way, sharded, recip
     checkpoint = Path("checkpoints", "checkpoint-4")
     assert (sharded / "lora" / checkpoint / "global_step4").exists() == (way == "deepspeed_zero3")
     shutil.copytree(sharded / "lora" / checkpoint, sharded / "cut.partial" / checkpoint)
+    Marker().write(sharded / "cut.partial")
     run_in_shards(way, sharded, [*recipes["lora"], 4, "--run_dir", "cut", "--resume"])
     whole, cut = (load_file(sharded / name / "adapter" / "adapter_model.safetensors") for name in ("lora", "cut"))
     assert whole.keys() == cut.keys()
