@@ -217,9 +217,9 @@ class RunFolder:
 
     def _replaced_name(self, marker: Marker | None) -> Path | None:
         """Return where a run stands while another takes its place, where the system cannot swap two folders."""
-        return None if marker is None or not marker.replaces else self.final.with_name(
-            f".{self.final.name}.replaced-{marker.id}"
-        )  # fmt: skip
+        if marker is None or not marker.replaces:
+            return None
+        return self.final.with_name(f".{self.final.name}.replaced-{marker.id}")
 
     @property
     def _lock_file(self) -> Path:
@@ -284,7 +284,7 @@ class RunFolder:
             raise UserError(f"{self.final} was made meanwhile by somebody else; the finished run is in {self.path}")
         old = self.path
         if not exchange_folders(self.path, self.final):
-            old = self._replaced_name(self._marker)
+            old = self.final.with_name(f".{self.final.name}.replaced-{self._marker.id}")
             self.final.rename(old)
             self.path.rename(self.final)
         if kept := remove_listed_files(old):

@@ -25,6 +25,7 @@ LAYERS = {
     "config": 2,
     "run_folder": 1,
     "written_files": 0,
+    "plain_data": 0,
     "errors": -1,
 }
 """Part of the project -> its height; imports point down only, or stay within a part."""

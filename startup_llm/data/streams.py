@@ -357,7 +357,7 @@ class RowTarget:
         finally:
             self._file.close()
 
-    def _close(self, file: IO[bytes]) -> None:
+    def _close(self) -> None:
         self._writer.close()
         for stream in self._streams[:-1]:
             stream.close()

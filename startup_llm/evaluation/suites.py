@@ -238,5 +238,5 @@ def build_page(results: Mapping[str, Any]) -> str:
     from jinja2 import Environment, PackageLoader
 
     environment = Environment(loader=PackageLoader("startup_llm.evaluation", ""), autoescape=True, trim_blocks=True)
-    template = environment.get_template("benchmarks.html.jinja")
+    template = environment.get_template("suites.html.jinja")
     return template.render(header=HEADER, rows=build_rows(results), **results)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
@@ -49,6 +49,20 @@ def _check_inside(name: str) -> str:
     return name
 
 
+def _check_variable(name: str) -> str:
+    if name not in VARIABLES:
+        raise ValueError(f"expected one of {', '.join(VARIABLES)}")
+    return name
+
+
+def _check_option(name: str) -> str:
+    if name not in OVERRIDES:
+        raise ValueError(f"expected one of {', '.join(OVERRIDES)}")
+    return name
+
+
+VariableName = Annotated[str, AfterValidator(_check_variable)]
+OptionName = Annotated[str, AfterValidator(_check_option)]
 Line = Annotated[str, StringConstraints(max_length=4096), AfterValidator(_check_printable)]
 InnerPath = Annotated[Line, AfterValidator(_check_inside)]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -82,7 +96,7 @@ class _Environment(_Part):
     cuda: Line | None
     threads: Annotated[int, Field(ge=1, le=4096)]
     processes: Annotated[int, Field(ge=1, le=1024)]
-    variables: dict[Literal[VARIABLES], VariableValue]
+    variables: dict[VariableName, VariableValue]
 
 
 class _DataFile(_Part):
@@ -126,7 +140,7 @@ class RunLock(_Part):
     recipe: Line | None
     working_folder: Annotated[str, StringConstraints(pattern=r"^\.\.(/\.\.){0,31}$")] | None
     config_sha256: Digest
-    overrides: dict[Literal[OVERRIDES], Line | int | float | bool | list[Line]]
+    overrides: dict[OptionName, Line | int | float | bool | list[Line]]
     plan: _Plan
     exact: bool
     code: _Code

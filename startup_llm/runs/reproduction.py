@@ -155,6 +155,7 @@ def plan_reproduction(asked: ReproduceConfig, recipes: Path) -> Reproduction:
     os.chdir(find_working_folder(run, lock) if local else Path.cwd())
     words = ["--config", os.path.relpath(run / "config.yaml"), *_list_options(lock, new_run, asked.overwrite)]
     _check_values(run / "config.yaml", asked.run)
+    config: Any
     config, train_section, _ = parse_config(RECIPES[lock["recipe"]], words, train_section=True)
     _check_config(config, train_section, asked)
     paths = {**_list_paths(config), **{f"data file {path}": path for path in _list_files(lock)}}
@@ -294,9 +295,7 @@ def find_working_folder(run: Path, lock: Mapping[str, Any]) -> Path:
     return here
 
 
-def find_changed_files(
-    run: Path, lock: Mapping[str, Any], config: FinetuneConfig | PretrainConfig
-) -> tuple[list[str], list[str]]:
+def find_changed_files(run: Path, lock: Mapping[str, Any], config: Any) -> tuple[list[str], list[str]]:
     """Compare the run's config, its data files and its checkpoint with their hashes in the lock.
 
     Args:
