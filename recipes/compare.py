@@ -30,9 +30,9 @@ def main() -> None:
 
 def check(config: CompareConfig) -> None:
     """Find what cannot run before hours are spent."""
-    from startup_llm.evaluation.baselines import BASELINES
+    from startup_llm.tasks import load_task
 
-    known = (*BASELINES, *RUNGS)
+    known = (*load_task(config.task).known_baselines, *RUNGS)
     for name in config.rungs:
         if name not in known:
             raise UserError(f"rungs: unknown rung {name}{nearest(name, known)}; known: {', '.join(known)}")
@@ -52,7 +52,6 @@ def check(config: CompareConfig) -> None:
 def compare(config: CompareConfig, config_text: str, run: RunFolder) -> None:
     from startup_llm.data.task_data import compute_rows_sha256
     from startup_llm.evaluation import comparison
-    from startup_llm.evaluation.baselines import BASELINES
     from startup_llm.evaluation.environment import describe_hardware, read_versions
     from startup_llm.evaluation.metrics import rank_metrics
     from startup_llm.tasks import load_task
@@ -67,7 +66,10 @@ def compare(config: CompareConfig, config_text: str, run: RunFolder) -> None:
             f"{len(loaded)} draws make {len(test)} different test splits, expected one; give the test rows as a split "
             "of their own (data.test_file), without data.max_test_rows"
         )
-    metric = rank_metrics(task.metrics(next(iter(loaded.values()))), config.evaluation.decides)[0]
+    first = next(iter(loaded.values()))
+    metric, baselines = rank_metrics(task.metrics(first), config.evaluation.decides)[0], task.baselines(first)
+    if unknown := [rung for rung in config.rungs if rung not in (*baselines, *RUNGS)]:
+        raise UserError(f"rungs: {unknown[0]} is no baseline of these rows; theirs are {', '.join(baselines)}")
     for (budget, draw), data in loaded.items():
         for rung in config.rungs:
             if rung in RUNGS and RUNGS[rung].from_unlabelled and not data.unlabelled:
@@ -76,7 +78,7 @@ def compare(config: CompareConfig, config_text: str, run: RunFolder) -> None:
                 found = train_rung(rung, budget, draw, drawn[budget, draw], config, run, Path(__file__).parent)
             else:
                 start = time.perf_counter()
-                predictions = BASELINES[rung](data.splits, data)
+                predictions = baselines[rung](data.splits, data)
                 seconds = time.perf_counter() - start
                 rows = len(data.splits["train"])
                 found = comparison.RungRun(rung, budget, draw, predictions, *test, rows, seconds)

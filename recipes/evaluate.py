@@ -77,9 +77,10 @@ def evaluate(config: EvaluateConfig, config_text: str, run: RunFolder) -> list[s
 def list_entries(config: EvaluateConfig) -> list:
     """Return the suite's entries, or one for the data that is named, by default the run's own."""
     from startup_llm.evaluation.suites import SuiteEntry, read_suite
+    from startup_llm.tasks import list_metric_names
 
     if config.suite:
-        return read_suite(config.suite, SUITES, config.only)
+        return read_suite(config.suite, SUITES, list_metric_names, config.only)
     if config.only:
         raise UserError("only: chooses entries of a suite; name the suite too")
     data = {}
@@ -95,6 +96,7 @@ def measure_entry(entry: Any, config: EvaluateConfig, others: list[str], run: Ru
     from startup_llm.data.task_data import compute_rows_sha256
     from startup_llm.evaluation import suites as benchmarks
     from startup_llm.evaluation.metrics import rank_metrics
+    from startup_llm.tasks.base import find_metric
     from startup_llm.training.inference import predict_outputs
     from startup_llm.training.speed import plan_speed
     from startup_llm.training.trained_model import load_trained_model
@@ -113,12 +115,13 @@ def measure_entry(entry: Any, config: EvaluateConfig, others: list[str], run: Ru
     elif data.problem_type == "regression" and outputs[0].shape[-1] != 1:
         raise UserError(f"{name} has {outputs[0].shape[-1]} outputs; {entry.name} has numbers, which need one output")
     predictions, references = task.decide(outputs, encoded, test, data), task.references(test)
-    metrics = entry.metrics or rank_metrics(task.metrics_alone(data), config.evaluation.decides)
+    metrics = [find_metric(task, metric) for metric in entry.metrics]
+    metrics = metrics or rank_metrics(task.metrics_alone(data), config.evaluation.decides)
     sha256, comparisons = compute_rows_sha256(test), []
     for other in others:
         theirs = benchmarks.read_predictions(other.replace("{entry}", entry.name), entry.name, sha256)
         found = benchmarks.compare(metrics, references, (name, predictions), theirs, config.evaluation)
-        comparisons += [{**one, "with": other, "decides": one["metric"] == metrics[0]} for one in found]
+        comparisons += [{**one, "with": other, "decides": one["metric"] == metrics[0].name} for one in found]
     plain = predictions.tolist() if hasattr(predictions, "tolist") else predictions
     lines = [json.dumps({"row": row, "prediction": value}) for row, value in zip(test["row"], plain, strict=True)]
     run.write_text(f"predictions-{entry.name}.jsonl", "\n".join(lines) + "\n")
@@ -130,6 +133,7 @@ def measure_entry(entry: Any, config: EvaluateConfig, others: list[str], run: Ru
         "sha256": sha256,
         "sources": data.sources,
         "metrics": benchmarks.measure(metrics, references, predictions, config.evaluation),
+        "lower_is_better": [metric.name for metric in metrics if metric.lower_is_better],
         "comparisons": comparisons,
     }
 

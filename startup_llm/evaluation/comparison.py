@@ -10,7 +10,7 @@ import numpy as np
 
 from startup_llm.errors import UserError
 from startup_llm.evaluation import report
-from startup_llm.evaluation.metrics import get_metric, is_measurable, is_share
+from startup_llm.evaluation.metrics import Metric, is_share
 from startup_llm.evaluation.statistics import compare_models, compute_interval, judge_comparison
 
 if TYPE_CHECKING:
@@ -65,21 +65,21 @@ class RungRun:
     command: str | None = None
 
 
-def check_measurable(rung: str, metric: str, predictions: Sequence[Any]) -> None:
+def check_measurable(rung: str, metric: Metric, predictions: Sequence[Any]) -> None:
     """Refuse a rung whose predictions do not tell what the ladder compares.
 
     Raises:
         UserError: If it is one.
     """
-    if not is_measurable(metric, predictions):
+    if not metric.is_measurable(predictions):
         raise UserError(
-            f"rungs: {rung} gives no {metric}, by which the rungs are compared; leave it out, or choose another with "
-            "--evaluation.decides"
+            f"rungs: {rung} gives no {metric.name}, by which the rungs are compared; leave it out, or choose another "
+            "with --evaluation.decides"
         )
 
 
 def build_comparison(
-    runs: Sequence[RungRun], references: Sequence[Any], metric: str, evaluation: EvaluationConfig
+    runs: Sequence[RungRun], references: Sequence[Any], metric: Metric, evaluation: EvaluationConfig
 ) -> dict[str, Any]:
     """Score every run on the same test rows, and at each budget the best rung against each other one.
 
@@ -89,7 +89,7 @@ def build_comparison(
     Args:
         runs: Of every rung at every budget, each with the same draws at a budget.
         references: True values of the test rows.
-        metric: A key of `METRICS`; decides.
+        metric: By which the rungs are compared.
         evaluation: Level, resamples and seed.
 
     Returns:
@@ -108,7 +108,6 @@ def build_comparison(
                 "give the test rows as a split of their own, so that no draw changes them"
             )
     budgets = []
-    lower_is_better = get_metric(metric).lower_is_better
     for budget in dict.fromkeys(run.budget for run in runs):
         by_rung: dict[str, list[RungRun]] = {}
         for run in runs:
@@ -134,16 +133,16 @@ def build_comparison(
                     ],
                 }
             )
-        rungs.sort(key=lambda rung: rung["mean"], reverse=not lower_is_better)
+        rungs.sort(key=lambda rung: rung["mean"], reverse=not metric.lower_is_better)
         leader = rungs[0]["name"]
         comparisons = [
             _compare(by_rung[leader], by_rung[rung["name"]], references, metric, evaluation) for rung in rungs[1:]
         ]
         entry = {"budget": budget, "rungs": rungs, "comparisons": comparisons}
-        budgets.append({**entry, **_recommend(entry, metric)})
+        budgets.append({**entry, **_recommend(entry, metric.name)})
     return {
-        "decides": metric,
-        "lower_is_better": lower_is_better,
+        "decides": metric.name,
+        "lower_is_better": metric.lower_is_better,
         "level": evaluation.confidence_level,
         "test": {"rows": len(references), "sha256": first.test_sha256},
         "budgets": budgets,
@@ -163,10 +162,9 @@ def _mean_of(draws: Sequence[RungRun], key: str) -> float | int | None:
 
 
 def _compare(
-    a: Sequence[RungRun], b: Sequence[RungRun], references: Sequence[Any], metric: str, evaluation: EvaluationConfig
+    a: Sequence[RungRun], b: Sequence[RungRun], references: Sequence[Any], metric: Metric, evaluation: EvaluationConfig
 ) -> dict[str, Any]:
     """Compare two rungs draw by draw; the first draw's test stands for the rest, which are counted."""
-    lower_is_better = get_metric(metric).lower_is_better
     others = {run.draw: run for run in b}
     tests = [
         asdict(
@@ -176,7 +174,7 @@ def _compare(
         )
         for run in a
     ]
-    level = {"lower_is_better": lower_is_better, "level": evaluation.confidence_level}
+    level = {"lower_is_better": metric.lower_is_better, "level": evaluation.confidence_level}
     shown = sum(judge_comparison(test, **level) == "better" for test in tests)
     mean = float(np.mean([test["difference"] for test in tests]))
     return {**tests[0], "mean_difference": mean, "draws": len(tests), "draws_that_show_it": shown}

@@ -1,4 +1,8 @@
-"""Metrics as `evaluate.Metric` objects that need no hub, over pure functions that the bootstrap can call often."""
+"""What a metric is, and the metrics that several tasks share.
+
+A task's own metrics are defined beside it, in the `metrics` module of its folder. Each metric is a pure function that
+the bootstrap can call often, and an `evaluate.Metric` that needs no Hub.
+"""
 
 from __future__ import annotations
 
@@ -9,28 +13,68 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from startup_llm.errors import UserError, nearest
+from startup_llm.errors import UserError
 from startup_llm.evaluation import text_overlap
-from startup_llm.tasks.audio import mel_distance, word_errors
-from startup_llm.tasks.question_answering import metrics as answer_overlap
-from startup_llm.tasks.sentence_similarity import retrieval
-from startup_llm.tasks.text_generation.language_modelling import (
-    combine_bits_per_byte,
-    combine_byte_perplexity,
-    combine_loss,
-    combine_perplexity,
-    count_likelier,
-    count_likelihood,
-    count_preference,
-)
-from startup_llm.tasks.token_classification import metrics as entities
-from startup_llm.tasks.vision import average_precision
 
 if TYPE_CHECKING:
     import datasets
     import evaluate
 
 Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of (references, predictions), each an array or a list with one value per row.
+
+    Attributes:
+        name: What results and configs call it.
+        compute: From references and predictions to the metric.
+        lower_is_better: Whether it is an error.
+        count: For a metric of a whole corpus: from (references, predictions) to what is counted in each row, shape
+            (rows, counts). A bootstrap then resamples rows of counts, not rows of data.
+        combine: From the counts' sums, shape (counts,), to the metric.
+        sign: Returns how the library that counts was set, to be published with the figure.
+        prepare: For a metric of a whole corpus whose rows do not add up: from (references, predictions) to the metric
+            as a function of row numbers, shape (drawn rows,), of which some may stand several times.
+        part: What of a row's value it reads, where values are dicts because metrics of several kinds are measured:
+            likelihood or answer.
+    """
+
+    name: str
+    compute: Callable[[Any, Any], float]
+    lower_is_better: bool = False
+    count: Callable[[Any, Any], Array] | None = None
+    combine: Callable[[Array], float] | None = None
+    sign: Callable[[], str] | None = None
+    prepare: Callable[[Any, Any], Callable[[Array], float]] | None = None
+    part: str = ""
+
+    def is_measurable(self, predictions: Sequence[Any]) -> bool:
+        """Return whether predictions hold what the metric reads: a baseline may give answers without likelihoods."""
+        return not (self.part and isinstance(predictions[0], dict) and self.part not in predictions[0])
+
+    def read_part(self, values: Sequence[Any]) -> Sequence[Any]:
+        """Return what the metric reads of references or predictions: its part of each, where they are dicts."""
+        return [value[self.part] for value in values] if self.part and isinstance(values[0], dict) else values
+
+
+def additive(
+    name: str,
+    count: Callable[[Any, Any], Array],
+    combine: Callable[[Array], float],
+    *,
+    lower_is_better: bool = False,
+    sign: Callable[[], str] | None = None,
+    part: str = "",
+) -> Metric:
+    """Return a metric of a whole corpus, made from counts that add up over its rows."""
+
+    def compute(references: Sequence[Any], predictions: Sequence[Any]) -> float:
+        return float(combine(np.asarray(count(references, predictions), dtype=float).sum(axis=0)))
+
+    compute.__doc__ = combine.__doc__
+    return Metric(name, compute, lower_is_better, count, combine, sign, part=part)
 
 
 def compute_accuracy(references: Array, predictions: Array) -> float:
@@ -95,119 +139,19 @@ def _counts(references: Array, predictions: Array) -> tuple[Array, Array, Array]
     return tuple(np.bincount(a, minlength=classes) for a in (right, predictions, references))  # type: ignore[return-value]
 
 
-@dataclass(frozen=True)
-class MetricFunction:
-    """A metric as a function of (references, predictions), each an array or a list with one value per row.
-
-    Attributes:
-        compute: The function.
-        lower_is_better: Whether it is an error.
-        count: For a metric of a whole corpus: from (references, predictions) to what is counted in each row, shape
-            (rows, counts). A bootstrap then resamples rows of counts, not rows of data.
-        combine: From the counts' sums, shape (counts,), to the metric.
-        sign: Returns how the library that counts was set, to be published with the figure.
-        prepare: For a metric of a whole corpus whose rows do not add up: from (references, predictions) to the metric
-            as a function of row numbers, shape (drawn rows,), of which some may stand several times.
-        part: What of a row's value it reads, where values are dicts because metrics of several kinds are measured:
-            likelihood or answer.
-    """
-
-    compute: Callable[[Any, Any], float]
-    lower_is_better: bool = False
-    count: Callable[[Any, Any], Array] | None = None
-    combine: Callable[[Array], float] | None = None
-    sign: Callable[[], str] | None = None
-    prepare: Callable[[Any, Any], Callable[[Array], float]] | None = None
-    part: str = ""
-
-
-def additive(
-    count: Callable[[Any, Any], Array],
-    combine: Callable[[Array], float],
-    *,
-    lower_is_better: bool = False,
-    sign: Callable[[], str] | None = None,
-    part: str = "",
-) -> MetricFunction:
-    """Return a metric of a whole corpus, made from counts that add up over its rows."""
-
-    def compute(references: Sequence[Any], predictions: Sequence[Any]) -> float:
-        return float(combine(np.asarray(count(references, predictions), dtype=float).sum(axis=0)))
-
-    compute.__doc__ = combine.__doc__
-    return MetricFunction(compute, lower_is_better, count, combine, sign, part=part)
-
-
-METRICS: dict[str, MetricFunction] = {
-    "accuracy": MetricFunction(compute_accuracy),
-    "macro_f1": MetricFunction(compute_macro_f1),
-    "micro_f1": MetricFunction(compute_micro_f1),
-    "f1": MetricFunction(compute_f1),
-    "matthews_correlation": MetricFunction(compute_matthews_correlation),
-    "pearson": MetricFunction(compute_pearson),
-    "spearman": MetricFunction(compute_spearman),
-    "mean_squared_error": MetricFunction(compute_mean_squared_error, lower_is_better=True),
-    "bleu": additive(text_overlap.count_bleu, text_overlap.combine_bleu, sign=text_overlap.sign_bleu, part="answer"),
-    "chrf": additive(text_overlap.count_chrf, text_overlap.combine_chrf, sign=text_overlap.sign_chrf, part="answer"),
-    "rouge_1": additive(text_overlap.count_rouge("rouge1"), text_overlap.combine_mean, part="answer"),
-    "rouge_2": additive(text_overlap.count_rouge("rouge2"), text_overlap.combine_mean, part="answer"),
-    "rouge_l": additive(text_overlap.count_rouge("rougeL"), text_overlap.combine_mean, part="answer"),
-    "word_error_rate": additive(word_errors.count_word_errors, word_errors.combine_error_rate, lower_is_better=True),
-    "character_error_rate": additive(
-        word_errors.count_character_errors, word_errors.combine_error_rate, lower_is_better=True
-    ),
-    "normalized_word_error_rate": additive(
-        word_errors.of_normalized(word_errors.count_word_errors),
-        word_errors.combine_error_rate,
-        lower_is_better=True,
-    ),
-    "normalized_character_error_rate": additive(
-        word_errors.of_normalized(word_errors.count_character_errors),
-        word_errors.combine_error_rate,
-        lower_is_better=True,
-    ),
-    "entity_f1": additive(entities.count_entities, entities.combine_f1),
-    "entity_precision": additive(entities.count_entities, entities.combine_precision),
-    "entity_recall": additive(entities.count_entities, entities.combine_recall),
-    "token_accuracy": additive(entities.count_right_tags, text_overlap.combine_mean),
-    "mean_average_precision": MetricFunction(
-        average_precision.compute_mean_average_precision, prepare=average_precision.prepare_average_precision
-    ),
-    "average_precision_50": MetricFunction(
-        average_precision.compute_average_precision_50, prepare=average_precision.prepare_average_precision_50
-    ),
-    "average_recall": MetricFunction(
-        average_precision.compute_average_recall, prepare=average_precision.prepare_average_recall
-    ),
-    "mel_distance": additive(mel_distance.count_mel_distance, mel_distance.combine_mel_distance, lower_is_better=True),
-    "squad_f1": additive(
-        answer_overlap.count_agreement(answer_overlap.compute_word_f1, with_unanswerable=False),
-        text_overlap.combine_mean,
-    ),
-    "squad_exact_match": additive(
-        answer_overlap.count_agreement(answer_overlap.compute_exact, with_unanswerable=False),
-        text_overlap.combine_mean,
-    ),
-    "squad_v2_f1": additive(
-        answer_overlap.count_agreement(answer_overlap.compute_word_f1_or_none, with_unanswerable=True),
-        text_overlap.combine_mean,
-    ),
-    "squad_v2_exact_match": additive(
-        answer_overlap.count_agreement(answer_overlap.compute_exact, with_unanswerable=True),
-        text_overlap.combine_mean,
-    ),
-    "bits_per_byte": additive(count_likelihood, combine_bits_per_byte, lower_is_better=True, part="likelihood"),
-    "loss": additive(count_likelihood, combine_loss, lower_is_better=True, part="likelihood"),
-    "perplexity": additive(count_likelihood, combine_perplexity, lower_is_better=True, part="likelihood"),
-    "reward_accuracy": additive(count_preference, text_overlap.combine_mean),
-    "preference_accuracy": additive(count_likelier, text_overlap.combine_mean),
-    "ndcg_at_10": additive(retrieval.count_ndcg(10), retrieval.combine_query_mean),
-    "mrr_at_10": additive(retrieval.count_reciprocal_rank(10), retrieval.combine_query_mean),
-    "recall_at_10": additive(retrieval.count_recall(10), retrieval.combine_query_mean),
-    "recall_at_100": additive(retrieval.count_recall(100), retrieval.combine_query_mean),
-    "precision_at_1": additive(retrieval.count_precision(1), retrieval.combine_query_mean),
-    "byte_perplexity": additive(count_likelihood, combine_byte_perplexity, lower_is_better=True, part="likelihood"),
-}
+ACCURACY = Metric("accuracy", compute_accuracy)
+MACRO_F1 = Metric("macro_f1", compute_macro_f1)
+MICRO_F1 = Metric("micro_f1", compute_micro_f1)
+F1 = Metric("f1", compute_f1)
+MATTHEWS_CORRELATION = Metric("matthews_correlation", compute_matthews_correlation)
+PEARSON = Metric("pearson", compute_pearson)
+SPEARMAN = Metric("spearman", compute_spearman)
+MEAN_SQUARED_ERROR = Metric("mean_squared_error", compute_mean_squared_error, lower_is_better=True)
+BLEU = additive("bleu", text_overlap.count_bleu, text_overlap.combine_bleu, sign=text_overlap.sign_bleu, part="answer")
+CHRF = additive("chrf", text_overlap.count_chrf, text_overlap.combine_chrf, sign=text_overlap.sign_chrf, part="answer")
+ROUGE_1 = additive("rouge_1", text_overlap.count_rouge("rouge1"), text_overlap.combine_mean, part="answer")
+ROUGE_2 = additive("rouge_2", text_overlap.count_rouge("rouge2"), text_overlap.combine_mean, part="answer")
+ROUGE_L = additive("rouge_l", text_overlap.count_rouge("rougeL"), text_overlap.combine_mean, part="answer")
 
 
 _SHARE_WORDS = frozenset({"accuracy", "f1", "precision", "recall", "exact", "share", "rate", "ndcg", "mrr"})
@@ -218,84 +162,67 @@ def is_share(metric: str) -> bool:
     return not _SHARE_WORDS.isdisjoint(metric.split("_"))
 
 
-def rank_metrics(names: tuple[str, ...], decides: str | None) -> tuple[str, ...]:
-    """Put the metric that decides first.
+def rank_metrics(metrics: Sequence[Metric], decides: str | None) -> tuple[Metric, ...]:
+    """Put the primary metric first.
+
+    Args:
+        metrics: What is measured.
+        decides: Name of the primary metric; None for the first.
 
     Raises:
-        UserError: If it is not one of the task's metrics.
+        UserError: If it is not one of the metrics.
     """
     if decides is None:
-        return names
+        return tuple(metrics)
+    names = [metric.name for metric in metrics]
     if decides not in names:
         raise UserError(f"evaluation.decides: {decides} is not measured here; choose one of {', '.join(names)}")
-    return (decides, *(name for name in names if name != decides))
+    primary = metrics[names.index(decides)]
+    return (primary, *(metric for metric in metrics if metric is not primary))
 
 
-def get_metric(name: str) -> MetricFunction:
-    """Return a metric's function.
-
-    Raises:
-        UserError: If there is no such metric.
-    """
-    if name not in METRICS:
-        raise UserError(f"unknown metric {name}{nearest(name, METRICS) or ';'} metrics: {', '.join(METRICS)}")
-    return METRICS[name]
-
-
-def is_measurable(name: str, predictions: Sequence[Any]) -> bool:
-    """Say whether predictions hold what a metric reads: a baseline may write answers, say, and not know how likely."""
-    part = get_metric(name).part
-    return not (part and isinstance(predictions[0], dict) and part not in predictions[0])
-
-
-def read_part(name: str, values: Sequence[Any]) -> Sequence[Any]:
-    """Return what a metric reads of references or predictions: its own part of each, where they are dicts of parts."""
-    part = get_metric(name).part
-    return [value[part] for value in values] if part and isinstance(values[0], dict) else values
-
-
-def score_rows(name: str, references: Sequence[Any], predictions: Sequence[Any]) -> float:
+def score_rows(metric: Metric, references: Sequence[Any], predictions: Sequence[Any]) -> float:
     """Compute a metric through its `evaluate.Metric`, whose features are read off the rows."""
     import datasets
 
-    references, predictions = read_part(name, references), read_part(name, predictions)
+    references, predictions = metric.read_part(references), metric.read_part(predictions)
     columns = {"predictions": list(predictions), "references": list(references)}
     if isinstance(references, Array):
         kind = "multilabel" if references.ndim == 2 else str(references.dtype)
-        return load_metric(name, kind).compute(**columns)[name]
-    return _wrap_metric(name, datasets.Dataset.from_dict(columns).features).compute(**columns)[name]
+        return load_metric(metric, kind).compute(**columns)[metric.name]
+    return _wrap_metric(metric, datasets.Dataset.from_dict(columns).features).compute(**columns)[metric.name]
 
 
 @cache
-def load_metric(name: str, kind: str = "int64") -> evaluate.Metric:
+def load_metric(metric: Metric, kind: str = "int64") -> evaluate.Metric:
     """Return a metric as an `evaluate.Metric`, without the Hub.
 
     Args:
-        name: A key of `METRICS`.
+        metric: The metric.
         kind: Type of one value: int64 or float64, string, or `multilabel` for rows of 0/1.
     """
     import datasets
 
     value = datasets.List(datasets.Value("int64")) if kind == "multilabel" else datasets.Value(kind)
-    return _wrap_metric(name, datasets.Features({"predictions": value, "references": value}))
+    return _wrap_metric(metric, datasets.Features({"predictions": value, "references": value}))
 
 
-def _wrap_metric(name: str, features: datasets.Features) -> evaluate.Metric:
+def _wrap_metric(metric: Metric, features: datasets.Features) -> evaluate.Metric:
     import evaluate
 
-    function = get_metric(name).compute
-    as_array = not isinstance(features["references"], dict) and get_metric(name).count is None
+    as_array = not isinstance(features["references"], dict) and metric.count is None
 
     class LocalMetric(evaluate.Metric):
         def _info(self) -> evaluate.MetricInfo:
             return evaluate.MetricInfo(
-                description=function.__doc__ or "",
+                description=metric.compute.__doc__ or "",
                 citation="",
                 inputs_description="predictions and references of the same length",
                 features=features,
             )
 
         def _compute(self, predictions: list, references: list) -> dict[str, float]:
-            return {name: function(*(np.asarray(v) if as_array else v for v in (references, predictions)))}
+            values = (np.asarray(v) if as_array else v for v in (references, predictions))
+            return {metric.name: metric.compute(*values)}
 
-    return LocalMetric(config_name=name, keep_in_memory=True)
+    return LocalMetric(config_name=metric.name, keep_in_memory=True)

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from startup_llm.config import EvaluationConfig
-from startup_llm.evaluation.metrics import get_metric, is_measurable, score_rows
+from startup_llm.evaluation.metrics import Metric, score_rows
 from startup_llm.evaluation.statistics import compare_models, compute_interval, describe_comparison
-from startup_llm.tasks.token_classification.metrics import describe_entities
-from startup_llm.tasks.vision.average_precision import describe_detection
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-    from startup_llm.data.task_data import TaskData
-    from startup_llm.tasks.base import Task
 
 SCHEMA_VERSION = 1
 
 
 def score_models(
-    metrics: Sequence[str],
+    metrics: Sequence[Metric],
     references: Sequence[Any],
     predictions: Mapping[str, Sequence[Any]],
     candidate: str,
@@ -36,7 +31,7 @@ def score_models(
     A model has no figure for a metric that its predictions do not tell; those without the deciding one come last.
 
     Args:
-        metrics: Names; the first decides.
+        metrics: What is measured, the primary metric first.
         references: True values.
         predictions: Per model name.
         candidate: Name of the model that has to prove itself.
@@ -45,22 +40,22 @@ def score_models(
     Returns:
         The keys decides, models, comparisons, sentences, lower_is_better and signatures of `results.json`.
     """
-    decides = metrics[0]
+    primary = metrics[0]
+    measured = {
+        name: [metric for metric in metrics if metric.is_measurable(values)] for name, values in predictions.items()
+    }
     models = {
         name: {
-            metric: asdict(compute_interval(metric, references, values, evaluation))
-            for metric in metrics
-            if is_measurable(metric, values)
+            metric.name: asdict(compute_interval(metric, references, values, evaluation)) for metric in measured[name]
         }
         for name, values in predictions.items()
     }
     for name, values in predictions.items():  # the published objects give the figures; the bootstrap surrounds them
-        for metric in models[name]:
-            models[name][metric]["value"] = score_rows(metric, references, values)
-    lower = [metric for metric in metrics if get_metric(metric).lower_is_better]
-    judged = [name for name in predictions if name != candidate and decides in models[name]]
-    judged.sort(key=lambda name: models[name][decides]["value"])
-    if decides not in lower:
+        for metric in measured[name]:
+            models[name][metric.name]["value"] = score_rows(metric, references, values)
+    judged = [name for name in predictions if name != candidate and primary in measured[name]]
+    judged.sort(key=lambda name: models[name][primary.name]["value"])
+    if not primary.lower_is_better:
         judged.reverse()
     others = [*judged, *(name for name in predictions if name not in (candidate, *judged))]
     comparisons = [
@@ -71,68 +66,41 @@ def score_models(
         )
         for name in others
         for metric in metrics
-        if metric in models[name] and metric in models[candidate]
+        if metric in measured[name] and metric in measured[candidate]
     ]
-    signs = {metric: get_metric(metric).sign for metric in metrics}
+    lower = [metric.name for metric in metrics if metric.lower_is_better]
     return {
-        "decides": decides,
+        "decides": primary.name,
         "lower_is_better": lower,
-        "signatures": {metric: sign() for metric, sign in signs.items() if sign is not None},
+        "signatures": {metric.name: metric.sign() for metric in metrics if metric.sign is not None},
         "models": models,
         "comparisons": comparisons,
         "sentences": [
             describe_comparison(c, lower_is_better=c["metric"] in lower, level=evaluation.confidence_level)
             for c in comparisons
-            if c["metric"] == decides
+            if c["metric"] == primary.name
         ],
     }
 
 
-def describe_errors(
-    task: Task, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Sequence[Any], data: TaskData
-) -> dict[str, Any]:
-    """Look into the answers of a model: sections of `results.json` as the task asks for, and its gallery.
-
-    Args:
-        task: The task.
-        rows: Raw test rows.
-        outputs: The model's, one per encoded row.
-        predictions: What they decide.
-        data: The task's rows.
-    """
-    found = DESCRIBERS[task.errors](task, rows, outputs, predictions, data) if task.errors else {}
-    gallery = task.show(rows, predictions, data)
-    return {**found, "gallery": gallery} if gallery else found
-
-
 def describe_classification(
-    task: Task,
-    rows: Dataset,
-    outputs: Sequence[np.ndarray],
-    predictions: Sequence[Any],
-    data: TaskData,
-    *,
-    most: int = 20,
+    rows: Dataset, texts: Sequence[str], probabilities: np.ndarray, label_names: Sequence[str], *, most: int = 20
 ) -> dict[str, Any]:
-    """Look into a classifier's answers; empty where a row has not exactly one label.
+    """Look into the answers of a classifier of rows with one label each.
 
     Args:
-        task: The task, which turns outputs into probabilities.
         rows: Raw rows with label and row.
-        outputs: Logits, one row of them per row.
-        predictions: Not used; the logits decide.
-        data: The task's rows.
+        texts: A line of text for each row.
+        probabilities: Of the labels, shape (rows, labels).
+        label_names: The labels, in the order of their ids.
         most: Most confusions and mistakes to list.
 
     Returns:
         The keys per_class, confusions, calibration and mistakes of `results.json`.
     """
-    if data.problem_type != "single_label_classification":
-        return {}
     from sklearn.metrics import precision_recall_fscore_support
 
-    probabilities = task.probabilities(outputs, data.problem_type)
-    texts, references, label_names = task.summarize(rows), np.asarray(rows["label"]), data.label_names
+    references = np.asarray(rows["label"])
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     classes = np.arange(len(label_names))
     scores = precision_recall_fscore_support(references, predicted, labels=classes, zero_division=0)
@@ -169,50 +137,6 @@ def describe_classification(
     }
 
 
-def describe_answers(
-    task: Task, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Sequence[Any], data: TaskData
-) -> dict[str, Any]:
-    """Measure answers to kinds of questions apart: short and long ones, on short and long contexts, with and without
-    an answer.
-
-    Args:
-        task: The task, which names the metrics.
-        rows: Raw rows with question, context and answers.
-        outputs: Not used; the predictions decide.
-        predictions: What is measured.
-        data: The task's rows.
-
-    Returns:
-        The key groups of `results.json`: a list of title, metrics, and rows with name, rows and values.
-    """
-    references, metrics = task.references(rows), task.metrics(data)
-    lengths = {
-        "question": np.array([len(text.split()) for text in rows["question"]]),
-        "context": np.array([len(text.split()) for text in rows["context"]]),
-    }
-    parts: dict[str, dict[str, np.ndarray]] = {}
-    for name, words in lengths.items():
-        low, high = (int(np.ceil(np.quantile(words, share))) for share in (1 / 3, 2 / 3))
-        parts[f"Words in the {name}"] = {
-            f"up to {low}": words <= low,
-            f"{low + 1} to {high}": (words > low) & (words <= high),
-            f"more than {high}": words > high,
-        }
-    answered = np.array([bool(answers) for answers in rows["answers"]])
-    if not answered.all():
-        parts["Has it an answer?"] = {"an answer": answered, "none": ~answered}
-    groups = []
-    for title, kinds in parts.items():
-        entries = []
-        for name, chosen in kinds.items():
-            if places := np.flatnonzero(chosen).tolist():
-                true, given = ([values[place] for place in places] for values in (references, predictions))
-                values = {metric: get_metric(metric).compute(true, given) for metric in metrics}
-                entries.append({"name": name, "rows": len(places), "values": values})
-        groups.append({"title": title, "metrics": list(metrics), "rows": entries})
-    return {"groups": groups}
-
-
 def compute_calibration(confidence: np.ndarray, right: np.ndarray, bins: int = 10) -> dict[str, Any]:
     """Compare confidence with accuracy in equal-width bins (Guo et al. 2017, eq. 3).
 
@@ -237,12 +161,3 @@ def compute_calibration(confidence: np.ndarray, right: np.ndarray, bins: int = 1
             )
     error = sum(b["rows"] * abs(b["confidence"] - b["accuracy"]) for b in found) / len(confidence)
     return {"expected_calibration_error": float(error), "bins": found}
-
-
-DESCRIBERS: dict[str, Callable[..., dict[str, Any]]] = {
-    "classification": describe_classification,
-    "detection": describe_detection,
-    "entities": describe_entities,
-    "answers": describe_answers,
-}
-"""What looks into a task's answers, by the name that the task gives."""

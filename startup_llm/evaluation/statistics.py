@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from startup_llm.evaluation.metrics import get_metric, is_share, read_part
+from startup_llm.evaluation.metrics import ACCURACY, Metric, is_share
 
 if TYPE_CHECKING:
     from startup_llm.config import EvaluationConfig
@@ -41,12 +41,12 @@ class Comparison:
 
 
 def compute_interval(
-    metric: str, references: Sequence[Any], predictions: Sequence[Any], evaluation: EvaluationConfig
+    metric: Metric, references: Sequence[Any], predictions: Sequence[Any], evaluation: EvaluationConfig
 ) -> Interval:
     """Bootstrap a metric over the rows (percentile method, Efron 1979).
 
     Args:
-        metric: A key of `METRICS`.
+        metric: The metric.
         references: True values: an array, shape (rows,) or (rows, labels), or a list with one value per row.
         predictions: Predictions of the same form.
         evaluation: Level, resamples and seed.
@@ -57,7 +57,7 @@ def compute_interval(
 
 
 def compare_models(
-    metric: str,
+    metric: Metric,
     references: Sequence[Any],
     a: tuple[str, Sequence[Any]],
     b: tuple[str, Sequence[Any]],
@@ -70,7 +70,7 @@ def compare_models(
     the smaller share of resamples on either side of no difference.
 
     Args:
-        metric: A key of `METRICS`.
+        metric: The metric.
         references: True values.
         a: Name and predictions of the first model.
         b: Name and predictions of the second.
@@ -83,13 +83,13 @@ def compare_models(
         return compute_a(rows) - compute_b(rows)
 
     low, high, distribution = _bootstrap(difference, len(references), evaluation)
-    if metric == "accuracy":
+    if metric == ACCURACY:
         p_value, test = compute_mcnemar(references, predictions_a, predictions_b), "exact McNemar"
     else:
         below, above = np.sum(distribution <= 0) + 1, np.sum(distribution >= 0) + 1
         p_value, test = min(1.0, 2 * min(below, above) / (len(distribution) + 1)), "paired bootstrap"
     observed = difference(np.arange(len(references)))
-    return Comparison(name_a, name_b, metric, float(observed), low, high, float(p_value), test)
+    return Comparison(name_a, name_b, metric.name, float(observed), low, high, float(p_value), test)
 
 
 def compute_mcnemar(references: Array, predictions_a: Array, predictions_b: Array) -> float:
@@ -142,17 +142,16 @@ def _right(references: Array, predictions: Array) -> Array:
     return right.all(axis=1) if right.ndim == 2 else right
 
 
-def _resample(metric: str, references: Sequence[Any], predictions: Sequence[Any]) -> Callable[[Array], float]:
+def _resample(metric: Metric, references: Sequence[Any], predictions: Sequence[Any]) -> Callable[[Array], float]:
     """Return the metric as a function of row indices."""
-    function = get_metric(metric)
-    references, predictions = read_part(metric, references), read_part(metric, predictions)
-    if function.prepare is not None:
-        return function.prepare(references, predictions)
-    if function.count is None or function.combine is None:
+    references, predictions = metric.read_part(references), metric.read_part(predictions)
+    if metric.prepare is not None:
+        return metric.prepare(references, predictions)
+    if metric.count is None or metric.combine is None:
         references, predictions = np.asarray(references), np.asarray(predictions)
-        return lambda rows: function.compute(references[rows], predictions[rows])
-    counts = np.asarray(function.count(references, predictions), dtype=float)
-    return lambda rows: float(function.combine(counts[rows].sum(axis=0)))
+        return lambda rows: metric.compute(references[rows], predictions[rows])
+    counts = np.asarray(metric.count(references, predictions), dtype=float)
+    return lambda rows: float(metric.combine(counts[rows].sum(axis=0)))
 
 
 def _bootstrap(statistic, rows: int, evaluation: EvaluationConfig) -> tuple[float, float, Array]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 from startup_llm.config import DataConfig, EvaluationConfig, list_changed
 from startup_llm.errors import UserError, nearest
 from startup_llm.evaluation import statistics
-from startup_llm.evaluation.metrics import METRICS, get_metric
+from startup_llm.evaluation.metrics import Metric
 from startup_llm.evaluation.report import find_run_model, format_interval, format_value, name_metric
 from startup_llm.run_folder import read_results
 
@@ -25,7 +25,7 @@ class SuiteEntry:
     Attributes:
         name: Its name in the suite.
         data: Where its rows are.
-        metrics: What is measured; the first decides. Empty for the task's own.
+        metrics: Names of what is measured, the primary metric first. Empty for the task's own.
         task: Hub pipeline tag, or None for the model's.
     """
 
@@ -35,12 +35,15 @@ class SuiteEntry:
     task: str | None = None
 
 
-def read_suite(name: str, folder: Path, only: Sequence[str] | None = None) -> list[SuiteEntry]:
+def read_suite(
+    name: str, folder: Path, list_metrics: Callable[[str | None], Sequence[str]], only: Sequence[str] | None = None
+) -> list[SuiteEntry]:
     """Read a suite: a YAML mapping from an entry's name to its `data` section, and perhaps `metrics` and `task`.
 
     Args:
         name: A YAML file, or the name of one in `folder`.
         folder: The shipped suites.
+        list_metrics: Names the metrics of the task with a pipeline tag; of every task for None.
         only: Entries to keep, in the suite's order; default all.
 
     Raises:
@@ -61,7 +64,13 @@ def read_suite(name: str, folder: Path, only: Sequence[str] | None = None) -> li
     for entry in only or ():
         if entry not in found:
             raise UserError(f"{file} has no entry {entry}{nearest(entry, found)}; entries: {', '.join(found)}")
-    return [_read_entry(name, entry, file) for name, entry in found.items() if not only or name in only]
+    entries = [_read_entry(name, entry, file) for name, entry in found.items() if not only or name in only]
+    for entry in entries:
+        known = list_metrics(entry.task)
+        for metric in entry.metrics:
+            if metric not in known:
+                raise UserError(f"unknown metric {metric}{nearest(metric, known) or ';'} metrics: {', '.join(known)}")
+    return entries
 
 
 def _read_entry(name: str, entry: Mapping[str, Any], file: Path) -> SuiteEntry:
@@ -72,10 +81,7 @@ def _read_entry(name: str, entry: Mapping[str, Any], file: Path) -> SuiteEntry:
     for option in [*entry, *(f"data.{option}" for option in data)]:
         if option not in options:
             raise UserError(f"{file}: {name} has an unknown option {option}{nearest(option, options)}")
-    metrics = entry.get("metrics") or ()
-    for metric in metrics:
-        get_metric(metric)
-    return SuiteEntry(name, data, tuple(metrics), entry.get("task"))
+    return SuiteEntry(name, data, tuple(entry.get("metrics") or ()), entry.get("task"))
 
 
 def merge_data(entry: Mapping[str, Any], given: DataConfig) -> DataConfig:
@@ -117,10 +123,13 @@ def match_labels(model_names: Sequence[str], data_names: Sequence[str], model: s
 
 
 def measure(
-    metrics: Sequence[str], references: Sequence[Any], predictions: Sequence[Any], evaluation: EvaluationConfig
+    metrics: Sequence[Metric], references: Sequence[Any], predictions: Sequence[Any], evaluation: EvaluationConfig
 ) -> dict[str, dict[str, float]]:
     """Return value, low and high of each metric."""
-    return {name: asdict(statistics.compute_interval(name, references, predictions, evaluation)) for name in metrics}
+    return {
+        metric.name: asdict(statistics.compute_interval(metric, references, predictions, evaluation))
+        for metric in metrics
+    }
 
 
 def read_predictions(run: str | Path, entry: str, sha256: str) -> tuple[str, list[Any]]:
@@ -156,7 +165,7 @@ def read_predictions(run: str | Path, entry: str, sha256: str) -> tuple[str, lis
 
 
 def compare(
-    metrics: Sequence[str],
+    metrics: Sequence[Metric],
     references: Sequence[Any],
     ours: tuple[str, Sequence[Any]],
     theirs: tuple[str, list[Any]],
@@ -168,7 +177,7 @@ def compare(
     found = []
     for metric in metrics:
         comparison = asdict(statistics.compare_models(metric, references, ours, (name, other), evaluation))
-        judge = {"lower_is_better": get_metric(metric).lower_is_better, "level": evaluation.confidence_level}
+        judge = {"lower_is_better": metric.lower_is_better, "level": evaluation.confidence_level}
         comparison["outcome"] = statistics.judge_comparison(comparison, **judge)
         comparison["sentence"] = statistics.describe_comparison(comparison, **judge)
         found.append(comparison)
@@ -203,9 +212,8 @@ def find_missed(limits: Mapping[str, float], entries: Sequence[Mapping[str, Any]
         if not measured:
             known = sorted({name for entry in entries for name in entry["metrics"]})
             raise UserError(f"fail_under: {metric} is not measured{nearest(metric, known)}; here: {', '.join(known)}")
-        lower_is_better = metric in METRICS and METRICS[metric].lower_is_better
         for entry in measured:
-            value = entry["metrics"][metric]["value"]
+            value, lower_is_better = entry["metrics"][metric]["value"], metric in entry["lower_is_better"]
             if not (value <= limit if lower_is_better else value >= limit):
                 side = "above" if lower_is_better else "under"
                 missed.append(f"{entry['name']}: {metric} {value:.6g} is {side} {limit:g}")

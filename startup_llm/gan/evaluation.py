@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from startup_llm.evaluation.metrics import ACCURACY, MACRO_F1
 from startup_llm.evaluation.results import score_models
 from startup_llm.gan.digit_classifier import extract_image_features, fit_image_classifier, predict_images
 from startup_llm.gan.image_gan import draw_labelled_images
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from startup_llm.data.digits import LabelledImages
     from startup_llm.models.scratch.gan import ImageGenerator
 
-METRICS = ("accuracy", "macro_f1")
 ON_GENERATED, ON_REAL = "train-on-generated", "train-on-real"
 
 
@@ -54,7 +54,7 @@ def evaluate_generator(
         ON_REAL: predict_images(judge, data.test_images),
         ON_GENERATED: predict_images(learned, data.test_images),
     }
-    scores = score_models(METRICS, data.test_labels.numpy(), predictions, ON_GENERATED, evaluation)
+    scores = score_models((ACCURACY, MACRO_F1), data.test_labels.numpy(), predictions, ON_GENERATED, evaluation)
     reference = extract_image_features(judge, data.train_images)
     sets = {
         "generated images": draw_labelled_images(generator, data.train_labels, seed + 1),

@@ -13,7 +13,7 @@ from startup_llm.data.task_data import compute_rows_sha256
 from startup_llm.evaluation.environment import describe_hardware, read_peak_memory_bytes, read_versions
 from startup_llm.evaluation.metrics import rank_metrics
 from startup_llm.evaluation.report import build_report
-from startup_llm.evaluation.results import SCHEMA_VERSION, describe_errors, score_models
+from startup_llm.evaluation.results import SCHEMA_VERSION, score_models
 from startup_llm.gan.ganbert import compute_class_logits
 from startup_llm.hub.model_card import FROM_SCRATCH, build_model_card
 
@@ -148,7 +148,7 @@ def write_ganbert_run(
         "rows": {**{name: len(rows) for name, rows in data.splits.items()}, "unlabelled": len(data.unlabelled)},
         "labels": list(data.label_names),
         **scores,
-        **describe_errors(task, test, logits, predictions["ganbert"], data),
+        **task.describe_errors(test, logits, predictions["ganbert"], data),
         "history": trainer.history,
         "checkpoint": {
             "name": checkpoint.name,

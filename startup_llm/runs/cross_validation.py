@@ -16,6 +16,7 @@ from startup_llm.evaluation.report import build_metric_table, find_run_model, fo
 from startup_llm.evaluation.results import score_models
 from startup_llm.run_folder import read_results
 from startup_llm.tasks import load_task
+from startup_llm.tasks.base import find_metric
 
 
 def pool_folds(runs: Sequence[str | Path], evaluation: EvaluationConfig) -> dict[str, Any]:
@@ -64,7 +65,7 @@ def pool_folds(runs: Sequence[str | Path], evaluation: EvaluationConfig) -> dict
         references = np.asarray(references)
         predictions = {name: np.asarray(values) for name, values in predictions.items()}
     candidate = find_run_model(first)
-    metrics = list_metrics(first)
+    metrics = [find_metric(task, name) for name in list_metrics(first)]
     scores = score_models(metrics, references, predictions, candidate, evaluation)
     about = {"method": first["method"], "task": first["task"], "rows": len(references), "seconds": seconds}
     return {**about, **scores, "folds": folds}

@@ -10,7 +10,7 @@ from startup_llm.data.task_data import compute_rows_sha256
 from startup_llm.evaluation.environment import describe_hardware, read_peak_memory_bytes, read_versions
 from startup_llm.evaluation.metrics import rank_metrics
 from startup_llm.evaluation.report import build_report
-from startup_llm.evaluation.results import SCHEMA_VERSION, describe_errors, score_models
+from startup_llm.evaluation.results import SCHEMA_VERSION, score_models
 from startup_llm.hub.model_card import build_model_card
 from startup_llm.run_folder import RUN_LOCK
 from startup_llm.runs.lock import build_run_lock
@@ -91,10 +91,10 @@ def finish_run(
     with stage("statistics"):
         metrics = rank_metrics(task.metrics(data), config.evaluation.decides)
         scores = score_models(metrics, task.references(test), predictions, candidate, config.evaluation)
-        errors = describe_errors(task, test, outputs, predictions[candidate], data)
+        errors = task.describe_errors(test, outputs, predictions[candidate], data)
         written = task.write_samples(model, prepared.processor, test)
-        if written or trained.samples:
-            errors["gallery"] = [*errors.get("gallery", []), *written, *trained.samples]
+        gallery = [*errors.pop("gallery", []), *written, *trained.samples]
+        errors |= {"gallery": gallery} if gallery else {}
         task.write_files(run.path, data, outputs, prepared.processor)
     with stage("reload gate"):
         arguments = prepared.task_model.load_arguments

@@ -27,6 +27,16 @@ TASKS: dict[str, str] = {
 """Pipeline tag -> where its class is; imported when asked for."""
 
 
+def list_metric_names(tag: str | None = None) -> list[str]:
+    """Name every metric of a task, or of all tasks, each once.
+
+    Raises:
+        UserError: If there is no such task.
+    """
+    tags = TASKS if tag is None else (tag,)
+    return list(dict.fromkeys(metric.name for tag in tags for metric in load_task(tag).known_metrics))
+
+
 def load_task(tag: str) -> Task:
     """Return the task of a Hub pipeline tag.
 

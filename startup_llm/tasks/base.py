@@ -5,12 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from startup_llm.config import list_changed
-from startup_llm.errors import UserError
+from startup_llm.errors import UserError, nearest
+from startup_llm.evaluation.metrics import ACCURACY, MACRO_F1, Metric
+from startup_llm.evaluation.results import describe_classification
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from startup_llm.config import DataConfig, EvaluationConfig, ModelConfig, PredictConfig, ScratchModelConfig
     from startup_llm.data.task_data import TaskData
+    from startup_llm.evaluation.baselines import Baseline
     from startup_llm.models.checkpoints import Checkpoint
     from startup_llm.models.task_model import TaskModel
 
@@ -108,7 +111,8 @@ class Task(ABC):
         answers_untuned: Whether a checkpoint answers before it is tuned, so that it is a rung.
         splits_batches: Whether a batch's loss is the mean over its rows, so that it can be computed in parts.
         library: Which library loads the saved model.
-        errors: Name of what looks into the answers, a key of `evaluation.results.DESCRIBERS`; empty for nothing.
+        known_metrics: Every metric that some rows of the task are measured by.
+        known_baselines: Every baseline of some rows of the task, by name.
     """
 
     tag: str
@@ -121,7 +125,8 @@ class Task(ABC):
     outputs_per_token = False
     cuts_long_rows = True
     pipeline_arguments: Mapping[str, Any] = {}
-    errors = ""
+    known_metrics: tuple[Metric, ...] = ()
+    known_baselines: ClassVar[Mapping[str, Baseline]] = {}
     answers_untuned = False
     splits_batches = True
     library = "transformers"
@@ -313,17 +318,17 @@ class Task(ABC):
         """
         return self.compute_outputs(model, batch, processor)
 
-    @abstractmethod
-    def metrics(self, data: TaskData) -> tuple[str, ...]:
-        """Name the metrics; the first decides."""
+    def metrics(self, data: TaskData) -> tuple[Metric, ...]:
+        """Return what models of these rows are measured by, the primary metric first."""
+        return self.known_metrics
 
-    def metrics_alone(self, data: TaskData) -> tuple[str, ...]:
-        """Name the metrics of a model that is measured without the one it was trained from; the first decides."""
+    def metrics_alone(self, data: TaskData) -> tuple[Metric, ...]:
+        """Return the metrics of a model that is measured without the one it was trained from, the primary first."""
         return self.metrics(data)
 
-    @abstractmethod
-    def baselines(self, data: TaskData) -> tuple[str, ...]:
-        """Name the baselines, keys of `evaluation.baselines.BASELINES`."""
+    def baselines(self, data: TaskData) -> Mapping[str, Baseline]:
+        """Return the baselines that models of these rows stand beside, by name."""
+        return self.known_baselines
 
     @abstractmethod
     def references(self, rows: Dataset) -> Sequence[Any]:
@@ -380,14 +385,21 @@ class Task(ABC):
         """Turn a classifier's outputs into probabilities, shape (rows, labels)."""
         raise NotImplementedError(f"{self.tag} is no classification")
 
-    def summarize(self, rows: Dataset) -> list[str]:
-        """Return a line of text for each raw row, to name it in a report."""
-        columns = [rows[name] for name in ("text", "text_pair") if name in rows.column_names]
-        return ["\n".join(texts) for texts in zip(*columns, strict=True)] if columns else [""] * len(rows)
+    def describe_errors(
+        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Sequence[Any], data: TaskData
+    ) -> dict[str, Any]:
+        """Look into a model's answers to the test rows.
 
-    def show(self, rows: Dataset, predictions: Sequence[Any], data: TaskData) -> list[dict[str, Any]]:
-        """Return what a person looks at: items of the report's gallery."""
-        return []
+        Args:
+            rows: Raw test rows.
+            outputs: The model's, one per encoded row.
+            predictions: From `decide`.
+            data: The task's rows.
+
+        Returns:
+            Sections of `results.json`, such as per_class, confusions and mistakes, and the report's gallery.
+        """
+        return {}
 
     def write_samples(self, model: Any, processor: Any, rows: Dataset) -> list[dict[str, Any]]:
         """Return what the trained model writes by itself: further items of the report's gallery."""
@@ -477,9 +489,7 @@ class Task(ABC):
 class SingleLabelTask(Task):
     """A row's `label` is one class id; an output is the logits of the classes, shape (classes,)."""
 
-    def metrics(self, data: TaskData) -> tuple[str, ...]:
-        """Name the metrics."""
-        return ("accuracy", "macro_f1")
+    known_metrics = (ACCURACY, MACRO_F1)
 
     def references(self, rows: Dataset) -> np.ndarray:
         """Return the class ids."""
@@ -498,6 +508,17 @@ class SingleLabelTask(Task):
         from scipy.special import softmax
 
         return softmax(np.asarray(outputs), axis=1)
+
+    @abstractmethod
+    def summarize(self, rows: Dataset) -> list[str]:
+        """Return a line of text for each raw row, to name it in a report."""
+
+    def describe_errors(
+        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Sequence[Any], data: TaskData
+    ) -> dict[str, Any]:
+        """Return scores per class, confusions, mistakes and calibration."""
+        scores = self.probabilities(outputs, data.problem_type)
+        return describe_classification(rows, self.summarize(rows), scores, data.label_names)
 
     def answer(
         self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
@@ -527,3 +548,15 @@ class SingleLabelTask(Task):
             for score in classify(one, top_k=len(ids), function_to_apply="none"):
                 logits[row, ids[score["label"]]] = score["score"]
         return float(np.abs(logits - np.asarray(outputs)).max())
+
+
+def find_metric(task: Task, name: str) -> Metric:
+    """Return the task's metric of a name, as results, suites and configs tell it.
+
+    Raises:
+        UserError: If the task has no such metric.
+    """
+    known = {metric.name: metric for metric in task.known_metrics}
+    if name not in known:
+        raise UserError(f"unknown metric {name}{nearest(name, known) or ';'} {task.tag} has {', '.join(known)}")
+    return known[name]

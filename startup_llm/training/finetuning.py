@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.errors import UserError
-from startup_llm.evaluation.metrics import get_metric, rank_metrics
+from startup_llm.evaluation.metrics import rank_metrics
 from startup_llm.models.adapters import add_lora, choose_layers
 from startup_llm.models.sequence_classifier import find_output_layer
 from startup_llm.run_folder import PLAN
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from startup_llm.config import AlignConfig, FinetuneConfig, PretrainConfig, SpeedConfig
     from startup_llm.data.task_data import TaskData
+    from startup_llm.evaluation.metrics import Metric
     from startup_llm.models.checkpoints import Checkpoint
     from startup_llm.models.task_model import TaskModel
     from startup_llm.run_folder import RunFolder
@@ -396,13 +397,13 @@ def run_trainer(
     task, validation = prepared.task, prepared.encoded.get("validation")
     metric = rank_metrics(task.metrics(prepared.data), config.evaluation.decides)[0]
     by_metric = type(task).read_validation is not Task.read_validation
-    decides = metric if by_metric else "loss"
+    decides = metric.name if by_metric else "loss"
     arguments = build_training_arguments(
         section,
         run.checkpoints,
         plan,
         decides if validation is not None else "",
-        lower_is_better=not by_metric or get_metric(metric).lower_is_better,
+        lower_is_better=not by_metric or metric.lower_is_better,
     )
     train_rows = prepared.encoded["train"]
     if config.data.packing:
@@ -519,13 +520,11 @@ def _trained_output_layer(model: Any) -> Any:
     return find_output_layer(inner)
 
 
-def _metric_of(prepared: Prepared, metric: str) -> Callable[[Any], dict[str, float]]:
-    compute = get_metric(metric).compute
-
+def _metric_of(prepared: Prepared, metric: Metric) -> Callable[[Any], dict[str, float]]:
     def compute_metrics(prediction: Any) -> dict[str, float]:
         found = prepared.task.read_validation(
             np.asarray(prediction.predictions), np.asarray(prediction.label_ids), prepared.data
         )
-        return {metric: compute(*found)} if found else {}
+        return {metric.name: metric.compute(*found)} if found else {}
 
     return compute_metrics

@@ -10,6 +10,7 @@ import pytest
 from startup_llm.config import EvaluationConfig
 from startup_llm.errors import UserError
 from startup_llm.evaluation.comparison import RungRun, build_comparison, build_comparison_page, draw_budget_curve
+from startup_llm.evaluation.metrics import ACCURACY
 
 ROWS, CLASSES = 1000, 5
 REFERENCES = np.arange(ROWS) % CLASSES
@@ -38,7 +39,7 @@ def make_ladder() -> list[RungRun]:
 
 @pytest.fixture(scope="module")
 def comparison():
-    return build_comparison(make_ladder(), REFERENCES, "accuracy", EVALUATION)
+    return build_comparison(make_ladder(), REFERENCES, ACCURACY, EVALUATION)
 
 
 def test_a_rung_s_figure_is_the_mean_of_its_draws_with_their_range(comparison):
@@ -71,7 +72,7 @@ def test_runs_on_other_test_rows_are_refused():
     runs = make_ladder()
     runs[4] = dataclasses.replace(runs[4], test_sha256="b" * 64)
     with pytest.raises(UserError, match=r"svm .*all, draw 1.*b{12}.*a{12}"):
-        build_comparison(runs, REFERENCES, "accuracy", EVALUATION)
+        build_comparison(runs, REFERENCES, ACCURACY, EVALUATION)
 
 
 def test_the_curve_has_a_line_per_rung_and_places_all_by_its_rows(comparison):

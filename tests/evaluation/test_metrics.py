@@ -9,7 +9,12 @@ import scipy.stats
 import sklearn.metrics
 
 from startup_llm.errors import UserError
-from startup_llm.evaluation.metrics import METRICS, get_metric, load_metric
+from startup_llm.evaluation.metrics import ACCURACY, MACRO_F1, load_metric, rank_metrics
+from startup_llm.tasks import TASKS, load_task
+from startup_llm.tasks.base import find_metric
+
+METRICS = {metric.name: metric for tag in TASKS for metric in load_task(tag).known_metrics}
+"""Every metric of every task."""
 
 SINGLE = {
     "accuracy": sklearn.metrics.accuracy_score,
@@ -124,12 +129,12 @@ def test_only_errors_are_better_when_lower(metric):
     ],
 )
 def test_evaluate_metric_gives_a_value_worked_out_by_hand(metric, kind, references, predictions, value):
-    result = load_metric(metric, kind).compute(references=references, predictions=predictions)
+    result = load_metric(METRICS[metric], kind).compute(references=references, predictions=predictions)
     assert result == {metric: pytest.approx(value)}
 
 
 def test_evaluate_metric_computes_twice_and_takes_batches():
-    metric = load_metric("accuracy")
+    metric = load_metric(ACCURACY)
     for _ in range(2):
         metric.add_batch(references=[0, 1], predictions=[0, 0])
         metric.add_batch(references=[1, 1], predictions=[1, 1])
@@ -141,22 +146,36 @@ def test_evaluate_metrics_are_made_without_any_network():
         "import socket, sys\n"
         "def refuse(*a, **k):\n    sys.exit('a metric asked for the network')\n"
         "socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse\n"
-        "from startup_llm.evaluation.metrics import METRICS, load_metric\n"
-        "print([load_metric(name, 'float64').name for name in METRICS][0])\n"
-        "print(load_metric('accuracy').compute(references=[1, 0], predictions=[1, 1]))\n"
+        "from startup_llm.evaluation.metrics import ACCURACY, load_metric\n"
+        "from startup_llm.tasks import TASKS, load_task\n"
+        "metrics = {metric for tag in TASKS for metric in load_task(tag).known_metrics}\n"
+        "print([load_metric(metric, 'float64').name for metric in metrics][0])\n"
+        "print(load_metric(ACCURACY).compute(references=[1, 0], predictions=[1, 1]))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("{'accuracy': 0.5}\n")
 
 
-def test_unknown_metric_is_named_with_the_nearest_and_all():
-    with pytest.raises(UserError) as caught:
-        get_metric("acuracy")
-    assert str(caught.value) == f"unknown metric acuracy; did you mean accuracy? metrics: {', '.join(METRICS)}"
+def test_the_names_of_metrics_are_their_own():
+    everything = {metric for tag in TASKS for metric in load_task(tag).known_metrics}
+    assert len(everything) == len(METRICS)
 
 
-def test_unknown_metric_without_a_near_one_is_still_a_sentence():
+def test_an_unknown_metric_is_named_with_the_nearest_and_all_of_the_task():
+    task = load_task("text-classification")
+    known = ", ".join(metric.name for metric in task.known_metrics)
     with pytest.raises(UserError) as caught:
-        get_metric("zzz")
-    assert str(caught.value) == f"unknown metric zzz; metrics: {', '.join(METRICS)}"
+        find_metric(task, "acuracy")
+    assert str(caught.value) == f"unknown metric acuracy; did you mean accuracy? text-classification has {known}"
+    with pytest.raises(UserError) as caught:
+        find_metric(task, "rouge_l")
+    assert str(caught.value) == f"unknown metric rouge_l; text-classification has {known}"
+    assert find_metric(task, "accuracy") is ACCURACY
+
+
+def test_the_primary_metric_comes_first_and_has_to_be_measured():
+    assert rank_metrics((ACCURACY, MACRO_F1), None) == (ACCURACY, MACRO_F1)
+    assert rank_metrics((ACCURACY, MACRO_F1), "macro_f1") == (MACRO_F1, ACCURACY)
+    with pytest.raises(UserError, match="bleu is not measured here; choose one of accuracy, macro_f1"):
+        rank_metrics((ACCURACY, MACRO_F1), "bleu")

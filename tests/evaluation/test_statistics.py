@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from startup_llm.config import EvaluationConfig
+from startup_llm.evaluation.metrics import ACCURACY, MACRO_F1, MEAN_SQUARED_ERROR
 from startup_llm.evaluation.statistics import (
     Comparison,
     compare_models,
@@ -57,24 +58,24 @@ def test_mcnemar_counts_a_multi_label_row_right_when_every_label_is():
 
 def test_interval_holds_the_metrics_own_value_and_repeats_with_its_seed():
     references, predictions, _ = disagree(70, 30, both=0)
-    interval = compute_interval("accuracy", references, predictions, QUICK)
+    interval = compute_interval(ACCURACY, references, predictions, QUICK)
     assert interval.value == pytest.approx(0.7)
     assert interval.low < 0.7 < interval.high
-    assert interval == compute_interval("accuracy", references, predictions, QUICK)
+    assert interval == compute_interval(ACCURACY, references, predictions, QUICK)
     other = EvaluationConfig(resamples=300, seed=1)
-    assert interval != compute_interval("accuracy", references, predictions, other)
+    assert interval != compute_interval(ACCURACY, references, predictions, other)
 
 
 def test_interval_of_accuracy_is_about_as_wide_as_the_binomial_one():
     references, predictions, _ = disagree(700, 300, both=0)
-    interval = compute_interval("accuracy", references, predictions, EvaluationConfig(resamples=1000))
+    interval = compute_interval(ACCURACY, references, predictions, EvaluationConfig(resamples=1000))
     assert interval.high - interval.low == pytest.approx(2 * 1.96 * math.sqrt(0.7 * 0.3 / 1000), rel=0.1)
 
 
 def test_interval_grows_with_its_level():
     references, predictions, _ = disagree(70, 30, both=0)
     widths = [
-        (found := compute_interval("accuracy", references, predictions, EvaluationConfig(level, 300))).high - found.low
+        (found := compute_interval(ACCURACY, references, predictions, EvaluationConfig(level, 300))).high - found.low
         for level in (0.5, 0.9, 0.99)
     ]
     assert widths == sorted(widths)
@@ -85,14 +86,14 @@ def test_intervals_cover_the_true_accuracy_about_as_often_as_they_say():
     generator, covered = np.random.default_rng(0), 0
     for _ in range(100):
         predictions = (generator.random(100) < 0.8).astype(np.int64)
-        interval = compute_interval("accuracy", np.ones(100, dtype=np.int64), predictions, QUICK)
+        interval = compute_interval(ACCURACY, np.ones(100, dtype=np.int64), predictions, QUICK)
         covered += interval.low <= 0.8 <= interval.high
     assert 88 <= covered <= 99
 
 
 def test_comparison_by_accuracy_gives_the_difference_and_the_exact_test():
     references, a, b = disagree(40, 10, both=50)
-    found = compare_models("accuracy", references, ("lora", a), ("majority", b), QUICK)
+    found = compare_models(ACCURACY, references, ("lora", a), ("majority", b), QUICK)
     assert (found.a, found.b, found.metric, found.test) == ("lora", "majority", "accuracy", "exact McNemar")
     assert found.difference == pytest.approx(0.3)
     assert found.low < 0.3 < found.high
@@ -101,8 +102,8 @@ def test_comparison_by_accuracy_gives_the_difference_and_the_exact_test():
 
 def test_comparison_turned_round_has_the_opposite_difference():
     references, a, b = disagree(40, 10, both=50)
-    one = compare_models("macro_f1", references, ("a", a), ("b", b), QUICK)
-    other = compare_models("macro_f1", references, ("b", b), ("a", a), QUICK)
+    one = compare_models(MACRO_F1, references, ("a", a), ("b", b), QUICK)
+    other = compare_models(MACRO_F1, references, ("b", b), ("a", a), QUICK)
     assert (other.difference, other.low, other.high) == pytest.approx((-one.difference, -one.high, -one.low), abs=0.02)
     assert one.p_value == other.p_value
 
@@ -111,11 +112,11 @@ def test_paired_bootstrap_finds_a_clear_difference_and_none_between_equals():
     generator = np.random.default_rng(0)
     references = generator.normal(size=200)
     good, bad = references + generator.normal(0, 0.1, 200), references + generator.normal(0, 2, 200)
-    clear = compare_models("mean_squared_error", references, ("good", good), ("bad", bad), QUICK)
+    clear = compare_models(MEAN_SQUARED_ERROR, references, ("good", good), ("bad", bad), QUICK)
     assert clear.test == "paired bootstrap"
     assert clear.difference < 0
     assert clear.p_value == pytest.approx(2 / 301)
-    same = compare_models("mean_squared_error", references, ("good", good), ("copy", good.copy()), QUICK)
+    same = compare_models(MEAN_SQUARED_ERROR, references, ("good", good), ("copy", good.copy()), QUICK)
     assert (same.difference, same.p_value) == (0, 1)
 
 
@@ -124,7 +125,7 @@ def test_paired_bootstrap_rejects_a_true_null_hypothesis_about_as_often_as_it_sa
     for _ in range(100):
         references = generator.normal(size=60)
         a, b = (references + generator.normal(size=60) for _ in range(2))
-        rejected += compare_models("mean_squared_error", references, ("a", a), ("b", b), QUICK).p_value < 0.05
+        rejected += compare_models(MEAN_SQUARED_ERROR, references, ("a", a), ("b", b), QUICK).p_value < 0.05
     assert 1 <= rejected <= 12
 
 

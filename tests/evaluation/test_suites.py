@@ -5,6 +5,7 @@ import pytest
 from startup_llm.config import DataConfig
 from startup_llm.errors import UserError
 from startup_llm.evaluation.suites import find_missed, match_labels, parse_limits, read_suite
+from startup_llm.tasks import list_metric_names
 
 SUITES = Path(__file__).parents[2] / "recipes" / "suites"
 GLUE_METRICS = {  # https://gluebenchmark.com/faq
@@ -21,12 +22,12 @@ GLUE_METRICS = {  # https://gluebenchmark.com/faq
 
 
 def test_glue_has_its_nine_tasks_and_official_metrics():
-    assert {entry.name: entry.metrics for entry in read_suite("glue", SUITES)} == GLUE_METRICS
+    assert {entry.name: entry.metrics for entry in read_suite("glue", SUITES, list_metric_names)} == GLUE_METRICS
 
 
 @pytest.mark.parametrize("file", sorted(SUITES.glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_shipped_suite_can_be_read(file):
-    for entry in read_suite(str(file), SUITES):
+    for entry in read_suite(str(file), SUITES, list_metric_names):
         assert DataConfig(**entry.data).dataset
         assert entry.metrics
 
@@ -36,7 +37,9 @@ def test_every_shipped_suite_can_be_read(file):
     [
         ("one: {dat: {}}", "one.data is None"),
         ("one: {data: {datset: x}}", "did you mean data.dataset?"),
-        ("one: {data: {dataset: x}, metrics: [acuracy]}", "did you mean accuracy?"),
+        ("one: {data: {dataset: x}, metrics: [acuracy]}", "unknown metric acuracy; did you mean accuracy?"),
+        ("one: {data: {dataset: x}, metrics: [zzz]}", "unknown metric zzz; metrics: accuracy, macro_f1"),
+        ("one: {data: {dataset: x}, metrics: [bleu], task: summarization}", "unknown metric bleu; metrics: rouge_l"),
         ("- one", "expected a mapping"),
         ("one: [", "no YAML file"),
     ],
@@ -44,7 +47,7 @@ def test_every_shipped_suite_can_be_read(file):
 def test_a_broken_suite_is_told(tmp_path, text, word):
     (tmp_path / "own.yaml").write_text(text)
     with pytest.raises(UserError) as told:
-        read_suite(str(tmp_path / "own.yaml"), SUITES)
+        read_suite(str(tmp_path / "own.yaml"), SUITES, list_metric_names)
     assert word in str(told.value)
 
 
@@ -56,7 +59,8 @@ def test_labels_are_matched_by_name():
 
 def test_a_limit_is_a_least_value_and_for_an_error_a_most():
     limits = parse_limits("accuracy=0.9, mean_squared_error=0.2")
-    entries = [{"name": "x", "metrics": {"accuracy": {"value": 0.9}, "mean_squared_error": {"value": 0.3}}}]
+    figures = {"accuracy": {"value": 0.9}, "mean_squared_error": {"value": 0.3}}
+    entries = [{"name": "x", "metrics": figures, "lower_is_better": ["mean_squared_error"]}]
     assert find_missed(limits, entries) == ["x: mean_squared_error 0.3 is above 0.2"]
     entries[0]["metrics"] = {"accuracy": {"value": float("nan")}, "mean_squared_error": {"value": 0.2}}
     assert find_missed(limits, entries) == ["x: accuracy nan is under 0.9"]

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.errors import UserError
-from startup_llm.tasks.audio.base import AudioTask, split_batch
+from startup_llm.evaluation.baselines import predict_majority
+from startup_llm.tasks.audio.base import AudioTask, name_recordings, show_recordings, split_batch
+from startup_llm.tasks.audio.baselines import predict_mel_statistics_svm
 from startup_llm.tasks.audio.recordings import load_labelled_recordings, read_recordings
 from startup_llm.tasks.audio.speech_models import (
     build_audio_classifier,
@@ -41,7 +43,7 @@ class AudioClassification(SingleLabelTask, AudioTask):
     auto_class = "AutoModelForAudioClassification"
     auto_processor = "AutoFeatureExtractor"
     supports_probe = True
-    errors = "classification"
+    known_baselines = {"majority": predict_majority, "mel-statistics-svm": predict_mel_statistics_svm}  # noqa: RUF012
 
     def read_data(self, data: DataConfig) -> TaskData:
         """Read, check and split the rows.
@@ -102,19 +104,25 @@ class AudioClassification(SingleLabelTask, AudioTask):
         logits = compute_logits(model, inputs, lengths, apart=needs_rows_apart(processor))
         return [row.float().cpu().numpy() for row in logits]
 
-    def baselines(self, data: TaskData) -> tuple[str, ...]:
-        """Name the baselines."""
-        return ("majority", "mel-statistics-svm")
+    def summarize(self, rows: Dataset) -> list[str]:
+        """Name each recording by its file and row."""
+        return name_recordings(rows)
 
-    def show(self, rows: Dataset, predictions: Sequence[Any], data: TaskData) -> list[dict[str, Any]]:
-        """Show recordings that were answered wrongly; where none was, the first ones."""
+    def describe_errors(
+        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Sequence[Any], data: TaskData
+    ) -> dict[str, Any]:
+        """Return what every classification does, and a gallery of recordings that were answered wrongly.
+
+        Where none was, it shows the first ones.
+        """
         labels = self.references(rows)
         wrong = np.flatnonzero(np.asarray(predictions) != labels)[:_SHOWN]
         places = wrong if len(wrong) else np.arange(min(3, len(rows)))
         title = "Recordings that were answered wrongly" if len(wrong) else "Recordings, all answered rightly"
         names = data.label_names
         captions = [f"{names[labels[place]]}, answered {names[predictions[place]]}" for place in places]
-        return self.show_recordings(rows, places, title, captions)
+        gallery = show_recordings(rows, places, title, captions)
+        return {**super().describe_errors(rows, outputs, predictions, data), "gallery": gallery}
 
     def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
         """Compare raw scores with `pipeline("audio-classification")`."""

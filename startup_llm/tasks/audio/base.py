@@ -87,34 +87,34 @@ class AudioTask(Task):
                 fault = f"names {value}: {error}"
         return fault
 
-    def summarize(self, rows: Dataset) -> list[str]:
-        """Name each recording by its file and row."""
-        paths = [Path(value["path"] or "").name for value in rows["audio"]]
-        return [f"{path or 'recording'} (row {row})" for path, row in zip(paths, rows["row"], strict=True)]
 
-    def show_recordings(
-        self, rows: Dataset, places: Sequence[int], title: str, captions: Sequence[str]
-    ) -> list[dict[str, Any]]:
-        """Return spectrograms of some rows for the report's gallery.
+def name_recordings(rows: Dataset) -> list[str]:
+    """Name each recording by its file and row."""
+    paths = [Path(value["path"] or "").name for value in rows["audio"]]
+    return [f"{path or 'recording'} (row {row})" for path, row in zip(paths, rows["row"], strict=True)]
 
-        Args:
-            rows: Raw rows.
-            places: Which of them.
-            title: What they show.
-            captions: One for each.
-        """
-        shown = rows.select(places)
-        return [
-            {
-                "title": title,
-                "kind": "image",
-                "png_base64": draw_spectrograms([samples], [name]),
-                "caption": caption,
-            }
-            for samples, name, caption in zip(
-                read_recordings(shown, SAMPLING_RATE), self.summarize(shown), captions, strict=True
-            )
-        ]
+
+def show_recordings(rows: Dataset, places: Sequence[int], title: str, captions: Sequence[str]) -> list[dict[str, Any]]:
+    """Return spectrograms of some rows for the report's gallery.
+
+    Args:
+        rows: Raw rows.
+        places: Which of them.
+        title: What they show.
+        captions: One for each.
+    """
+    shown = rows.select(places)
+    return [
+        {
+            "title": title,
+            "kind": "image",
+            "png_base64": draw_spectrograms([samples], [name]),
+            "caption": caption,
+        }
+        for samples, name, caption in zip(
+            read_recordings(shown, SAMPLING_RATE), name_recordings(shown), captions, strict=True
+        )
+    ]
 
 
 def split_batch(batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.errors import UserError
-from startup_llm.tasks.audio.base import AudioTask, split_batch
+from startup_llm.tasks.audio.base import AudioTask, show_recordings, split_batch
+from startup_llm.tasks.audio.baselines import predict_most_frequent_text
+from startup_llm.tasks.audio.metrics import (
+    CHARACTER_ERROR_RATE,
+    NORMALIZED_CHARACTER_ERROR_RATE,
+    NORMALIZED_WORD_ERROR_RATE,
+    WORD_ERROR_RATE,
+)
 from startup_llm.tasks.audio.recordings import load_transcribed_recordings, read_recordings
 from startup_llm.tasks.audio.speech_models import (
     build_ctc_processor,
@@ -52,6 +59,13 @@ class AutomaticSpeechRecognition(AudioTask):
     )
     auto_class = "AutoModelForSpeechSeq2Seq"
     auto_processor = "AutoProcessor"
+    known_metrics = (
+        WORD_ERROR_RATE,
+        CHARACTER_ERROR_RATE,
+        NORMALIZED_WORD_ERROR_RATE,
+        NORMALIZED_CHARACTER_ERROR_RATE,
+    )
+    known_baselines = {"most-frequent-text": predict_most_frequent_text}  # noqa: RUF012
     _writes = True
 
     def read_data(self, data: DataConfig) -> TaskData:
@@ -156,19 +170,6 @@ class AutomaticSpeechRecognition(AudioTask):
         frames = model._get_feat_extract_output_lengths(lengths).tolist()
         return [row[: int(count)].float().cpu().numpy() for row, count in zip(logits, frames, strict=True)]
 
-    def metrics(self, data: TaskData) -> tuple[str, ...]:
-        """Name the metrics: of texts as they are spelt, which a model is tuned to, and in Whisper's normal form."""
-        return (
-            "word_error_rate",
-            "character_error_rate",
-            "normalized_word_error_rate",
-            "normalized_character_error_rate",
-        )
-
-    def baselines(self, data: TaskData) -> tuple[str, ...]:
-        """Name the baselines."""
-        return ("most-frequent-text",)
-
     def references(self, rows: Dataset) -> list[str]:
         """Return the texts."""
         return list(rows["text"])
@@ -177,16 +178,18 @@ class AutomaticSpeechRecognition(AudioTask):
         """Take what was heard."""
         return _join_windows(outputs, encoded, len(rows))
 
-    def show(self, rows: Dataset, predictions: Sequence[Any], data: TaskData) -> list[dict[str, Any]]:
-        """Show recordings with what was said and heard: wrong ones first."""
+    def describe_errors(
+        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Sequence[Any], data: TaskData
+    ) -> dict[str, Any]:
+        """Return a gallery of recordings with what was said and heard: wrong ones first."""
         texts = self.references(rows)
         wrong = [place for place, text in enumerate(texts) if text.split() != predictions[place].split()]
         right = [place for place in range(len(texts)) if place not in set(wrong)]
-        items = []
+        gallery = []
         for places, title in ((wrong[:_SHOWN], "Heard wrongly"), (right[: _SHOWN // 2], "Heard rightly")):
             captions = [f"said: {texts[place]}; heard: {predictions[place] or '(nothing)'}" for place in places]
-            items += self.show_recordings(rows, places, title, captions)
-        return items
+            gallery += show_recordings(rows, places, title, captions)
+        return {"gallery": gallery}
 
     def answer(
         self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any

@@ -11,6 +11,8 @@ import numpy as np
 
 from startup_llm.errors import UserError
 from startup_llm.tasks.audio.base import KEPT_BYTES
+from startup_llm.tasks.audio.baselines import predict_any_recording, predict_same_text_recording
+from startup_llm.tasks.audio.metrics import MEL_DISTANCE
 from startup_llm.tasks.audio.recordings import load_transcribed_recordings, read_bytes, read_recordings
 from startup_llm.tasks.audio.sound_files import read_audio, resample, write_wav
 from startup_llm.tasks.audio.spectrograms import SAMPLING_RATE, compute_speech_frames, draw_spectrograms
@@ -55,6 +57,11 @@ class TextToSpeech(Task):
     auto_class = "AutoModelForTextToSpectrogram"
     auto_processor = "AutoProcessor"
     peft_task_type = None
+    known_metrics = (MEL_DISTANCE,)
+    known_baselines = {  # noqa: RUF012
+        "any-recording": predict_any_recording,
+        "same-text-recording": predict_same_text_recording,
+    }
     scratch_load_code = """import torch
 from startup_llm.tasks.audio.griffin_lim import GriffinLim
 from transformers import SpeechT5ForTextToSpeech, SpeechT5Processor
@@ -181,14 +188,6 @@ sound = model.generate(ids, speaker_embeddings=torch.zeros(1, 512), vocoder=Grif
             frames = model(**batch, decoder_input_values=silence)["spectrogram"]
         return list(frames.flatten(1).float().cpu().numpy())
 
-    def metrics(self, data: TaskData) -> tuple[str, ...]:
-        """Name the metrics."""
-        return ("mel_distance",)
-
-    def baselines(self, data: TaskData) -> tuple[str, ...]:
-        """Name the baselines."""
-        return ("any-recording", "same-text-recording")
-
     def references(self, rows: Dataset) -> list[list[list[float]]]:
         """Return the recordings' spectrograms."""
         return [compute_speech_frames(samples).round(2).tolist() for samples in read_recordings(rows, SAMPLING_RATE)]
@@ -199,15 +198,17 @@ sound = model.generate(ids, speaker_embeddings=torch.zeros(1, 512), vocoder=Grif
         """Take the spectrograms."""
         return [np.asarray(output, float).round(2).tolist() for output in outputs]
 
-    def show(self, rows: Dataset, predictions: Sequence[Any], data: TaskData) -> list[dict[str, Any]]:
-        """Show the recorded and the synthesised spectrogram of the first row of each text."""
+    def describe_errors(
+        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Sequence[Any], data: TaskData
+    ) -> dict[str, Any]:
+        """Return a gallery: the recorded and the synthesised spectrogram of the first row of each text."""
         firsts = list({text: place for place, text in reversed(list(enumerate(rows["text"])))}.values())[:_SHOWN]
         vocode = _build_vocoder()
-        items = []
+        gallery = []
         for place, samples in zip(firsts, read_recordings(rows.select(firsts), SAMPLING_RATE), strict=True):
             sound = vocode(np.asarray(predictions[place], np.float32))
             text = rows["text"][place]
-            items.append(
+            gallery.append(
                 {
                     "title": f"row {rows['row'][place]}: {text}",
                     "kind": "image",
@@ -215,7 +216,7 @@ sound = model.generate(ids, speaker_embeddings=torch.zeros(1, 512), vocoder=Grif
                     "caption": f"“{text}”, recorded and synthesised; to be heard in {SPEECH_FOLDER}/{place:04d}.wav",
                 }
             )
-        return items
+        return {"gallery": gallery}
 
     def write_files(self, folder: Path, data: TaskData, outputs: Sequence[np.ndarray], processor: Any) -> list[Path]:
         """Write what was spoken as WAV files, with the texts in metadata.csv, for a recogniser to listen to."""

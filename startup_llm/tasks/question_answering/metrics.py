@@ -14,9 +14,15 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from startup_llm.evaluation.metrics import Metric, additive
+from startup_llm.evaluation.text_overlap import combine_mean
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(?:an?|the)\b")
@@ -66,3 +72,58 @@ def count_agreement(
         return np.array([[score(answers, prediction["text"]), 1.0] for answers, prediction in pairs])
 
     return count
+
+
+SQUAD_F1 = additive("squad_f1", count_agreement(compute_word_f1, with_unanswerable=False), combine_mean)
+SQUAD_EXACT_MATCH = additive(
+    "squad_exact_match", count_agreement(compute_exact, with_unanswerable=False), combine_mean
+)
+SQUAD_V2_F1 = additive("squad_v2_f1", count_agreement(compute_word_f1_or_none, with_unanswerable=True), combine_mean)
+SQUAD_V2_EXACT_MATCH = additive(
+    "squad_v2_exact_match", count_agreement(compute_exact, with_unanswerable=True), combine_mean
+)
+
+
+def describe_answers(
+    rows: Dataset,
+    references: Sequence[Sequence[str]],
+    predictions: Sequence[Mapping[str, Any]],
+    metrics: Sequence[Metric],
+) -> dict[str, Any]:
+    """Measure answers to kinds of questions apart: short and long ones, on short and long contexts, with and without
+    an answer.
+
+    Args:
+        rows: Raw rows with question, context and answers.
+        references: True answers of each row.
+        predictions: What is measured.
+        metrics: By which.
+
+    Returns:
+        The key groups of `results.json`: a list of title, metrics, and rows with name, rows and values.
+    """
+    lengths = {
+        "question": np.array([len(text.split()) for text in rows["question"]]),
+        "context": np.array([len(text.split()) for text in rows["context"]]),
+    }
+    parts: dict[str, dict[str, np.ndarray]] = {}
+    for name, words in lengths.items():
+        low, high = (int(np.ceil(np.quantile(words, share))) for share in (1 / 3, 2 / 3))
+        parts[f"Words in the {name}"] = {
+            f"up to {low}": words <= low,
+            f"{low + 1} to {high}": (words > low) & (words <= high),
+            f"more than {high}": words > high,
+        }
+    answered = np.array([bool(answers) for answers in rows["answers"]])
+    if not answered.all():
+        parts["Has it an answer?"] = {"an answer": answered, "none": ~answered}
+    groups = []
+    for title, kinds in parts.items():
+        entries = []
+        for name, chosen in kinds.items():
+            if places := np.flatnonzero(chosen).tolist():
+                true, given = ([values[place] for place in places] for values in (references, predictions))
+                values = {metric.name: metric.compute(true, given) for metric in metrics}
+                entries.append({"name": name, "rows": len(places), "values": values})
+        groups.append({"title": title, "metrics": [metric.name for metric in metrics], "rows": entries})
+    return {"groups": groups}

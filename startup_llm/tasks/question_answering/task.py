@@ -10,12 +10,24 @@ import numpy as np
 
 from startup_llm.errors import UserError
 from startup_llm.tasks.base import Collator, Task, Truncation
+from startup_llm.tasks.question_answering.baselines import (
+    predict_no_answer,
+    predict_overlap_sentence,
+    predict_sliding_window,
+)
 from startup_llm.tasks.question_answering.context_windows import (
     LEAST_WINDOW_TOKENS,
     cut_windows,
     find_best_span,
     find_tokens,
     read_answers,
+)
+from startup_llm.tasks.question_answering.metrics import (
+    SQUAD_EXACT_MATCH,
+    SQUAD_F1,
+    SQUAD_V2_EXACT_MATCH,
+    SQUAD_V2_F1,
+    describe_answers,
 )
 from startup_llm.tasks.question_answering.model import build_question_answerer
 from startup_llm.tasks.question_answering.rows import count_unanswerable, load_extractive_questions
@@ -27,6 +39,8 @@ if TYPE_CHECKING:
 
     from startup_llm.config import DataConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
+    from startup_llm.evaluation.baselines import Baseline
+    from startup_llm.evaluation.metrics import Metric
     from startup_llm.models.checkpoints import Checkpoint
     from startup_llm.models.task_model import TaskModel
 
@@ -55,7 +69,12 @@ class QuestionAnswering(Task):
     auto_class = "AutoModelForQuestionAnswering"
     peft_task_type = None  # PEFT's own class for the task leaves out the token types
     question_columns = ("question", "context")
-    errors = "answers"
+    known_metrics = (SQUAD_F1, SQUAD_EXACT_MATCH, SQUAD_V2_F1, SQUAD_V2_EXACT_MATCH)
+    known_baselines = {  # noqa: RUF012
+        "overlap-sentence": predict_overlap_sentence,
+        "sliding-window": predict_sliding_window,
+        "no-answer": predict_no_answer,
+    }
     load_code = """import torch
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
@@ -178,14 +197,14 @@ print(context[spans[best // len(spans)][0] : spans[best % len(spans)][1]])"""
         lengths = batch["attention_mask"].sum(dim=1).tolist()
         return [output[:, :length].copy() for output, length in zip(logits, lengths, strict=True)]
 
-    def metrics(self, data: TaskData) -> tuple[str, ...]:
-        """Name SQuAD 2.0's metrics where a question has no answer, else those of 1.1."""
-        kind = "squad_v2" if _knows_unanswerable(data) else "squad"
-        return (f"{kind}_f1", f"{kind}_exact_match")
+    def metrics(self, data: TaskData) -> tuple[Metric, ...]:
+        """Return SQuAD 2.0's metrics where a question has no answer, else those of 1.1."""
+        return (SQUAD_V2_F1, SQUAD_V2_EXACT_MATCH) if _knows_unanswerable(data) else (SQUAD_F1, SQUAD_EXACT_MATCH)
 
-    def baselines(self, data: TaskData) -> tuple[str, ...]:
-        """Name the baselines."""
-        return ("overlap-sentence", "sliding-window", *["no-answer"] * _knows_unanswerable(data))
+    def baselines(self, data: TaskData) -> dict[str, Baseline]:
+        """Return the baselines; that of no answer where a question has none."""
+        left_out = () if _knows_unanswerable(data) else ("no-answer",)
+        return {name: predict for name, predict in self.known_baselines.items() if name not in left_out}
 
     def references(self, rows: Dataset) -> list[list[str]]:
         """Return the true answers; an empty text where there is none."""
@@ -207,14 +226,14 @@ print(context[spans[best // len(spans)][0] : spans[best % len(spans)][1]])"""
         chosen = [find_best_span(*window.T)[:2] for window in logits]
         return [[_write_places(*span)] for span in labels], [{"text": _write_places(*span)} for span in chosen]
 
-    def summarize(self, rows: Dataset) -> list[str]:
-        """Return the questions."""
-        return list(rows["question"])
-
-    def show(self, rows: Dataset, predictions: Sequence[Any], data: TaskData) -> list[dict[str, Any]]:
-        """Mark true and given answers in contexts, rows from the whole split."""
-        places = np.unique(np.linspace(0, len(rows) - 1, min(_SHOWN, len(rows))).astype(int))
-        return [_mark_answers(row, predictions[place]) for row, place in zip(rows.select(places), places, strict=True)]
+    def describe_errors(
+        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Sequence[Any], data: TaskData
+    ) -> dict[str, Any]:
+        """Return the metrics of kinds of questions apart, and a gallery: true and given answers marked in contexts."""
+        groups = describe_answers(rows, self.references(rows), predictions, self.metrics(data))
+        places = np.unique(np.linspace(0, len(rows) - 1, min(_SHOWN, len(rows))).astype(int))  # from the whole split
+        shown = zip(rows.select(places), places, strict=True)
+        return {**groups, "gallery": [_mark_answers(row, predictions[place]) for row, place in shown]}
 
     def answer(
         self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any

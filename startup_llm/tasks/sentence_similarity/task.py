@@ -12,7 +12,16 @@ import numpy as np
 
 from startup_llm.data.batching import split_by_length
 from startup_llm.errors import UserError
+from startup_llm.evaluation.metrics import PEARSON, SPEARMAN
 from startup_llm.tasks.base import Collator, Task, Truncation
+from startup_llm.tasks.sentence_similarity.baselines import predict_bm25, predict_tfidf_cosine, predict_word_overlap
+from startup_llm.tasks.sentence_similarity.metrics import (
+    MRR_AT_10,
+    NDCG_AT_10,
+    PRECISION_AT_1,
+    RECALL_AT_10,
+    RECALL_AT_100,
+)
 from startup_llm.tasks.sentence_similarity.model import (
     SentenceProcessor,
     build_sentence_encoder,
@@ -29,6 +38,8 @@ if TYPE_CHECKING:
 
     from startup_llm.config import DataConfig, ModelConfig, PredictConfig
     from startup_llm.data.task_data import TaskData
+    from startup_llm.evaluation.baselines import Baseline
+    from startup_llm.evaluation.metrics import Metric
     from startup_llm.models.checkpoints import Checkpoint
     from startup_llm.models.task_model import TaskModel
 
@@ -62,6 +73,12 @@ class SentenceSimilarity(Task):
     answers_untuned = True
     splits_batches = False
     library = "sentence-transformers"
+    known_metrics = (NDCG_AT_10, MRR_AT_10, RECALL_AT_100, PRECISION_AT_1, RECALL_AT_10, SPEARMAN, PEARSON)
+    known_baselines = {  # noqa: RUF012
+        "bm25": predict_bm25,
+        "tfidf-cosine": predict_tfidf_cosine,
+        "word-overlap": predict_word_overlap,
+    }
     load_code = """from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer("REPOSITORY")
@@ -199,15 +216,14 @@ scores = model.similarity(model.encode(["a query"]), model.encode(["a text", "an
             vectors.append(processor.pool(features, inputs["attention_mask"]))
         return torch.cat(vectors)[torch.cat(parts).argsort()].view(*batch["input_ids"].shape[:2], -1)
 
-    def metrics(self, data: TaskData) -> tuple[str, ...]:
-        """Name the metrics: of a search, or of pairs with a score."""
-        if data.corpus is None:
-            return ("spearman", "pearson")
-        return ("ndcg_at_10", "mrr_at_10", "recall_at_100", "precision_at_1")
+    def metrics(self, data: TaskData) -> tuple[Metric, ...]:
+        """Return the metrics of a search, or of pairs with a score."""
+        return (SPEARMAN, PEARSON) if data.corpus is None else (NDCG_AT_10, MRR_AT_10, RECALL_AT_100, PRECISION_AT_1)
 
-    def baselines(self, data: TaskData) -> tuple[str, ...]:
-        """Name the baselines."""
-        return ("word-overlap", "tfidf-cosine") if data.corpus is None else ("bm25", "tfidf-cosine")
+    def baselines(self, data: TaskData) -> dict[str, Baseline]:
+        """Return the baselines of a search, or of pairs with a score."""
+        first = "word-overlap" if data.corpus is None else "bm25"
+        return {name: self.known_baselines[name] for name in (first, "tfidf-cosine")}
 
     def references(self, rows: Dataset) -> Sequence[Any]:
         """Return each query's relevant places in the corpus with their grades, or the scores."""
@@ -237,22 +253,11 @@ scores = model.similarity(model.encode(["a query"]), model.encode(["a text", "an
         ]
         return references, rank_nearest(logits[:, :width], logits[:, width : 2 * width])
 
-    def show(self, rows: Dataset, predictions: Sequence[Any], data: TaskData) -> list[dict[str, Any]]:
-        """Return queries whose first find is wrong, with what is found for them."""
-        if data.corpus is None:
-            return []
-        texts, items = list(data.corpus["text"]), []
-        for query, relevant, found in zip(rows["text"], rows["relevant"], predictions, strict=True):
-            wanted = {place for place, _ in relevant}
-            if len(items) == _SHOWN or found[0] in wanted:
-                continue
-            pairs = [["query", query]]
-            pairs += [
-                [f"{rank}, {'relevant' if place in wanted else 'not relevant'}", texts[place]]
-                for rank, place in enumerate(found[:3], start=1)
-            ]
-            items.append({"title": "A query whose first find is not relevant", "kind": "text", "pairs": pairs})
-        return items
+    def describe_errors(
+        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Sequence[Any], data: TaskData
+    ) -> dict[str, Any]:
+        """Return a gallery of queries whose first find is wrong; pairs with a score have none."""
+        return {} if data.corpus is None else {"gallery": _show_queries(rows, predictions, data.corpus)}
 
     def write_files(
         self, folder: Path, data: TaskData, outputs: Sequence[np.ndarray], processor: SentenceProcessor
@@ -350,6 +355,22 @@ scores = model.similarity(model.encode(["a query"]), model.encode(["a text", "an
         if isinstance(loaded, tuple):
             loaded[1]["missing_keys"] = {key for key in loaded[1]["missing_keys"] if "pooler." not in key}
         return loaded
+
+
+def _show_queries(rows: Dataset, rankings: Sequence[Sequence[int]], corpus: Dataset) -> list[dict[str, Any]]:
+    """Return queries whose first find is wrong, with what is found for them."""
+    texts, items = list(corpus["text"]), []
+    for query, relevant, found in zip(rows["text"], rows["relevant"], rankings, strict=True):
+        wanted = {place for place, _ in relevant}
+        if len(items) == _SHOWN or found[0] in wanted:
+            continue
+        pairs = [["query", query]]
+        pairs += [
+            [f"{rank}, {'relevant' if place in wanted else 'not relevant'}", texts[place]]
+            for rank, place in enumerate(found[:3], start=1)
+        ]
+        items.append({"title": "A query whose first find is not relevant", "kind": "text", "pairs": pairs})
+    return items
 
 
 def _compute_cosines(vectors: np.ndarray) -> np.ndarray:

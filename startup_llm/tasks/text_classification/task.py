@@ -9,9 +9,23 @@ import numpy as np
 
 from startup_llm.data.classification import load_labelled_text
 from startup_llm.errors import UserError
+from startup_llm.evaluation.baselines import predict_majority
+from startup_llm.evaluation.metrics import (
+    ACCURACY,
+    F1,
+    MACRO_F1,
+    MATTHEWS_CORRELATION,
+    MEAN_SQUARED_ERROR,
+    MICRO_F1,
+    PEARSON,
+    SPEARMAN,
+    Metric,
+)
+from startup_llm.evaluation.results import describe_classification
 from startup_llm.models.sequence_classifier import build_sequence_classifier
 from startup_llm.models.task_model import TaskModel
 from startup_llm.tasks.base import Collator, Task, Truncation
+from startup_llm.tasks.text_classification.baselines import join_pairs, predict_tfidf_linear_svm
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,10 +37,10 @@ if TYPE_CHECKING:
     from startup_llm.data.task_data import TaskData
     from startup_llm.models.checkpoints import Checkpoint
 
-METRICS = {
-    "single_label_classification": ("accuracy", "macro_f1", "matthews_correlation"),
-    "multi_label_classification": ("micro_f1", "macro_f1", "accuracy"),
-    "regression": ("spearman", "pearson", "mean_squared_error"),
+METRICS: dict[str, tuple[Metric, ...]] = {
+    "single_label_classification": (ACCURACY, MACRO_F1, MATTHEWS_CORRELATION),
+    "multi_label_classification": (MICRO_F1, MACRO_F1, ACCURACY),
+    "regression": (SPEARMAN, PEARSON, MEAN_SQUARED_ERROR),
 }
 
 
@@ -49,7 +63,8 @@ class TextClassification(Task):
     peft_task_type = "SEQ_CLS"
     supports_probe = True
     question_columns = ("text", "text_pair")
-    errors = "classification"
+    known_metrics = (*dict.fromkeys(metric for metrics in METRICS.values() for metric in metrics), F1)
+    known_baselines = {"majority": predict_majority, "tfidf-linear-svm": predict_tfidf_linear_svm}  # noqa: RUF012
     scratch_load_code = """from huggingface_hub import snapshot_download
 from startup_llm.models.scratch.text import load_text_classifier
 
@@ -161,14 +176,10 @@ logits = model(**tokenizer.pad([tokenizer("a text")], return_tensors="pt"))["log
 
         return DataCollatorWithPadding(processor)
 
-    def metrics(self, data: TaskData) -> tuple[str, ...]:
-        """Name the metrics; two classes have F1 of the second one as well."""
+    def metrics(self, data: TaskData) -> tuple[Metric, ...]:
+        """Return the metrics of the kind of labels; two classes have F1 of the second one as well."""
         binary = data.problem_type == "single_label_classification" and len(data.label_names) == 2
-        return METRICS[data.problem_type] + ("f1",) * binary
-
-    def baselines(self, data: TaskData) -> tuple[str, ...]:
-        """Name the baselines."""
-        return ("majority", "tfidf-linear-svm")
+        return METRICS[data.problem_type] + (F1,) * binary
 
     def references(self, rows: Dataset) -> np.ndarray:
         """Return the labels: ids, 0/1 rows, or floats."""
@@ -198,6 +209,15 @@ logits = model(**tokenizer.pad([tokenizer("a text")], return_tensors="pt"))["log
         if problem_type == "regression":
             return logits
         return expit(logits) if problem_type == "multi_label_classification" else softmax(logits, axis=1)
+
+    def describe_errors(
+        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Sequence[Any], data: TaskData
+    ) -> dict[str, Any]:
+        """Return scores per class, confusions, mistakes and calibration of rows with one label each."""
+        if data.problem_type != "single_label_classification":
+            return {}
+        scores = self.probabilities(outputs, data.problem_type)
+        return describe_classification(rows, join_pairs(rows), scores, data.label_names)
 
     def answer(
         self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any

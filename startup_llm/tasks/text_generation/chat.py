@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from startup_llm.errors import UserError
+from startup_llm.evaluation.metrics import BLEU, CHRF, ROUGE_1, ROUGE_2, ROUGE_L, Metric
 from startup_llm.tasks.base import Truncation
+from startup_llm.tasks.text_generation.baselines import ANSWER_BASELINES, NGRAM_BASELINES
 from startup_llm.tasks.text_generation.chat_templates import (
     find_end_of_turn,
     render_conversation,
     tokenize_conversation,
 )
 from startup_llm.tasks.text_generation.conversations import join_answers
+from startup_llm.tasks.text_generation.metrics import (
+    BITS_PER_BYTE,
+    BYTE_PERPLEXITY,
+    LOSS,
+    PERPLEXITY,
+    PREFERENCE_ACCURACY,
+    REWARD_ACCURACY,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
+
+    from startup_llm.evaluation.baselines import Baseline
 
     Messages = list[dict[str, str]]
 
@@ -36,16 +48,16 @@ class Conversations:
     Attributes:
         columns: A row's conversations.
         known_by: The columns that rows of the form have.
-        metrics: The first decides.
+        metrics: The primary metric first.
         relative_metrics: Those that compare with the model before.
-        baselines: Keys of `evaluation.baselines.BASELINES`.
+        baselines: By name.
     """
 
     columns: tuple[str, ...] = ("messages",)
     known_by: tuple[str, ...] = ("messages",)
-    metrics: tuple[str, ...] = ("bits_per_byte", "loss", "perplexity", "byte_perplexity")
-    relative_metrics: tuple[str, ...] = ()
-    baselines: tuple[str, ...] = ("character-unigram", "character-trigram", "character-sixgram")
+    metrics: tuple[Metric, ...] = (BITS_PER_BYTE, LOSS, PERPLEXITY, BYTE_PERPLEXITY)
+    relative_metrics: tuple[Metric, ...] = ()
+    baselines: Mapping[str, Baseline] = NGRAM_BASELINES
 
     def encode(self, rows: Dataset, processor: PreTrainedTokenizerBase) -> tuple[Dataset, Truncation]:
         """Tokenize conversations; labels are -100 wherever the assistant does not speak.
@@ -116,10 +128,6 @@ class Conversations:
         """
         return [[float(total), float(count)] for total, count in zip(nats, tokens, strict=True)]
 
-    def summarize(self, rows: Dataset) -> list[str]:
-        """Return the first words of each conversation."""
-        return [messages[0]["content"] for messages in rows[self.columns[0]]]
-
     def show(self, rows: Dataset, predictions: Sequence[Any]) -> list[dict[str, Any]]:
         """Show the conversations that cost the model most and least per token."""
         costs = np.array([nats / max(tokens, 1) for nats, tokens in predictions])
@@ -147,14 +155,8 @@ class AnsweredConversations(Conversations):
     """
 
     known_by = ("messages", "answer")
-    metrics = (*Conversations.metrics, "rouge_l", "rouge_1", "rouge_2", "bleu", "chrf")
-    baselines = (
-        *Conversations.baselines,
-        "copy",
-        "first-sentence",
-        "first-three-sentences",
-        "most-frequent-answer",
-    )
+    metrics = (*Conversations.metrics, ROUGE_L, ROUGE_1, ROUGE_2, BLEU, CHRF)
+    baselines = {**NGRAM_BASELINES, **ANSWER_BASELINES}  # noqa: RUF012
 
     def encode_split(self, name: str, rows: Dataset, processor: PreTrainedTokenizerBase) -> tuple[Dataset, Truncation]:
         """Encode the rows of a split; behind the test conversations come the prompts that are to be answered.
@@ -217,9 +219,9 @@ class Preferences(Conversations):
 
     columns = ("chosen", "rejected")
     known_by = ("chosen", "rejected")
-    metrics = ("reward_accuracy", "preference_accuracy")
-    relative_metrics = ("reward_accuracy",)
-    baselines = ()
+    metrics = (REWARD_ACCURACY, PREFERENCE_ACCURACY)
+    relative_metrics = (REWARD_ACCURACY,)
+    baselines = {}  # noqa: RUF012
 
     def encode_split(self, name: str, rows: Dataset, processor: PreTrainedTokenizerBase) -> tuple[Dataset, Truncation]:
         """Encode the rows of a split.

@@ -32,8 +32,9 @@ def evaluate_language_model(
         limit: Rows of each task.
 
     Returns:
-        A record per task: name, rows, version and metrics with value, low and high. An interval is the value and its
-        standard error, as lm-eval gives it, times the normal quantile; where it gives none, low and high are missing.
+        A record per task: name, rows, version, metrics with value, low and high, and which of them are better when
+        lower. An interval is the value and its standard error, as lm-eval gives it, times the normal quantile; where
+        it gives none, low and high are missing.
 
     Raises:
         UserError: If lm-eval is not installed, or knows no such task.
@@ -65,15 +66,20 @@ def evaluate_language_model(
         fewshot_random_seed=evaluation.seed,
     )
     width = float(norm.ppf((1 + evaluation.confidence_level) / 2))
-    return [
-        {
+    records = []
+    for name, found in measured["results"].items():
+        metrics, higher_is_better = _read_metrics(found, width), measured["higher_is_better"].get(name, {})
+        record = {
             "name": name,
             "rows": measured["n-samples"].get(name, {}).get("effective", 0),
             "version": measured["versions"].get(name),
-            "metrics": _read_metrics(found, width),
+            "metrics": metrics,
+            "lower_is_better": [
+                metric for metric in metrics if higher_is_better.get(metric.partition(" (")[0]) is False
+            ],
         }
-        for name, found in measured["results"].items()
-    ]
+        records.append(record)
+    return records
 
 
 def _read_metrics(found: dict[str, Any], width: float) -> dict[str, dict[str, float]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from startup_llm.models.checkpoints import read_json
 from startup_llm.models.task_model import TaskModel
 from startup_llm.run_folder import find_model
 from startup_llm.tasks.base import Collator, Task, Truncation
+from startup_llm.tasks.text_generation.baselines import ANSWER_BASELINES, NGRAM_BASELINES
 from startup_llm.tasks.text_generation.chat import (
     IS_PROMPT,
     AnsweredConversations,
@@ -46,12 +47,15 @@ if TYPE_CHECKING:
 
     from startup_llm.config import DataConfig, EvaluationConfig, ModelConfig, PredictConfig, ScratchModelConfig
     from startup_llm.data.task_data import TaskData
+    from startup_llm.evaluation.baselines import Baseline
+    from startup_llm.evaluation.metrics import Metric
     from startup_llm.models.checkpoints import Checkpoint
 
 CHECKED_PROMPTS, PROMPT_TOKENS, CHECKED_TOKENS = 3, 16, 24
 SAMPLES = 3
 MOST_MEASURED_ANSWERS = 1_000
 GREEDY = {"do_sample": False, "num_beams": 1}
+FORMS = (Preferences(), AnsweredConversations(), Conversations())
 
 
 class TextGeneration(Task):
@@ -77,6 +81,8 @@ class TextGeneration(Task):
     auto_class = "AutoModelForCausalLM"
     peft_task_type = "CAUSAL_LM"
     samples_each_epoch = True
+    known_metrics = tuple(dict.fromkeys(metric for form in FORMS for metric in form.metrics))
+    known_baselines = {**NGRAM_BASELINES, **ANSWER_BASELINES}  # noqa: RUF012
 
     def __init__(self) -> None:
         self._converses = False  # of `prepare_answers`: whether a text to be answered is a turn of a conversation
@@ -321,17 +327,17 @@ class TextGeneration(Task):
                     outputs[place] = output
         return outputs
 
-    def metrics(self, data: TaskData) -> tuple[str, ...]:
-        """Name the metrics; bits per byte decide, for they compare models whatever their tokens."""
+    def metrics(self, data: TaskData) -> tuple[Metric, ...]:
+        """Return the metrics of the rows' form; bits per byte compare models whatever their tokens."""
         return (self.find_form(data.splits["test"]) or FORMS[-1]).metrics
 
-    def metrics_alone(self, data: TaskData) -> tuple[str, ...]:
+    def metrics_alone(self, data: TaskData) -> tuple[Metric, ...]:
         """Leave out what is measured against the model before."""
         form = self.find_form(data.splits["test"]) or FORMS[-1]
-        return tuple(name for name in form.metrics if name not in form.relative_metrics)
+        return tuple(metric for metric in form.metrics if metric not in form.relative_metrics)
 
-    def baselines(self, data: TaskData) -> tuple[str, ...]:
-        """Name the baselines."""
+    def baselines(self, data: TaskData) -> Mapping[str, Baseline]:
+        """Return the baselines of the rows' form."""
         return (self.find_form(data.splits["test"]) or FORMS[-1]).baselines
 
     def references(self, rows: Dataset) -> list[Any]:
@@ -353,25 +359,12 @@ class TextGeneration(Task):
         nats = np.bincount(owners[wanted], weights=np.concatenate(outputs)[wanted], minlength=texts)
         return form.decide(nats, np.bincount(owners[wanted], minlength=texts), encoded, written)
 
-    def summarize(self, rows: Dataset) -> list[str]:
-        """Return a line of text for each row, to name it in a report."""
+    def describe_errors(
+        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Sequence[Any], data: TaskData
+    ) -> dict[str, Any]:
+        """Return a gallery: what costs the model most and least per token, or what the rows' form shows."""
         form = self.find_form(rows)
-        return form.summarize(rows) if form else super().summarize(rows)
-
-    def show(self, rows: Dataset, predictions: Sequence[Any], data: TaskData) -> list[dict[str, Any]]:
-        """Show the passages that cost the model most and least per token."""
-        if form := self.find_form(rows):
-            return form.show(rows, predictions)
-        costs = np.array([nats / max(tokens, 1) for nats, tokens in predictions])
-        order = np.argsort(costs)
-        return [
-            {
-                "title": title,
-                "kind": "text",
-                "pairs": [[f"passage {rows['row'][int(i)]}, {costs[i]:.2f} nats per token", rows["text"][int(i)]]],
-            }
-            for title, i in (("Hardest to predict", order[-1]), ("Easiest to predict", order[0]))
-        ]
+        return {"gallery": form.show(rows, predictions) if form else _show_passages(rows, predictions)}
 
     def write_samples(self, model: Any, processor: Any, rows: Dataset) -> list[dict[str, Any]]:
         """Continue the beginnings of passages by chance, the same for the same model; answer conversations."""
@@ -492,11 +485,22 @@ class TextGeneration(Task):
         return [tokenizer.decode(ids[: min(PROMPT_TOKENS, most)]) for ids in passages]
 
 
-FORMS = (Preferences(), AnsweredConversations(), Conversations())
-
-
 def _find_form(columns: Collection[str]) -> Conversations | None:
     return next((form for form in FORMS if set(form.known_by) <= set(columns)), None)
+
+
+def _show_passages(rows: Dataset, predictions: Sequence[Any]) -> list[dict[str, Any]]:
+    """Show the passages that cost the model most and least per token."""
+    costs = np.array([nats / max(tokens, 1) for nats, tokens in predictions])
+    order = np.argsort(costs)
+    return [
+        {
+            "title": title,
+            "kind": "text",
+            "pairs": [[f"passage {rows['row'][int(i)]}, {costs[i]:.2f} nats per token", rows["text"][int(i)]]],
+        }
+        for title, i in (("Hardest to predict", order[-1]), ("Easiest to predict", order[0]))
+    ]
 
 
 def _list_tokens(batch: dict[str, Tensor]) -> list[list[int]]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.errors import UserError
+from startup_llm.evaluation.metrics import BLEU, CHRF, ROUGE_1, ROUGE_2, ROUGE_L
+from startup_llm.evaluation.text_baselines import predict_copy, predict_first_sentences, predict_word_by_word
 from startup_llm.models.task_model import TaskModel
 from startup_llm.tasks.base import TARGET_LENGTH, Collator, Task, Truncation
 from startup_llm.tasks.text_to_text.model import (
@@ -228,9 +230,11 @@ texts = [text.strip() for text in tokenizer.batch_decode(written, skip_special_t
         """Take what was written."""
         return [str(output) for output in outputs]
 
-    def show(self, rows: Dataset, predictions: Sequence[Any], data: TaskData) -> list[dict[str, Any]]:
-        """Show the first rows: what was given, what was meant, what was written."""
-        return [
+    def describe_errors(
+        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Sequence[Any], data: TaskData
+    ) -> dict[str, Any]:
+        """Return a gallery of the first rows: what was given, what was meant, what was written."""
+        gallery = [
             {
                 "title": f"row {row['row']}",
                 "kind": "text",
@@ -238,6 +242,7 @@ texts = [text.strip() for text in tokenizer.batch_decode(written, skip_special_t
             }
             for row, text in zip(rows.select(range(min(10, len(rows)))), predictions, strict=False)
         ]
+        return {"gallery": gallery}
 
     def write_samples(self, model: Any, processor: Any, rows: Dataset) -> list[dict[str, Any]]:
         """Show what the model wrote, and where it looked if the tokenizer tells the places of its tokens."""
@@ -282,14 +287,8 @@ class Translation(SequenceToSequence):
 
     tag = "translation"
     example_checkpoint = "Helsinki-NLP/opus-mt-en-de"
-
-    def metrics(self, data: TaskData) -> tuple[str, ...]:
-        """Name the metrics."""
-        return ("bleu", "chrf")
-
-    def baselines(self, data: TaskData) -> tuple[str, ...]:
-        """Name the baselines."""
-        return ("copy", "word-by-word")
+    known_metrics = (BLEU, CHRF)
+    known_baselines = {"copy": predict_copy, "word-by-word": predict_word_by_word}  # noqa: RUF012
 
 
 class Summarization(SequenceToSequence):
@@ -297,11 +296,8 @@ class Summarization(SequenceToSequence):
 
     tag = "summarization"
     example_checkpoint = "facebook/bart-base"
-
-    def metrics(self, data: TaskData) -> tuple[str, ...]:
-        """Name the metrics."""
-        return ("rouge_l", "rouge_1", "rouge_2")
-
-    def baselines(self, data: TaskData) -> tuple[str, ...]:
-        """Name the baselines."""
-        return ("first-sentence", "first-three-sentences")
+    known_metrics = (ROUGE_L, ROUGE_1, ROUGE_2)
+    known_baselines = {  # noqa: RUF012
+        "first-sentence": predict_first_sentences(1),
+        "first-three-sentences": predict_first_sentences(3),
+    }

@@ -8,18 +8,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from startup_llm.tasks.token_classification.rows import read_tag_names
+from startup_llm.evaluation.metrics import additive
+from startup_llm.evaluation.text_overlap import combine_mean
 from startup_llm.tasks.token_classification.tag_schemes import Entity, find_entities
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-    from startup_llm.data.task_data import TaskData
-    from startup_llm.tasks.base import Task
 
 Tags = Sequence[str]
 NOTHING = "no entity"
@@ -56,12 +51,16 @@ def combine_f1(sums: np.ndarray) -> float:
     return 2 * sums[0] / (sums[1] + sums[2]) if sums[1] + sums[2] else 0.0
 
 
+ENTITY_F1 = additive("entity_f1", count_entities, combine_f1)
+ENTITY_PRECISION = additive("entity_precision", count_entities, combine_precision)
+ENTITY_RECALL = additive("entity_recall", count_entities, combine_recall)
+TOKEN_ACCURACY = additive("token_accuracy", count_right_tags, combine_mean)
+
+
 def describe_entities(
-    task: Task,
-    rows: Dataset,
-    outputs: Sequence[np.ndarray],
+    texts: Sequence[str],
+    references: Sequence[Tags],
     predictions: Sequence[Tags],
-    data: TaskData,
     *,
     most: int = 20,
     examples: int = 2,
@@ -69,11 +68,9 @@ def describe_entities(
     """Look into the answers by entity type.
 
     Args:
-        task: The task.
-        rows: Raw rows with tokens and tags.
-        outputs: Not used.
-        predictions: Tags of each row.
-        data: The task's rows.
+        texts: A line of text for each row.
+        references: True tags of each row.
+        predictions: Answered tags of each row.
         most: Most confusions to list.
         examples: Most sentences to show of each.
 
@@ -83,7 +80,7 @@ def describe_entities(
     sums: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(3, dtype=int))
     pairs: Counter[tuple[str, str]] = Counter()
     places: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for place, (tags, answers) in enumerate(zip(read_tag_names(rows), predictions, strict=True)):
+    for place, (tags, answers) in enumerate(zip(references, predictions, strict=True)):
         meant, answered = find_entities(tags), find_entities(answers)
         for entity in meant:
             sums[entity.type] += (entity in answered, 0, 1)
@@ -92,7 +89,6 @@ def describe_entities(
         for pair in pair_mistakes(meant, answered):
             pairs[pair] += 1
             places[pair].append(place)
-    texts = task.summarize(rows)
     return {
         "per_class": {
             kind: {

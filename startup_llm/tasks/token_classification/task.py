@@ -8,6 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.tasks.base import Collator, Task, Truncation
+from startup_llm.tasks.token_classification.baselines import predict_linear_tagger, predict_most_frequent_tag
+from startup_llm.tasks.token_classification.metrics import (
+    ENTITY_F1,
+    ENTITY_PRECISION,
+    ENTITY_RECALL,
+    TOKEN_ACCURACY,
+    describe_entities,
+)
 from startup_llm.tasks.token_classification.model import build_token_classifier, load_word_tokenizer
 from startup_llm.tasks.token_classification.rows import load_tagged_text, read_tag_names
 from startup_llm.tasks.token_classification.tag_schemes import OUTSIDE, find_entities
@@ -20,6 +28,7 @@ if TYPE_CHECKING:
 
     from startup_llm.config import DataConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
+    from startup_llm.evaluation.metrics import Metric
     from startup_llm.models.checkpoints import Checkpoint
     from startup_llm.models.task_model import TaskModel
 
@@ -51,7 +60,11 @@ class TokenClassification(Task):
     supports_probe = True
     outputs_per_token = True
     cuts_long_rows = False
-    errors = "entities"
+    known_metrics = (ENTITY_F1, ENTITY_PRECISION, ENTITY_RECALL, TOKEN_ACCURACY)
+    known_baselines = {  # noqa: RUF012
+        "most-frequent-tag": predict_most_frequent_tag,
+        "linear-tagger": predict_linear_tagger,
+    }
     pipeline_arguments = {"aggregation_strategy": "first"}  # noqa: RUF012
 
     def read_data(self, data: DataConfig) -> TaskData:
@@ -146,15 +159,9 @@ class TokenClassification(Task):
         logits = model(**batch)["logits"].float().cpu().numpy()
         return [row[:length] for row, length in zip(logits, lengths, strict=True)]
 
-    def metrics(self, data: TaskData) -> tuple[str, ...]:
-        """Name the metrics; tags that mark no entities are counted word by word."""
-        if OUTSIDE not in data.label_names:
-            return ("token_accuracy",)
-        return ("entity_f1", "entity_precision", "entity_recall", "token_accuracy")
-
-    def baselines(self, data: TaskData) -> tuple[str, ...]:
-        """Name the baselines."""
-        return ("most-frequent-tag", "linear-tagger")
+    def metrics(self, data: TaskData) -> tuple[Metric, ...]:
+        """Return the metrics of entities; tags that mark none are counted word by word."""
+        return self.known_metrics if OUTSIDE in data.label_names else (TOKEN_ACCURACY,)
 
     def references(self, rows: Dataset) -> list[list[str]]:
         """Return the names of each sentence's tags."""
@@ -186,26 +193,14 @@ class TokenClassification(Task):
             predictions.append([data.label_names[tag] for tag in row[counted].argmax(axis=-1)])
         return references, predictions
 
-    def summarize(self, rows: Dataset) -> list[str]:
-        """Return each sentence's words, joined by blanks."""
-        return [" ".join(words) for words in rows["tokens"]]
-
-    def show(self, rows: Dataset, predictions: Sequence[Any], data: TaskData) -> list[dict[str, Any]]:
-        """Mark what was answered in sentences that are wrong, and in some that are right."""
-        if OUTSIDE not in data.label_names:
-            return []
+    def describe_errors(
+        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Sequence[Any], data: TaskData
+    ) -> dict[str, Any]:
+        """Return scores per entity type, what is taken for what, and a gallery of sentences with their entities."""
         references = self.references(rows)
-        wrong = [i for i, tags in enumerate(references) if find_entities(tags) != find_entities(predictions[i])]
-        right = [i for i in range(len(rows)) if i not in set(wrong) and find_entities(references[i])]
-        items = []
-        for places, most, what in (
-            (wrong, _SHOWN_WRONG, "wrong or missed ones dashed"),
-            (right, _SHOWN_RIGHT, "all right"),
-        ):
-            for place in places[:: max(1, len(places) // most)][:most]:  # from all over the split
-                shown = _mark(rows["tokens"][place], references[place], predictions[place])
-                items.append({"title": f"Entities found, {what}: row {rows['row'][place]}", "kind": "spans", **shown})
-        return items
+        sections = describe_entities([" ".join(words) for words in rows["tokens"]], references, predictions)
+        gallery = _show_sentences(rows, references, predictions) if OUTSIDE in data.label_names else []
+        return {**sections, "gallery": gallery}
 
     def answer(
         self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
@@ -292,6 +287,23 @@ def _gather_words(
 
 def _name_tags(words: Sequence[np.ndarray | None], label_names: Sequence[str]) -> list[str]:
     return [OUTSIDE if logits is None else label_names[int(logits.argmax())] for logits in words]
+
+
+def _show_sentences(
+    rows: Dataset, references: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]
+) -> list[dict[str, Any]]:
+    """Mark what was answered in sentences that are wrong, and in some that are right."""
+    wrong = [i for i, tags in enumerate(references) if find_entities(tags) != find_entities(predictions[i])]
+    right = [i for i in range(len(rows)) if i not in set(wrong) and find_entities(references[i])]
+    items = []
+    for places, most, what in (
+        (wrong, _SHOWN_WRONG, "wrong or missed ones dashed"),
+        (right, _SHOWN_RIGHT, "all right"),
+    ):
+        for place in places[:: max(1, len(places) // most)][:most]:  # from all over the split
+            shown = _mark(rows["tokens"][place], references[place], predictions[place])
+            items.append({"title": f"Entities found, {what}: row {rows['row'][place]}", "kind": "spans", **shown})
+    return items
 
 
 def _mark(words: Sequence[str], tags: Sequence[str], answers: Sequence[str]) -> dict[str, Any]:

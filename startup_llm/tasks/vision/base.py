@@ -14,7 +14,6 @@ from startup_llm.tasks.vision.classifier import load_image_processor
 from startup_llm.tasks.vision.labelled_images import read_image
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from PIL.Image import Image
     from torch import Tensor
     from transformers import BaseImageProcessor
@@ -40,10 +39,6 @@ class ImageTask(Task):
     def load_processor(self, checkpoint: Checkpoint, model: ModelConfig) -> BaseImageProcessor:
         """Load the checkpoint's image processor."""
         return load_image_processor(checkpoint, model.trust_remote_code)
-
-    def summarize(self, rows: Dataset) -> list[str]:
-        """Name each image by its row."""
-        return [f"image of row {row}" for row in rows["row"]]
 
     def find_question_fault(self, column: str, value: Any) -> str | None:
         """Return why a path leads to no usable image."""

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.errors import UserError
+from startup_llm.evaluation.baselines import predict_majority
 from startup_llm.models.task_model import TaskModel
 from startup_llm.tasks.base import Collator, SingleLabelTask, Truncation
 from startup_llm.tasks.vision.base import PATCH_PIXELS, ImageTask, draw_png, keep_pixels
+from startup_llm.tasks.vision.baselines import predict_nearest_pixels
 from startup_llm.tasks.vision.classifier import build_image_classifier
 from startup_llm.tasks.vision.labelled_images import load_labelled_images, read_bytes, read_images
 
@@ -40,7 +42,7 @@ class ImageClassification(ImageTask, SingleLabelTask):
     )
     auto_class = "AutoModelForImageClassification"
     supports_probe = True
-    errors = "classification"
+    known_baselines = {"majority": predict_majority, "nearest-pixels": predict_nearest_pixels}  # noqa: RUF012
     scratch_load_code = """from huggingface_hub import snapshot_download
 from PIL import Image
 from startup_llm.models.scratch.image import load_image_dnn
@@ -137,15 +139,17 @@ logits = model(**processor([Image.open("image.png")], return_tensors="pt"))["log
 
         return collate
 
-    def baselines(self, data: TaskData) -> tuple[str, ...]:
-        """Name the baselines."""
-        return ("majority", "nearest-pixels")
+    def summarize(self, rows: Dataset) -> list[str]:
+        """Name each image by its row."""
+        return [f"image of row {row}" for row in rows["row"]]
 
-    def show(self, rows: Dataset, predictions: Sequence[Any], data: TaskData) -> list[dict[str, Any]]:
-        """Return test images that were answered wrongly."""
+    def describe_errors(
+        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Sequence[Any], data: TaskData
+    ) -> dict[str, Any]:
+        """Return what every classification does, and a gallery of test images that were answered wrongly."""
         wrong = np.flatnonzero(np.asarray(predictions) != self.references(rows))[:_SHOWN]
         shown = rows.select(wrong)
-        return [
+        gallery = [
             {
                 "title": "Images that were answered wrongly",
                 "kind": "image",
@@ -154,6 +158,7 @@ logits = model(**processor([Image.open("image.png")], return_tensors="pt"))["log
             }
             for image, row, label, place in zip(read_images(shown), shown["row"], shown["label"], wrong, strict=True)
         ]
+        return {**super().describe_errors(rows, outputs, predictions, data), "gallery": gallery}
 
     def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
         """Compare raw scores with `pipeline("image-classification")`; a DNN has no pipeline."""

@@ -12,6 +12,7 @@ from startup_llm.errors import UserError
 from startup_llm.models.task_model import TaskModel
 from startup_llm.tasks.base import Collator, Truncation
 from startup_llm.tasks.vision.base import PATCH_PIXELS, ImageTask, draw_png, keep_pixels
+from startup_llm.tasks.vision.baselines import predict_components_nearest_pixels, predict_mean_boxes
 from startup_llm.tasks.vision.boxed_images import load_boxed_images
 from startup_llm.tasks.vision.detector import (
     build_object_detector,
@@ -22,6 +23,12 @@ from startup_llm.tasks.vision.detector import (
     measure_processed_size,
 )
 from startup_llm.tasks.vision.labelled_images import measure_image, read_bytes, read_images
+from startup_llm.tasks.vision.metrics import (
+    AVERAGE_PRECISION_50,
+    AVERAGE_RECALL,
+    MEAN_AVERAGE_PRECISION,
+    compute_class_scores,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -57,7 +64,11 @@ class ObjectDetection(ImageTask):
         "skip_bad",
     )
     auto_class = "AutoModelForObjectDetection"
-    errors = "detection"
+    known_metrics = (MEAN_AVERAGE_PRECISION, AVERAGE_PRECISION_50, AVERAGE_RECALL)
+    known_baselines = {  # noqa: RUF012
+        "mean-boxes": predict_mean_boxes,
+        "components-nearest-pixels": predict_components_nearest_pixels,
+    }
 
     def read_data(self, data: DataConfig) -> TaskData:
         """Read, check and split the rows.
@@ -172,14 +183,6 @@ class ObjectDetection(ImageTask):
         """Return each image's logits and boxes, whatever the order of the queries."""
         return [compute_comparable(*row) for row in detect(model, batch["pixel_values"], batch.get("pixel_mask"))]
 
-    def metrics(self, data: TaskData) -> tuple[str, ...]:
-        """Name the metrics."""
-        return ("mean_average_precision", "average_precision_50", "average_recall")
-
-    def baselines(self, data: TaskData) -> tuple[str, ...]:
-        """Name the baselines."""
-        return ("mean-boxes", "components-nearest-pixels")
-
     def references(self, rows: Dataset) -> list[dict[str, Any]]:
         """Return each image's labels, boxes in pixels, and which of them are crowds."""
         return [
@@ -220,8 +223,17 @@ class ObjectDetection(ImageTask):
             )
         return true, found
 
-    def show(self, rows: Dataset, predictions: Sequence[Any], data: TaskData) -> list[dict[str, Any]]:
-        """Show test images with their true boxes and those that were found."""
+    def describe_errors(
+        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Sequence[Any], data: TaskData
+    ) -> dict[str, Any]:
+        """Return scores per class, and a gallery of test images with their true boxes and those that were found."""
+        scores = compute_class_scores(self.references(rows), predictions, data.label_names)
+        gallery = self._show_images(rows, predictions, data)
+        return {"per_class": scores, "counted": ["box", "boxes"], "gallery": gallery}
+
+    def _show_images(
+        self, rows: Dataset, predictions: Sequence[dict[str, Any]], data: TaskData
+    ) -> list[dict[str, Any]]:
         shown = rows.select(range(min(_SHOWN, len(rows))))
         items = []
         for row, image, true, found in zip(

@@ -9,9 +9,9 @@ from sounds import TUNES, write_digits, write_sounds
 
 from startup_llm.config import DataConfig, ModelConfig, ScratchModelConfig
 from startup_llm.errors import UserError
-from startup_llm.evaluation.baselines import BASELINES
 from startup_llm.models.checkpoints import load_checkpoint
 from startup_llm.tasks import load_task
+from startup_llm.tasks.audio.baselines import predict_mel_statistics_svm
 from startup_llm.training.inference import extract_features
 from startup_llm.training.speed import SpeedPlan
 
@@ -208,5 +208,5 @@ def test_a_broken_question_is_named(tmp_path):
 
 def test_statistics_of_the_spectrogram_tell_tunes_apart(sounds):
     data = load_task(TAG).load_data(DataConfig(data_dir=str(sounds)))
-    found = BASELINES["mel-statistics-svm"](data.splits, data)
+    found = predict_mel_statistics_svm(data.splits, data)
     assert np.mean(found == np.asarray(data.splits["test"]["label"])) > 0.8

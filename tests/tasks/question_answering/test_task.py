@@ -357,7 +357,7 @@ def test_labels_point_at_the_answer_of_the_window_that_holds_it(tiny_checkpoint)
 @pytest.mark.real_data
 def test_xquad_s_answers_survive_minilm_s_tokens_and_baselines_score_as_known(real_data):
     from startup_llm.evaluation.baselines import predict_baselines
-    from startup_llm.evaluation.metrics import get_metric
+    from startup_llm.tasks.question_answering.metrics import SQUAD_EXACT_MATCH, SQUAD_F1
 
     task = load_task("question-answering")
     config = yaml.safe_load((CONFIGS / "xquad_lora.yaml").read_text())["data"]
@@ -374,9 +374,9 @@ def test_xquad_s_answers_survive_minilm_s_tokens_and_baselines_score_as_known(re
         output[0, first] = output[1, last] = 5.0
         outputs.append(output)
     answers = task.decide(outputs, encoded, rows, data)
-    right = get_metric("squad_exact_match").compute(task.references(rows), answers)
+    right = SQUAD_EXACT_MATCH.compute(task.references(rows), answers)
     assert right > 0.99
     found = predict_baselines(task.baselines(data), data)
     references = task.references(data.splits["test"])
-    assert 0.14 < get_metric("squad_f1").compute(references, found["overlap-sentence"]) < 0.21
-    assert 0.09 < get_metric("squad_f1").compute(references, found["sliding-window"]) < 0.17
+    assert 0.14 < SQUAD_F1.compute(references, found["overlap-sentence"]) < 0.21
+    assert 0.09 < SQUAD_F1.compute(references, found["sliding-window"]) < 0.17

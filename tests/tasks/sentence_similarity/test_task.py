@@ -276,7 +276,7 @@ def test_a_plain_checkpoint_is_measured_on_beir_s_files(tiny_checkpoint, run_rec
 def test_a_sentence_encoder_beats_words_on_banking77(real_data):
     from startup_llm.config import DataConfig
     from startup_llm.evaluation.baselines import predict_baselines
-    from startup_llm.evaluation.metrics import get_metric
+    from startup_llm.tasks.sentence_similarity.metrics import NDCG_AT_10
     from startup_llm.training.inference import predict_outputs
     from startup_llm.training.speed import plan_speed
 
@@ -291,7 +291,7 @@ def test_a_sentence_encoder_beats_words_on_banking77(real_data):
     encoder = build_sentence_encoder(checkpoint, processor).model
     encoded, _ = task.encode_split("test", data, processor)
     outputs = predict_outputs(task, encoder, encoded, processor, plan_speed().exact())
-    test, compute = data.splits["test"], get_metric("ndcg_at_10").compute
+    test, compute = data.splits["test"], NDCG_AT_10.compute
     ours = compute(task.references(test), task.decide(outputs, encoded, test, data))
     words = {
         name: compute(task.references(test), found)

@@ -139,7 +139,7 @@ def test_a_checkpoint_s_own_ends_of_generation_are_kept(tmp_path):
 @pytest.mark.real_data
 def test_dialogsum_s_dialogues_are_conversations_that_n_grams_predict_somewhat(real_data):
     from startup_llm.evaluation.baselines import predict_baselines
-    from startup_llm.evaluation.metrics import get_metric
+    from startup_llm.tasks.text_generation.metrics import BITS_PER_BYTE
 
     speakers = {"#Person1#": "user", "#Person2#": "assistant"}
     path = str(real_data / "dialogsum" / "dev.jsonl")
@@ -147,7 +147,7 @@ def test_dialogsum_s_dialogues_are_conversations_that_n_grams_predict_somewhat(r
     assert {name: len(rows) for name, rows in data.splits.items()} == {"train": 356, "validation": 40, "test": 99}
     references = TASK.references(data.splits["test"])
     bits = [
-        get_metric("bits_per_byte").compute(references, predictions)
+        BITS_PER_BYTE.compute(references, predictions)
         for predictions in predict_baselines(TASK.baselines(data), data).values()
     ]
     assert 4.6 > bits[0] > bits[1] + 1 > bits[2] + 1.2 > 3
@@ -242,11 +242,11 @@ def test_preferences_are_judged_against_the_model_before():
     assert np.allclose(TASK.decide(outputs, encoded, rows, None), [[0, 2], [0, -2]])
     encoded = encoded.add_column("_reference", [2.0, 3.0, 6.0, 3.0])
     assert np.allclose(TASK.decide(outputs, encoded, rows, None), [[1, 2], [1, -2]])
-    from startup_llm.evaluation.metrics import get_metric
+    from startup_llm.tasks.text_generation.metrics import PREFERENCE_ACCURACY, REWARD_ACCURACY
 
     predictions = [[1.0, 2.0], [1.0, -2.0], [0.0, 1.0], [-1.0, 1.0]]
-    assert get_metric("reward_accuracy").compute([""] * 4, predictions) == 2.5 / 4
-    assert get_metric("preference_accuracy").compute([""] * 4, predictions) == 3 / 4
+    assert REWARD_ACCURACY.compute([""] * 4, predictions) == 2.5 / 4
+    assert PREFERENCE_ACCURACY.compute([""] * 4, predictions) == 3 / 4
 
 
 def test_the_last_answer_is_written_beside_the_likelihoods_of_all(tmp_path):

@@ -16,9 +16,9 @@ from startup_llm.config import DataConfig, EvaluationConfig, ModelConfig, Scratc
 from startup_llm.data.batching import LengthGroupedSampler
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError
-from startup_llm.evaluation.baselines import BASELINES
-from startup_llm.evaluation.metrics import get_metric
+from startup_llm.evaluation.metrics import BLEU, CHRF, ROUGE_1, ROUGE_2, ROUGE_L
 from startup_llm.evaluation.statistics import compute_interval
+from startup_llm.evaluation.text_baselines import predict_word_by_word
 from startup_llm.models.checkpoints import load_checkpoint
 from startup_llm.tasks import load_task
 from startup_llm.tasks.base import TARGET_LENGTH
@@ -168,17 +168,17 @@ def test_counts_give_the_libraries_own_figures_on_a_thousand_random_texts():
     words = ["the", "cat", "sat", "on", "a", "mat", "while", "dogs", "ran", "home", "."]
     references = [" ".join(rng.choice(words, rng.integers(1, 12))) for _ in range(1000)]
     predictions = [" ".join(w for w in text.split() if rng.random() < 0.8) or "cat" for text in references]
-    assert get_metric("bleu").compute(references, predictions) == pytest.approx(
+    assert BLEU.compute(references, predictions) == pytest.approx(
         sacrebleu.corpus_bleu(predictions, [references]).score
     )
-    assert get_metric("chrf").compute(references, predictions) == pytest.approx(
+    assert CHRF.compute(references, predictions) == pytest.approx(
         sacrebleu.corpus_chrf(predictions, [references]).score
     )
-    for name, kind in (("rouge_1", "rouge1"), ("rouge_2", "rouge2"), ("rouge_l", "rougeL")):
+    for metric, kind in ((ROUGE_1, "rouge1"), (ROUGE_2, "rouge2"), (ROUGE_L, "rougeL")):
         scorer = RougeScorer([kind], use_stemmer=True)
         expected = np.mean([scorer.score(r, p)[kind].fmeasure for r, p in zip(references, predictions, strict=True)])
-        assert get_metric(name).compute(references, predictions) == pytest.approx(expected)
-    interval = compute_interval("bleu", references, predictions, EvaluationConfig(resamples=100))
+        assert metric.compute(references, predictions) == pytest.approx(expected)
+    interval = compute_interval(BLEU, references, predictions, EvaluationConfig(resamples=100))
     assert interval.low < interval.value < interval.high
 
 
@@ -186,7 +186,7 @@ def test_word_by_word_learns_the_table(tmp_path):
     file = tmp_path / "pairs.jsonl"
     file.write_text("\n".join(json.dumps({"text": text, "target": target}) for text, target in PAIRS))
     data = load_text_to_text(DataConfig(train_file=str(file)))
-    answers = BASELINES["word-by-word"](data.splits, data)
+    answers = predict_word_by_word(data.splits, data)
     given = dict(zip(data.splits["test"]["text"], answers, strict=True))
     assert all("hund" in answer for text, answer in given.items() if "dog" in text)
 

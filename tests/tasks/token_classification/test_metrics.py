@@ -4,10 +4,16 @@ import numpy as np
 import pytest
 
 from startup_llm.config import EvaluationConfig
-from startup_llm.evaluation.metrics import get_metric, score_rows
+from startup_llm.evaluation.metrics import score_rows
 from startup_llm.evaluation.statistics import compare_models, compute_interval
 from startup_llm.tasks.token_classification.baselines import describe_shape, describe_word
-from startup_llm.tasks.token_classification.metrics import pair_mistakes
+from startup_llm.tasks.token_classification.metrics import (
+    ENTITY_F1,
+    ENTITY_PRECISION,
+    ENTITY_RECALL,
+    TOKEN_ACCURACY,
+    pair_mistakes,
+)
 from startup_llm.tasks.token_classification.tag_schemes import Entity
 
 TAGS = ["O", "B-person", "I-person", "B-place", "I-place", "B-creative-work", "I-creative-work"]
@@ -21,10 +27,10 @@ def test_precision_recall_and_f1_are_seqeval_s_on_a_thousand_random_corpora():
     from seqeval.metrics import accuracy_score, f1_score, precision_score, recall_score
 
     theirs = {
-        "entity_f1": f1_score,
-        "entity_precision": precision_score,
-        "entity_recall": recall_score,
-        "token_accuracy": accuracy_score,
+        ENTITY_F1: f1_score,
+        ENTITY_PRECISION: precision_score,
+        ENTITY_RECALL: recall_score,
+        TOKEN_ACCURACY: accuracy_score,
     }
     generator = np.random.default_rng(0)
     for _ in range(1000):
@@ -32,11 +38,11 @@ def test_precision_recall_and_f1_are_seqeval_s_on_a_thousand_random_corpora():
         predictions = [
             [tag if generator.random() < 0.7 else str(generator.choice(TAGS)) for tag in tags] for tags in references
         ]
-        for name, function in theirs.items():
-            kwargs = {} if name == "token_accuracy" else {"zero_division": 0}
+        for metric, function in theirs.items():
+            kwargs = {} if metric is TOKEN_ACCURACY else {"zero_division": 0}
             expected = function(references, predictions, **kwargs)
-            assert get_metric(name).compute(references, predictions) == pytest.approx(expected, abs=1e-12), (
-                name, references, predictions,
+            assert metric.compute(references, predictions) == pytest.approx(expected, abs=1e-12), (
+                metric.name, references, predictions,
             )  # fmt: skip
 
 
@@ -45,11 +51,11 @@ def test_counts_add_up_over_sentences_so_that_the_bootstrap_resamples_counts():
     references = draw(generator, 60)
     worse = [["O"] * len(tags) if i % 3 else tags for i, tags in enumerate(references)]
     evaluation = EvaluationConfig(resamples=200)
-    interval = compute_interval("entity_f1", references, worse, evaluation)
+    interval = compute_interval(ENTITY_F1, references, worse, evaluation)
     assert interval.low < interval.value < interval.high
-    assert interval.value == pytest.approx(get_metric("entity_f1").compute(references, worse))
-    assert score_rows("entity_f1", references, worse) == pytest.approx(interval.value)
-    found = compare_models("entity_f1", references, ("a", references), ("b", worse), evaluation)
+    assert interval.value == pytest.approx(ENTITY_F1.compute(references, worse))
+    assert score_rows(ENTITY_F1, references, worse) == pytest.approx(interval.value)
+    found = compare_models(ENTITY_F1, references, ("a", references), ("b", worse), evaluation)
     assert found.p_value < 0.05
     assert found.difference == pytest.approx(1 - interval.value)
 

@@ -6,11 +6,10 @@ from detectors import ARCHITECTURES, build_detector, paint_squares, write_coco
 
 from startup_llm.config import DataConfig, LoraConfig, ModelConfig, ScratchModelConfig
 from startup_llm.errors import UserError
-from startup_llm.evaluation.baselines import BASELINES
-from startup_llm.evaluation.metrics import get_metric
 from startup_llm.models.checkpoints import load_checkpoint
 from startup_llm.tasks import load_task
 from startup_llm.tasks.vision.detector import compute_detections
+from startup_llm.tasks.vision.metrics import AVERAGE_PRECISION_50
 
 TAG = "object-detection"
 SMALL = ScratchModelConfig(name="rt-detr", image_size=48, width=32, layers=1, heads=2, queries=6, dropout=0.0)
@@ -147,9 +146,9 @@ def test_validation_is_measured_as_the_test_is(squares, tmp_path):
         asked = {name: values for name, values in batch.items() if name != "labels"}
         decided = task.decide(task.compute_outputs(built.model, asked, processor), rows, rows, squares)
     told = task.read_validation(outputs.numpy(), batch["labels"].numpy(), squares)
-    for name in task.metrics(squares):
-        expected = get_metric(name).compute(task.references(rows), decided)
-        assert get_metric(name).compute(*told) == pytest.approx(expected, abs=1e-6)
+    for metric in task.metrics(squares):
+        expected = metric.compute(task.references(rows), decided)
+        assert metric.compute(*told) == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_small_rt_detr_learns_to_find_squares_and_reads_back(squares, tmp_path):
@@ -211,10 +210,8 @@ def test_a_checkpoint_that_finds_nothing_is_refused(squares, tiny_checkpoint):
 def test_connected_patches_find_squares_and_mean_boxes_do_not(squares):
     task, test = load_task(TAG), squares.splits["test"]
     scores = {
-        name: get_metric("average_precision_50").compute(
-            task.references(test), BASELINES[name](squares.splits, squares)
-        )
-        for name in task.baselines(squares)
+        name: AVERAGE_PRECISION_50.compute(task.references(test), predict(squares.splits, squares))
+        for name, predict in task.baselines(squares).items()
     }
     assert scores["components-nearest-pixels"] > 0.3
     assert scores["mean-boxes"] < 0.2
@@ -229,7 +226,7 @@ def test_a_picture_shows_true_and_found_boxes(squares):
     task, test = load_task(TAG), squares.splits["test"].select([0])
     left, top, width, height = test[0]["objects"]["bbox"][0]
     found = {"labels": [0, 1], "boxes": [[left + 2, top, width, height], [0, 0, 5, 5]], "scores": [0.9, 0.2]}
-    (item,) = task.show(test, [found], squares)
+    (item,) = task.describe_errors(test, [], [found], squares)["gallery"]
     image, _ = paint_squares(200, (64, 40))
     picture = Image.open(io.BytesIO(base64.b64decode(item["png_base64"])))
     assert picture.size == (64 * 6, 40 * 6) == (image.width * 6, image.height * 6)

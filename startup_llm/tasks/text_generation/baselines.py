@@ -1,51 +1,23 @@
-"""How well a text is predicted: metrics of a language model, and the n-gram models that it has to beat.
-
-A reference is a passage, or what an assistant says in a conversation. A prediction is what a model says of it:
-[nats, tokens], the negative log-likelihood of the tokens that it predicts there, and their number. Bits per byte do
-not depend on how a model cuts its tokens; loss and perplexity per token compare models with the same tokens alone.
-"""
+"""What a language model has to beat: n-gram models of its characters, and baselines that answer conversations."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from startup_llm.errors import UserError
+from startup_llm.evaluation.text_baselines import predict_copy, predict_first_sentences, predict_most_frequent_target
 from startup_llm.tasks.text_generation.conversations import render_plain
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
     from startup_llm.data.task_data import TaskData
-
-
-def count_likelihood(references: Sequence[str], predictions: Sequence[Sequence[float]]) -> np.ndarray:
-    """Return nats, tokens and bytes of each passage, shape (rows, 3)."""
-    nats, tokens = np.asarray(predictions, dtype=float).reshape(-1, 2).T
-    return np.stack([nats, tokens, [len(text.encode()) for text in references]], axis=1)
-
-
-def combine_loss(sums: np.ndarray) -> float:
-    """Return the mean negative log-likelihood of a token, in nats."""
-    return float(sums[0] / max(sums[1], 1))
-
-
-def combine_perplexity(sums: np.ndarray) -> float:
-    """Return e to the mean negative log-likelihood of a token."""
-    return math.exp(min(combine_loss(sums), 700.0))
-
-
-def combine_bits_per_byte(sums: np.ndarray) -> float:
-    """Return the bits that a byte of the text costs, base 2: the size that an arithmetic coder would reach."""
-    return float(sums[0] / math.log(2) / max(sums[2], 1))
-
-
-def combine_byte_perplexity(sums: np.ndarray) -> float:
-    """Return 2 to the bits per byte."""
-    return 2.0 ** min(combine_bits_per_byte(sums), 1000.0)
+    from startup_llm.evaluation.baselines import Baseline
+    from startup_llm.evaluation.text_baselines import Pairs
 
 
 class KneserNey:
@@ -118,21 +90,6 @@ def _look_up(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.nda
     return np.where(keys[places] == wanted, values[places], 0)
 
 
-def count_preference(references: Sequence[Any], predictions: Sequence[Sequence[float]]) -> np.ndarray:
-    """Return for each pair whether the chosen answer is preferred, half for a tie, and 1; shape (rows, 2).
-
-    A prediction is [reward margin, margin]: how much more the chosen answer gained than the rejected one since the
-    model before, and how much likelier it is.
-    """
-    reward = np.sign(np.asarray(predictions, dtype=float).reshape(-1, 2)[:, 0]) / 2 + 0.5
-    return np.stack([reward, np.ones_like(reward)], axis=1)
-
-
-def count_likelier(references: Sequence[Any], predictions: Sequence[Sequence[float]]) -> np.ndarray:
-    """Return for each pair whether the chosen answer is the likelier one, half for a tie, and 1; shape (rows, 2)."""
-    return count_preference(references, np.asarray(predictions, dtype=float).reshape(-1, 2)[:, ::-1])
-
-
 def _read_characters(rows: Dataset) -> tuple[str, np.ndarray, list[int]]:
     """Return the text of a split, which of its characters count, and the length of each row."""
     if "messages" in rows.column_names:
@@ -178,3 +135,63 @@ def predict_trigram(splits: DatasetDict, data: TaskData) -> list[Any]:
 def predict_sixgram(splits: DatasetDict, data: TaskData) -> list[Any]:
     """Know each character's five predecessors: interpolated Kneser-Ney."""
     return predict_ngrams(splits, 6)
+
+
+def answer_conversations(
+    predict: Callable[[Pairs, TaskData], list[str]],
+) -> Baseline:
+    """Return a baseline that answers conversations whose answers are measured.
+
+    The text of a conversation is what was said last before its answer, without what all of the training split's begin
+    or end with, such as an instruction.
+
+    Args:
+        predict: Answers texts.
+    """
+
+    def answer(splits: DatasetDict, data: TaskData) -> list[Any]:
+        asked = {name: [_read_question(messages) for messages in rows["messages"]] for name, rows in splits.items()}
+        start, end = find_shared(asked["train"])
+        pairs = {
+            name: {
+                "text": [text.removeprefix(start).removesuffix(end) for text in texts],
+                "target": list(splits[name]["answer"]),
+            }
+            for name, texts in asked.items()
+        }
+        return [{"answer": text} for text in predict(pairs, data)]
+
+    return answer
+
+
+def _read_question(messages: list[dict[str, str]]) -> str:
+    return messages[-2]["content"] if len(messages) > 1 else ""
+
+
+def find_shared(texts: Sequence[str]) -> tuple[str, str]:
+    """Return the whole words with which all texts begin, and those with which they end; none where all are one."""
+    if len(set(texts)) < 2:
+        return "", ""
+    start = _find_shared_start(texts)
+    return start, _find_shared_start([text.removeprefix(start)[::-1] for text in texts])[::-1]
+
+
+def _find_shared_start(texts: Sequence[str]) -> str:
+    first, last = min(texts), max(texts)  # what these two share, all between them do
+    same = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return re.match(r"(.*\s)?", first[:same], re.DOTALL)[0]
+
+
+NGRAM_BASELINES: dict[str, Baseline] = {
+    "character-unigram": predict_unigram,
+    "character-trigram": predict_trigram,
+    "character-sixgram": predict_sixgram,
+}
+"""Of running text and of what an assistant says."""
+ANSWER_BASELINES: dict[str, Baseline] = {
+    "copy": answer_conversations(predict_copy),
+    "first-sentence": answer_conversations(predict_first_sentences(1)),
+    "first-three-sentences": answer_conversations(predict_first_sentences(3)),
+    "most-frequent-answer": answer_conversations(predict_most_frequent_target),
+}
+"""Of an assistant's last answer alone."""

@@ -1,4 +1,4 @@
-"""How well a search ranks, and honest baselines of a search: words in common, without any model.
+"""How well a search ranks.
 
 A reference is one query's relevant documents with their grades, a prediction its documents, best first: places in the
 corpus. Each metric is a mean over the queries.
@@ -7,16 +7,10 @@ corpus. Each metric is a mean over the queries.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from startup_llm.tasks.sentence_similarity.rows import rank_best
-
-if TYPE_CHECKING:
-    from datasets import DatasetDict
-
-    from startup_llm.data.task_data import TaskData
+from startup_llm.evaluation.metrics import additive
 
 Relevant = Sequence[Sequence[int]]
 
@@ -75,47 +69,6 @@ def combine_query_mean(sums: np.ndarray) -> float:
     return float(sums[0] / sums[1])
 
 
-def predict_bm25(splits: DatasetDict, data: TaskData) -> list[list[int]]:
-    """Search by BM25 (Robertson et al. 1994; Lucene's variant, k1 1.5, b 0.75) without English stop words."""
-    import bm25s
-
-    def cut(texts: Sequence[str]) -> list[list[str]]:
-        return bm25s.tokenize(list(texts), stopwords="en", return_ids=False, show_progress=False)
-
-    index, nothing = bm25s.BM25(), np.zeros(len(data.corpus))
-    index.index(cut(data.corpus["text"]), show_progress=False)
-    scores = (index.get_scores(words) if words else nothing for words in cut(splits["test"]["text"]))
-    return [rank_best(one[None])[0] for one in scores]
-
-
-def predict_tfidf_cosine(splits: DatasetDict, data: TaskData) -> Any:
-    """Search by the cosine of TF-IDF vectors over words and word pairs; for pairs of texts give that cosine."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
-    if data.corpus is None:
-        train, test = splits["train"], splits["test"]
-        vectorizer.fit([*train["text"], *train["text_pair"]])
-        left, right = (vectorizer.transform(test[name]) for name in ("text", "text_pair"))
-        return np.asarray(left.multiply(right).sum(axis=1)).ravel()
-    documents = vectorizer.fit_transform(data.corpus["text"]).T.tocsc()
-    queries = vectorizer.transform(splits["test"]["text"])
-    return [
-        ranking
-        for start in range(0, queries.shape[0], 256)
-        for ranking in rank_best((queries[start : start + 256] @ documents).toarray())
-    ]
-
-
-def predict_word_overlap(splits: DatasetDict, data: TaskData) -> np.ndarray:
-    """Answer with the share of words that two texts have in common (Jaccard)."""
-    import re
-
-    rows = splits["test"]
-    words = ([set(re.findall(r"\w+", text.lower())) for text in rows[name]] for name in ("text", "text_pair"))
-    return np.array([len(a & b) / max(len(a | b), 1) for a, b in zip(*words, strict=True)])
-
-
 def _count(
     measure: Callable[[set[int], Sequence[int]], float],
 ) -> Callable[[Sequence[Relevant], Sequence[Sequence[int]]], np.ndarray]:
@@ -127,3 +80,10 @@ def _count(
         return np.array(found)
 
     return count
+
+
+NDCG_AT_10 = additive("ndcg_at_10", count_ndcg(10), combine_query_mean)
+MRR_AT_10 = additive("mrr_at_10", count_reciprocal_rank(10), combine_query_mean)
+RECALL_AT_10 = additive("recall_at_10", count_recall(10), combine_query_mean)
+RECALL_AT_100 = additive("recall_at_100", count_recall(100), combine_query_mean)
+PRECISION_AT_1 = additive("precision_at_1", count_precision(1), combine_query_mean)

@@ -5,12 +5,18 @@ import numpy as np
 import pytest
 
 from startup_llm.config import EvaluationConfig
-from startup_llm.evaluation.metrics import get_metric, is_share
+from startup_llm.evaluation.metrics import Metric, is_share
 from startup_llm.evaluation.statistics import compute_interval
-from startup_llm.tasks.audio.word_errors import normalize_transcript
+from startup_llm.tasks import load_task
+from startup_llm.tasks.audio.metrics import MEL_DISTANCE, normalize_transcript
+from startup_llm.tasks.base import find_metric
 
 CAPITALS = ["HELLO HOW ARE YOU", "THE CAT SAT ON A MAT", "HOME"]
 WHISPERED = ["Hello, how are you?", "The cat sat on the mat.", "Home!"]
+
+
+def get_metric(name: str) -> Metric:
+    return find_metric(load_task("automatic-speech-recognition"), name)
 
 
 def compute(name: str, references: list[str], predictions: list[str]) -> float:
@@ -50,7 +56,7 @@ def test_a_text_of_which_nothing_is_left_costs_what_is_written_for_it():
     assert compute("normalized_word_error_rate", ["...", "[noise]"], ["", "!"]) == 0
     names = ("normalized_word_error_rate", "normalized_character_error_rate")
     for name in names:  # a resample may hold no words at all
-        found = compute_interval(name, ["...", "A B"], ["oh", "a b"], EvaluationConfig(resamples=50))
+        found = compute_interval(get_metric(name), ["...", "A B"], ["oh", "a b"], EvaluationConfig(resamples=50))
         assert np.isfinite([found.value, found.low, found.high]).all()
 
 
@@ -58,3 +64,12 @@ def test_a_text_that_is_spelt_as_meant_has_the_same_error_rates_either_way():
     references, predictions = ["zero", "one", "seven"], ["zero", "nine", ""]
     for name in ("word_error_rate", "character_error_rate"):
         assert compute(name, references, predictions) == compute(f"normalized_{name}", references, predictions)
+
+
+def test_mel_distance_worked_out_by_hand():
+    compute = MEL_DISTANCE.compute
+    a = np.array([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]])
+    assert compute([a], [a]) == 0
+    assert compute([a], [np.repeat(a, 3, axis=0)]) == 0  # slower, and else the same
+    assert compute([a], [a + 0.5]) == pytest.approx(10.0)  # 20 dB for each power of ten
+    assert compute([a[:1]], [a[1:2]]) == pytest.approx(20.0)

@@ -14,17 +14,12 @@ import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from startup_llm.errors import UserError
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-    from startup_llm.data.task_data import TaskData
-    from startup_llm.tasks.base import Task
+from startup_llm.evaluation.metrics import Metric
 
 Boxes = Mapping[str, Sequence[Any]]
 """What is in an image: labels (class ids), boxes (left, top, width, height in pixels), and scores of found boxes, or
@@ -113,25 +108,6 @@ def compute_class_scores(
         for place, label in enumerate(matches.classes.tolist())
         if matches.positives[:, place].any()
     }
-
-
-def describe_detection(
-    task: Task, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Sequence[Boxes], data: TaskData
-) -> dict[str, Any]:
-    """Measure each class apart.
-
-    Args:
-        task: The task, which tells the true boxes.
-        rows: Raw rows.
-        outputs: Not used; the predictions decide.
-        predictions: Found boxes.
-        data: The task's rows.
-
-    Returns:
-        The keys per_class and counted of `results.json`.
-    """
-    scores = compute_class_scores(task.references(rows), predictions, data.label_names)
-    return {"per_class": scores, "counted": ["box", "boxes"]}
 
 
 def match_boxes(references: Sequence[Boxes], predictions: Sequence[Boxes]) -> Matches:
@@ -298,3 +274,12 @@ def _mean(values: np.ndarray) -> float:
     """Return the mean of what is known: -1 stands for a class without a true box."""
     known = values[values > -1]
     return float(known.mean()) if known.size else float("nan")
+
+
+MEAN_AVERAGE_PRECISION = Metric(
+    "mean_average_precision", compute_mean_average_precision, prepare=prepare_average_precision
+)
+AVERAGE_PRECISION_50 = Metric(
+    "average_precision_50", compute_average_precision_50, prepare=prepare_average_precision_50
+)
+AVERAGE_RECALL = Metric("average_recall", compute_average_recall, prepare=prepare_average_recall)

@@ -8,8 +8,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from startup_llm.errors import UserError
-from startup_llm.evaluation.metrics import score_rows
-from startup_llm.tasks.text_generation.language_modelling import KneserNey, predict_ngrams
+from startup_llm.tasks.text_generation.baselines import KneserNey, predict_ngrams
 
 TRAIN = np.random.default_rng(0).choice(5, size=400, p=[0.5, 0.2, 0.15, 0.1, 0.05])
 
@@ -72,12 +71,3 @@ def test_ngrams_read_over_the_ends_of_passages():
     nats = [total for total, _ in predictions]
     assert nats[1] < 0.3  # the passage before tells how this one begins
     assert nats[2] > 3
-
-
-def test_metrics_are_per_token_and_per_byte():
-    references = ["ab", "cdé"]  # 2 and 4 bytes
-    predictions = [[1.0, 1.0], [3.0, 2.0]]
-    assert score_rows("loss", references, predictions) == pytest.approx(4 / 3)
-    assert score_rows("perplexity", references, predictions) == pytest.approx(math.exp(4 / 3))
-    assert score_rows("bits_per_byte", references, predictions) == pytest.approx(4 / math.log(2) / 6)
-    assert score_rows("byte_perplexity", references, predictions) == pytest.approx(math.exp(4 / 6))

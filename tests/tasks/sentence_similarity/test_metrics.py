@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import datasets
 import numpy as np
 import pytest
 from sklearn.metrics import (
@@ -12,11 +11,13 @@ from sklearn.metrics import (
 )
 
 from startup_llm.config import EvaluationConfig
-from startup_llm.data.task_data import TaskData
-from startup_llm.evaluation.baselines import BASELINES
-from startup_llm.evaluation.metrics import get_metric, score_rows
+from startup_llm.evaluation.metrics import score_rows
 from startup_llm.evaluation.statistics import compare_models, compute_interval
-from startup_llm.tasks.sentence_similarity.retrieval import (
+from startup_llm.tasks.sentence_similarity.metrics import (
+    MRR_AT_10,
+    NDCG_AT_10,
+    PRECISION_AT_1,
+    RECALL_AT_100,
     count_ndcg,
     count_precision,
     count_recall,
@@ -71,8 +72,8 @@ def test_the_reciprocal_rank_is_scikit_learns_where_one_document_is_relevant(cas
 
 
 def test_a_query_without_a_relevant_document_counts_nothing(cases):
-    for metric in ("ndcg_at_10", "mrr_at_10", "recall_at_100", "precision_at_1"):
-        assert get_metric(metric).compute([[], [[3, 1]]], [[3, 1], [3, 1]]) == 0.5
+    for metric in (NDCG_AT_10, MRR_AT_10, RECALL_AT_100, PRECISION_AT_1):
+        assert metric.compute([[], [[3, 1]]], [[3, 1], [3, 1]]) == 0.5
 
 
 def test_a_search_s_figures_have_intervals_and_paired_tests_over_its_queries(cases):
@@ -83,14 +84,14 @@ def test_a_search_s_figures_have_intervals_and_paired_tests_over_its_queries(cas
         sorted(ranking, key=lambda place, grades=dict(relevant): -grades.get(place, 0))
         for relevant, ranking in zip(few, found, strict=True)
     ]
-    interval = compute_interval("ndcg_at_10", few, found, settings)
+    interval = compute_interval(NDCG_AT_10, few, found, settings)
     assert interval.low < interval.value < interval.high
-    assert score_rows("ndcg_at_10", few, found) == pytest.approx(interval.value)
-    assert compute_interval("ndcg_at_10", few, better, settings).value == pytest.approx(1)
-    comparison = compare_models("ndcg_at_10", few, ("a", better), ("b", found), settings)
+    assert score_rows(NDCG_AT_10, few, found) == pytest.approx(interval.value)
+    assert compute_interval(NDCG_AT_10, few, better, settings).value == pytest.approx(1)
+    comparison = compare_models(NDCG_AT_10, few, ("a", better), ("b", found), settings)
     assert comparison.low > 0
     assert comparison.p_value < 0.05
-    same = compare_models("ndcg_at_10", few, ("a", found), ("b", found), settings)
+    same = compare_models(NDCG_AT_10, few, ("a", found), ("b", found), settings)
     assert (same.difference, same.p_value) == (0, 1)
 
 
@@ -98,33 +99,3 @@ def test_equal_scores_keep_the_order_of_the_corpus_and_the_nearest_come_first():
     assert rank_best(np.array([[0.5, 1.0, 0.5, 0.5]]), 3) == [[1, 0, 2]]
     documents = np.array([[0.0, 3.0], [5.0, 0.1], [1.0, 1.0]])
     assert rank_nearest(np.array([[2.0, 0.0], [0.0, 0.1]]), documents) == [[1, 2, 0], [0, 2, 1]]
-
-
-TEXTS = ["how do i get a refund", "where is my parcel", "reset the password", "the parcel has not arrived yet"]
-
-
-@pytest.mark.parametrize("baseline", ["bm25", "tfidf-cosine"])
-def test_a_search_by_words_finds_what_shares_them(baseline):
-    queries = ["a refund please", "has the parcel arrived", "the", "zzz"]
-    test = datasets.Dataset.from_dict({"text": queries, "relevant": [[]] * 4, "row": range(4)})
-    corpus = datasets.Dataset.from_dict({"id": list("abcd"), "text": TEXTS})
-    data = TaskData(datasets.DatasetDict(test=test), corpus=corpus)
-    found = BASELINES[baseline](data.splits, data)
-    assert [ranking[0] for ranking in found[:2]] == [0, 3]
-    assert all(sorted(ranking) == [0, 1, 2, 3] for ranking in found)
-    assert found[3] == [0, 1, 2, 3]
-
-
-def test_pairs_are_scored_by_the_words_that_they_share():
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.metrics.pairwise import cosine_similarity
-
-    rows = datasets.Dataset.from_dict(
-        {"text": TEXTS, "text_pair": ["Get a refund!", "where is my parcel", "none", "the parcel came"]}
-    )
-    data = TaskData(datasets.DatasetDict(train=rows, test=rows))
-    overlap = BASELINES["word-overlap"](data.splits, data)
-    np.testing.assert_allclose(overlap, [3 / 6, 1, 0, 2 / 7])
-    vectors = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True).fit([*rows["text"], *rows["text_pair"]])
-    expected = cosine_similarity(*(vectors.transform(rows[name]) for name in ("text", "text_pair"))).diagonal()
-    np.testing.assert_allclose(BASELINES["tfidf-cosine"](data.splits, data), expected)

@@ -6,11 +6,16 @@ import numpy as np
 import pytest
 
 from startup_llm.config import EvaluationConfig
-from startup_llm.evaluation.metrics import METRICS, get_metric, score_rows
+from startup_llm.evaluation.metrics import score_rows
 from startup_llm.evaluation.results import score_models
-from startup_llm.tasks.vision import average_precision
+from startup_llm.tasks.vision.metrics import (
+    AVERAGE_PRECISION_50,
+    AVERAGE_RECALL,
+    MEAN_AVERAGE_PRECISION,
+    compute_class_scores,
+)
 
-NAMES = ("mean_average_precision", "average_precision_50", "average_recall")
+METRICS = (MEAN_AVERAGE_PRECISION, AVERAGE_PRECISION_50, AVERAGE_RECALL)
 
 
 def draw_case(seed: int, images: int, classes: int, crowds: float = 0.0) -> tuple[list[dict], list[dict]]:
@@ -37,9 +42,9 @@ def draw_case(seed: int, images: int, classes: int, crowds: float = 0.0) -> tupl
 
 
 @pytest.mark.parametrize("crowds", [0.0, 0.3])
-@pytest.mark.parametrize("name", NAMES)
-def test_resampled_matches_give_the_library_s_value_for_the_drawn_images(name, crowds):
-    metric, generator = get_metric(name), np.random.default_rng(0)
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+def test_resampled_matches_give_the_library_s_value_for_the_drawn_images(metric, crowds):
+    generator = np.random.default_rng(0)
     for seed in range(6):
         true, found = draw_case(seed, images=4 + 5 * seed, classes=1 + seed % 4, crowds=crowds)
         measure = metric.prepare(true, found)
@@ -55,33 +60,33 @@ def test_values_on_boxes_that_are_counted_by_hand():
     exact = [{"labels": [0], "boxes": [box], "scores": [0.9]}] * 2
     rough = [{"labels": [0], "boxes": [half], "scores": [0.9]}] * 2
     one = [exact[0], {"labels": [], "boxes": [], "scores": []}]
-    assert [get_metric(name).compute(true, exact) for name in NAMES] == [1.0, 1.0, 1.0]
-    assert [get_metric(name).compute(true, rough) for name in NAMES] == pytest.approx([0.3, 1.0, 0.3])
-    assert get_metric("average_precision_50").compute(true, one) == pytest.approx(51 / 101)
-    assert get_metric("average_recall").compute(true, one) == pytest.approx(0.5)
+    assert [metric.compute(true, exact) for metric in METRICS] == [1.0, 1.0, 1.0]
+    assert [metric.compute(true, rough) for metric in METRICS] == pytest.approx([0.3, 1.0, 0.3])
+    assert AVERAGE_PRECISION_50.compute(true, one) == pytest.approx(51 / 101)
+    assert AVERAGE_RECALL.compute(true, one) == pytest.approx(0.5)
 
 
 def test_a_detection_inside_a_crowd_counts_for_nobody():
     true = [{"labels": [0, 0], "boxes": [[0, 0, 10, 10], [30, 30, 40, 40]], "crowds": [0, 1]}]
     found = [{"labels": [0, 0], "boxes": [[35, 35, 10, 10], [0, 0, 10, 10]], "scores": [0.9, 0.8]}]
-    assert get_metric("mean_average_precision").compute(true, found) == pytest.approx(1.0)
+    assert MEAN_AVERAGE_PRECISION.compute(true, found) == pytest.approx(1.0)
     without = [{**true[0], "crowds": [0, 0]}]
-    assert get_metric("mean_average_precision").compute(without, found) < 0.5
+    assert MEAN_AVERAGE_PRECISION.compute(without, found) < 0.5
 
 
 def test_nothing_found_scores_zero_through_the_published_metric_too():
     true, _ = draw_case(1, images=5, classes=2)
     nothing = [{"labels": [], "boxes": [], "scores": []}] * 5
-    for name in NAMES:
-        assert score_rows(name, true, nothing) == 0.0
+    for metric in METRICS:
+        assert score_rows(metric, true, nothing) == 0.0
 
 
 def test_models_are_compared_on_the_same_images():
     true, found = draw_case(3, images=40, classes=3)
     exact = [{"labels": row["labels"], "boxes": row["boxes"], "scores": [1.0] * len(row["labels"])} for row in true]
-    scores = score_models(NAMES, true, {"rough": found, "exact": exact}, "exact", EvaluationConfig(resamples=200))
+    scores = score_models(METRICS, true, {"rough": found, "exact": exact}, "exact", EvaluationConfig(resamples=200))
     entry = scores["models"]["rough"]["mean_average_precision"]
-    assert entry["value"] == pytest.approx(METRICS["mean_average_precision"].compute(true, found))
+    assert entry["value"] == pytest.approx(MEAN_AVERAGE_PRECISION.compute(true, found))
     assert 0.0 < entry["low"] < entry["value"] < entry["high"] < 1.0
     assert scores["models"]["exact"]["mean_average_precision"]["low"] == 1.0
     assert scores["comparisons"][0]["p_value"] < 0.02
@@ -92,8 +97,8 @@ def test_models_are_compared_on_the_same_images():
 def test_classes_are_measured_apart():
     true, found = draw_case(4, images=30, classes=3)
     names = ("cat", "dog", "bird", "fish")
-    scores = average_precision.compute_class_scores(true, found, names)
+    scores = compute_class_scores(true, found, names)
     assert set(scores) == {"cat", "dog", "bird"}
-    overall = get_metric("mean_average_precision").compute(true, found)
+    overall = MEAN_AVERAGE_PRECISION.compute(true, found)
     assert np.mean([entry["average_precision"] for entry in scores.values()]) == pytest.approx(overall)
     assert scores["cat"]["rows"] == sum(row["labels"].count(0) for row in true)
