@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import re
@@ -58,8 +59,13 @@ def build_published_dataset(config: PushConfig, cards: Path) -> PublishedFolder:
         cards: Folder of the cards of named data sets.
 
     Raises:
-        UserError: If the rows cannot be read, or the audit finds in them what `allow_findings` does not name.
+        UserError: If a library of the extra `publish` is missing, the rows cannot be read, or the audit finds in them
+            what `allow_findings` does not name.
     """
+    if importlib.util.find_spec("mlcroissant") is None:
+        raise UserError(
+            "Croissant metadata of a data set is written by mlcroissant; pip install 'startup-llm[publish]'"
+        )
     from datasets import disable_progress_bars
 
     disable_progress_bars()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import runpy
@@ -230,6 +231,13 @@ def test_croissant_metadata_is_valid_and_gives_the_rows_of_any_form(preview, tmp
     text = json.dumps(row)
     for record in records:
         assert all(value.decode() in text for value in record.values() if isinstance(value, bytes))
+
+
+def test_a_missing_library_is_named_with_its_extra_before_a_row_is_read(preview, rows, monkeypatch):
+    really = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "mlcroissant" else really(name))
+    with pytest.raises(UserError, match=r"written by mlcroissant; pip install 'startup-llm\[publish\]'"):
+        preview(rows)
 
 
 def test_images_are_published_once_a_person_has_looked_at_them(preview, tmp_path):
