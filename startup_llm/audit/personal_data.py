@@ -1,8 +1,10 @@
 """Find personal data by its form, and mask it.
 
-What has a check digit is checked: payment cards by Luhn's, IBANs by ISO 7064 mod 97 and their country's length, IP
-addresses by Python's `ipaddress`. Telephone numbers have none: they are taken by their form (+country, a leading 0, or
-NNN-NNN-NNNN), so some are missed and some number of another kind may be taken for one. Names are not searched unless
+What has a check digit is checked: payment cards by the first digits of a brand and Luhn's, IBANs by the country's form
+and ISO 7064 mod 97 (both python-stdnum), IP addresses by Python's `ipaddress`. A telephone number that begins with its
+country is checked by Google's libphonenumber (phonenumbers). Other telephone numbers have no check: they are taken by
+their form (a leading 0, or NNN-NNN-NNNN), so some are missed and some number of another kind may be taken for one;
+dates, and numbers that the text calls a ticket's, an order's or a version's, are not. Names are not searched unless
 asked for, and then only after words that introduce one in English.
 """
 
@@ -11,55 +13,73 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 
 import numpy as np
 
-_IBAN_LENGTHS = {
-    country: int(length)
-    for country, length in re.findall(
-        r"(..)(\d\d)",
-        "AD24AE23AL28AT20AZ28BA20BE16BG22BH22BR29BY28CH21CR22CY28CZ24DE22DK18DO28EE20EG29ES24FI18FO18FR27GB22GE22GI23"
-        "GL18GR27GT28HR21HU28IE22IL23IQ23IS26IT27JO30KW30KZ20LB28LC32LI21LT20LU20LV21LY25MC27MD24ME22MK19MR27MT31MU30"
-        "NL18NO15PK24PL28PS29PT25QA29RO24RS22SA24SC31SD18SE24SI19SK24SM27ST25SV28TL23TN24TR26UA29VA22VG24XK20",
-    )
-}
-"""Characters of an IBAN by country, from the SWIFT IBAN registry."""
 _BATCH_TEXTS = 20_000
 _LONG_NUMBER = re.compile(r"\d(?:[ .\-/]?\d){5,}")
+_CONTEXT_CHARACTERS = 40
+_CARD_BRANDS = re.compile(
+    r"4\d{15}(?:\d{3})?|5[1-5]\d{14}|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}"
+    r"|3(?:0[0-5]|[68]\d)\d{11}|35(?:2[89]|[3-8]\d)\d{12}|6(?:011|4[4-9]\d|5\d\d)\d{12}|62\d{14,17}"
+    r"|(?:5018|5020|5038|5893|6304|6759|676[1-3])\d{9,15}"
+)
+"""Visa, Mastercard (two ranges), American Express, Diners Club, JCB, Discover, UnionPay and Maestro (ISO/IEC 7812)."""
+_OTHER_NUMBER = re.compile(
+    r"(?:#|\b(?:ticket|case|incident|order|booking|invoice|receipt|ref|reference|tracking|shipment|parcel|serial|article"
+    r"|item|product|sku|part|batch|commande|facture|pedido|factura)s?[^\w\n]{0,3}(?:(?:number|no|nr|num|id|code)\b"
+    r"[^\w\n]{0,3})?|\b(?:account|customer|client|contract|policy|member|user)[ _\-]?(?:number|no|nr|id)\b[^\w\n]{0,3}"
+    r"|\b(?!tel|handy|mobil|ruf|fax)[^\W\d_]{3,20}(?:nummer|nr)\b[^\w\n]{0,3})\Z",
+    re.IGNORECASE,
+)
+"""What stands before a number that is a thing's, not a person's."""
+_VERSION = re.compile(r"(?:\b(?:version|ver|v|release|firmware|driver|build)[^\w\n]{0,3}|[^\W\d_]/)\Z", re.IGNORECASE)
+_DATE = re.compile(
+    r"\d{1,2}([./\-])\d{1,2}\1(?:19|20)\d\d(?!\d)|\d{1,2}/(?:19|20)\d\d(?!\d)"
+    r"|\d{1,2}([./\-])\d{1,2}\2\d\d,? \d{1,2}[:.]\d\d"
+)
 
 
 def is_payment_card(digits: str) -> bool:
-    """Whether 13 to 19 digits are a card number: a first digit that cards have, and Luhn's check digit."""
-    if not 13 <= len(digits) <= 19 or digits[0] not in "23456" or len(set(digits)) < 2:
-        return False
-    doubled = [2 * int(digit) for digit in digits[-2::-2]]
-    return (sum(map(int, digits[::-2])) + sum(number // 10 + number % 10 for number in doubled)) % 10 == 0
+    """Whether digits are a card number: a brand's first digits and length, and Luhn's check digit."""
+    from stdnum import luhn
+
+    return _CARD_BRANDS.fullmatch(digits) is not None and luhn.is_valid(digits)
 
 
-def is_iban(text: str) -> bool:
-    """Whether capitals and digits without spaces are an IBAN (ISO 13616): the country's length, and mod 97 is 1."""
-    if len(text) != _IBAN_LENGTHS.get(text[:2]):
-        return False
-    return int("".join(str(int(character, 36)) for character in text[4:] + text[:4])) % 97 == 1
+@cache
+def _find_iban_length(country: str) -> int:
+    """Return the characters of a country's IBANs, from the SWIFT IBAN registry; 0 where it has none."""
+    from stdnum import numdb
+
+    form = numdb.get("iban").info(country)[0][1].get("bban")
+    return 4 + sum(map(int, re.findall(r"\d+", form))) if form else 0
 
 
-def _find_iban_end(match: str) -> int:
+def _find_iban_end(match: str, before: str) -> int:
     """Return how many characters of a match are the IBAN, 0 for none; capitals that follow belong to the text."""
-    wanted, seen = _IBAN_LENGTHS.get(match[:2].upper(), 0), 0
+    from stdnum import iban
+
+    wanted, seen = _find_iban_length(match[:2].upper()), 0
     for end, character in enumerate(match, start=1):
         seen += character != " "
         if seen == wanted:
-            return end if is_iban(match[:end].replace(" ", "").upper()) else 0
+            return end if iban.is_valid(match[:end], check_country=False) else 0
     return 0
 
 
-def _find_card_end(match: str) -> int:
+def _find_card_end(match: str, before: str) -> int:
     """Return how many characters of a match are the card number, 0 for none; digits may follow it after a space."""
+    if _OTHER_NUMBER.search(before):
+        return 0
     ends = [len(match), *(gap.start() for gap in re.finditer("[ -]", match))]
-    return max((end for end in ends if is_payment_card(re.sub(r"\D", "", match[:end]) or "0")), default=0)
+    return max((end for end in ends if is_payment_card(re.sub(r"\D", "", match[:end]))), default=0)
 
 
-def _find_address_end(match: str) -> int:
+def _find_address_end(match: str, before: str) -> int:
+    if "." in match and _VERSION.search(before):
+        return 0
     try:
         ipaddress.ip_address(match)
     except ValueError:
@@ -67,15 +87,30 @@ def _find_address_end(match: str) -> int:
     return len(match) if len(match) > 4 else 0
 
 
-def _find_phone_end(match: str) -> int:
-    digits = len(re.sub(r"\D", "", match))
-    return len(match) if 9 <= digits <= 15 else 0
+def _find_phone_end(match: str, before: str) -> int:
+    if not match.startswith("+") and (_DATE.match(match) or _OTHER_NUMBER.search(before)):
+        return 0
+    if match.startswith(("+", "00")):
+        import phonenumbers
+
+        full = re.sub(r"\A00", "+", match)
+        found = next(iter(phonenumbers.PhoneNumberMatcher(full, None, phonenumbers.Leniency.POSSIBLE)), None)
+        return found.end + len(match) - len(full) if found and found.start == 0 else 0
+    return len(match) if 9 <= len(re.sub(r"\D", "", match)) <= 15 else 0
 
 
-_PATTERNS: dict[str, tuple[re.Pattern[str], Callable[[str], int]]] = {
-    "email": (re.compile(r"(?<![\w.+\-])[\w.+\-]{1,64}@(?:[\w\-]{1,63}\.){1,8}[^\W\d_]{2,24}\b"), len),
+_PATTERNS: dict[str, tuple[re.Pattern[str], Callable[[str, str], int]]] = {
+    "email": (
+        re.compile(r"(?<![\w.+\-])[\w.+\-]{1,64}@(?:[\w\-]{1,63}\.){1,8}[^\W\d_]{2,24}\b"),
+        lambda match, before: len(match),
+    ),
     "iban": (re.compile(r"(?<!\w)[A-Za-z]{2}\d{2}(?: ?[A-Za-z0-9]){11,30}"), _find_iban_end),
-    "payment_card": (re.compile(r"(?<![\w.+])\d(?:[ \-]?\d){12,18}(?!\w)"), _find_card_end),
+    "payment_card": (
+        re.compile(
+            r"(?<![\w.+])(?:\d{13,19}|(?:\d{4}[ \-]){3}\d{1,4}(?:[ \-]\d{1,3})?|\d{4}[ \-]\d{6}[ \-]\d{4,5})(?!\w)"
+        ),
+        _find_card_end,
+    ),
     "ip_address": (
         re.compile(
             r"(?<![\w.:])(?:\d{1,3}(?:\.\d{1,3}){3}(?!\.?\w)|(?=[0-9A-Fa-f]*:[0-9A-Fa-f]*:)[0-9A-Fa-f:]{5,39}(?![\w:]))"
@@ -84,7 +119,7 @@ _PATTERNS: dict[str, tuple[re.Pattern[str], Callable[[str], int]]] = {
     ),
     "phone": (
         re.compile(
-            r"(?<![\w.+/\-])(?:\+\d(?:[ .\-/()]{0,2}\d){7,14}|\(?0\d{1,4}\)?(?:[ .\-/]?\d){6,11}"
+            r"(?<![\w.+/\-])(?:(?:\+|00)[1-9](?:[ .\-/()]{0,2}\d){6,14}|\(?0[1-9]\d{0,3}\)?(?:[ .\-/]?\d){6,11}"
             r"|\(?[2-9]\d{2}\)?[ .\-]\d{3}[ .\-]\d{4})(?![\w\-]|[.,]\d)"
         ),
         _find_phone_end,
@@ -142,7 +177,8 @@ def _find_spans(text: str, names: bool) -> Iterator[tuple[str, list[tuple[int, i
     for kind, (pattern, find_end) in _PATTERNS.items():
         spans, place = [], 0
         while match := pattern.search(text, place):
-            begin, length = match.start(), find_end(match[0])
+            begin = match.start()
+            length = find_end(match[0], text[max(begin - _CONTEXT_CHARACTERS, 0) : begin])
             place = begin + max(length, 1)
             if length and not taken.intersection(range(begin, place)):
                 spans.append((begin, place))
