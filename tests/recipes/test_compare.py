@@ -1,4 +1,4 @@
-"""Models compared recipe on rows of the form that its config reads."""
+"""The comparison recipe on rows of the form that its config reads."""
 
 from __future__ import annotations
 

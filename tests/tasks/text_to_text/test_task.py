@@ -182,6 +182,12 @@ def test_counts_give_the_libraries_own_figures_on_a_thousand_random_texts():
     assert interval.low < interval.value < interval.high
 
 
+def test_word_by_word_takes_the_first_of_equally_likely_words_whatever_the_hash_seed():
+    letters = [f"{letter}{letter}" for letter in "qwertzuiopasdfghjkl"]
+    splits = {"train": {"text": ["word"], "target": [" ".join(letters)]}, "test": {"text": ["word"]}}
+    assert predict_word_by_word(splits, None) == [min(letters)]
+
+
 def test_word_by_word_learns_the_table(tmp_path):
     file = tmp_path / "pairs.jsonl"
     file.write_text("\n".join(json.dumps({"text": text, "target": target}) for text, target in PAIRS))
