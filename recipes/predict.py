@@ -32,17 +32,17 @@ def open_files(config: PredictConfig) -> tuple[Task, Path, Questions, RowSource,
     model_folder, results = find_model(config.run)
     task = load_task(results.get("task", config.task))
     source = RowSource(config.input, config.input_format, config.piece_rows)
-    if source.format == "folder" and not task.question_files:
+    if source.format == "folder" and not task.predictor.reads_files:
         raise UserError(f"{config.input} is a folder, expected a file: {task.tag} reads its rows")
     target = RowTarget(config.output, config.output_format, source, overwrite=config.overwrite)
     trained = results.get("config", {}).get("data", {})
     questions = Questions(
         source,
-        task.question_columns,
-        task.find_question_fault,
+        task.predictor.columns,
+        task.predictor.find_fault,
         columns=config.columns,
-        trained_columns={name: trained.get(f"{name}_column") for name in task.question_columns},
-        files=task.question_files,
+        trained_columns={name: trained.get(f"{name}_column") for name in task.predictor.columns},
+        files=task.predictor.reads_files,
         skip_bad=config.skip_bad,
     )
     return task, model_folder, questions, source, target
@@ -86,9 +86,9 @@ def predict(config: PredictConfig) -> None:
     def compute(encoded: datasets.Dataset) -> list:
         return predict_answers(task, model, encoded, processor, plan)
 
-    searched = task.prepare_answers(config, Path(config.run), processor, compute)
+    searched = task.predictor.prepare(config, Path(config.run), processor, compute)
     with target if state.is_main_process else nullcontext():
-        call_on_main_process(lambda: target.open(survey.columns, task.example_answer(model.config), survey.schema))
+        call_on_main_process(lambda: target.open(survey.columns, task.predictor.example(model.config), survey.schema))
         if state.is_main_process:
             devices = f"{state.num_processes} x " * (state.num_processes > 1) + plan.device
             notes = "; ".join(note for note in (survey.note, searched) if note)
@@ -97,9 +97,9 @@ def predict(config: PredictConfig) -> None:
             while (columns := call_on_main_process(questions.read)) is not None:
                 answers = []
                 if rows := datasets.Dataset.from_dict(columns):
-                    encoded = task.encode_questions(rows, processor)
+                    encoded = task.predictor.encode(rows, processor)
                     outputs = compute(encoded)
-                    answers = task.answer(outputs, encoded, rows, processor, model.config)
+                    answers = task.predictor.answer(outputs, encoded, rows, processor, model.config)
                 if state.is_main_process:
                     target.write(questions.piece, questions.place(answers))
                     progress.update(len(questions.piece))

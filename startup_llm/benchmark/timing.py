@@ -395,9 +395,9 @@ def _predict_ours(config: BenchmarkConfig, started: float, compute_dtype: str | 
     rows = rows.select_columns(["text"])
 
     def answer(questions: Dataset) -> Dataset:
-        encoded = task.encode_questions(questions, processor)
+        encoded = task.predictor.encode(questions, processor)
         outputs = predict_answers(task, model, encoded, processor, plan)
-        task.answer(outputs, encoded, questions, processor, model.config)
+        task.predictor.answer(outputs, encoded, questions, processor, model.config)
         return encoded
 
     answer(rows.select(range(32)))

@@ -116,7 +116,7 @@ def _load(config: PushConfig) -> LoadedData:
     from datasets.table import embed_table_storage
 
     task = load_task(config.task)
-    if not task.question_files:
+    if not task.predictor.reads_files:
         return load_splits(config.data)
     data = task.load_data(replace(config.data, validation_fraction=0))
     splits = {}

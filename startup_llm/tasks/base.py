@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from startup_llm.config import DataConfig, EvaluationConfig, ModelConfig, PredictConfig, ScratchModelConfig
+    from startup_llm.config import DataConfig, EvaluationConfig, ModelConfig, ScratchModelConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.evaluation.baselines import Baseline
     from startup_llm.models.checkpoints import Checkpoint
     from startup_llm.models.task_model import TaskModel
+    from startup_llm.tasks.prediction import Predictor
 
 Collator = Callable[[list[dict[str, Any]]], dict[str, Any]]
 
@@ -92,15 +93,15 @@ class Task(ABC):
         tag: Hub pipeline tag.
         default_checkpoint: Hub id of the packaged checkpoint that is tuned where none is named; None for no such one.
         example_checkpoint: Hub id of one that a person could name.
+        predictor_class: Makes `predictor`.
+        predictor: Answers rows without labels, as predict.py asks.
         auto_class: Name of the Auto class that loads a model of the task.
         auto_processor: Name of the Auto class that loads its processor.
         peft_task_type: PEFT's name of the task.
         supports_probe: Whether the head is one linear layer, so that a linear probe on what it reads is a rung.
         cuts_long_rows: Whether what is beyond the processor's longest length is lost.
         outputs_per_token: Whether that layer reads a vector for each token of a row, instead of one for the row.
-        pipeline_arguments: What `transformers.pipeline` should be given beside the model, to answer as `answer` does.
-        question_columns: What a row to be answered holds, as `encode_questions` reads it; text_pair may be missing.
-        question_files: Whether a question is a file: its column then holds absolute paths.
+        pipeline_arguments: What `transformers.pipeline` should be given beside the model, to answer as it does.
         load_code: Python that asks a model from the Hub repository REPOSITORY, where transformers has no pipeline.
         scratch_load_code: Python that loads a model from scratch from the Hub repository REPOSITORY, where no Auto
             class does.
@@ -118,6 +119,7 @@ class Task(ABC):
     tag: str
     default_checkpoint: str | None = None
     example_checkpoint: str
+    predictor_class: type[Predictor]
     auto_class: str
     auto_processor = "AutoTokenizer"
     peft_task_type: str | None
@@ -134,10 +136,11 @@ class Task(ABC):
     model_options: tuple[str, ...] = ()
     evaluation_options: tuple[str, ...] = ()
     samples_each_epoch = False
-    question_columns: tuple[str, ...] = ("text",)
-    question_files = False
     load_code: str | None = None
     scratch_load_code: str | None = None
+
+    def __init__(self) -> None:
+        self.predictor = self.predictor_class(self)
 
     def load_data(self, data: DataConfig, evaluation: EvaluationConfig | None = None) -> TaskData:
         """Read, check and split the rows.
@@ -381,10 +384,6 @@ class Task(ABC):
         """
         return None
 
-    def probabilities(self, outputs: Sequence[np.ndarray], problem_type: str) -> np.ndarray:
-        """Turn a classifier's outputs into probabilities, shape (rows, labels)."""
-        raise NotImplementedError(f"{self.tag} is no classification")
-
     def describe_errors(
         self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Sequence[Any], data: TaskData
     ) -> dict[str, Any]:
@@ -408,65 +407,6 @@ class Task(ABC):
     def write_files(self, folder: Path, data: TaskData, outputs: Sequence[np.ndarray], processor: Any) -> list[Path]:
         """Write what the answers to the test rows are besides numbers, such as sounds, and return the files."""
         return []
-
-    def find_question_fault(self, column: str, value: Any) -> str | None:
-        """Return what is wrong with a question, such as "has no text"; None where it can be answered.
-
-        Args:
-            column: One of `question_columns`.
-            value: The row's value there.
-        """
-        from startup_llm.data.rows_to_predict import find_file_fault, find_text_fault
-
-        return (find_file_fault if self.question_files else find_text_fault)(value)
-
-    def encode_questions(self, rows: Dataset, processor: Any) -> Dataset:
-        """Turn rows of `question_columns` into the model's inputs, as `encode` does."""
-        return self.encode(rows, processor)[0]
-
-    def prepare_answers(
-        self, config: PredictConfig, folder: Path, processor: Any, compute: Callable[[Dataset], Sequence[np.ndarray]]
-    ) -> str | None:
-        """Make ready what answers are taken from besides the model, such as texts to search.
-
-        Args:
-            config: What is asked for.
-            folder: The run's, or a checkpoint's.
-            processor: What encodes rows.
-            compute: From encoded rows to the model's outputs.
-
-        Returns:
-            What is said of it aloud, or None.
-
-        Raises:
-            UserError: If an option of a search is given and nothing is searched.
-        """
-        for name in ("corpus", "matches"):
-            if (value := getattr(config, name)) != getattr(type(config), name):
-                raise UserError(f"{name} {value}: {self.tag} searches no texts; leave it out")
-        return None
-
-    def compute_answers(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
-        """Return what `answer` reads, for each row of a batch: the model's outputs, or a text that it writes."""
-        return self.compute_outputs(model, batch, processor)
-
-    @abstractmethod
-    def answer(
-        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
-    ) -> list[dict[str, Any]]:
-        """Show answers as the task's pipeline would: one dict of plain values per raw row, always with the same keys.
-
-        Args:
-            outputs: From `compute_answers`, one per encoded row.
-            encoded: From `encode_questions`.
-            rows: The questions.
-            processor: What encoded them.
-            config: The model's.
-        """
-
-    @abstractmethod
-    def example_answer(self, config: Any) -> dict[str, Any]:
-        """Return an answer with every key and no empty list, which tells a table's columns and their types."""
 
     @abstractmethod
     def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float | None:
@@ -503,12 +443,6 @@ class SingleLabelTask(Task):
         """Return labels and what the logits decide."""
         return labels, logits.argmax(axis=1)
 
-    def probabilities(self, outputs: Sequence[np.ndarray], problem_type: str) -> np.ndarray:
-        """Return the softmax."""
-        from scipy.special import softmax
-
-        return softmax(np.asarray(outputs), axis=1)
-
     @abstractmethod
     def summarize(self, rows: Dataset) -> list[str]:
         """Return a line of text for each raw row, to name it in a report."""
@@ -517,22 +451,10 @@ class SingleLabelTask(Task):
         self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Sequence[Any], data: TaskData
     ) -> dict[str, Any]:
         """Return scores per class, confusions, mistakes and calibration."""
-        scores = self.probabilities(outputs, data.problem_type)
+        from scipy.special import softmax
+
+        scores = softmax(np.asarray(outputs), axis=1)
         return describe_classification(rows, self.summarize(rows), scores, data.label_names)
-
-    def answer(
-        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
-    ) -> list[dict[str, Any]]:
-        """Return label and score as the pipeline does."""
-        scores = self.probabilities(outputs, "")
-        return [
-            {"label": config.id2label[int(best)], "score": float(row[best])}
-            for row, best in zip(scores, scores.argmax(axis=1), strict=True)
-        ]
-
-    def example_answer(self, config: Any) -> dict[str, Any]:
-        """Return an answer of the right types."""
-        return {"label": config.id2label[0], "score": 1.0}
 
     def compare_with_pipeline(self, classify: Any, inputs: Iterable[Any], outputs: Sequence[np.ndarray]) -> float:
         """Return the largest difference between a pipeline's raw scores and the model's outputs.

@@ -34,9 +34,9 @@ def predict_outputs(task: Task, model: Any, encoded: Dataset, processor: Any, pl
 
 
 def predict_answers(task: Task, model: Any, encoded: Dataset, processor: Any, plan: SpeedPlan) -> list[np.ndarray]:
-    """Return what the task's `answer` reads, for each encoded question."""
-    collator = task.build_collator(processor)
-    return _collect(lambda batch: task.compute_answers(model, batch, processor), model, encoded, collator, plan)
+    """Return what the task's predictor answers from, for each row that it encoded."""
+    collator, compute = task.build_collator(processor), task.predictor.compute_outputs
+    return _collect(lambda batch: compute(model, batch, processor), model, encoded, collator, plan)
 
 
 def predict_scores(task: Task, model: Any, encoded: Dataset, processor: Any, plan: SpeedPlan) -> list[np.ndarray]:

@@ -11,6 +11,7 @@ from startup_llm.errors import UserError
 from startup_llm.evaluation.baselines import predict_majority
 from startup_llm.tasks.audio.base import AudioTask, name_recordings, show_recordings, split_batch
 from startup_llm.tasks.audio.baselines import predict_mel_statistics_svm
+from startup_llm.tasks.audio.prediction import RecordingLabelPredictor
 from startup_llm.tasks.audio.recordings import load_labelled_recordings, read_recordings
 from startup_llm.tasks.audio.speech_models import (
     build_audio_classifier,
@@ -43,6 +44,7 @@ class AudioClassification(SingleLabelTask, AudioTask):
     auto_class = "AutoModelForAudioClassification"
     auto_processor = "AutoFeatureExtractor"
     supports_probe = True
+    predictor_class = RecordingLabelPredictor
     known_baselines = {"majority": predict_majority, "mel-statistics-svm": predict_mel_statistics_svm}  # noqa: RUF012
 
     def read_data(self, data: DataConfig) -> TaskData:

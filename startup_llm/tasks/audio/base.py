@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from startup_llm.errors import UserError
 from startup_llm.tasks.audio.recordings import read_bytes, read_recordings
 from startup_llm.tasks.audio.sound_files import measure_seconds, read_audio
 from startup_llm.tasks.audio.spectrograms import SAMPLING_RATE, draw_spectrograms
@@ -27,8 +26,6 @@ class AudioTask(Task):
     """A column audio: a sound file's path, or the file as `datasets.Audio` keeps it, not decoded."""
 
     peft_task_type = None
-    question_columns = ("audio",)
-    question_files = True
 
     def feature_extractor(self, processor: Any) -> Any:
         """Return what turns samples into numbers: the processor, or its part."""
@@ -77,15 +74,6 @@ class AudioTask(Task):
         """Decode a batch's recordings and compute their features, each once while there is room."""
         tokenizer = getattr(processor, "tokenizer", None)
         return RecordingCollator(self.feature_extractor(processor), tokenizer)
-
-    def find_question_fault(self, column: str, value: Any) -> str | None:
-        """Return why a path leads to no usable recording."""
-        if (fault := super().find_question_fault(column, value)) is None:
-            try:
-                read_audio(Path(value).read_bytes())
-            except UserError as error:
-                fault = f"names {value}: {error}"
-        return fault
 
 
 def name_recordings(rows: Dataset) -> list[str]:

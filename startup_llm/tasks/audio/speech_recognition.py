@@ -16,6 +16,7 @@ from startup_llm.tasks.audio.metrics import (
     NORMALIZED_WORD_ERROR_RATE,
     WORD_ERROR_RATE,
 )
+from startup_llm.tasks.audio.prediction import TranscriptPredictor, join_windows
 from startup_llm.tasks.audio.recordings import load_transcribed_recordings, read_recordings
 from startup_llm.tasks.audio.speech_models import (
     build_ctc_processor,
@@ -66,6 +67,7 @@ class AutomaticSpeechRecognition(AudioTask):
         NORMALIZED_CHARACTER_ERROR_RATE,
     )
     known_baselines = {"most-frequent-text": predict_most_frequent_text}  # noqa: RUF012
+    predictor_class = TranscriptPredictor
     _writes = True
 
     def read_data(self, data: DataConfig) -> TaskData:
@@ -137,12 +139,6 @@ class AutomaticSpeechRecognition(AudioTask):
             columns["labels"] = _encode_texts(rows, processor.tokenizer)
         return datasets.Dataset.from_dict(columns), truncation
 
-    def encode_questions(self, rows: Dataset, processor: Any) -> Dataset:
-        """Encode recordings, a long one in windows where the model has one."""
-        import datasets
-
-        return datasets.Dataset.from_dict(self.encode_recordings(rows, processor, windows=True)[0])
-
     def count_targets(self, batch: dict[str, Tensor]) -> Tensor:
         """Count the tokens that are written; a text found by CTC counts once, as its loss does."""
         if self._writes:
@@ -176,7 +172,7 @@ class AutomaticSpeechRecognition(AudioTask):
 
     def decide(self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData) -> list[str]:
         """Take what was heard."""
-        return _join_windows(outputs, encoded, len(rows))
+        return join_windows(outputs, encoded, len(rows))
 
     def describe_errors(
         self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Sequence[Any], data: TaskData
@@ -190,16 +186,6 @@ class AutomaticSpeechRecognition(AudioTask):
             captions = [f"said: {texts[place]}; heard: {predictions[place] or '(nothing)'}" for place in places]
             gallery += show_recordings(rows, places, title, captions)
         return {"gallery": gallery}
-
-    def answer(
-        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
-    ) -> list[dict[str, Any]]:
-        """Return the texts."""
-        return [{"text": text} for text in _join_windows(outputs, encoded, len(rows))]
-
-    def example_answer(self, config: Any) -> dict[str, Any]:
-        """Return an answer of the right types."""
-        return {"text": ""}
 
     def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
         """Compare texts with those of `pipeline("automatic-speech-recognition")`, both by the likeliest token.
@@ -245,11 +231,3 @@ def _encode_texts(rows: Dataset, tokenizer: Any) -> list[list[int]]:
                 )
     start = tokenizer.convert_tokens_to_ids("<|startoftranscript|>")
     return [tokens[1:] if tokens and tokens[0] == start else tokens for tokens in ids]
-
-
-def _join_windows(outputs: Sequence[np.ndarray], encoded: Dataset, rows: int) -> list[str]:
-    """Return one text per raw row, those of its windows joined by blanks."""
-    texts: list[list[str]] = [[] for _ in range(rows)]
-    for row, output in zip(encoded["_row"], outputs, strict=True):
-        texts[row] += [str(output)] if str(output) else []
-    return [" ".join(parts) for parts in texts]

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from startup_llm.errors import UserError
 from startup_llm.models.pretrained import load_config, set_dropout
 from startup_llm.models.task_model import TaskModel
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
     from startup_llm.config import ScratchModelConfig
@@ -167,6 +168,28 @@ def speak_samples(model: Any, input_ids: Tensor) -> np.ndarray:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return model(input_ids[None])["waveform"][0].float().cpu().numpy()
+
+
+def speak_texts(model: Any, batch: dict[str, Tensor]) -> list[np.ndarray]:
+    """Speak each row of a batch, one by one.
+
+    Returns:
+        Spectrograms, or the samples of a model that writes them itself, each shape (samples,).
+    """
+    say = speak_samples if is_waveform_model(model.config) else speak
+    lengths = batch["attention_mask"].sum(dim=1).tolist()
+    return [say(model, ids[:length]) for ids, length in zip(batch["input_ids"], lengths, strict=True)]
+
+
+def build_vocoder(feature_extractor: Any = None) -> Any:
+    """Return what turns a spectrogram into samples."""
+    import torch
+    from transformers import SpeechT5FeatureExtractor
+
+    from startup_llm.tasks.audio.griffin_lim import GriffinLim
+
+    vocoder = GriffinLim(feature_extractor or SpeechT5FeatureExtractor())
+    return lambda frames: vocoder(torch.from_numpy(np.asarray(frames, np.float32))).numpy()
 
 
 def _build_letter_tokenizer(texts: Sequence[str]) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from startup_llm.errors import UserError
 from startup_llm.tasks.audio.base import KEPT_BYTES
 from startup_llm.tasks.audio.baselines import predict_any_recording, predict_same_text_recording
 from startup_llm.tasks.audio.metrics import MEL_DISTANCE
+from startup_llm.tasks.audio.prediction import SpeechPredictor
 from startup_llm.tasks.audio.recordings import load_transcribed_recordings, read_bytes, read_recordings
 from startup_llm.tasks.audio.sound_files import read_audio, resample, write_wav
 from startup_llm.tasks.audio.spectrograms import SAMPLING_RATE, compute_speech_frames, draw_spectrograms
@@ -20,10 +20,11 @@ from startup_llm.tasks.audio.speech_synthesis import (
     SPEAKER_WIDTH,
     build_scratch_speecht5,
     build_speech_synthesiser,
+    build_vocoder,
     is_waveform_model,
     load_synthesis_processor,
     speak,
-    speak_samples,
+    speak_texts,
 )
 from startup_llm.tasks.base import RECORDING_OPTIONS, Collator, Task, Truncation
 
@@ -57,6 +58,7 @@ class TextToSpeech(Task):
     auto_class = "AutoModelForTextToSpectrogram"
     auto_processor = "AutoProcessor"
     peft_task_type = None
+    predictor_class = SpeechPredictor
     known_metrics = (MEL_DISTANCE,)
     known_baselines = {  # noqa: RUF012
         "any-recording": predict_any_recording,
@@ -166,16 +168,11 @@ sound = model.generate(ids, speaker_embeddings=torch.zeros(1, 512), vocoder=Grif
 
     def compute_outputs(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
         """Speak each text, one by one."""
+        spoken = speak_texts(model, batch)
         if not is_waveform_model(model.config):
-            return [speak(model, ids) for ids in _split_texts(batch)]
-        rate, sounds = model.config.sampling_rate, self.compute_answers(model, batch, processor)
-        return [compute_speech_frames(resample(samples, rate, SAMPLING_RATE)) for samples in sounds]
-
-    def compute_answers(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
-        """Return spectrograms, or the samples of a model that writes them itself, each shape (samples,)."""
-        if is_waveform_model(model.config):
-            return [speak_samples(model, ids) for ids in _split_texts(batch)]
-        return self.compute_outputs(model, batch, processor)
+            return spoken
+        rate = model.config.sampling_rate
+        return [compute_speech_frames(resample(samples, rate, SAMPLING_RATE)) for samples in spoken]
 
     def compute_scores(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
         """Return the first frames that are written behind silence, shape (frames * bands,)."""
@@ -203,7 +200,7 @@ sound = model.generate(ids, speaker_embeddings=torch.zeros(1, 512), vocoder=Grif
     ) -> dict[str, Any]:
         """Return a gallery: the recorded and the synthesised spectrogram of the first row of each text."""
         firsts = list({text: place for place, text in reversed(list(enumerate(rows["text"])))}.values())[:_SHOWN]
-        vocode = _build_vocoder()
+        vocode = build_vocoder()
         gallery = []
         for place, samples in zip(firsts, read_recordings(rows.select(firsts), SAMPLING_RATE), strict=True):
             sound = vocode(np.asarray(predictions[place], np.float32))
@@ -220,7 +217,7 @@ sound = model.generate(ids, speaker_embeddings=torch.zeros(1, 512), vocoder=Grif
 
     def write_files(self, folder: Path, data: TaskData, outputs: Sequence[np.ndarray], processor: Any) -> list[Path]:
         """Write what was spoken as WAV files, with the texts in metadata.csv, for a recogniser to listen to."""
-        vocode, place = _build_vocoder(processor.feature_extractor), folder / SPEECH_FOLDER
+        vocode, place = build_vocoder(processor.feature_extractor), folder / SPEECH_FOLDER
         place.mkdir(exist_ok=True)
         with (place / "metadata.csv").open("w", encoding="utf-8", newline="") as stream:
             table = csv.writer(stream)
@@ -230,20 +227,6 @@ sound = model.generate(ids, speaker_embeddings=torch.zeros(1, 512), vocoder=Grif
                 (place / name).write_bytes(write_wav(vocode(frames), SAMPLING_RATE))
                 table.writerow([name, text])
         return sorted(place.iterdir())
-
-    def answer(
-        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
-    ) -> list[dict[str, Any]]:
-        """Return WAV files in base64."""
-        if is_waveform_model(config):
-            sounds, rate = outputs, config.sampling_rate
-        else:
-            sounds, rate = map(_build_vocoder(processor.feature_extractor), outputs), SAMPLING_RATE
-        return [{"wav_base64": base64.b64encode(write_wav(samples, rate)).decode("ascii")} for samples in sounds]
-
-    def example_answer(self, config: Any) -> dict[str, Any]:
-        """Return an answer of the right types."""
-        return {"wav_base64": ""}
 
     def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
         """Compare sounds with those of `pipeline("text-to-speech")` that has the same vocoder.
@@ -275,20 +258,3 @@ sound = model.generate(ids, speaker_embeddings=torch.zeros(1, 512), vocoder=Grif
         from transformers import AutoConfig
 
         return "AutoModelForTextToWaveform" if is_waveform_model(AutoConfig.from_pretrained(path)) else self.auto_class
-
-
-def _split_texts(batch: dict[str, Tensor]) -> list[Tensor]:
-    """Return each row's tokens without its padding."""
-    lengths = batch["attention_mask"].sum(dim=1).tolist()
-    return [ids[:length] for ids, length in zip(batch["input_ids"], lengths, strict=True)]
-
-
-def _build_vocoder(feature_extractor: Any = None) -> Any:
-    """Return what turns a spectrogram into samples."""
-    import torch
-    from transformers import SpeechT5FeatureExtractor
-
-    from startup_llm.tasks.audio.griffin_lim import GriffinLim
-
-    vocoder = GriffinLim(feature_extractor or SpeechT5FeatureExtractor())
-    return lambda frames: vocoder(torch.from_numpy(np.asarray(frames, np.float32))).numpy()

@@ -30,6 +30,7 @@ from startup_llm.tasks.question_answering.metrics import (
     describe_answers,
 )
 from startup_llm.tasks.question_answering.model import build_question_answerer
+from startup_llm.tasks.question_answering.prediction import AnswerPredictor
 from startup_llm.tasks.question_answering.rows import count_unanswerable, load_extractive_questions
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class QuestionAnswering(Task):
     model_options = ("null_threshold",)
     auto_class = "AutoModelForQuestionAnswering"
     peft_task_type = None  # PEFT's own class for the task leaves out the token types
-    question_columns = ("question", "context")
+    predictor_class = AnswerPredictor
     known_metrics = (SQUAD_F1, SQUAD_EXACT_MATCH, SQUAD_V2_F1, SQUAD_V2_EXACT_MATCH)
     known_baselines = {  # noqa: RUF012
         "overlap-sentence": predict_overlap_sentence,
@@ -234,18 +235,6 @@ print(context[spans[best // len(spans)][0] : spans[best % len(spans)][1]])"""
         places = np.unique(np.linspace(0, len(rows) - 1, min(_SHOWN, len(rows))).astype(int))  # from the whole split
         shown = zip(rows.select(places), places, strict=True)
         return {**groups, "gallery": [_mark_answers(row, predictions[place]) for row, place in shown]}
-
-    def answer(
-        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
-    ) -> list[dict[str, Any]]:
-        """Return answer, start, end and score; an empty answer where the model was taught that there may be none."""
-        may_abstain = getattr(config, "null_threshold", None) is not None
-        found = read_answers(outputs, encoded, rows["context"], may_abstain=may_abstain)
-        return [{"answer": one["text"], **{name: one[name] for name in ("start", "end", "score")}} for one in found]
-
-    def example_answer(self, config: Any) -> dict[str, Any]:
-        """Return an answer of the right types."""
-        return {"answer": "", "start": 0, "end": 0, "score": 1.0}
 
     def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
         """Compare logits with those of the plain Auto classes: transformers 5 has no pipeline for the task."""

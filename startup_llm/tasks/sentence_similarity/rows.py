@@ -519,3 +519,9 @@ def _draw_partners(
         others = [place for place in by_label.get(label, ()) if corpus[place] != text]
         partners.append(int(generator.choice(others)) if others else None)
     return partners
+
+
+def compute_cosines(vectors: np.ndarray) -> np.ndarray:
+    """Return the cosine of each row's two vectors, which stand one behind the other; shape (rows,)."""
+    left, right = (scale_to_norm_one(half) for half in np.split(vectors, 2, axis=1))
+    return (left * right).sum(axis=1)

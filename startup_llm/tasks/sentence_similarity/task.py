@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,22 +29,26 @@ from startup_llm.tasks.sentence_similarity.model import (
     compute_ranking_loss,
     load_sentence_processor,
 )
-from startup_llm.tasks.sentence_similarity.rows import load_similarity, rank_nearest, read_corpus, scale_to_norm_one
+from startup_llm.tasks.sentence_similarity.prediction import CORPUS_FILE, SearchPredictor
+from startup_llm.tasks.sentence_similarity.rows import (
+    compute_cosines,
+    load_similarity,
+    rank_nearest,
+    scale_to_norm_one,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from startup_llm.config import DataConfig, ModelConfig, PredictConfig
+    from startup_llm.config import DataConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.evaluation.baselines import Baseline
     from startup_llm.evaluation.metrics import Metric
     from startup_llm.models.checkpoints import Checkpoint
     from startup_llm.models.task_model import TaskModel
 
-CORPUS_FILE = "corpus.parquet"
-"""A run's searched texts: id, text, and embedding at norm 1."""
 TOKENS_AT_ONCE = 2048
 """Padded tokens of a batch that are computed together; the loss still spans the batch."""
 TEXT_COLUMNS = ("text", "text_pair", "negative")
@@ -69,7 +73,7 @@ class SentenceSimilarity(Task):
     model_options = ("pooling",)
     auto_class = "AutoModel"
     peft_task_type = "FEATURE_EXTRACTION"
-    question_columns = ("text", "text_pair")
+    predictor_class = SearchPredictor
     answers_untuned = True
     splits_batches = False
     library = "sentence-transformers"
@@ -83,10 +87,6 @@ class SentenceSimilarity(Task):
 
 model = SentenceTransformer("REPOSITORY")
 scores = model.similarity(model.encode(["a query"]), model.encode(["a text", "another text"]))"""
-
-    def __init__(self) -> None:
-        self._corpus: dict[str, Any] = {}  # of `prepare_answers`: ids, texts, vectors at norm 1, and how many to find
-        self._matches = 0
 
     def read_data(self, data: DataConfig) -> TaskData:
         """Read queries with what answers them, scored pairs, or labelled texts.
@@ -233,7 +233,7 @@ scores = model.similarity(model.encode(["a query"]), model.encode(["a text", "an
         """Return for each query the places of the nearest texts, best first, or each pair's cosine."""
         vectors = np.asarray(outputs)
         if data.corpus is None:
-            return _compute_cosines(vectors)
+            return compute_cosines(vectors)
         return rank_nearest(vectors[: len(rows)], vectors[len(rows) :])
 
     def read_validation(
@@ -241,7 +241,7 @@ scores = model.similarity(model.encode(["a query"]), model.encode(["a text", "an
     ) -> tuple[Sequence[Any], Sequence[Any]]:
         """Return what belongs to each query among the validation rows' own answers, and what is found there."""
         if data.corpus is None:
-            return labels, _compute_cosines(logits)
+            return labels, compute_cosines(logits)
         width = logits.shape[1] // labels.shape[1]
         relevant: dict[tuple[int, int], list[list[int]]] = {}
         for place, (query, document) in enumerate(labels[:, :2].tolist()):
@@ -272,70 +272,6 @@ scores = model.similarity(model.encode(["a query"]), model.encode(["a text", "an
         rows = datasets.Dataset.from_dict(table)
         rows.to_parquet(str(folder / CORPUS_FILE))
         return [folder / CORPUS_FILE]
-
-    def prepare_answers(
-        self,
-        config: PredictConfig,
-        folder: Path,
-        processor: SentenceProcessor,
-        compute: Callable[[Dataset], Sequence[np.ndarray]],
-    ) -> str | None:
-        """Read the texts to search: those given, or the run's own; a run on scored pairs has none.
-
-        Raises:
-            UserError: If the texts cannot be read.
-        """
-        import datasets
-
-        place = next((one / CORPUS_FILE for one in (folder, folder.parent) if (one / CORPUS_FILE).is_file()), None)
-        if config.corpus:
-            rows = datasets.Dataset.from_list(read_corpus(config.corpus))
-            vectors = scale_to_norm_one(np.asarray(compute(self.encode(rows, processor)[0])))
-        elif place is not None:
-            rows = datasets.Dataset.from_parquet(str(place))
-            vectors = np.asarray(rows.with_format("numpy")["embedding"], dtype=np.float32)
-        else:
-            return None
-        self._corpus = {"ids": list(rows["id"]), "texts": list(rows["text"]), "vectors": vectors}
-        self._matches = min(config.matches, len(rows))
-        return f"{len(rows):,} texts are searched"
-
-    def encode_questions(self, rows: Dataset, processor: SentenceProcessor) -> Dataset:
-        """Tokenize queries, or pairs of texts.
-
-        Raises:
-            UserError: If a single text has nothing to be compared with.
-        """
-        if self._corpus:
-            return self.encode(rows.select_columns("text"), processor)[0]
-        if "text_pair" not in rows.column_names:
-            raise UserError("one text per row and no texts to search; name the second text, or give a --corpus FILE")
-        return self.encode(rows, processor)[0]
-
-    def answer(
-        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
-    ) -> list[dict[str, Any]]:
-        """Return the nearest texts with their ids and cosines, best first; for a pair its cosine."""
-        if not self._corpus:
-            return [{"score": float(cosine)} for cosine in _compute_cosines(np.asarray(outputs))]
-        queries, vectors = scale_to_norm_one(np.asarray(outputs)), self._corpus["vectors"]
-        return [
-            {
-                "matches": [
-                    {
-                        "id": self._corpus["ids"][place],
-                        "text": self._corpus["texts"][place],
-                        "score": float(query @ vectors[place]),
-                    }
-                    for place in ranking
-                ]
-            }
-            for query, ranking in zip(queries, rank_nearest(queries, vectors, self._matches), strict=True)
-        ]
-
-    def example_answer(self, config: Any) -> dict[str, Any]:
-        """Return an answer of the right types."""
-        return {"matches": [{"id": "1", "text": "a text", "score": 1.0}]} if self._corpus else {"score": 1.0}
 
     def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
         """Compare vectors with `SentenceTransformer(model_folder)`, or what its files say where that is missing."""
@@ -371,12 +307,6 @@ def _show_queries(rows: Dataset, rankings: Sequence[Sequence[int]], corpus: Data
         ]
         items.append({"title": "A query whose first find is not relevant", "kind": "text", "pairs": pairs})
     return items
-
-
-def _compute_cosines(vectors: np.ndarray) -> np.ndarray:
-    """Return the cosine of each row's two vectors, which stand one behind the other; shape (rows,)."""
-    left, right = (scale_to_norm_one(half) for half in np.split(vectors, 2, axis=1))
-    return (left * right).sum(axis=1)
 
 
 def _encode_plainly(folder: str, texts: list[str]) -> np.ndarray:

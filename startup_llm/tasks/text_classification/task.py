@@ -26,6 +26,7 @@ from startup_llm.models.sequence_classifier import build_sequence_classifier
 from startup_llm.models.task_model import TaskModel
 from startup_llm.tasks.base import Collator, Task, Truncation
 from startup_llm.tasks.text_classification.baselines import join_pairs, predict_tfidf_linear_svm
+from startup_llm.tasks.text_classification.prediction import TextLabelPredictor, compute_probabilities
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,7 +63,7 @@ class TextClassification(Task):
     auto_class = "AutoModelForSequenceClassification"
     peft_task_type = "SEQ_CLS"
     supports_probe = True
-    question_columns = ("text", "text_pair")
+    predictor_class = TextLabelPredictor
     known_metrics = (*dict.fromkeys(metric for metrics in METRICS.values() for metric in metrics), F1)
     known_baselines = {"majority": predict_majority, "tfidf-linear-svm": predict_tfidf_linear_svm}  # noqa: RUF012
     scratch_load_code = """from huggingface_hub import snapshot_download
@@ -201,33 +202,14 @@ logits = model(**tokenizer.pad([tokenizer("a text")], return_tensors="pt"))["log
             return (logits > 0).astype(np.int64)
         return logits.argmax(axis=1)
 
-    def probabilities(self, outputs: Sequence[np.ndarray], problem_type: str) -> np.ndarray:
-        """Return softmax for one label, the logistic function for several; a number has none and stays."""
-        from scipy.special import expit, softmax
-
-        logits = np.asarray(outputs)
-        if problem_type == "regression":
-            return logits
-        return expit(logits) if problem_type == "multi_label_classification" else softmax(logits, axis=1)
-
     def describe_errors(
         self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Sequence[Any], data: TaskData
     ) -> dict[str, Any]:
         """Return scores per class, confusions, mistakes and calibration of rows with one label each."""
         if data.problem_type != "single_label_classification":
             return {}
-        scores = self.probabilities(outputs, data.problem_type)
+        scores = compute_probabilities(np.asarray(outputs), data.problem_type)
         return describe_classification(rows, join_pairs(rows), scores, data.label_names)
-
-    def answer(
-        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
-    ) -> list[dict[str, Any]]:
-        """Return label and score as the pipeline does; for several labels those above 0.5; for a number the value."""
-        return [_answer_row(self, output, config) for output in outputs]
-
-    def example_answer(self, config: Any) -> dict[str, Any]:
-        """Return an answer in which every label is true."""
-        return _answer_row(self, np.ones(config.num_labels, np.float32), config)
 
     def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
         """Compare raw scores with `pipeline("text-classification")`; a model from scratch has no pipeline."""
@@ -263,16 +245,3 @@ logits = model(**tokenizer.pad([tokenizer("a text")], return_tensors="pt"))["log
         from startup_llm.models.scratch.text import holds_text_classifier, load_text_classifier
 
         return load_text_classifier(path)[0] if holds_text_classifier(path) else super().load_plain(path, **arguments)
-
-
-def _answer_row(task: TextClassification, output: np.ndarray, config: Any) -> dict[str, Any]:
-    if config.problem_type == "regression":
-        return {"score": float(output[0])}
-    one_logit = config.problem_type is None and len(output) == 1  # softmax would always say 1
-    kind = "multi_label_classification" if one_logit else config.problem_type
-    scores = task.probabilities(output[None], kind)[0]
-    if config.problem_type == "multi_label_classification":
-        names = [config.id2label[i] for i in np.flatnonzero(scores > 0.5)]
-        return {"labels": names, "scores": {config.id2label[i]: float(s) for i, s in enumerate(scores)}}
-    best = int(scores.argmax())
-    return {"label": config.id2label[best], "score": float(scores[best])}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -264,6 +264,14 @@ class Preferences(Conversations):
             }
             for title, place in (("Least margin", int(order[0])), ("Largest margin", int(order[-1])))
         ]
+
+
+FORMS = (Preferences(), AnsweredConversations(), Conversations())
+
+
+def find_form(columns: Collection[str]) -> Conversations | None:
+    """Return what knows the form of rows with these columns; None for running text."""
+    return next((form for form in FORMS if set(form.known_by) <= set(columns)), None)
 
 
 def cut_windows(length: int, size: int) -> list[tuple[int, int, int]]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
 MOST_WRITTEN_TOKENS = 200
@@ -67,3 +68,20 @@ def _cut_behind_end(tokens: list[int], ends: int | list[int] | None) -> list[int
     marks = ends if isinstance(ends, list) else [ends]
     stop = next((place for place, token in enumerate(tokens) if token in marks), len(tokens))
     return tokens[: stop + 1]
+
+
+def write_texts(model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[int]], **how: Any) -> list[str]:
+    """Return what a model writes after each prompt, as text; see `continue_prompts`."""
+    written = continue_prompts(model, tokenizer, prompts, **how)
+    return [tokenizer.decode(ids, skip_special_tokens=True) for ids in written]
+
+
+def list_tokens(batch: dict[str, Tensor]) -> list[list[int]]:
+    """Return the token ids of each row of a batch, without what pads it."""
+    return [row[:length] for row, length in zip(batch["input_ids"].tolist(), count_tokens(batch), strict=True)]
+
+
+def count_tokens(batch: dict[str, Tensor]) -> list[int]:
+    """Return the number of tokens of each row of a batch, without what pads it."""
+    ids, mask = batch["input_ids"], batch.get("attention_mask")
+    return mask.sum(dim=1).tolist() if mask is not None else [ids.shape[1]] * len(ids)

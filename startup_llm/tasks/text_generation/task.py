@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from startup_llm.data.sources import load_splits
 from startup_llm.errors import UserError
-from startup_llm.models.checkpoints import read_json
 from startup_llm.models.task_model import TaskModel
-from startup_llm.run_folder import find_model
 from startup_llm.tasks.base import Collator, Task, Truncation
 from startup_llm.tasks.text_generation.baselines import ANSWER_BASELINES, NGRAM_BASELINES
 from startup_llm.tasks.text_generation.chat import (
+    FORMS,
     IS_PROMPT,
     AnsweredConversations,
-    Conversations,
     Preferences,
     encode_prompt,
+    find_form,
     pack_conversations,
 )
 from startup_llm.tasks.text_generation.chat_templates import find_end_of_turn, hash_chat_template, set_chat_template
-from startup_llm.tasks.text_generation.continuation import continue_prompts
+from startup_llm.tasks.text_generation.continuation import continue_prompts, count_tokens, list_tokens, write_texts
 from startup_llm.tasks.text_generation.conversations import (
     add_answers,
     build_conversations,
-    find_conversation_fault,
     find_conversation_form,
 )
 from startup_llm.tasks.text_generation.model import build_causal_language_model
+from startup_llm.tasks.text_generation.prediction import ContinuationPredictor
 from startup_llm.tasks.text_generation.running_text import (
     find_text_files,
     load_running_text,
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-    from startup_llm.config import DataConfig, EvaluationConfig, ModelConfig, PredictConfig, ScratchModelConfig
+    from startup_llm.config import DataConfig, EvaluationConfig, ModelConfig, ScratchModelConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.evaluation.baselines import Baseline
     from startup_llm.evaluation.metrics import Metric
@@ -55,7 +54,6 @@ CHECKED_PROMPTS, PROMPT_TOKENS, CHECKED_TOKENS = 3, 16, 24
 SAMPLES = 3
 MOST_MEASURED_ANSWERS = 1_000
 GREEDY = {"do_sample": False, "num_beams": 1}
-FORMS = (Preferences(), AnsweredConversations(), Conversations())
 
 
 class TextGeneration(Task):
@@ -80,12 +78,10 @@ class TextGeneration(Task):
     evaluation_options = ("generate",)
     auto_class = "AutoModelForCausalLM"
     peft_task_type = "CAUSAL_LM"
+    predictor_class = ContinuationPredictor
     samples_each_epoch = True
     known_metrics = tuple(dict.fromkeys(metric for form in FORMS for metric in form.metrics))
     known_baselines = {**NGRAM_BASELINES, **ANSWER_BASELINES}  # noqa: RUF012
-
-    def __init__(self) -> None:
-        self._converses = False  # of `prepare_answers`: whether a text to be answered is a turn of a conversation
 
     def load_data(self, data: DataConfig, evaluation: EvaluationConfig | None = None) -> TaskData:
         """Read, check and split the rows, of conversations with the answers that are to be written.
@@ -96,7 +92,7 @@ class TextGeneration(Task):
         loaded = super().load_data(data, evaluation)
         if evaluation is None or not evaluation.generate:
             return loaded
-        form = self.find_form(loaded.splits["test"])
+        form = find_form(loaded.splits["test"].column_names)
         if form is None or isinstance(form, Preferences):
             kind = "preferences between two answers" if form else "running text"
             raise UserError(f"evaluation.generate: the rows are {kind}, expected conversations; leave it out")
@@ -128,7 +124,7 @@ class TextGeneration(Task):
 
     def check_method(self, method: str, data: TaskData) -> None:
         """Refuse preferences without DPO, whose rejected answers would be learnt, and DPO without preferences."""
-        form, columns = self.find_form(data.splits["train"]), ", ".join(data.splits["train"].column_names)
+        form, columns = find_form(data.splits["train"].column_names), ", ".join(data.splits["train"].column_names)
         if isinstance(form, Preferences) and method != "dpo":
             raise UserError(f"--method {method}: the rows are preferences ({columns}); tune with recipes/align.py")
         if not isinstance(form, Preferences) and method == "dpo":
@@ -140,10 +136,6 @@ class TextGeneration(Task):
         """Return the chat template's hash."""
         digest = hash_chat_template(processor)
         return {"chat_template_sha256": digest} if digest else {}
-
-    def find_form(self, rows: Dataset) -> Conversations | None:
-        """Return what knows the rows' form; None for running text."""
-        return _find_form(rows.column_names)
 
     def build_model(
         self,
@@ -164,7 +156,7 @@ class TextGeneration(Task):
             attention_kernel=attention_kernel,
             trust_remote_code=model.trust_remote_code,
         )
-        form = self.find_form(data.splits["train"])
+        form = find_form(data.splits["train"].column_names)
         built.model.config.trained_on_conversations = form is not None
         if form:
             generation = built.model.generation_config
@@ -190,7 +182,7 @@ class TextGeneration(Task):
 
         if model.name != "gpt":
             raise UserError(f"model.name {model.name} does not write text; use --model.name gpt")
-        if self.find_form(data.splits["train"]):
+        if find_form(data.splits["train"].column_names):
             columns = data.splits["train"].column_names
             raise UserError(
                 f"the rows hold {', '.join(columns)}: a model from scratch learns running text alone; pretrain it on "
@@ -231,7 +223,7 @@ class TextGeneration(Task):
         """
         import datasets
 
-        if form := self.find_form(rows):
+        if form := find_form(rows.column_names):
             return form.encode(rows, processor)
         size, end = processor.model_max_length, processor.eos_token_id
         encoded = processor(list(rows["text"]), add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
@@ -253,7 +245,7 @@ class TextGeneration(Task):
 
     def encode_split(self, name: str, data: TaskData, processor: Any) -> tuple[Dataset, Truncation]:
         """Encode a split, and behind its conversations the prompts that are to be answered."""
-        form = self.find_form(data.splits[name])
+        form = find_form(data.splits[name].column_names)
         return (
             form.encode_split(name, data.splits[name], processor)
             if form
@@ -262,7 +254,7 @@ class TextGeneration(Task):
 
     def encode_to_check(self, rows: Dataset, processor: Any) -> Dataset:
         """Encode rows, and where answers are written some of their prompts."""
-        encoded, form = self.encode(rows, processor)[0], self.find_form(rows)
+        encoded, form = self.encode(rows, processor)[0], find_form(rows.column_names)
         if isinstance(form, AnsweredConversations):
             some = rows.select(range(min(CHECKED_PROMPTS, len(rows))))
             return form.add_prompts(encoded, some, processor)[0]
@@ -293,7 +285,7 @@ class TextGeneration(Task):
         """
 
         def write(prompts: list[list[int]]) -> list[np.ndarray]:
-            return [np.array(text.strip()) for text in self._continue(model, processor, prompts, **GREEDY)]
+            return [np.array(text.strip()) for text in write_texts(model, processor, prompts, **GREEDY)]
 
         return self._compute(model, batch, write)
 
@@ -318,7 +310,7 @@ class TextGeneration(Task):
         outputs: list[Any] = [None] * len(prompts)
         for is_prompt, compute in (
             (0, lambda rows: _compute_nats(model, rows)),
-            (1, lambda rows: write(_list_tokens(rows))),
+            (1, lambda rows: write(list_tokens(rows))),
         ):
             places = (prompts == is_prompt).nonzero()[:, 0]
             if len(places):
@@ -329,25 +321,25 @@ class TextGeneration(Task):
 
     def metrics(self, data: TaskData) -> tuple[Metric, ...]:
         """Return the metrics of the rows' form; bits per byte compare models whatever their tokens."""
-        return (self.find_form(data.splits["test"]) or FORMS[-1]).metrics
+        return (find_form(data.splits["test"].column_names) or FORMS[-1]).metrics
 
     def metrics_alone(self, data: TaskData) -> tuple[Metric, ...]:
         """Leave out what is measured against the model before."""
-        form = self.find_form(data.splits["test"]) or FORMS[-1]
+        form = find_form(data.splits["test"].column_names) or FORMS[-1]
         return tuple(metric for metric in form.metrics if metric not in form.relative_metrics)
 
     def baselines(self, data: TaskData) -> Mapping[str, Baseline]:
         """Return the baselines of the rows' form."""
-        return (self.find_form(data.splits["test"]) or FORMS[-1]).baselines
+        return (find_form(data.splits["test"].column_names) or FORMS[-1]).baselines
 
     def references(self, rows: Dataset) -> list[Any]:
         """Return the passages, or the assistant's words."""
-        form = self.find_form(rows)
+        form = find_form(rows.column_names)
         return form.references(rows) if form else list(rows["text"])
 
     def decide(self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData) -> list[Any]:
         """Return [nats, tokens] of each passage, or what the rows' form makes of them and of what was written."""
-        form, written = self.find_form(rows) or FORMS[-1], []
+        form, written = find_form(rows.column_names) or FORMS[-1], []
         if IS_PROMPT in encoded.column_names:
             asked = np.asarray(encoded[IS_PROMPT], dtype=bool)
             written = [str(outputs[place]) for place in np.flatnonzero(asked)]
@@ -363,17 +355,19 @@ class TextGeneration(Task):
         self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Sequence[Any], data: TaskData
     ) -> dict[str, Any]:
         """Return a gallery: what costs the model most and least per token, or what the rows' form shows."""
-        form = self.find_form(rows)
+        form = find_form(rows.column_names)
         return {"gallery": form.show(rows, predictions) if form else _show_passages(rows, predictions)}
 
     def write_samples(self, model: Any, processor: Any, rows: Dataset) -> list[dict[str, Any]]:
         """Continue the beginnings of passages by chance, the same for the same model; answer conversations."""
         import torch
 
-        if form := self.find_form(rows):
+        if form := find_form(rows.column_names):
             questions = form.list_questions(rows)
             with torch.inference_mode():
-                answers = self._write(model, processor, [question for question, _ in questions], do_sample=False)
+                most = processor.model_max_length // 2
+                prompts = [encode_prompt(processor, question, most) for question, _ in questions]
+                answers = write_texts(model, processor, prompts, do_sample=False)
             return [
                 {
                     "title": "An answer by the model",
@@ -386,66 +380,9 @@ class TextGeneration(Task):
         prompts = [ids[: min(PROMPT_TOKENS, processor.model_max_length // 2)] for ids in encoded]
         with torch.random.fork_rng(), torch.inference_mode():
             torch.manual_seed(0)
-            written = self._continue(model, processor, prompts, do_sample=True, temperature=0.8)
+            written = write_texts(model, processor, prompts, do_sample=True, temperature=0.8)
         pairs = [[processor.decode(ids), text] for ids, text in zip(prompts, written, strict=True)]
         return [{"title": "Written by the model (temperature 0.8)", "kind": "text", "pairs": pairs}]
-
-    def _write(self, model: Any, processor: Any, conversations: Sequence[Any], **how: Any) -> list[str]:
-        most = processor.model_max_length // 2
-        return self._continue(model, processor, [encode_prompt(processor, c, most) for c in conversations], **how)
-
-    def _continue(self, model: Any, processor: Any, prompts: Sequence[list[int]], **how: Any) -> list[str]:
-        written = continue_prompts(model, processor, prompts, **how)
-        return [processor.decode(ids, skip_special_tokens=True) for ids in written]
-
-    def find_question_fault(self, column: str, value: Any) -> str | None:
-        """Return what is wrong with a prompt, which is a text or a conversation."""
-        if isinstance(value, list):
-            return find_conversation_fault(value, question=True)
-        return super().find_question_fault(column, value)
-
-    def prepare_answers(
-        self,
-        config: PredictConfig,
-        folder: Path,
-        processor: PreTrainedTokenizerBase,
-        compute: Callable[[Dataset], Sequence[np.ndarray]],
-    ) -> str | None:
-        """Ask a model that was tuned on conversations each plain text as a user's turn, and let others continue it."""
-        said = super().prepare_answers(config, folder, processor, compute)
-        model_folder, results = find_model(folder)
-        known = read_json(model_folder / "config.json").get("trained_on_conversations")
-        self._converses = bool(known) or _find_form(results.get("columns", ())) is not None
-        return "a plain text is asked as a user's turn, in the model's chat template" if self._converses else said
-
-    def encode_questions(self, rows: Dataset, processor: PreTrainedTokenizerBase) -> Dataset:
-        """Tokenize prompts; of a long one the end is kept, so that half of the model's length is left to write."""
-        import datasets
-
-        most = processor.model_max_length // 2
-        prompts = list(rows["text"])
-        if self._converses:
-            prompts = [[{"role": "user", "content": text}] if isinstance(text, str) else text for text in prompts]
-        if prompts and isinstance(prompts[0], list):
-            ids = [encode_prompt(processor, messages, most) for messages in prompts]
-        else:
-            ids = processor(prompts, add_special_tokens=False, verbose=False)["input_ids"]
-        ids = [prompt[-most:] for prompt in ids]
-        return datasets.Dataset.from_dict({"input_ids": ids, "length": list(map(len, ids))})
-
-    def compute_answers(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
-        """Continue each prompt as the model's generation config says; by default by the likeliest token."""
-        return [np.array(text) for text in self._continue(model, processor, _list_tokens(batch))]
-
-    def answer(
-        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
-    ) -> list[dict[str, Any]]:
-        """Return what was written after each prompt."""
-        return [{"generated_text": str(output)} for output in outputs]
-
-    def example_answer(self, config: Any) -> dict[str, Any]:
-        """Return an answer of the right types."""
-        return {"generated_text": ""}
 
     def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
         """Continue passages greedily by `pipeline("text-generation")` and by plain `generate`.
@@ -460,7 +397,7 @@ class TextGeneration(Task):
         model, tokenizer = self.load_plain(model_folder).eval(), self.restore_processor(model_folder)
         most = min(CHECKED_TOKENS, tokenizer.model_max_length // 2)
         how = {"do_sample": False, "max_new_tokens": most, "pad_token_id": tokenizer.pad_token_id}
-        form = self.find_form(rows)
+        form = find_form(rows.column_names)
         for prompt in self._list_prompts(rows, tokenizer, most):
             if form:
                 ids = torch.tensor([encode_prompt(tokenizer, prompt, tokenizer.model_max_length)])
@@ -475,7 +412,7 @@ class TextGeneration(Task):
 
     def _list_prompts(self, rows: Dataset, tokenizer: Any, most: int) -> list[Any]:
         """Return short prompts: the beginnings of passages, or questions of conversations."""
-        if form := self.find_form(rows):
+        if form := find_form(rows.column_names):
             room = tokenizer.model_max_length - most
             questions = [question for question, _ in form.list_questions(rows)]
             fitting = [q for q in questions if len(encode_prompt(tokenizer, q, room + 1)) <= room]
@@ -483,10 +420,6 @@ class TextGeneration(Task):
             return (fitting or begun)[:CHECKED_PROMPTS]
         passages = tokenizer(rows["text"][:CHECKED_PROMPTS], add_special_tokens=False, verbose=False)["input_ids"]
         return [tokenizer.decode(ids[: min(PROMPT_TOKENS, most)]) for ids in passages]
-
-
-def _find_form(columns: Collection[str]) -> Conversations | None:
-    return next((form for form in FORMS if set(form.known_by) <= set(columns)), None)
 
 
 def _show_passages(rows: Dataset, predictions: Sequence[Any]) -> list[dict[str, Any]]:
@@ -503,21 +436,11 @@ def _show_passages(rows: Dataset, predictions: Sequence[Any]) -> list[dict[str, 
     ]
 
 
-def _list_tokens(batch: dict[str, Tensor]) -> list[list[int]]:
-    """Return the token ids of each row of a batch, without what pads it."""
-    return [row[:length] for row, length in zip(batch["input_ids"].tolist(), _count_tokens(batch), strict=True)]
-
-
-def _count_tokens(batch: dict[str, Tensor]) -> list[int]:
-    ids, mask = batch["input_ids"], batch.get("attention_mask")
-    return mask.sum(dim=1).tolist() if mask is not None else [ids.shape[1]] * len(ids)
-
-
 def _compute_nats(model: Any, batch: dict[str, Tensor]) -> list[np.ndarray]:
     """Return -log P of each token of a row given those before it, shape (tokens - 1,)."""
     log_p = model(**batch)["logits"][:, :-1].float().log_softmax(-1)
     nats = -log_p.gather(-1, batch["input_ids"][:, 1:, None])[..., 0].cpu().numpy()
-    return [row[: length - 1] for row, length in zip(nats, _count_tokens(batch), strict=True)]
+    return [row[: length - 1] for row, length in zip(nats, count_tokens(batch), strict=True)]
 
 
 class BlockCollator:

@@ -18,6 +18,7 @@ from startup_llm.tasks.text_to_text.model import (
     find_start_token,
     set_languages,
 )
+from startup_llm.tasks.text_to_text.prediction import TextPredictor
 from startup_llm.tasks.text_to_text.rows import load_text_to_text
 from startup_llm.tasks.text_to_text.source_attention import compute_source_attention, weigh_words
 
@@ -54,6 +55,7 @@ class SequenceToSequence(Task):
         "source_language",
     )
     peft_task_type = "SEQ_2_SEQ_LM"
+    predictor_class = TextPredictor
     samples_each_epoch = True
     load_code = """from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -261,16 +263,6 @@ texts = [text.strip() for text in tokenizer.batch_decode(written, skip_special_t
             title = f"row {row['row']}: where the model looked while it wrote"
             samples.append({"title": title, "kind": "weights", "text": row["text"], "words": words, "written": text})
         return samples
-
-    def answer(
-        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
-    ) -> list[dict[str, Any]]:
-        """Return the written texts."""
-        return [{f"{self.tag}_text": str(output)} for output in outputs]
-
-    def example_answer(self, config: Any) -> dict[str, Any]:
-        """Return an answer of the right types."""
-        return {f"{self.tag}_text": ""}
 
     def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> None:
         """Return None: transformers has no pipeline for encoder-decoders of text since version 5."""

@@ -17,9 +17,10 @@ from startup_llm.tasks.token_classification.metrics import (
     describe_entities,
 )
 from startup_llm.tasks.token_classification.model import build_token_classifier, load_word_tokenizer
+from startup_llm.tasks.token_classification.prediction import EntityPredictor
 from startup_llm.tasks.token_classification.rows import load_tagged_text, read_tag_names
 from startup_llm.tasks.token_classification.tag_schemes import OUTSIDE, find_entities
-from startup_llm.tasks.token_classification.words import split_words
+from startup_llm.tasks.token_classification.windows import find_deciding_tokens, gather_words, name_tags
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -60,6 +61,7 @@ class TokenClassification(Task):
     supports_probe = True
     outputs_per_token = True
     cuts_long_rows = False
+    predictor_class = EntityPredictor
     known_metrics = (ENTITY_F1, ENTITY_PRECISION, ENTITY_RECALL, TOKEN_ACCURACY)
     known_baselines = {  # noqa: RUF012
         "most-frequent-tag": predict_most_frequent_tag,
@@ -119,7 +121,7 @@ class TokenClassification(Task):
             )
             windows = found.pop("overflow_to_sample_mapping")
             encoded = {name: list(found[name]) for name in processor.model_input_names if name in found}
-            deciding = _find_deciding_tokens([found.word_ids(i) for i in range(len(windows))], windows)
+            deciding = find_deciding_tokens([found.word_ids(i) for i in range(len(windows))], windows)
             encoded["_row"], encoded["_words"] = [places[row] for row in windows], deciding
             if "tags" in batch:
                 encoded["labels"] = [
@@ -135,13 +137,6 @@ class TokenClassification(Task):
             tokenize, batched=True, with_indices=True, remove_columns=rows.column_names
         )
         return encoded, Truncation(0, 0.0, 0.0)
-
-    def encode_questions(self, rows: Dataset, processor: PreTrainedTokenizerBase) -> Dataset:
-        """Cut texts into words and tokenize those."""
-        import datasets
-
-        words = [[text[start:end] for start, end in split_words(text)] for text in rows["text"]]
-        return self.encode(datasets.Dataset.from_dict({"tokens": words}), processor)[0]
 
     def build_collator(self, processor: PreTrainedTokenizerBase) -> Collator:
         """Pad each batch to its longest window, and labels with -100."""
@@ -179,8 +174,8 @@ class TokenClassification(Task):
         self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData
     ) -> list[list[str]]:
         """Take each word's largest logit."""
-        found = _gather_words(outputs, encoded, list(map(len, rows["tokens"])))
-        return [_name_tags(words, data.label_names) for words in found]
+        found = gather_words(outputs, encoded, list(map(len, rows["tokens"])))
+        return [name_tags(words, data.label_names) for words in found]
 
     def read_validation(
         self, logits: np.ndarray, labels: np.ndarray, data: TaskData
@@ -202,33 +197,6 @@ class TokenClassification(Task):
         gallery = _show_sentences(rows, references, predictions) if OUTSIDE in data.label_names else []
         return {**sections, "gallery": gallery}
 
-    def answer(
-        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
-    ) -> list[dict[str, Any]]:
-        """Return each text's entities with type, text, place in characters, and their words' mean probability."""
-        from scipy.special import softmax
-
-        names = [config.id2label[place] for place in range(len(config.id2label))]
-        spans = [split_words(text) for text in rows["text"]]
-        answers = []
-        for text, words, logits in zip(
-            rows["text"], spans, _gather_words(outputs, encoded, list(map(len, spans))), strict=True
-        ):
-            scores = [softmax(values).max() if values is not None else 0.0 for values in logits]
-            entities = []
-            for entity in find_entities(_name_tags(logits, names)):
-                start, end = words[entity.start][0], words[entity.end - 1][1]
-                score = float(np.mean(scores[entity.start : entity.end]))
-                entities.append(
-                    {"type": entity.type, "text": text[start:end], "start": start, "end": end, "score": score}
-                )
-            answers.append({"entities": entities})
-        return answers
-
-    def example_answer(self, config: Any) -> dict[str, Any]:
-        """Return an answer with one entity."""
-        return {"entities": [{"type": "", "text": "", "start": 0, "end": 0, "score": 1.0}]}
-
     def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
         """Compare each token's tag and probability with `pipeline("token-classification")` on the same words.
 
@@ -248,45 +216,6 @@ class TokenClassification(Task):
             for found in tagger([rows["tokens"][row]], is_split_into_words=True, ignore_labels=[])[0]:
                 difference = max(difference, abs(found["score"] - own[found["index"], ids[found["entity"]]]))
         return float(difference)
-
-
-def _find_deciding_tokens(word_ids: list[list[int | None]], windows: list[int]) -> list[list[int]]:
-    """Return for each token of each window the word that it decides on, or -1.
-
-    Args:
-        word_ids: The word of each token, None for the tokens around the text.
-        windows: The row of each window.
-    """
-    best: dict[tuple[int, int], tuple[int, int, int]] = {}
-    for window, (row, ids) in enumerate(zip(windows, word_ids, strict=True)):
-        firsts = dict.fromkeys(word for word in ids if word is not None)
-        for number, word in enumerate(firsts):
-            place = ids.index(word)
-            context = min(place, len(ids) - 1 - place)
-            known = best.get((row, word))
-            begins_before = number == 0 and known is not None  # the window begins within a word of the one before
-            if not begins_before and (known is None or context > known[0]):
-                best[row, word] = (context, window, place)
-    deciding = [[-1] * len(ids) for ids in word_ids]
-    for (_, word), (_, window, place) in best.items():
-        deciding[window][place] = word
-    return deciding
-
-
-def _gather_words(
-    outputs: Sequence[np.ndarray], encoded: Dataset, lengths: Sequence[int]
-) -> list[list[np.ndarray | None]]:
-    """Return the logits of each word of each raw row; None for a word without a token."""
-    found: list[list[np.ndarray | None]] = [[None] * length for length in lengths]
-    for row, words, logits in zip(encoded["_row"], encoded["_words"], outputs, strict=True):
-        for place, word in enumerate(words):
-            if word >= 0:
-                found[row][word] = logits[place]
-    return found
-
-
-def _name_tags(words: Sequence[np.ndarray | None], label_names: Sequence[str]) -> list[str]:
-    return [OUTSIDE if logits is None else label_names[int(logits.argmax())] for logits in words]
 
 
 def _show_sentences(

@@ -5,10 +5,8 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from startup_llm.errors import UserError
 from startup_llm.tasks.base import Task
 from startup_llm.tasks.vision.classifier import load_image_processor
 from startup_llm.tasks.vision.labelled_images import read_image
@@ -33,21 +31,10 @@ class ImageTask(Task):
 
     auto_processor = "AutoImageProcessor"
     peft_task_type = None
-    question_columns = ("image",)
-    question_files = True
 
     def load_processor(self, checkpoint: Checkpoint, model: ModelConfig) -> BaseImageProcessor:
         """Load the checkpoint's image processor."""
         return load_image_processor(checkpoint, model.trust_remote_code)
-
-    def find_question_fault(self, column: str, value: Any) -> str | None:
-        """Return why a path leads to no usable image."""
-        if (fault := super().find_question_fault(column, value)) is None:
-            try:
-                read_image(Path(value).read_bytes())
-            except UserError as error:
-                fault = f"names {value}: {error}"
-        return fault
 
 
 def keep_pixels(processor: BaseImageProcessor, **arguments: Any) -> Callable[[bytes], Tensor]:

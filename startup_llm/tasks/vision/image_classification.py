@@ -16,6 +16,7 @@ from startup_llm.tasks.vision.base import PATCH_PIXELS, ImageTask, draw_png, kee
 from startup_llm.tasks.vision.baselines import predict_nearest_pixels
 from startup_llm.tasks.vision.classifier import build_image_classifier
 from startup_llm.tasks.vision.labelled_images import load_labelled_images, read_bytes, read_images
+from startup_llm.tasks.vision.prediction import ImageLabelPredictor
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -42,6 +43,7 @@ class ImageClassification(ImageTask, SingleLabelTask):
     )
     auto_class = "AutoModelForImageClassification"
     supports_probe = True
+    predictor_class = ImageLabelPredictor
     known_baselines = {"majority": predict_majority, "nearest-pixels": predict_nearest_pixels}  # noqa: RUF012
     scratch_load_code = """from huggingface_hub import snapshot_download
 from PIL import Image

@@ -29,6 +29,7 @@ from startup_llm.tasks.vision.metrics import (
     MEAN_AVERAGE_PRECISION,
     compute_class_scores,
 )
+from startup_llm.tasks.vision.prediction import ANSWERED_SCORE, DetectionPredictor, write_objects
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
     from startup_llm.data.task_data import TaskData
     from startup_llm.models.checkpoints import Checkpoint
 
-ANSWERED_SCORE = 0.5
-"""What is found with a smaller score is no answer, as `transformers.pipeline` has it."""
 CHECKED_ROWS = 16
 _SHOWN = 8
 _SHOWN_PIXELS = 384
@@ -64,6 +63,7 @@ class ObjectDetection(ImageTask):
         "skip_bad",
     )
     auto_class = "AutoModelForObjectDetection"
+    predictor_class = DetectionPredictor
     known_metrics = (MEAN_AVERAGE_PRECISION, AVERAGE_PRECISION_50, AVERAGE_RECALL)
     known_baselines = {  # noqa: RUF012
         "mean-boxes": predict_mean_boxes,
@@ -255,19 +255,6 @@ class ObjectDetection(ImageTask):
             )
         return items
 
-    def answer(
-        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
-    ) -> list[dict[str, Any]]:
-        """Return what the pipeline returns for each image: label, score and box of each object, the surest first."""
-        return [
-            {"objects": _write_objects(output[output[:, 1] > ANSWERED_SCORE], *size, config.id2label)}
-            for output, size in zip(outputs, encoded["_size"], strict=True)
-        ]
-
-    def example_answer(self, config: Any) -> dict[str, Any]:
-        """Return an answer of the right types."""
-        return {"objects": _write_objects(np.array([[0, 1.0, 0.0, 0.0, 1.0, 1.0]]), 1, 1, config.id2label)}
-
     def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
         """Compare with `pipeline("object-detection")` at a score of 0.
 
@@ -287,7 +274,7 @@ class ObjectDetection(ImageTask):
         for row, image in zip(encoded, read_images(rows), strict=True):
             with torch.inference_mode():
                 output = self.compute_outputs(model, collate([{"pixel_values": row["pixel_values"]}]), processor)[0]
-            own = _write_objects(output, *row["_size"], model.config.id2label)
+            own = write_objects(output, *row["_size"], model.config.id2label)
             theirs = sorted(find(image, threshold=0.0), key=lambda found: -found["score"])
             differences.append(_compare_objects(own, theirs))
         return max(differences)
@@ -315,16 +302,6 @@ def _write_found(output: np.ndarray, width: int, height: int) -> dict[str, list[
         "boxes": boxes.round(2).tolist(),
         "scores": output[:, 1].round(6).tolist(),
     }
-
-
-def _write_objects(output: np.ndarray, width: int, height: int, names: dict[int, str]) -> list[dict[str, Any]]:
-    """Return objects as the pipeline does: corners in whole pixels, cut towards zero."""
-    objects = []
-    for label, score, left, top, across, down in output.tolist():
-        corners = (left * width, top * height, (left + across) * width, (top + down) * height)
-        box = dict(zip(("xmin", "ymin", "xmax", "ymax"), map(int, corners), strict=True))
-        objects.append({"label": names[int(label)], "score": score, "box": box})
-    return objects
 
 
 def _compare_objects(own: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]]) -> float:

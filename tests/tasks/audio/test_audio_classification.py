@@ -202,8 +202,8 @@ def test_a_checkpoint_that_cannot_hear_is_refused(sounds, tiny_checkpoint):
 def test_a_broken_question_is_named(tmp_path):
     task = load_task(TAG)
     (tmp_path / "a.wav").write_bytes(b"RIFF")
-    assert "no sound file" in task.find_question_fault("audio", str(tmp_path / "a.wav"))
-    assert "no file" in task.find_question_fault("audio", str(tmp_path / "b.wav"))
+    assert "no sound file" in task.predictor.find_fault("audio", str(tmp_path / "a.wav"))
+    assert "no file" in task.predictor.find_fault("audio", str(tmp_path / "b.wav"))
 
 
 def test_statistics_of_the_spectrogram_tell_tunes_apart(sounds):

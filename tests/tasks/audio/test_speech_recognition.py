@@ -294,11 +294,11 @@ def test_a_long_recording_is_heard_in_windows(checkpoints, tmp_path):
     task, processor, model = load(checkpoints, "whisper")
     soundfile.write(tmp_path / "long.wav", np.random.default_rng(0).normal(0, 0.1, 40_000), 16_000)  # windows of 1 s
     rows = datasets.Dataset.from_dict({"audio": [str(tmp_path / "long.wav")]})
-    encoded = task.encode_questions(rows, processor)
+    encoded = task.predictor.encode(rows, processor)
     assert encoded["_row"] == [0, 0, 0]
     assert [value["start"] for value in encoded["input_features"]] == [0.0, 1.0, 2.0]
     heard = [np.array(word) for word in ("one", "", "two")]
-    assert task.answer(heard, encoded, rows, processor, model.config) == [{"text": "one two"}]
+    assert task.predictor.answer(heard, encoded, rows, processor, model.config) == [{"text": "one two"}]
     _, truncation = task.encode(rows, processor)
     assert (truncation.rows, round(truncation.tokens_share, 2)) == (1, 0.6)
 

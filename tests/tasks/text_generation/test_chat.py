@@ -392,10 +392,10 @@ def test_a_plain_text_is_a_turn_for_a_run_on_conversations_alone(tmp_path, colum
     build_chat_checkpoint("llama", tmp_path / "run" / "model")
     (tmp_path / "run" / "results.json").write_text(json.dumps({"task": "text-generation", "columns": columns}))
     config = PredictConfig(run=str(tmp_path / "run"), input="-", output="-")
-    said = task.prepare_answers(config, tmp_path / "run", tokenizer, None)
+    said = task.predictor.prepare(config, tmp_path / "run", tokenizer, None)
     assert (said is not None) is converses
     asked = "where is my parcel?"
     turn = encode_prompt(tokenizer, [{"role": "user", "content": asked}])
     plain = tokenizer(asked, add_special_tokens=False)["input_ids"]
-    encoded = task.encode_questions(datasets.Dataset.from_dict({"text": [asked]}), tokenizer)
+    encoded = task.predictor.encode(datasets.Dataset.from_dict({"text": [asked]}), tokenizer)
     assert encoded["input_ids"][0] == (turn if converses else plain)

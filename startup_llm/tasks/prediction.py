@@ -1,0 +1,116 @@
+"""How a task answers rows that have no label: what predict.py asks of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from startup_llm.data.rows_to_predict import find_file_fault, find_text_fault
+from startup_llm.errors import UserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from datasets import Dataset
+    from torch import Tensor
+
+    from startup_llm.config import PredictConfig
+    from startup_llm.tasks.base import Task
+
+
+class Predictor(ABC):
+    """Answers rows as the task's pipeline would.
+
+    Args:
+        task: The task.
+
+    Attributes:
+        columns: What a row holds, as `encode` reads it; text_pair may be missing.
+        reads_files: Whether a row is a file: its column then holds absolute paths.
+    """
+
+    columns: tuple[str, ...] = ("text",)
+    reads_files = False
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    def find_fault(self, column: str, value: Any) -> str | None:
+        """Return what is wrong with a row, such as "has no text"; None where it can be answered.
+
+        Args:
+            column: One of `columns`.
+            value: The row's value there.
+        """
+        return (find_file_fault if self.reads_files else find_text_fault)(value)
+
+    def prepare(
+        self, config: PredictConfig, folder: Path, processor: Any, compute: Callable[[Dataset], Sequence[np.ndarray]]
+    ) -> str | None:
+        """Read what answers are taken from besides the model, such as texts to search.
+
+        Args:
+            config: The options of predict.py.
+            folder: The run's, or a checkpoint's.
+            processor: What encodes rows.
+            compute: From encoded rows to the model's outputs.
+
+        Returns:
+            A sentence about it to log, or None.
+
+        Raises:
+            UserError: If an option of a search is given and nothing is searched.
+        """
+        for name in ("corpus", "matches"):
+            if (value := getattr(config, name)) != getattr(type(config), name):
+                raise UserError(f"{name} {value}: {self.task.tag} searches no texts; leave it out")
+        return None
+
+    def encode(self, rows: Dataset, processor: Any) -> Dataset:
+        """Turn rows of `columns` into the model's inputs, as `Task.encode` does."""
+        return self.task.encode(rows, processor)[0]
+
+    def compute_outputs(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
+        """Return what `answer` reads, for each row of a batch: the model's outputs, or a text that it writes."""
+        return self.task.compute_outputs(model, batch, processor)
+
+    @abstractmethod
+    def answer(
+        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
+    ) -> list[dict[str, Any]]:
+        """Return one dict of plain values per raw row, always with the same keys.
+
+        Args:
+            outputs: From `compute_outputs`, one per encoded row.
+            encoded: From `encode`.
+            rows: The raw rows.
+            processor: What encoded them.
+            config: The model's.
+        """
+
+    @abstractmethod
+    def example(self, config: Any) -> dict[str, Any]:
+        """Return an answer with every key and no empty list, which tells a table's columns and their types."""
+
+
+class LabelPredictor(Predictor):
+    """Answers with the likeliest label and its probability; an output is the logits of the classes."""
+
+    def answer(
+        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
+    ) -> list[dict[str, Any]]:
+        """Return label and score as the pipeline does."""
+        from scipy.special import softmax
+
+        scores = softmax(np.asarray(outputs), axis=1)
+        return [
+            {"label": config.id2label[int(best)], "score": float(row[best])}
+            for row, best in zip(scores, scores.argmax(axis=1), strict=True)
+        ]
+
+    def example(self, config: Any) -> dict[str, Any]:
+        """Return an answer of the right types."""
+        return {"label": config.id2label[0], "score": 1.0}

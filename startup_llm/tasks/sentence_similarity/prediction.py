@@ -1,0 +1,98 @@
+"""How queries are answered: the texts that are nearest to them, or for a pair of texts its cosine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from startup_llm.errors import UserError
+from startup_llm.tasks.prediction import Predictor
+from startup_llm.tasks.sentence_similarity.rows import compute_cosines, rank_nearest, read_corpus, scale_to_norm_one
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from startup_llm.config import PredictConfig
+    from startup_llm.tasks.base import Task
+    from startup_llm.tasks.sentence_similarity.model import SentenceProcessor
+
+CORPUS_FILE = "corpus.parquet"
+"""A run's searched texts: id, text, and embedding at norm 1."""
+
+
+class SearchPredictor(Predictor):
+    """Answers queries where there are texts to search, else pairs of texts."""
+
+    columns = ("text", "text_pair")
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self._corpus: dict[str, Any] = {}  # of `prepare`: ids, texts, vectors at norm 1
+        self._matches = 0
+
+    def prepare(
+        self,
+        config: PredictConfig,
+        folder: Path,
+        processor: SentenceProcessor,
+        compute: Callable[[Dataset], Sequence[np.ndarray]],
+    ) -> str | None:
+        """Read the texts to search: those given, or the run's own; a run on scored pairs has none.
+
+        Raises:
+            UserError: If the texts cannot be read.
+        """
+        import datasets
+
+        place = next((one / CORPUS_FILE for one in (folder, folder.parent) if (one / CORPUS_FILE).is_file()), None)
+        if config.corpus:
+            rows = datasets.Dataset.from_list(read_corpus(config.corpus))
+            vectors = scale_to_norm_one(np.asarray(compute(self.task.encode(rows, processor)[0])))
+        elif place is not None:
+            rows = datasets.Dataset.from_parquet(str(place))
+            vectors = np.asarray(rows.with_format("numpy")["embedding"], dtype=np.float32)
+        else:
+            return None
+        self._corpus = {"ids": list(rows["id"]), "texts": list(rows["text"]), "vectors": vectors}
+        self._matches = min(config.matches, len(rows))
+        return f"{len(rows):,} texts are searched"
+
+    def encode(self, rows: Dataset, processor: SentenceProcessor) -> Dataset:
+        """Tokenize queries, or pairs of texts.
+
+        Raises:
+            UserError: If a single text has nothing to be compared with.
+        """
+        if self._corpus:
+            return self.task.encode(rows.select_columns("text"), processor)[0]
+        if "text_pair" not in rows.column_names:
+            raise UserError("one text per row and no texts to search; name the second text, or give a --corpus FILE")
+        return self.task.encode(rows, processor)[0]
+
+    def answer(
+        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
+    ) -> list[dict[str, Any]]:
+        """Return the nearest texts with their ids and cosines, best first; for a pair its cosine."""
+        if not self._corpus:
+            return [{"score": float(cosine)} for cosine in compute_cosines(np.asarray(outputs))]
+        queries, vectors = scale_to_norm_one(np.asarray(outputs)), self._corpus["vectors"]
+        return [
+            {
+                "matches": [
+                    {
+                        "id": self._corpus["ids"][place],
+                        "text": self._corpus["texts"][place],
+                        "score": float(query @ vectors[place]),
+                    }
+                    for place in ranking
+                ]
+            }
+            for query, ranking in zip(queries, rank_nearest(queries, vectors, self._matches), strict=True)
+        ]
+
+    def example(self, config: Any) -> dict[str, Any]:
+        """Return an answer of the right types."""
+        return {"matches": [{"id": "1", "text": "a text", "score": 1.0}]} if self._corpus else {"score": 1.0}

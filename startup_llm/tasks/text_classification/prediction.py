@@ -1,0 +1,56 @@
+"""How labelled texts are answered: a label with its probability, several of them, or a number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from startup_llm.tasks.prediction import Predictor
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+class TextLabelPredictor(Predictor):
+    """Answers a text or a pair of texts."""
+
+    columns = ("text", "text_pair")
+
+    def answer(
+        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
+    ) -> list[dict[str, Any]]:
+        """Return label and score as the pipeline does; for several labels those above 0.5; for a number the value."""
+        return [_answer_row(output, config) for output in outputs]
+
+    def example(self, config: Any) -> dict[str, Any]:
+        """Return an answer in which every label is true."""
+        return _answer_row(np.ones(config.num_labels, np.float32), config)
+
+
+def compute_probabilities(logits: np.ndarray, problem_type: str | None) -> np.ndarray:
+    """Return softmax for one label, the logistic function for several; a number has none and stays.
+
+    Args:
+        logits: Shape (rows, labels).
+        problem_type: As `PretrainedConfig.problem_type`.
+    """
+    from scipy.special import expit, softmax
+
+    if problem_type == "regression":
+        return logits
+    return expit(logits) if problem_type == "multi_label_classification" else softmax(logits, axis=1)
+
+
+def _answer_row(output: np.ndarray, config: Any) -> dict[str, Any]:
+    if config.problem_type == "regression":
+        return {"score": float(output[0])}
+    one_logit = config.problem_type is None and len(output) == 1  # softmax would always say 1
+    kind = "multi_label_classification" if one_logit else config.problem_type
+    scores = compute_probabilities(output[None], kind)[0]
+    if config.problem_type == "multi_label_classification":
+        names = [config.id2label[i] for i in np.flatnonzero(scores > 0.5)]
+        return {"labels": names, "scores": {config.id2label[i]: float(s) for i, s in enumerate(scores)}}
+    best = int(scores.argmax())
+    return {"label": config.id2label[best], "score": float(scores[best])}

@@ -1,0 +1,82 @@
+"""How a prompt is answered: it is continued, or as a turn of a conversation replied to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from startup_llm.models.checkpoints import read_json
+from startup_llm.run_folder import find_model
+from startup_llm.tasks.prediction import Predictor
+from startup_llm.tasks.text_generation.chat import encode_prompt, find_form
+from startup_llm.tasks.text_generation.continuation import list_tokens, write_texts
+from startup_llm.tasks.text_generation.conversations import find_conversation_fault
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from datasets import Dataset
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from startup_llm.config import PredictConfig
+    from startup_llm.tasks.base import Task
+
+
+class ContinuationPredictor(Predictor):
+    """Answers a text or a conversation with what the model writes after it."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self._converses = False  # of `prepare`: whether a text is asked as a turn of a conversation
+
+    def find_fault(self, column: str, value: Any) -> str | None:
+        """Return what is wrong with a prompt, which is a text or a conversation."""
+        if isinstance(value, list):
+            return find_conversation_fault(value, question=True)
+        return super().find_fault(column, value)
+
+    def prepare(
+        self,
+        config: PredictConfig,
+        folder: Path,
+        processor: PreTrainedTokenizerBase,
+        compute: Callable[[Dataset], Sequence[np.ndarray]],
+    ) -> str | None:
+        """Ask a model that was tuned on conversations each plain text as a user's turn, and let others continue it."""
+        said = super().prepare(config, folder, processor, compute)
+        model_folder, results = find_model(folder)
+        known = read_json(model_folder / "config.json").get("trained_on_conversations")
+        self._converses = bool(known) or find_form(results.get("columns", ())) is not None
+        return "a plain text is asked as a user's turn, in the model's chat template" if self._converses else said
+
+    def encode(self, rows: Dataset, processor: PreTrainedTokenizerBase) -> Dataset:
+        """Tokenize prompts; of a long one the end is kept, so that half of the model's length is left to write."""
+        import datasets
+
+        most = processor.model_max_length // 2
+        prompts = list(rows["text"])
+        if self._converses:
+            prompts = [[{"role": "user", "content": text}] if isinstance(text, str) else text for text in prompts]
+        if prompts and isinstance(prompts[0], list):
+            ids = [encode_prompt(processor, messages, most) for messages in prompts]
+        else:
+            ids = processor(prompts, add_special_tokens=False, verbose=False)["input_ids"]
+        ids = [prompt[-most:] for prompt in ids]
+        return datasets.Dataset.from_dict({"input_ids": ids, "length": list(map(len, ids))})
+
+    def compute_outputs(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
+        """Continue each prompt as the model's generation config says; by default by the likeliest token."""
+        return [np.array(text) for text in write_texts(model, processor, list_tokens(batch))]
+
+    def answer(
+        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
+    ) -> list[dict[str, Any]]:
+        """Return what was written after each prompt."""
+        return [{"generated_text": str(output)} for output in outputs]
+
+    def example(self, config: Any) -> dict[str, Any]:
+        """Return an answer of the right types."""
+        return {"generated_text": ""}
