@@ -70,11 +70,11 @@ def predict(config: PredictConfig) -> None:
     survey = call_on_main_process(lambda: questions.survey(with_schema=target.format == "parquet"))
 
     checkpoint = call_on_main_process(lambda: load_checkpoint(ModelConfig(checkpoint=str(model_folder))))
-    if not task.holds_scratch_model(str(checkpoint.path)):
+    if not task.saved_model.has_own_format(str(checkpoint.path)):
         call_on_main_process(lambda: load_config(checkpoint, trust_remote_code=False))
-        call_on_main_process(lambda: check_head(checkpoint, task.find_auto_class(str(checkpoint.path))))
+        call_on_main_process(lambda: check_head(checkpoint, task.saved_model.find_auto_class(str(checkpoint.path))))
     processor = load_trained_processor(task, checkpoint)
-    model = task.load_plain(str(checkpoint.path)).to(state.device)
+    model = task.saved_model.load(str(checkpoint.path)).to(state.device)
     if config.max_new_tokens is not None:
         if not hasattr(model, "generation_config"):
             raise UserError(f"max_new_tokens {config.max_new_tokens}: {task.tag} writes nothing; leave it out")

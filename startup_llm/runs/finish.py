@@ -85,7 +85,9 @@ def finish_run(
         predict_seconds = stage.total - start
         predictions[candidate] = task.decide(outputs, encoded, test, data)
         sample = test.shuffle(seed=0).select(range(min(64, len(test))))
-        exact = prepared.score(model, task.encode_to_check(sample, prepared.processor), prepared.plan.exact())
+        exact = prepared.score(
+            model, task.saved_model.encode_sample(sample, prepared.processor), prepared.plan.exact()
+        )
     if not run.is_writer:
         return []
     with stage("statistics"):
@@ -144,11 +146,11 @@ def finish_run(
         "reload_gate": dict(gate),
         "load": {
             "adapter_model_kwargs": dict(prepared.task_model.load_arguments),
-            "auto_class": None if load_code else task.find_auto_class(str(run.model)),
-            "auto_processor": task.auto_processor,
-            "pipeline_arguments": dict(task.pipeline_arguments),
-            "python": load_code or task.load_code,
-            "library": "startup-llm" if load_code else task.library,
+            "auto_class": None if load_code else task.saved_model.find_auto_class(str(run.model)),
+            "auto_processor": task.saved_model.auto_processor,
+            "pipeline_arguments": dict(task.saved_model.pipeline_arguments),
+            "python": load_code or task.saved_model.load_code,
+            "library": "startup-llm" if load_code else task.saved_model.library,
         },
         "plan": prepared.plan.as_dict(),
         "command": command,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from datasets import Dataset
     from torch import Tensor
-    from transformers import PreTrainedModel
 
     from startup_llm.config import DataConfig, EvaluationConfig, ModelConfig, ScratchModelConfig
     from startup_llm.data.task_data import TaskData
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from startup_llm.models.checkpoints import Checkpoint
     from startup_llm.models.task_model import TaskModel
     from startup_llm.tasks.prediction import Predictor
+    from startup_llm.tasks.saved_model import SavedModel
 
 Collator = Callable[[list[dict[str, Any]]], dict[str, Any]]
 
@@ -95,14 +95,13 @@ class Task(ABC):
         example_checkpoint: Hub id of one that a person could name.
         predictor_class: Makes `predictor`.
         predictor: Answers rows without labels, as predict.py asks.
-        auto_class: Name of the Auto class that loads a model of the task.
-        auto_processor: Name of the Auto class that loads its processor.
+        saved_model_class: Makes `saved_model`.
+        saved_model: Loads what was saved, and compares it with the model in memory.
+        reads_text: Whether a row is tokens of a text, which `length` counts.
         peft_task_type: PEFT's name of the task.
         supports_probe: Whether the head is one linear layer, so that a linear probe on what it reads is a rung.
         cuts_long_rows: Whether what is beyond the processor's longest length is lost.
         outputs_per_token: Whether that layer reads a vector for each token of a row, instead of one for the row.
-        pipeline_arguments: What `transformers.pipeline` should be given beside the model, to answer as it does.
-        load_code: Python that asks a model from the Hub repository REPOSITORY, where transformers has no pipeline.
         scratch_load_code: Python that loads a model from scratch from the Hub repository REPOSITORY, where no Auto
             class does.
         data_options: Fields of the data section that it uses, of those that not every task does.
@@ -111,7 +110,6 @@ class Task(ABC):
         samples_each_epoch: Whether `write_samples` is shown after epochs too.
         answers_untuned: Whether a checkpoint answers before it is tuned, so that it is a rung.
         splits_batches: Whether a batch's loss is the mean over its rows, so that it can be computed in parts.
-        library: Which library loads the saved model.
         known_metrics: Every metric that some rows of the task are measured by.
         known_baselines: Every baseline of some rows of the task, by name.
     """
@@ -120,27 +118,25 @@ class Task(ABC):
     default_checkpoint: str | None = None
     example_checkpoint: str
     predictor_class: type[Predictor]
-    auto_class: str
-    auto_processor = "AutoTokenizer"
+    saved_model_class: type[SavedModel]
     peft_task_type: str | None
+    reads_text = True
     supports_probe = False
     outputs_per_token = False
     cuts_long_rows = True
-    pipeline_arguments: Mapping[str, Any] = {}
     known_metrics: tuple[Metric, ...] = ()
     known_baselines: ClassVar[Mapping[str, Baseline]] = {}
     answers_untuned = False
     splits_batches = True
-    library = "transformers"
     data_options: tuple[str, ...] = ()
     model_options: tuple[str, ...] = ()
     evaluation_options: tuple[str, ...] = ()
     samples_each_epoch = False
-    load_code: str | None = None
     scratch_load_code: str | None = None
 
     def __init__(self) -> None:
         self.predictor = self.predictor_class(self)
+        self.saved_model = self.saved_model_class(self)
 
     def load_data(self, data: DataConfig, evaluation: EvaluationConfig | None = None) -> TaskData:
         """Read, check and split the rows.
@@ -205,12 +201,6 @@ class Task(ABC):
         """Complete a checkpoint's processor by what the training rows alone tell, such as their letters."""
         return processor
 
-    def restore_processor(self, path: str) -> Any:
-        """Load the processor that was saved beside a model or an adapter, as anyone without this package would."""
-        import transformers
-
-        return getattr(transformers, self.auto_processor).from_pretrained(path)
-
     def check_method(self, method: str, data: TaskData) -> None:
         """Refuse a method by which the rows cannot be learnt.
 
@@ -254,13 +244,9 @@ class Task(ABC):
         raise UserError(f"model.name {model.name}: {self.tag} has no reference model of that name")
 
     def save_scratch_model(self, model: Any, processor: Any, data: TaskData, folder: Path) -> None:
-        """Write a model from `build_scratch_model` so that `load_plain` and `restore_processor` read it."""
+        """Write a model from `build_scratch_model` so that `saved_model` loads it."""
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
-
-    def holds_scratch_model(self, path: str) -> bool:
-        """Say whether `save_scratch_model` wrote a folder that no Auto class loads."""
-        return False
 
     @abstractmethod
     def encode(self, rows: Dataset, processor: Any) -> tuple[Dataset, Truncation]:
@@ -281,10 +267,6 @@ class Task(ABC):
             processor: What encodes them.
         """
         return self.encode(data.splits[name], processor)
-
-    def encode_to_check(self, rows: Dataset, processor: Any) -> Dataset:
-        """Encode the rows by whose scores a model is compared with its saved copy."""
-        return self.encode(rows, processor)[0]
 
     def pack(self, encoded: Dataset, processor: Any) -> Dataset:
         """Put several encoded rows into each row to train on, none of which sees another.
@@ -313,13 +295,6 @@ class Task(ABC):
     def compute_outputs(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
         """Return the model's output for each row of a batch: its logits, unless the task says otherwise."""
         return list(model(**batch)["logits"].float().cpu().numpy())
-
-    def compute_scores(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
-        """Return numbers for each row that show whether two copies of a model are the same.
-
-        They are the outputs, except where an output is a choice that rounding can tip over, such as a written text.
-        """
-        return self.compute_outputs(model, batch, processor)
 
     def metrics(self, data: TaskData) -> tuple[Metric, ...]:
         """Return what models of these rows are measured by, the primary metric first."""
@@ -408,23 +383,6 @@ class Task(ABC):
         """Write what the answers to the test rows are besides numbers, such as sounds, and return the files."""
         return []
 
-    @abstractmethod
-    def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float | None:
-        """Return the largest difference between `transformers.pipeline` on a saved folder and the model's outputs.
-
-        None where transformers has no such pipeline.
-        """
-
-    def find_auto_class(self, path: str) -> str:
-        """Name the Auto class of a model folder: the task's, unless it has several kinds of model."""
-        return self.auto_class
-
-    def load_plain(self, path: str, **arguments: Any) -> PreTrainedModel:
-        """Load a folder with its Auto class alone, as anyone without this package would."""
-        import transformers
-
-        return getattr(transformers, self.find_auto_class(path)).from_pretrained(path, dtype="float32", **arguments)
-
 
 class SingleLabelTask(Task):
     """A row's `label` is one class id; an output is the logits of the classes, shape (classes,)."""
@@ -455,21 +413,6 @@ class SingleLabelTask(Task):
 
         scores = softmax(np.asarray(outputs), axis=1)
         return describe_classification(rows, self.summarize(rows), scores, data.label_names)
-
-    def compare_with_pipeline(self, classify: Any, inputs: Iterable[Any], outputs: Sequence[np.ndarray]) -> float:
-        """Return the largest difference between a pipeline's raw scores and the model's outputs.
-
-        Args:
-            classify: A classification pipeline.
-            inputs: What it is asked, one a row.
-            outputs: The model's logits, in the order of the pipeline's label ids.
-        """
-        ids = classify.model.config.label2id
-        logits = np.zeros((len(outputs), len(ids)))
-        for row, one in enumerate(inputs):
-            for score in classify(one, top_k=len(ids), function_to_apply="none"):
-                logits[row, ids[score["label"]]] = score["score"]
-        return float(np.abs(logits - np.asarray(outputs)).max())
 
 
 def find_metric(task: Task, name: str) -> Metric:

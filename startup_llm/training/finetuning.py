@@ -139,7 +139,7 @@ def find_attention_shape(task: Task, data: TaskData, checkpoint: Checkpoint, pro
         checkpoint: Tells its number of heads and their width.
         processor: Its tokenizer.
     """
-    if task.auto_processor != "AutoTokenizer" or not hasattr(processor, "pad_token"):
+    if not task.reads_text or not hasattr(processor, "pad_token"):
         return None
     rows = data.splits["train"]
     lengths = np.sort(task.encode(rows.select(range(min(_LOOKED_AT, len(rows)))), processor)[0]["length"])
@@ -219,7 +219,7 @@ def prepare(
 def _keep_states(prepared: Prepared, config: FinetuneConfig | AlignConfig) -> KeptStates | None:
     """Return what stands in for the blocks below the adapter; None where a row's states may change, or none learn."""
     task, plan, task_model = prepared.task, prepared.plan, prepared.task_model
-    texts = task.auto_processor == "AutoTokenizer" and task.splits_batches
+    texts = task.reads_text and task.splits_batches
     if plan.plain or plan.compile or not texts or is_sharded():
         return None
     adapted = choose_layers(task_model.model, config.lora, task_model.constant_modules)

@@ -41,8 +41,8 @@ def predict_answers(task: Task, model: Any, encoded: Dataset, processor: Any, pl
 
 def predict_scores(task: Task, model: Any, encoded: Dataset, processor: Any, plan: SpeedPlan) -> list[np.ndarray]:
     """Return for each encoded row the numbers by which the task compares two copies of a model."""
-    collator = task.build_collator(processor)
-    return _collect(lambda batch: task.compute_scores(model, batch, processor), model, encoded, collator, plan)
+    collator, compute = task.build_collator(processor), task.saved_model.compute_scores
+    return _collect(lambda batch: compute(model, batch, processor), model, encoded, collator, plan)
 
 
 def extract_features(task: Task, model: Any, encoded: Dataset, processor: Any, plan: SpeedPlan) -> np.ndarray:

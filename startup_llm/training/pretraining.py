@@ -47,4 +47,4 @@ def save_model(trained: Trained, prepared: Prepared, run: RunFolder) -> Any:
         run.model.mkdir(parents=True, exist_ok=True)
         prepared.task.save_scratch_model(trained.model, prepared.processor, prepared.data, run.model)
     PartialState().wait_for_everyone()
-    return prepared.task.load_plain(str(run.model)).to(prepared.plan.device).eval()
+    return prepared.task.saved_model.load(str(run.model)).to(prepared.plan.device).eval()

@@ -46,7 +46,7 @@ def check_reload(
         run: The run, with `model/` and perhaps `adapter/` written.
         task: Pipeline tag.
         rows: Raw rows to compare on.
-        outputs: The model's float32 scores on them (`Task.compute_scores`), one array per encoded row.
+        outputs: The model's float32 scores on them (`SavedModel.compute_scores`), one array per encoded row.
         base: Folder of the pretrained checkpoint.
         load_arguments: What `from_pretrained` on the base needs to get the model's shape.
 
@@ -117,23 +117,23 @@ def _answer(request_file: Path) -> None:
         expected = [stored[f"arr_{place}"] for place in range(len(stored.files))]
 
     def compare(model: Any, saved: str) -> float:
-        processor = task.restore_processor(saved)
-        encoded = task.encode_to_check(rows, processor)
+        processor = task.saved_model.load_processor(saved)
+        encoded = task.saved_model.encode_sample(rows, processor)
         unused = [name for name in encoded.column_names if name in ("labels", "length") or name.startswith("_")]
         collator, inputs = task.build_collator(processor), encoded.remove_columns(unused)
         with torch.inference_mode():
-            found = [task.compute_scores(model.eval(), collator([row]), processor)[0] for row in inputs]
+            found = [task.saved_model.compute_scores(model.eval(), collator([row]), processor)[0] for row in inputs]
         return max(_difference(*pair) for pair in zip(found, expected, strict=True))
 
-    model = task.load_plain(request["model"])
+    model = task.saved_model.load(request["model"])
     differences = {"merged": compare(model, request["model"])}
-    if (difference := task.check_pipeline(request["model"], rows, expected)) is not None:
+    if (difference := task.saved_model.check_pipeline(request["model"], rows, expected)) is not None:
         differences["pipeline"] = difference
     if request["adapter"]:
         from peft import PeftModel
 
-        base = task.load_plain(request["base"], **request["load_arguments"])
-        if hasattr(processor := task.restore_processor(request["adapter"]), "pad_token_id"):
+        base = task.saved_model.load(request["base"], **request["load_arguments"])
+        if hasattr(processor := task.saved_model.load_processor(request["adapter"]), "pad_token_id"):
             base.config.pad_token_id = processor.pad_token_id
         differences["adapter"] = compare(PeftModel.from_pretrained(base, request["adapter"]), request["adapter"])
     (folder / "answer.json").write_text(json.dumps(differences))

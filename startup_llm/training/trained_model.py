@@ -54,7 +54,7 @@ def load_trained_model(name: str, config: EvaluateConfig, tag: str | None) -> tu
         return task, *_load_adapter(folder, results, task, config)
     found = found or load_checkpoint(settings)
     try:
-        loaded = task.load_plain(str(found.path), output_loading_info=True)
+        loaded = task.saved_model.load(str(found.path), output_loading_info=True)
     except ValueError as error:
         raise UserError(f"{name} is no checkpoint for {task.tag}: {str(error).strip().splitlines()[0]}") from None
     model, loading = loaded if isinstance(loaded, tuple) else (loaded, {})  # a model from scratch tells nothing
@@ -70,8 +70,8 @@ def load_trained_processor(task: Task, checkpoint: Checkpoint) -> Any:
         task: The model's task.
         checkpoint: The model's folder.
     """
-    if task.holds_scratch_model(str(checkpoint.path)):
-        return task.restore_processor(str(checkpoint.path))
+    if task.saved_model.has_own_format(str(checkpoint.path)):
+        return task.saved_model.load_processor(str(checkpoint.path))
     return task.load_processor(checkpoint, ModelConfig(max_length_tokens=sys.maxsize))
 
 
@@ -85,8 +85,8 @@ def _load_adapter(folder: Path, results: dict[str, Any], task: Task, config: Eva
         raise UserError(f"the adapter {folder} does not say its labels; measure its run's folder, or merge it first")
     names = {"id2label": dict(enumerate(labels)), "label2id": {n: i for i, n in enumerate(labels)}} if labels else {}
     arguments = results.get("load", {}).get("adapter_model_kwargs", {})
-    plain = task.load_plain(str(base.path), **{**arguments, **names})
-    processor = task.restore_processor(str(folder))
+    plain = task.saved_model.load(str(base.path), **{**arguments, **names})
+    processor = task.saved_model.load_processor(str(folder))
     if hasattr(processor, "pad_token_id"):
         plain.config.pad_token_id = processor.pad_token_id
     return PeftModel.from_pretrained(plain, str(folder)).merge_and_unload(), processor

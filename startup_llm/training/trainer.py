@@ -319,7 +319,7 @@ class SampleWriter(TrainerCallback):
             writer = model.eval()
             if not hasattr(model, "generation_config"):  # a reference model writes in the format that it is saved in
                 self._task.save_scratch_model(model, self._processor, self._data, Path(folder))
-                writer = self._task.load_plain(folder).to(args.device).eval()
+                writer = self._task.saved_model.load(folder).to(args.device).eval()
             items = self._task.write_samples(writer, self._processor, rows)
         model.train(was_training)
         self.samples += [{**item, "title": f"{item['title']}, after epoch {state.epoch:.3g}"} for item in items]

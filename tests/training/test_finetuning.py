@@ -191,10 +191,10 @@ def test_two_steps_of_lora_move_the_head_and_every_adapted_layer_and_nothing_els
 def test_merged_model_equals_the_adapter_on_the_plain_base(finetuned, architecture):
     steps = finetuned(architecture)
     task, prepared = steps.prepared.task, steps.prepared
-    base = task.load_plain(str(prepared.checkpoint.path), **prepared.task_model.load_arguments)
+    base = task.saved_model.load(str(prepared.checkpoint.path), **prepared.task_model.load_arguments)
     base.config.pad_token_id = prepared.processor.pad_token_id
     adapter = logits_by_hand(PeftModel.from_pretrained(base, str(steps.run.adapter)), steps)
-    merged = logits_by_hand(task.load_plain(str(steps.run.model)), steps)
+    merged = logits_by_hand(task.saved_model.load(str(steps.run.model)), steps)
     np.testing.assert_allclose(adapter, merged, atol=1e-3)
     assert merged.std() > 0.05
 
@@ -242,7 +242,7 @@ def test_probe_of_every_kind_of_label_is_what_the_head_gives(finetuned, kind):
 def test_every_kind_of_label_is_trained_and_saved(finetuned, kind, architecture_of_kind):
     steps = finetuned(architecture_of_kind, kind)
     names, config = KINDS[kind]["names"], steps.merged.config
-    plain = steps.prepared.task.load_plain(str(steps.run.model))
+    plain = steps.prepared.task.saved_model.load(str(steps.run.model))
     logits = logits_by_hand(plain, steps)
     assert logits.shape == (12, max(len(names), 1))
     assert plain.config.problem_type == config.problem_type == KINDS[kind]["problem_type"]
@@ -273,7 +273,7 @@ def test_full_fine_tuning_moves_the_base_too_and_writes_no_adapter(finetuned):
     assert steps.trained.trainable_parameters == sum(p.numel() for p in steps.merged.parameters())
     assert not steps.run.adapter.exists()
     np.testing.assert_allclose(
-        logits_by_hand(steps.prepared.task.load_plain(str(steps.run.model)), steps),
+        logits_by_hand(steps.prepared.task.saved_model.load(str(steps.run.model)), steps),
         logits_by_hand(steps.merged, steps),
         atol=1e-4,
     )
@@ -304,7 +304,7 @@ def test_probe_trains_the_output_layer_alone(finetuned):
     assert steps.trained.trainable_parameters == 3 * 32 + 3
     assert steps.trained.history == []
     assert not steps.run.adapter.exists()
-    plain = steps.prepared.task.load_plain(str(steps.run.model))
+    plain = steps.prepared.task.saved_model.load(str(steps.run.model))
     np.testing.assert_allclose(logits_by_hand(plain, steps), steps.probe_logits, atol=1e-4)
 
 

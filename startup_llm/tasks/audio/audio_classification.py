@@ -12,7 +12,8 @@ from startup_llm.evaluation.baselines import predict_majority
 from startup_llm.tasks.audio.base import AudioTask, name_recordings, show_recordings, split_batch
 from startup_llm.tasks.audio.baselines import predict_mel_statistics_svm
 from startup_llm.tasks.audio.prediction import RecordingLabelPredictor
-from startup_llm.tasks.audio.recordings import load_labelled_recordings, read_recordings
+from startup_llm.tasks.audio.recordings import load_labelled_recordings
+from startup_llm.tasks.audio.saved_model import SavedAudioClassifier
 from startup_llm.tasks.audio.speech_models import (
     build_audio_classifier,
     build_scratch_conformer,
@@ -41,10 +42,9 @@ class AudioClassification(SingleLabelTask, AudioTask):
     example_checkpoint = "facebook/wav2vec2-base"
     data_options = (*RECORDING_OPTIONS, "label_column")
     model_options = ("warp_spectrum",)
-    auto_class = "AutoModelForAudioClassification"
-    auto_processor = "AutoFeatureExtractor"
     supports_probe = True
     predictor_class = RecordingLabelPredictor
+    saved_model_class = SavedAudioClassifier
     known_baselines = {"majority": predict_majority, "mel-statistics-svm": predict_mel_statistics_svm}  # noqa: RUF012
 
     def read_data(self, data: DataConfig) -> TaskData:
@@ -125,12 +125,3 @@ class AudioClassification(SingleLabelTask, AudioTask):
         captions = [f"{names[labels[place]]}, answered {names[predictions[place]]}" for place in places]
         gallery = show_recordings(rows, places, title, captions)
         return {**super().describe_errors(rows, outputs, predictions, data), "gallery": gallery}
-
-    def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
-        """Compare raw scores with `pipeline("audio-classification")`."""
-        from transformers import pipeline
-
-        classify = pipeline(self.tag, model=model_folder, dtype="float32", device="cpu")
-        rate = classify.feature_extractor.sampling_rate
-        sounds = ({"raw": samples, "sampling_rate": rate} for samples in read_recordings(rows, rate))
-        return self.compare_with_pipeline(classify, sounds, outputs)

@@ -11,7 +11,12 @@ import numpy as np
 from startup_llm.tasks.audio.recordings import read_bytes, read_recordings
 from startup_llm.tasks.audio.sound_files import measure_seconds, read_audio
 from startup_llm.tasks.audio.spectrograms import SAMPLING_RATE, draw_spectrograms
-from startup_llm.tasks.audio.speech_models import FRAMES_PER_SECOND, measure_window_seconds, needs_rows_apart
+from startup_llm.tasks.audio.speech_models import (
+    FRAMES_PER_SECOND,
+    compute_logits,
+    measure_window_seconds,
+    needs_rows_apart,
+)
 from startup_llm.tasks.base import Collator, Task, Truncation
 
 if TYPE_CHECKING:
@@ -26,6 +31,7 @@ class AudioTask(Task):
     """A column audio: a sound file's path, or the file as `datasets.Audio` keeps it, not decoded."""
 
     peft_task_type = None
+    reads_text = False
 
     def feature_extractor(self, processor: Any) -> Any:
         """Return what turns samples into numbers: the processor, or its part."""
@@ -108,6 +114,14 @@ def show_recordings(rows: Dataset, places: Sequence[int], title: str, captions: 
 def split_batch(batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
     """Return the model's inputs of a batch without labels, and the length of each row's features."""
     return {name: values for name, values in batch.items() if name != "row_lengths"}, batch["row_lengths"]
+
+
+def compute_frame_logits(model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
+    """Return the logits of each frame of each row, shape (frames, letters), of a model with CTC."""
+    inputs, lengths = split_batch(batch)
+    logits = compute_logits(model, inputs, lengths, apart=needs_rows_apart(processor.feature_extractor))
+    frames = model._get_feat_extract_output_lengths(lengths).tolist()
+    return [row[: int(count)].float().cpu().numpy() for row, count in zip(logits, frames, strict=True)]
 
 
 class RecordingCollator:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.errors import UserError
-from startup_llm.tasks.audio.base import AudioTask, show_recordings, split_batch
+from startup_llm.tasks.audio.base import AudioTask, compute_frame_logits, show_recordings, split_batch
 from startup_llm.tasks.audio.baselines import predict_most_frequent_text
 from startup_llm.tasks.audio.metrics import (
     CHARACTER_ERROR_RATE,
@@ -17,16 +17,15 @@ from startup_llm.tasks.audio.metrics import (
     WORD_ERROR_RATE,
 )
 from startup_llm.tasks.audio.prediction import TranscriptPredictor, join_windows
-from startup_llm.tasks.audio.recordings import load_transcribed_recordings, read_recordings
+from startup_llm.tasks.audio.recordings import load_transcribed_recordings
+from startup_llm.tasks.audio.saved_model import SavedRecogniser
 from startup_llm.tasks.audio.speech_models import (
     build_ctc_processor,
     build_scratch_conformer,
     build_scratch_whisper,
     build_speech_recogniser,
-    compute_logits,
     is_ctc,
     load_speech_processor,
-    needs_rows_apart,
 )
 from startup_llm.tasks.base import RECORDING_OPTIONS, Truncation
 
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 
 MOST_WRITTEN_TOKENS = 224
 """Where the model's generation config tells no length."""
-CHECKED_ROWS = 8
 _SHOWN = 6
 
 
@@ -58,8 +56,6 @@ class AutomaticSpeechRecognition(AudioTask):
         "language",
         "warp_spectrum",
     )
-    auto_class = "AutoModelForSpeechSeq2Seq"
-    auto_processor = "AutoProcessor"
     known_metrics = (
         WORD_ERROR_RATE,
         CHARACTER_ERROR_RATE,
@@ -68,6 +64,7 @@ class AutomaticSpeechRecognition(AudioTask):
     )
     known_baselines = {"most-frequent-text": predict_most_frequent_text}  # noqa: RUF012
     predictor_class = TranscriptPredictor
+    saved_model_class = SavedRecogniser
     _writes = True
 
     def read_data(self, data: DataConfig) -> TaskData:
@@ -148,23 +145,13 @@ class AutomaticSpeechRecognition(AudioTask):
     def compute_outputs(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
         """Return each row's text: by the likeliest label of each frame, or the likeliest token at each step."""
         if is_ctc(model.config):
-            found = [logits.argmax(axis=-1) for logits in self.compute_scores(model, batch, processor)]
+            found = [logits.argmax(axis=-1) for logits in compute_frame_logits(model, batch, processor)]
             return [np.array(processor.tokenizer.decode(labels).strip()) for labels in found]
         inputs, _ = split_batch(batch)
         told = model.generation_config.max_length is not None
         written = model.generate(**inputs, **({} if told else {"max_new_tokens": MOST_WRITTEN_TOKENS}))
         texts = processor.tokenizer.batch_decode(written, skip_special_tokens=True)
         return [np.array(text.strip()) for text in texts]
-
-    def compute_scores(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
-        """Return the logits of each frame, shape (frames, letters), or of the first token, shape (vocabulary,)."""
-        inputs, lengths = split_batch(batch)
-        if not is_ctc(model.config):
-            start = lengths.new_full((len(lengths), 1), model.config.decoder_start_token_id)
-            return list(model(**inputs, decoder_input_ids=start)["logits"][:, 0].float().cpu().numpy())
-        logits = compute_logits(model, inputs, lengths, apart=needs_rows_apart(processor.feature_extractor))
-        frames = model._get_feat_extract_output_lengths(lengths).tolist()
-        return [row[: int(count)].float().cpu().numpy() for row, count in zip(logits, frames, strict=True)]
 
     def references(self, rows: Dataset) -> list[str]:
         """Return the texts."""
@@ -186,35 +173,6 @@ class AutomaticSpeechRecognition(AudioTask):
             captions = [f"said: {texts[place]}; heard: {predictions[place] or '(nothing)'}" for place in places]
             gallery += show_recordings(rows, places, title, captions)
         return {"gallery": gallery}
-
-    def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
-        """Compare texts with those of `pipeline("automatic-speech-recognition")`, both by the likeliest token.
-
-        Returns:
-            0 where both hear the same, else infinity.
-        """
-        import torch
-        from transformers import pipeline
-
-        hear = pipeline(self.tag, model=model_folder, dtype="float32", device="cpu")
-        model, processor = self.load_plain(model_folder).eval(), self.restore_processor(model_folder)
-        sample = rows.select(range(min(CHECKED_ROWS, len(rows)))).remove_columns("text")
-        encoded, collate = self.encode(sample, processor)[0], self.build_collator(processor)
-        encoded = encoded.remove_columns([name for name in ("length", "_row") if name in encoded.column_names])
-        how = {} if is_ctc(model.config) else {"generate_kwargs": {"num_beams": 1}}
-        rate = processor.feature_extractor.sampling_rate
-        for row, samples in zip(encoded, read_recordings(sample, rate), strict=True):
-            with torch.inference_mode():
-                own = str(self.compute_outputs(model, collate([row]), processor)[0])
-            if hear({"raw": samples, "sampling_rate": rate}, **how)["text"].strip() != own:
-                return float("inf")
-        return 0.0
-
-    def find_auto_class(self, path: str) -> str:
-        """Name the Auto class of the checkpoint's kind."""
-        from transformers import AutoConfig
-
-        return "AutoModelForCTC" if is_ctc(AutoConfig.from_pretrained(path)) else self.auto_class
 
 
 def _encode_texts(rows: Dataset, tokenizer: Any) -> list[list[int]]:

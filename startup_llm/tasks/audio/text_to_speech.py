@@ -14,6 +14,7 @@ from startup_llm.tasks.audio.baselines import predict_any_recording, predict_sam
 from startup_llm.tasks.audio.metrics import MEL_DISTANCE
 from startup_llm.tasks.audio.prediction import SpeechPredictor
 from startup_llm.tasks.audio.recordings import load_transcribed_recordings, read_bytes, read_recordings
+from startup_llm.tasks.audio.saved_model import SavedSynthesiser
 from startup_llm.tasks.audio.sound_files import read_audio, resample, write_wav
 from startup_llm.tasks.audio.spectrograms import SAMPLING_RATE, compute_speech_frames, draw_spectrograms
 from startup_llm.tasks.audio.speech_synthesis import (
@@ -23,7 +24,6 @@ from startup_llm.tasks.audio.speech_synthesis import (
     build_vocoder,
     is_waveform_model,
     load_synthesis_processor,
-    speak,
     speak_texts,
 )
 from startup_llm.tasks.base import RECORDING_OPTIONS, Collator, Task, Truncation
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 FRAMES_PER_SECOND = 62.5
 SPEECH_FOLDER = "speech"
 """Folder of a run with a sound for each test row, and metadata.csv with file_name and text."""
-CHECKED_ROWS, CHECKED_FRAMES = 4, 8
 _SHOWN = 6
 
 
@@ -55,10 +54,10 @@ class TextToSpeech(Task):
     tag = "text-to-speech"
     example_checkpoint = "microsoft/speecht5_tts"
     data_options = (*RECORDING_OPTIONS, "text_column")
-    auto_class = "AutoModelForTextToSpectrogram"
-    auto_processor = "AutoProcessor"
     peft_task_type = None
+    reads_text = False
     predictor_class = SpeechPredictor
+    saved_model_class = SavedSynthesiser
     known_metrics = (MEL_DISTANCE,)
     known_baselines = {  # noqa: RUF012
         "any-recording": predict_any_recording,
@@ -174,17 +173,6 @@ sound = model.generate(ids, speaker_embeddings=torch.zeros(1, 512), vocoder=Grif
         rate = model.config.sampling_rate
         return [compute_speech_frames(resample(samples, rate, SAMPLING_RATE)) for samples in spoken]
 
-    def compute_scores(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
-        """Return the first frames that are written behind silence, shape (frames * bands,)."""
-        import torch
-
-        rows = len(batch["input_ids"])
-        silence = torch.zeros(rows, CHECKED_FRAMES, model.config.num_mel_bins, device=batch["input_ids"].device)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # the decoder thins out what it reads, in evaluation too
-            frames = model(**batch, decoder_input_values=silence)["spectrogram"]
-        return list(frames.flatten(1).float().cpu().numpy())
-
     def references(self, rows: Dataset) -> list[list[list[float]]]:
         """Return the recordings' spectrograms."""
         return [compute_speech_frames(samples).round(2).tolist() for samples in read_recordings(rows, SAMPLING_RATE)]
@@ -227,34 +215,3 @@ sound = model.generate(ids, speaker_embeddings=torch.zeros(1, 512), vocoder=Grif
                 (place / name).write_bytes(write_wav(vocode(frames), SAMPLING_RATE))
                 table.writerow([name, text])
         return sorted(place.iterdir())
-
-    def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
-        """Compare sounds with those of `pipeline("text-to-speech")` that has the same vocoder.
-
-        Returns:
-            The largest difference of two samples; infinity where the lengths differ.
-        """
-        import torch
-        from transformers import pipeline
-
-        from startup_llm.tasks.audio.griffin_lim import GriffinLim
-
-        processor, model = self.restore_processor(model_folder), self.load_plain(model_folder).eval()
-        vocoder = GriffinLim(processor.feature_extractor)
-        say = pipeline(self.tag, model=model_folder, vocoder=vocoder, dtype="float32", device="cpu")
-        speaker = torch.zeros(1, SPEAKER_WIDTH)
-        largest = 0.0
-        for text in rows["text"][:CHECKED_ROWS]:
-            own = vocoder(torch.from_numpy(speak(model, torch.tensor(processor.tokenizer(text)["input_ids"]))))
-            torch.manual_seed(0)
-            found = say(text, forward_params={"speaker_embeddings": speaker})["audio"]
-            if found.shape != tuple(own.shape):
-                return float("inf")
-            largest = max(largest, float(np.abs(found - own.numpy()).max()))
-        return largest
-
-    def find_auto_class(self, path: str) -> str:
-        """Name the Auto class of the checkpoint's kind."""
-        from transformers import AutoConfig
-
-        return "AutoModelForTextToWaveform" if is_waveform_model(AutoConfig.from_pretrained(path)) else self.auto_class

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from startup_llm.models.pretrained import find_head_modules, load_config_for, load_model, set_dropout
 from startup_llm.models.task_model import TaskModel
 
 if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
     from startup_llm.models.checkpoints import Checkpoint
 
 
@@ -46,3 +49,13 @@ def build_question_answerer(
     model.config.null_threshold = null_threshold
     set_dropout(model, dropout)
     return TaskModel(model, head_modules=find_head_modules(model), load_arguments=shape)
+
+
+def compute_span_logits(model: Any, batch: dict[str, Tensor]) -> list[np.ndarray]:
+    """Return the model's own logits of each window, without padding, shape (2, tokens)."""
+    import torch
+
+    found = model(**batch)
+    logits = torch.stack([found["start_logits"], found["end_logits"]], dim=1).float().cpu().numpy()
+    lengths = batch["attention_mask"].sum(dim=1).tolist()
+    return [output[:, :length].copy() for output, length in zip(logits, lengths, strict=True)]

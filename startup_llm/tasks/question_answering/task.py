@@ -29,9 +29,10 @@ from startup_llm.tasks.question_answering.metrics import (
     SQUAD_V2_F1,
     describe_answers,
 )
-from startup_llm.tasks.question_answering.model import build_question_answerer
+from startup_llm.tasks.question_answering.model import build_question_answerer, compute_span_logits
 from startup_llm.tasks.question_answering.prediction import AnswerPredictor
 from startup_llm.tasks.question_answering.rows import count_unanswerable, load_extractive_questions
+from startup_llm.tasks.question_answering.saved_model import SavedQuestionAnswerer
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -67,30 +68,15 @@ class QuestionAnswering(Task):
         "skip_bad",
     )
     model_options = ("null_threshold",)
-    auto_class = "AutoModelForQuestionAnswering"
     peft_task_type = None  # PEFT's own class for the task leaves out the token types
     predictor_class = AnswerPredictor
+    saved_model_class = SavedQuestionAnswerer
     known_metrics = (SQUAD_F1, SQUAD_EXACT_MATCH, SQUAD_V2_F1, SQUAD_V2_EXACT_MATCH)
     known_baselines = {  # noqa: RUF012
         "overlap-sentence": predict_overlap_sentence,
         "sliding-window": predict_sliding_window,
         "no-answer": predict_no_answer,
     }
-    load_code = """import torch
-from transformers import AutoModelForQuestionAnswering, AutoTokenizer
-
-question, context = "Who wrote it?", "It was written by Ada Lovelace in 1843."
-tokenizer = AutoTokenizer.from_pretrained("REPOSITORY")
-model = AutoModelForQuestionAnswering.from_pretrained("REPOSITORY").eval()
-batch = tokenizer(question, context, return_offsets_mapping=True, return_tensors="pt")
-spans = batch.pop("offset_mapping")[0]
-with torch.inference_mode():
-    outputs = model(**batch)
-scores = outputs.start_logits[0][:, None] + outputs.end_logits[0]
-context_tokens = torch.tensor([part == 1 for part in batch.sequence_ids(0)])
-allowed = context_tokens[:, None] & context_tokens & torch.ones_like(scores, dtype=bool).triu().tril(29)
-best = int(scores.masked_fill(~allowed, -torch.inf).argmax())
-print(context[spans[best // len(spans)][0] : spans[best % len(spans)][1]])"""
 
     def read_data(self, data: DataConfig) -> TaskData:
         """Read, check and split the questions.
@@ -183,20 +169,11 @@ print(context[spans[best // len(spans)][0] : spans[best % len(spans)][1]])"""
 
     def compute_outputs(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
         """Return start and end logits, shape (2, tokens); the [CLS] token's are lowered by the null threshold."""
-        outputs = self.compute_scores(model, batch, processor)
+        outputs = compute_span_logits(model, batch)
         if threshold := getattr(model.config, "null_threshold", None):
             for output, ids in zip(outputs, batch["input_ids"].tolist(), strict=True):
                 output[:, ids.index(processor.cls_token_id)] -= threshold / 2
         return outputs
-
-    def compute_scores(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
-        """Return the model's own logits of each window, without padding, shape (2, tokens)."""
-        import torch
-
-        found = model(**batch)
-        logits = torch.stack([found["start_logits"], found["end_logits"]], dim=1).float().cpu().numpy()
-        lengths = batch["attention_mask"].sum(dim=1).tolist()
-        return [output[:, :length].copy() for output, length in zip(logits, lengths, strict=True)]
 
     def metrics(self, data: TaskData) -> tuple[Metric, ...]:
         """Return SQuAD 2.0's metrics where a question has no answer, else those of 1.1."""
@@ -235,38 +212,6 @@ print(context[spans[best // len(spans)][0] : spans[best % len(spans)][1]])"""
         places = np.unique(np.linspace(0, len(rows) - 1, min(_SHOWN, len(rows))).astype(int))  # from the whole split
         shown = zip(rows.select(places), places, strict=True)
         return {**groups, "gallery": [_mark_answers(row, predictions[place]) for row, place in shown]}
-
-    def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
-        """Compare logits with those of the plain Auto classes: transformers 5 has no pipeline for the task."""
-        import torch
-        from transformers import AutoModelForQuestionAnswering, AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(model_folder)
-        model = AutoModelForQuestionAnswering.from_pretrained(model_folder, dtype="float32").eval()
-        window = {"max_length": tokenizer.model_max_length, "stride": tokenizer.model_max_length // 3}
-        own: dict[int, list[np.ndarray]] = {}
-        for row, output in zip(self.encode(rows, tokenizer)[0]["_question"], outputs, strict=True):
-            own.setdefault(row, []).append(output)
-        difference = 0.0
-        for row, (question, context) in enumerate(zip(rows["question"], rows["context"], strict=True)):
-            if len(tokenizer(question, verbose=False)["input_ids"]) > window["stride"]:
-                continue  # a question that is cut
-            batch = tokenizer(
-                question,
-                context,
-                truncation="only_second",
-                return_overflowing_tokens=True,
-                padding=True,
-                return_tensors="pt",
-                **window,
-            )
-            batch.pop("overflow_to_sample_mapping")
-            with torch.inference_mode():
-                found = model(**batch)
-            for start, end, output in zip(found.start_logits, found.end_logits, own[row], strict=True):
-                plain = np.stack([start.numpy(), end.numpy()])[:, : output.shape[1]]
-                difference = max(difference, float(np.abs(plain - output).max()))
-        return difference
 
 
 def _knows_unanswerable(data: TaskData) -> bool:

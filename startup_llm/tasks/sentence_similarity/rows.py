@@ -25,6 +25,9 @@ from startup_llm.errors import UserError, nearest
 if TYPE_CHECKING:
     import datasets
 
+TEXT_COLUMNS = ("text", "text_pair", "negative")
+"""Columns of a row's texts, of which the first alone is always there."""
+
 QUERY_NAMES = ("query", "anchor", "question", "sentence1", "text", "premise")
 POSITIVE_NAMES = ("positive", "answer", "passage", "response", "sentence2", "text_pair", "hypothesis", "document")
 SCORE_NAMES = ("score", "similarity", "similarity_score", "label")

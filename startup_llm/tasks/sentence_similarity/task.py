@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,16 +29,17 @@ from startup_llm.tasks.sentence_similarity.model import (
 )
 from startup_llm.tasks.sentence_similarity.prediction import CORPUS_FILE, SearchPredictor
 from startup_llm.tasks.sentence_similarity.rows import (
+    TEXT_COLUMNS,
     compute_cosines,
     load_similarity,
     rank_nearest,
     scale_to_norm_one,
 )
+from startup_llm.tasks.sentence_similarity.saved_model import SavedSentenceEncoder
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
-    from transformers import PreTrainedModel
 
     from startup_llm.config import DataConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
@@ -51,7 +50,6 @@ if TYPE_CHECKING:
 
 TOKENS_AT_ONCE = 2048
 """Padded tokens of a batch that are computed together; the loss still spans the batch."""
-TEXT_COLUMNS = ("text", "text_pair", "negative")
 _SHOWN = 6
 
 
@@ -71,22 +69,17 @@ class SentenceSimilarity(Task):
         "skip_bad",
     )
     model_options = ("pooling",)
-    auto_class = "AutoModel"
     peft_task_type = "FEATURE_EXTRACTION"
     predictor_class = SearchPredictor
+    saved_model_class = SavedSentenceEncoder
     answers_untuned = True
     splits_batches = False
-    library = "sentence-transformers"
     known_metrics = (NDCG_AT_10, MRR_AT_10, RECALL_AT_100, PRECISION_AT_1, RECALL_AT_10, SPEARMAN, PEARSON)
     known_baselines = {  # noqa: RUF012
         "bm25": predict_bm25,
         "tfidf-cosine": predict_tfidf_cosine,
         "word-overlap": predict_word_overlap,
     }
-    load_code = """from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer("REPOSITORY")
-scores = model.similarity(model.encode(["a query"]), model.encode(["a text", "another text"]))"""
 
     def read_data(self, data: DataConfig) -> TaskData:
         """Read queries with what answers them, scored pairs, or labelled texts.
@@ -100,10 +93,6 @@ scores = model.similarity(model.encode(["a query"]), model.encode(["a text", "an
         """Load the tokenizer and the pooling."""
         tokenizer = super().load_processor(checkpoint, model)
         return load_sentence_processor(checkpoint.path, checkpoint.name, tokenizer, model.pooling)
-
-    def restore_processor(self, path: str) -> SentenceProcessor:
-        """Load what was saved beside a model or an adapter."""
-        return load_sentence_processor(Path(path), path, super().restore_processor(path))
 
     def check_method(self, method: str, data: TaskData) -> None:
         """Refuse rows that are searched alone."""
@@ -273,25 +262,6 @@ scores = model.similarity(model.encode(["a query"]), model.encode(["a text", "an
         rows.to_parquet(str(folder / CORPUS_FILE))
         return [folder / CORPUS_FILE]
 
-    def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
-        """Compare vectors with `SentenceTransformer(model_folder)`, or what its files say where that is missing."""
-        columns = [list(rows[name]) for name in TEXT_COLUMNS if name in rows.column_names]
-        if importlib.util.find_spec("sentence_transformers"):
-            from sentence_transformers import SentenceTransformer
-
-            encoder = SentenceTransformer(model_folder, device="cpu")
-            found = [encoder.encode(texts, show_progress_bar=False) for texts in columns]
-        else:
-            found = [_encode_plainly(model_folder, texts) for texts in columns]
-        return float(np.abs(np.concatenate(found, axis=1) - np.asarray(outputs)).max())
-
-    def load_plain(self, path: str, **arguments: Any) -> PreTrainedModel:
-        """Load with `AutoModel`; a pooler that the files lack is not read, so it is not missed."""
-        loaded = super().load_plain(path, **arguments)
-        if isinstance(loaded, tuple):
-            loaded[1]["missing_keys"] = {key for key in loaded[1]["missing_keys"] if "pooler." not in key}
-        return loaded
-
 
 def _show_queries(rows: Dataset, rankings: Sequence[Sequence[int]], corpus: Dataset) -> list[dict[str, Any]]:
     """Return queries whose first find is wrong, with what is found for them."""
@@ -307,21 +277,3 @@ def _show_queries(rows: Dataset, rankings: Sequence[Sequence[int]], corpus: Data
         ]
         items.append({"title": "A query whose first find is not relevant", "kind": "text", "pairs": pairs})
     return items
-
-
-def _encode_plainly(folder: str, texts: list[str]) -> np.ndarray:
-    """Return the vectors that a folder's own files describe, one text at a time, so that nothing is padded."""
-    import torch
-    from transformers import AutoModel, AutoTokenizer
-
-    modules = json.loads((Path(folder) / "modules.json").read_text(encoding="utf-8"))
-    modes = json.loads((Path(folder) / "1_Pooling" / "config.json").read_text(encoding="utf-8"))
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder, dtype="float32").eval()
-    found = []
-    with torch.inference_mode():
-        for text in texts:
-            states = model(**tokenizer(text, truncation=True, return_tensors="pt")).last_hidden_state[0]
-            means = modes["pooling_mode_mean_tokens"]
-            vector = states.mean(dim=0) if means else states[0 if modes["pooling_mode_cls_token"] else -1]
-            found.append((vector / vector.norm() if len(modules) == 3 else vector).numpy())
-    return np.stack(found)

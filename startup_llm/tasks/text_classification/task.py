@@ -27,12 +27,13 @@ from startup_llm.models.task_model import TaskModel
 from startup_llm.tasks.base import Collator, Task, Truncation
 from startup_llm.tasks.text_classification.baselines import join_pairs, predict_tfidf_linear_svm
 from startup_llm.tasks.text_classification.prediction import TextLabelPredictor, compute_probabilities
+from startup_llm.tasks.text_classification.saved_model import SavedTextClassifier
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from datasets import Dataset
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
     from startup_llm.config import DataConfig, ModelConfig, ScratchModelConfig
     from startup_llm.data.task_data import TaskData
@@ -60,10 +61,10 @@ class TextClassification(Task):
         "labels_per_class",
     )
     model_options = ("pooling",)
-    auto_class = "AutoModelForSequenceClassification"
     peft_task_type = "SEQ_CLS"
     supports_probe = True
     predictor_class = TextLabelPredictor
+    saved_model_class = SavedTextClassifier
     known_metrics = (*dict.fromkeys(metric for metrics in METRICS.values() for metric in metrics), F1)
     known_baselines = {"majority": predict_majority, "tfidf-linear-svm": predict_tfidf_linear_svm}  # noqa: RUF012
     scratch_load_code = """from huggingface_hub import snapshot_download
@@ -210,38 +211,3 @@ logits = model(**tokenizer.pad([tokenizer("a text")], return_tensors="pt"))["log
             return {}
         scores = compute_probabilities(np.asarray(outputs), data.problem_type)
         return describe_classification(rows, join_pairs(rows), scores, data.label_names)
-
-    def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
-        """Compare raw scores with `pipeline("text-classification")`; a model from scratch has no pipeline."""
-        from transformers import pipeline
-
-        from startup_llm.models.scratch.text import holds_text_classifier
-
-        if holds_text_classifier(model_folder):
-            return 0.0
-        classify = pipeline(self.tag, model=model_folder, dtype="float32", device="cpu")
-        inputs = rows.select_columns([name for name in ("text", "text_pair") if name in rows.column_names]).to_list()
-        ids = classify.model.config.label2id
-        logits = np.zeros((len(inputs), len(ids)))
-        for row, one in enumerate(inputs):
-            for score in classify(one, top_k=None, function_to_apply="none", truncation=True):
-                logits[row, ids[score["label"]]] = score["score"]
-        return float(np.abs(logits - np.asarray(outputs)).max())
-
-    def holds_scratch_model(self, path: str) -> bool:
-        """Say whether a classifier from scratch lies there."""
-        from startup_llm.models.scratch.text import holds_text_classifier
-
-        return holds_text_classifier(path)
-
-    def restore_processor(self, path: str) -> Any:
-        """Load the tokenizer, that of a model from scratch with its own loader."""
-        from startup_llm.models.scratch.text import holds_text_classifier, load_text_classifier
-
-        return load_text_classifier(path)[1] if holds_text_classifier(path) else super().restore_processor(path)
-
-    def load_plain(self, path: str, **arguments: Any) -> PreTrainedModel:
-        """Load with `AutoModelForSequenceClassification`, a model from scratch with its own loader."""
-        from startup_llm.models.scratch.text import holds_text_classifier, load_text_classifier
-
-        return load_text_classifier(path)[0] if holds_text_classifier(path) else super().load_plain(path, **arguments)

@@ -17,6 +17,7 @@ from startup_llm.tasks.text_generation.chat_templates import (
     render_conversation,
     tokenize_conversation,
 )
+from startup_llm.tasks.text_generation.continuation import IS_PROMPT
 from startup_llm.tasks.text_generation.conversations import join_answers
 from startup_llm.tasks.text_generation.metrics import (
     BITS_PER_BYTE,
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     Tokenized = list[tuple[list[int], list[int]]]
 
 SHOWN = 5
-IS_PROMPT = "is_prompt"
-"""Column of encoded rows: 1 where the model is to write what follows, 0 where its tokens are predicted."""
 
 
 class Conversations:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
 MOST_WRITTEN_TOKENS = 200
 """So many tokens are written by a model whose generation config says no number itself."""
 PROMPTS_AT_ONCE = 32
+PROMPT_TOKENS = 16
+"""Tokens of a passage that are continued to show what a model writes."""
+GREEDY = {"do_sample": False, "num_beams": 1}
+IS_PROMPT = "is_prompt"
+"""Column of encoded rows: 1 where the model is to write what follows, 0 where its tokens are predicted."""
 
 
 def continue_prompts(
@@ -85,3 +91,31 @@ def count_tokens(batch: dict[str, Tensor]) -> list[int]:
     """Return the number of tokens of each row of a batch, without what pads it."""
     ids, mask = batch["input_ids"], batch.get("attention_mask")
     return mask.sum(dim=1).tolist() if mask is not None else [ids.shape[1]] * len(ids)
+
+
+def compute_rows(
+    model: Any, batch: dict[str, Tensor], write: Callable[[list[list[int]]], list[np.ndarray]]
+) -> list[np.ndarray]:
+    """Return the nats of the rows that are no prompts, and what is written after those that are."""
+    batch = dict(batch)
+    prompts = batch.pop(IS_PROMPT, None)
+    if prompts is None:
+        return compute_nats(model, batch)
+    outputs: list[Any] = [None] * len(prompts)
+    for is_prompt, compute in (
+        (0, lambda rows: compute_nats(model, rows)),
+        (1, lambda rows: write(list_tokens(rows))),
+    ):
+        places = (prompts == is_prompt).nonzero()[:, 0]
+        if len(places):
+            found = compute({name: values[places] for name, values in batch.items()})
+            for place, output in zip(places.tolist(), found, strict=True):
+                outputs[place] = output
+    return outputs
+
+
+def compute_nats(model: Any, batch: dict[str, Tensor]) -> list[np.ndarray]:
+    """Return -log P of each token of a row given those before it, shape (tokens - 1,)."""
+    log_p = model(**batch)["logits"][:, :-1].float().log_softmax(-1)
+    nats = -log_p.gather(-1, batch["input_ids"][:, 1:, None])[..., 0].cpu().numpy()
+    return [row[: length - 1] for row, length in zip(nats, count_tokens(batch), strict=True)]

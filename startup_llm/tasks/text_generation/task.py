@@ -14,15 +14,19 @@ from startup_llm.tasks.base import Collator, Task, Truncation
 from startup_llm.tasks.text_generation.baselines import ANSWER_BASELINES, NGRAM_BASELINES
 from startup_llm.tasks.text_generation.chat import (
     FORMS,
-    IS_PROMPT,
-    AnsweredConversations,
     Preferences,
     encode_prompt,
     find_form,
     pack_conversations,
 )
 from startup_llm.tasks.text_generation.chat_templates import find_end_of_turn, hash_chat_template, set_chat_template
-from startup_llm.tasks.text_generation.continuation import continue_prompts, count_tokens, list_tokens, write_texts
+from startup_llm.tasks.text_generation.continuation import (
+    GREEDY,
+    IS_PROMPT,
+    PROMPT_TOKENS,
+    compute_rows,
+    write_texts,
+)
 from startup_llm.tasks.text_generation.conversations import (
     add_answers,
     build_conversations,
@@ -35,9 +39,9 @@ from startup_llm.tasks.text_generation.running_text import (
     load_running_text,
     train_character_tokenizer,
 )
+from startup_llm.tasks.text_generation.saved_model import SavedLanguageModel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from datasets import Dataset
@@ -50,10 +54,8 @@ if TYPE_CHECKING:
     from startup_llm.evaluation.metrics import Metric
     from startup_llm.models.checkpoints import Checkpoint
 
-CHECKED_PROMPTS, PROMPT_TOKENS, CHECKED_TOKENS = 3, 16, 24
 SAMPLES = 3
 MOST_MEASURED_ANSWERS = 1_000
-GREEDY = {"do_sample": False, "num_beams": 1}
 
 
 class TextGeneration(Task):
@@ -76,9 +78,9 @@ class TextGeneration(Task):
     )
     model_options = ("chat_template",)
     evaluation_options = ("generate",)
-    auto_class = "AutoModelForCausalLM"
     peft_task_type = "CAUSAL_LM"
     predictor_class = ContinuationPredictor
+    saved_model_class = SavedLanguageModel
     samples_each_epoch = True
     known_metrics = tuple(dict.fromkeys(metric for form in FORMS for metric in form.metrics))
     known_baselines = {**NGRAM_BASELINES, **ANSWER_BASELINES}  # noqa: RUF012
@@ -252,14 +254,6 @@ class TextGeneration(Task):
             else self.encode(data.splits[name], processor)
         )
 
-    def encode_to_check(self, rows: Dataset, processor: Any) -> Dataset:
-        """Encode rows, and where answers are written some of their prompts."""
-        encoded, form = self.encode(rows, processor)[0], find_form(rows.column_names)
-        if isinstance(form, AnsweredConversations):
-            some = rows.select(range(min(CHECKED_PROMPTS, len(rows))))
-            return form.add_prompts(encoded, some, processor)[0]
-        return encoded
-
     def build_collator(self, processor: PreTrainedTokenizerBase) -> Collator:
         """Stack blocks; one that is shorter than the others is padded on the right."""
         return BlockCollator(processor.pad_token_id)
@@ -287,37 +281,7 @@ class TextGeneration(Task):
         def write(prompts: list[list[int]]) -> list[np.ndarray]:
             return [np.array(text.strip()) for text in write_texts(model, processor, prompts, **GREEDY)]
 
-        return self._compute(model, batch, write)
-
-    def compute_scores(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
-        """Return what `compute_outputs` does; of a prompt the first tokens of a turn, -1 behind its end."""
-
-        def write(prompts: list[list[int]]) -> list[np.ndarray]:
-            how = {**GREEDY, "eos_token_id": find_end_of_turn(processor)}  # a base without its adapter knows no end
-            written = continue_prompts(model, processor, prompts, CHECKED_TOKENS, **how)
-            return [np.array(ids + [-1] * (CHECKED_TOKENS - len(ids))) for ids in written]
-
-        return self._compute(model, batch, write)
-
-    def _compute(
-        self, model: Any, batch: dict[str, Tensor], write: Callable[[list[list[int]]], list[np.ndarray]]
-    ) -> list[np.ndarray]:
-        """Return the nats of the rows that are no prompts, and what is written after those that are."""
-        batch = dict(batch)
-        prompts = batch.pop(IS_PROMPT, None)
-        if prompts is None:
-            return _compute_nats(model, batch)
-        outputs: list[Any] = [None] * len(prompts)
-        for is_prompt, compute in (
-            (0, lambda rows: _compute_nats(model, rows)),
-            (1, lambda rows: write(list_tokens(rows))),
-        ):
-            places = (prompts == is_prompt).nonzero()[:, 0]
-            if len(places):
-                found = compute({name: values[places] for name, values in batch.items()})
-                for place, output in zip(places.tolist(), found, strict=True):
-                    outputs[place] = output
-        return outputs
+        return compute_rows(model, batch, write)
 
     def metrics(self, data: TaskData) -> tuple[Metric, ...]:
         """Return the metrics of the rows' form; bits per byte compare models whatever their tokens."""
@@ -384,43 +348,6 @@ class TextGeneration(Task):
         pairs = [[processor.decode(ids), text] for ids, text in zip(prompts, written, strict=True)]
         return [{"title": "Written by the model (temperature 0.8)", "kind": "text", "pairs": pairs}]
 
-    def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
-        """Continue passages greedily by `pipeline("text-generation")` and by plain `generate`.
-
-        Returns:
-            0 where both write the same, else infinity.
-        """
-        import torch
-        from transformers import pipeline
-
-        write = pipeline(self.tag, model=model_folder, dtype="float32", device="cpu")
-        model, tokenizer = self.load_plain(model_folder).eval(), self.restore_processor(model_folder)
-        most = min(CHECKED_TOKENS, tokenizer.model_max_length // 2)
-        how = {"do_sample": False, "max_new_tokens": most, "pad_token_id": tokenizer.pad_token_id}
-        form = find_form(rows.column_names)
-        for prompt in self._list_prompts(rows, tokenizer, most):
-            if form:
-                ids = torch.tensor([encode_prompt(tokenizer, prompt, tokenizer.model_max_length)])
-            else:
-                ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
-            with torch.inference_mode():
-                plain = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **how)[0, ids.shape[1] :]
-            answer = write(prompt, return_full_text=False, **how)[0]["generated_text"]
-            if answer != tokenizer.decode(plain, skip_special_tokens=True):
-                return float("inf")
-        return 0.0
-
-    def _list_prompts(self, rows: Dataset, tokenizer: Any, most: int) -> list[Any]:
-        """Return short prompts: the beginnings of passages, or questions of conversations."""
-        if form := find_form(rows.column_names):
-            room = tokenizer.model_max_length - most
-            questions = [question for question, _ in form.list_questions(rows)]
-            fitting = [q for q in questions if len(encode_prompt(tokenizer, q, room + 1)) <= room]
-            begun = [[{**question[-1], "content": question[-1]["content"][: room // 8]}] for question in questions]
-            return (fitting or begun)[:CHECKED_PROMPTS]
-        passages = tokenizer(rows["text"][:CHECKED_PROMPTS], add_special_tokens=False, verbose=False)["input_ids"]
-        return [tokenizer.decode(ids[: min(PROMPT_TOKENS, most)]) for ids in passages]
-
 
 def _show_passages(rows: Dataset, predictions: Sequence[Any]) -> list[dict[str, Any]]:
     """Show the passages that cost the model most and least per token."""
@@ -434,13 +361,6 @@ def _show_passages(rows: Dataset, predictions: Sequence[Any]) -> list[dict[str, 
         }
         for title, i in (("Hardest to predict", order[-1]), ("Easiest to predict", order[0]))
     ]
-
-
-def _compute_nats(model: Any, batch: dict[str, Tensor]) -> list[np.ndarray]:
-    """Return -log P of each token of a row given those before it, shape (tokens - 1,)."""
-    log_p = model(**batch)["logits"][:, :-1].float().log_softmax(-1)
-    nats = -log_p.gather(-1, batch["input_ids"][:, 1:, None])[..., 0].cpu().numpy()
-    return [row[: length - 1] for row, length in zip(nats, count_tokens(batch), strict=True)]
 
 
 class BlockCollator:

@@ -15,11 +15,11 @@ from startup_llm.tasks.base import TARGET_LENGTH, Collator, Task, Truncation
 from startup_llm.tasks.text_to_text.model import (
     build_scratch_t5,
     build_sequence_to_sequence,
-    find_start_token,
     set_languages,
 )
 from startup_llm.tasks.text_to_text.prediction import TextPredictor
 from startup_llm.tasks.text_to_text.rows import load_text_to_text
+from startup_llm.tasks.text_to_text.saved_model import SavedTextToText
 from startup_llm.tasks.text_to_text.source_attention import compute_source_attention, weigh_words
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ SAMPLES = 3
 class SequenceToSequence(Task):
     """Columns text and target; an output is what the model writes: an array of one string."""
 
-    auto_class = "AutoModelForSeq2SeqLM"
     data_options = (
         "text_column",
         "target_column",
@@ -56,13 +55,8 @@ class SequenceToSequence(Task):
     )
     peft_task_type = "SEQ_2_SEQ_LM"
     predictor_class = TextPredictor
+    saved_model_class = SavedTextToText
     samples_each_epoch = True
-    load_code = """from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("REPOSITORY")
-model = AutoModelForSeq2SeqLM.from_pretrained("REPOSITORY").eval()
-written = model.generate(**tokenizer(["a text"], truncation=True, return_tensors="pt"))
-texts = [text.strip() for text in tokenizer.batch_decode(written, skip_special_tokens=True)]"""
 
     def read_data(self, data: DataConfig) -> TaskData:
         """Read, check and split the pairs.
@@ -219,11 +213,6 @@ texts = [text.strip() for text in tokenizer.batch_decode(written, skip_special_t
     def _generate(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
         return model.generate(**batch, **({} if _knows_length(model) else {"max_new_tokens": MOST_WRITTEN_TOKENS}))
 
-    def compute_scores(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
-        """Return the logits of the first token to be written, shape (vocabulary,)."""
-        first = batch["input_ids"].new_full((len(batch["input_ids"]), 1), find_start_token(model))
-        return list(model(**batch, decoder_input_ids=first)["logits"][:, 0].float().cpu().numpy())
-
     def references(self, rows: Dataset) -> list[str]:
         """Return the targets."""
         return list(rows["target"])
@@ -263,9 +252,6 @@ texts = [text.strip() for text in tokenizer.batch_decode(written, skip_special_t
             title = f"row {row['row']}: where the model looked while it wrote"
             samples.append({"title": title, "kind": "weights", "text": row["text"], "words": words, "written": text})
         return samples
-
-    def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> None:
-        """Return None: transformers has no pipeline for encoder-decoders of text since version 5."""
 
 
 def _knows_length(model: Any) -> bool:

@@ -19,6 +19,7 @@ from startup_llm.tasks.token_classification.metrics import (
 from startup_llm.tasks.token_classification.model import build_token_classifier, load_word_tokenizer
 from startup_llm.tasks.token_classification.prediction import EntityPredictor
 from startup_llm.tasks.token_classification.rows import load_tagged_text, read_tag_names
+from startup_llm.tasks.token_classification.saved_model import SavedTagger
 from startup_llm.tasks.token_classification.tag_schemes import OUTSIDE, find_entities
 from startup_llm.tasks.token_classification.windows import find_deciding_tokens, gather_words, name_tags
 
@@ -56,18 +57,17 @@ class TokenClassification(Task):
         "remove_overlap",
         "skip_bad",
     )
-    auto_class = "AutoModelForTokenClassification"
     peft_task_type = "TOKEN_CLS"
     supports_probe = True
     outputs_per_token = True
     cuts_long_rows = False
     predictor_class = EntityPredictor
+    saved_model_class = SavedTagger
     known_metrics = (ENTITY_F1, ENTITY_PRECISION, ENTITY_RECALL, TOKEN_ACCURACY)
     known_baselines = {  # noqa: RUF012
         "most-frequent-tag": predict_most_frequent_tag,
         "linear-tagger": predict_linear_tagger,
     }
-    pipeline_arguments = {"aggregation_strategy": "first"}  # noqa: RUF012
 
     def read_data(self, data: DataConfig) -> TaskData:
         """Read, check and split the sentences.
@@ -196,26 +196,6 @@ class TokenClassification(Task):
         sections = describe_entities([" ".join(words) for words in rows["tokens"]], references, predictions)
         gallery = _show_sentences(rows, references, predictions) if OUTSIDE in data.label_names else []
         return {**sections, "gallery": gallery}
-
-    def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
-        """Compare each token's tag and probability with `pipeline("token-classification")` on the same words.
-
-        The pipeline reads a sentence's first window.
-        """
-        from scipy.special import softmax
-        from transformers import pipeline
-
-        tagger = pipeline(self.tag, model=model_folder, dtype="float32", device="cpu")
-        encoded, _ = self.encode(rows, tagger.tokenizer)
-        ids, difference, seen = tagger.model.config.label2id, 0.0, set()
-        for row, logits in zip(encoded["_row"], outputs, strict=True):
-            if row in seen:
-                continue
-            seen.add(row)
-            own = softmax(logits, axis=-1)
-            for found in tagger([rows["tokens"][row]], is_split_into_words=True, ignore_labels=[])[0]:
-                difference = max(difference, abs(found["score"] - own[found["index"], ids[found["entity"]]]))
-        return float(difference)
 
 
 def _show_sentences(

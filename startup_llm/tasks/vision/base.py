@@ -29,8 +29,8 @@ _LEAST_SHOWN_PIXELS = 96
 class ImageTask(Task):
     """A row has a column image, which stays the file that it is until a collator decodes it."""
 
-    auto_processor = "AutoImageProcessor"
     peft_task_type = None
+    reads_text = False
 
     def load_processor(self, checkpoint: Checkpoint, model: ModelConfig) -> BaseImageProcessor:
         """Load the checkpoint's image processor."""

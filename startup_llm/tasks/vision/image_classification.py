@@ -17,10 +17,11 @@ from startup_llm.tasks.vision.baselines import predict_nearest_pixels
 from startup_llm.tasks.vision.classifier import build_image_classifier
 from startup_llm.tasks.vision.labelled_images import load_labelled_images, read_bytes, read_images
 from startup_llm.tasks.vision.prediction import ImageLabelPredictor
+from startup_llm.tasks.vision.saved_model import SavedImageClassifier
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import BaseImageProcessor, PreTrainedModel
+    from transformers import BaseImageProcessor
 
     from startup_llm.config import DataConfig, ModelConfig, ScratchModelConfig
     from startup_llm.data.task_data import TaskData
@@ -41,9 +42,9 @@ class ImageClassification(ImageTask, SingleLabelTask):
         "labels_per_class",
         "skip_bad",
     )
-    auto_class = "AutoModelForImageClassification"
     supports_probe = True
     predictor_class = ImageLabelPredictor
+    saved_model_class = SavedImageClassifier
     known_baselines = {"majority": predict_majority, "nearest-pixels": predict_nearest_pixels}  # noqa: RUF012
     scratch_load_code = """from huggingface_hub import snapshot_download
 from PIL import Image
@@ -161,30 +162,6 @@ logits = model(**processor([Image.open("image.png")], return_tensors="pt"))["log
             for image, row, label, place in zip(read_images(shown), shown["row"], shown["label"], wrong, strict=True)
         ]
         return {**super().describe_errors(rows, outputs, predictions, data), "gallery": gallery}
-
-    def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
-        """Compare raw scores with `pipeline("image-classification")`; a DNN has no pipeline."""
-        from transformers import pipeline
-
-        from startup_llm.models.scratch.image import holds_image_dnn
-
-        if holds_image_dnn(model_folder):
-            return 0.0
-        processor = self.restore_processor(model_folder)
-        classify = pipeline(self.tag, model=model_folder, image_processor=processor, dtype="float32", device="cpu")
-        return self.compare_with_pipeline(classify, read_images(rows), outputs)
-
-    def holds_scratch_model(self, path: str) -> bool:
-        """Say whether an `ImageDnn` lies there."""
-        from startup_llm.models.scratch.image import holds_image_dnn
-
-        return holds_image_dnn(path)
-
-    def load_plain(self, path: str, **arguments: Any) -> PreTrainedModel:
-        """Load with `AutoModelForImageClassification`, an `ImageDnn` with its own loader."""
-        from startup_llm.models.scratch.image import holds_image_dnn, load_image_dnn
-
-        return load_image_dnn(path)[0] if holds_image_dnn(path) else super().load_plain(path, **arguments)
 
 
 def _count_pixels(processor: BaseImageProcessor) -> int:

@@ -17,7 +17,6 @@ from startup_llm.tasks.vision.boxed_images import load_boxed_images
 from startup_llm.tasks.vision.detector import (
     build_object_detector,
     build_scratch_detector,
-    compute_comparable,
     compute_detections,
     detect,
     measure_processed_size,
@@ -29,7 +28,8 @@ from startup_llm.tasks.vision.metrics import (
     MEAN_AVERAGE_PRECISION,
     compute_class_scores,
 )
-from startup_llm.tasks.vision.prediction import ANSWERED_SCORE, DetectionPredictor, write_objects
+from startup_llm.tasks.vision.prediction import ANSWERED_SCORE, DetectionPredictor
+from startup_llm.tasks.vision.saved_model import SavedDetector
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from startup_llm.data.task_data import TaskData
     from startup_llm.models.checkpoints import Checkpoint
 
-CHECKED_ROWS = 16
 _SHOWN = 8
 _SHOWN_PIXELS = 384
 _TRUE_COLOR, _FOUND_COLOR = "#1d5fa8", "#d9601a"
@@ -62,8 +61,8 @@ class ObjectDetection(ImageTask):
         "remove_overlap",
         "skip_bad",
     )
-    auto_class = "AutoModelForObjectDetection"
     predictor_class = DetectionPredictor
+    saved_model_class = SavedDetector
     known_metrics = (MEAN_AVERAGE_PRECISION, AVERAGE_PRECISION_50, AVERAGE_RECALL)
     known_baselines = {  # noqa: RUF012
         "mean-boxes": predict_mean_boxes,
@@ -179,10 +178,6 @@ class ObjectDetection(ImageTask):
             for logits, boxes, _ in detect(model, batch["pixel_values"], batch.get("pixel_mask"))
         ]
 
-    def compute_scores(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
-        """Return each image's logits and boxes, whatever the order of the queries."""
-        return [compute_comparable(*row) for row in detect(model, batch["pixel_values"], batch.get("pixel_mask"))]
-
     def references(self, rows: Dataset) -> list[dict[str, Any]]:
         """Return each image's labels, boxes in pixels, and which of them are crowds."""
         return [
@@ -255,30 +250,6 @@ class ObjectDetection(ImageTask):
             )
         return items
 
-    def check_pipeline(self, model_folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
-        """Compare with `pipeline("object-detection")` at a score of 0.
-
-        Returns:
-            The largest difference of scores, the surest first; infinity where labels differ, or a box by more than the
-            pixel to which the pipeline cuts it.
-        """
-        import torch
-        from transformers import pipeline
-
-        processor, model = self.restore_processor(model_folder), self.load_plain(model_folder).eval()
-        find = pipeline(self.tag, model=model_folder, image_processor=processor, dtype="float32", device="cpu")
-        rows = rows.select(range(min(CHECKED_ROWS, len(rows))))
-        encoded, _ = self.encode(rows, processor)
-        collate = self.build_collator(processor)
-        differences = [0.0]
-        for row, image in zip(encoded, read_images(rows), strict=True):
-            with torch.inference_mode():
-                output = self.compute_outputs(model, collate([{"pixel_values": row["pixel_values"]}]), processor)[0]
-            own = write_objects(output, *row["_size"], model.config.id2label)
-            theirs = sorted(find(image, threshold=0.0), key=lambda found: -found["score"])
-            differences.append(_compare_objects(own, theirs))
-        return max(differences)
-
 
 def _write_targets(objects: dict[str, list[Any]], width: int, height: int) -> list[list[float]]:
     """Return class, centre, width and height in shares of the image of each object that is no crowd."""
@@ -302,21 +273,6 @@ def _write_found(output: np.ndarray, width: int, height: int) -> dict[str, list[
         "boxes": boxes.round(2).tolist(),
         "scores": output[:, 1].round(6).tolist(),
     }
-
-
-def _compare_objects(own: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]]) -> float:
-    """Return the largest difference of scores; infinity where an object has no partner of its label and place."""
-    difference = 0.0
-    for mine, other in zip(own, theirs, strict=False):
-        difference = max(difference, abs(mine["score"] - other["score"]))
-        alike = (
-            partner
-            for partner in theirs
-            if partner["label"] == mine["label"] and abs(partner["score"] - mine["score"]) < 1e-3
-        )
-        if not any(all(abs(mine["box"][key] - found["box"][key]) <= 1 for key in mine["box"]) for found in alike):
-            return float("inf")
-    return difference if theirs or not own else float("inf")
 
 
 def _list_labels(labels: Sequence[int], data: TaskData) -> str:

@@ -68,12 +68,12 @@ def test_a_saved_conformer_classifies_as_the_pipeline_does(sounds, tmp_path):
     small = ScratchModelConfig(name="conformer", width=32, layers=1, heads=2)
     processor, built = task.build_scratch_model(data, small, "eager")
     task.save_scratch_model(built.model, processor, data, tmp_path)
-    model, processor = task.load_plain(str(tmp_path)).eval(), task.restore_processor(str(tmp_path))
+    model, processor = task.saved_model.load(str(tmp_path)).eval(), task.saved_model.load_processor(str(tmp_path))
     rows = task.encode(data.splits["test"], processor)[0].remove_columns(["labels", "length", "_row"]).to_list()
     with torch.inference_mode():
         outputs = task.compute_outputs(model, task.build_collator(processor)(rows), processor)
     assert np.ptp(outputs) > 0.01
-    assert task.check_pipeline(str(tmp_path), data.splits["test"], outputs) < 1e-4
+    assert task.saved_model.check_pipeline(str(tmp_path), data.splits["test"], outputs) < 1e-4
 
 
 def test_features_of_a_recording_are_the_same_whatever_its_batch_was_padded_to(checkpoints, sounds):

@@ -97,8 +97,8 @@ def test_the_config_of_spoken_digits_teaches_a_whisper_to_write_what_it_hears(tm
 def test_a_saved_conformer_hears_as_the_pipeline_does(sounds, tmp_path):
     task = load_task(TAG)
     data, _ = encode(task, load_speech(sounds, tmp_path)[1], sounds)
-    assert task.find_auto_class(str(tmp_path)) == "AutoModelForCTC"
-    assert task.check_pipeline(str(tmp_path), data.splits["test"], []) == 0
+    assert task.saved_model.find_auto_class(str(tmp_path)) == "AutoModelForCTC"
+    assert task.saved_model.check_pipeline(str(tmp_path), data.splits["test"], []) == 0
 
 
 def test_lora_on_a_wav2vec2_trains_its_head_and_reloads(sounds, checkpoints, tmp_path, run_recipe):
@@ -175,7 +175,7 @@ def test_the_config_of_librispeech_runs_on_a_local_copy(sounds, checkpoints, tmp
     run_well(run_recipe, "predict", "--run", run, "--input", tmp_path / "new", "--output", tmp_path / "heard.csv")
     told = json.loads((run / "model" / "generation_config.json").read_text())
     assert (told["language"], told["task"]) == ("english", "transcribe")
-    processor = load_task(TAG).restore_processor(str(run / "model"))
+    processor = load_task(TAG).saved_model.load_processor(str(run / "model"))
     start = processor.tokenizer.convert_ids_to_tokens(processor.tokenizer("A")["input_ids"])[:4]
     assert start == ["<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>"]
 
@@ -236,7 +236,7 @@ def load_speech(sounds, folder):
 def load(checkpoints, name):
     task = load_task(TAG)
     checkpoint = load_checkpoint(ModelConfig(checkpoint=str(checkpoints / name)))
-    return task, task.load_processor(checkpoint, ModelConfig()), task.load_plain(str(checkpoint.path)).eval()
+    return task, task.load_processor(checkpoint, ModelConfig()), task.saved_model.load(str(checkpoint.path)).eval()
 
 
 @pytest.mark.parametrize("name", ["wav2vec2-layer", "wav2vec2-group"])
@@ -248,8 +248,8 @@ def test_padding_does_not_change_what_a_model_hears(sounds, checkpoints, name):
     rows = encoded.remove_columns(["labels", "length", "_row"]).to_list()[:6]
     collate = task.build_collator(processor)
     with torch.inference_mode():
-        together = task.compute_scores(model, collate(rows), processor)
-        alone = [task.compute_scores(model, collate([row]), processor)[0] for row in rows]
+        together = task.saved_model.compute_scores(model, collate(rows), processor)
+        alone = [task.saved_model.compute_scores(model, collate([row]), processor)[0] for row in rows]
     assert len({len(row) for row in alone}) > 1
     for a, b in zip(together, alone, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)

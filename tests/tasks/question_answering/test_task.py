@@ -126,7 +126,7 @@ def test_the_card_s_code_answers_as_predict_does(taught, capsys, monkeypatch):
     folder, rows, _ = taught
     task = load_task("question-answering")
     row = next(row for row in rows if row["answers"]["text"])
-    code = task.load_code.replace("REPOSITORY", str(folder / "run" / "model"))
+    code = task.saved_model.load_code.replace("REPOSITORY", str(folder / "run" / "model"))
     asked = f"question, context = {row['question']!r}, {row['context']!r}"
     code = "\n".join(asked if line.startswith("question, context") else line for line in code.splitlines())
     exec(compile(code, "card", "exec"), {})

@@ -89,7 +89,7 @@ def test_sentence_transformers_makes_the_same_vectors_of_what_is_saved(pooling, 
     processor.save_pretrained(tmp_path)
     encoder = SentenceTransformer(str(tmp_path), device="cpu")
     encoder.tokenizer.pad_token = processor.tokenizer.pad_token
-    restored = task.restore_processor(str(tmp_path))
+    restored = task.saved_model.load_processor(str(tmp_path))
     assert (restored.pooling, restored.normalize, restored.width) == (pooling, True, 32)
     ids = [{"input_ids": [ids]} for ids in processor.tokenizer(TEXTS, truncation=True, max_length=8)["input_ids"]]
     with torch.inference_mode():
@@ -100,7 +100,7 @@ def test_sentence_transformers_makes_the_same_vectors_of_what_is_saved(pooling, 
     rows = [{"text": text} for text in TEXTS]
     import datasets
 
-    assert task.check_pipeline(str(tmp_path), datasets.Dataset.from_list(rows), found) < 1e-5
+    assert task.saved_model.check_pipeline(str(tmp_path), datasets.Dataset.from_list(rows), found) < 1e-5
 
 
 def test_the_vectors_are_the_same_where_sentence_transformers_is_missing(tiny_checkpoint, tmp_path, monkeypatch):
@@ -116,8 +116,8 @@ def test_the_vectors_are_the_same_where_sentence_transformers_is_missing(tiny_ch
     vectors = SentenceTransformer(str(tmp_path), device="cpu").encode(TEXTS)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     rows = datasets.Dataset.from_dict({"text": TEXTS})
-    assert task.check_pipeline(str(tmp_path), rows, vectors) < 1e-5
-    assert task.check_pipeline(str(tmp_path), rows, vectors[::-1]) > 0.01
+    assert task.saved_model.check_pipeline(str(tmp_path), rows, vectors) < 1e-5
+    assert task.saved_model.check_pipeline(str(tmp_path), rows, vectors[::-1]) > 0.01
 
 
 def test_a_checkpoint_that_makes_its_vectors_otherwise_is_refused(tiny_checkpoint, tmp_path):

@@ -105,12 +105,12 @@ def test_an_adapter_is_merged_into_each_architecture_and_stops_at_the_end_of_a_t
     merged = adapted.merge_and_unload()
     merged.save_pretrained(tmp_path / "merged")
     tokenizer.save_pretrained(tmp_path / "merged")
-    plain = TASK.load_plain(str(tmp_path / "merged"))
+    plain = TASK.saved_model.load(str(tmp_path / "merged"))
     assert (plain.get_output_embeddings().weight is plain.get_input_embeddings().weight) is tied
     assert plain.generation_config.eos_token_id == [301, 0]
     with torch.no_grad():
         torch.testing.assert_close(plain(**batch).logits, before, atol=1e-3, rtol=1e-3)
-    assert TASK.check_pipeline(str(tmp_path / "merged"), data.splits["test"], []) == 0.0
+    assert TASK.saved_model.check_pipeline(str(tmp_path / "merged"), data.splits["test"], []) == 0.0
 
 
 def test_a_model_tells_what_it_was_tuned_on_last(tmp_path):
@@ -280,7 +280,7 @@ def test_saved_models_are_compared_by_what_they_write_too(tmp_path):
     data = load_rows(tmp_path, evaluation=GENERATE)
     _, tokenizer, model = build(tmp_path, "gpt2", data)
     rows, plan = data.splits["test"], SpeedPlan("cpu", "float32", "float32", "sdpa", 64, ())
-    encoded = TASK.encode_to_check(rows, tokenizer)
+    encoded = TASK.saved_model.encode_sample(rows, tokenizer)
     *nats, first, _ = predict_scores(TASK, model, encoded, tokenizer, plan)
     assert [len(one) for one in nats] == [length - 1 for length in encoded["length"][: len(rows)]]
     prompt = encode_prompt(tokenizer, rows["messages"][0][:-1])

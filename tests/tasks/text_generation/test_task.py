@@ -81,12 +81,15 @@ def test_a_saved_gpt_is_a_gpt2_that_the_pipeline_continues(task, data, tmp_path)
     rows = data.splits["test"]
     encoded, _ = task.encode(rows, tokenizer)
     outputs = compute(task, model, encoded, tokenizer)
-    plain, restored = task.load_plain(str(tmp_path / "model")), task.restore_processor(str(tmp_path / "model"))
+    plain, restored = (
+        task.saved_model.load(str(tmp_path / "model")),
+        task.saved_model.load_processor(str(tmp_path / "model")),
+    )
     assert type(plain).__name__ == "GPT2LMHeadModel"
     again, _ = task.encode(rows, restored)
     for ours, theirs in zip(outputs, compute(task, plain, again, restored), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
-    assert task.check_pipeline(str(tmp_path / "model"), rows, outputs) == 0.0
+    assert task.saved_model.check_pipeline(str(tmp_path / "model"), rows, outputs) == 0.0
 
 
 def test_the_check_sees_a_pipeline_that_writes_otherwise(task, data, tmp_path, monkeypatch):
@@ -95,9 +98,9 @@ def test_the_check_sees_a_pipeline_that_writes_otherwise(task, data, tmp_path, m
     _, other = build(task, data)
     torch.nn.init.normal_(other.position_embedding.weight)
     task.save_scratch_model(other, tokenizer, data, tmp_path / "other")
-    load = type(task).load_plain
-    monkeypatch.setattr(type(task), "load_plain", lambda self, path: load(self, str(tmp_path / "other")))
-    assert task.check_pipeline(str(tmp_path / "model"), data.splits["test"], []) == float("inf")
+    load = type(task.saved_model).load
+    monkeypatch.setattr(type(task.saved_model), "load", lambda self, path: load(self, str(tmp_path / "other")))
+    assert task.saved_model.check_pipeline(str(tmp_path / "model"), data.splits["test"], []) == float("inf")
 
 
 def test_an_encoder_and_a_wrong_tokenizer_are_refused(task, data, tiny_checkpoint):

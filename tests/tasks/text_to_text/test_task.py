@@ -107,7 +107,7 @@ def test_the_card_s_code_writes_what_was_scored(run_recipe, tmp_path, model_type
     assert 70 < saved["max_new_tokens"] <= 100
     scored = [json.loads(line)[method] for line in (run / "predictions.jsonl").read_text().splitlines()]
     assert [ask_by_the_card(run / "model", text) for text, _ in long] == scored
-    tokenizer = TASK.restore_processor(str(run / "model"))
+    tokenizer = TASK.saved_model.load_processor(str(run / "model"))
     lengths = [len(ids) for ids in tokenizer(scored)["input_ids"]]
     assert max(lengths) > 30  # more than `generate` writes where nothing is said
 
@@ -320,28 +320,30 @@ def test_a_scratch_model_is_saved_to_the_numbers_and_texts_it_had(tmp_path):
     tokenizer, built, data = load_scratch(beams=1)
     model = built.model.eval()
     TASK.save_scratch_model(model, tokenizer, data, tmp_path)
-    loaded, restored = TASK.load_plain(str(tmp_path)).eval(), TASK.restore_processor(str(tmp_path))
+    loaded, restored = TASK.saved_model.load(str(tmp_path)).eval(), TASK.saved_model.load_processor(str(tmp_path))
     encoded, _ = TASK.encode(data.splits["train"].select([0, 9, 20]), restored)
     inputs = encoded.remove_columns(["labels", "length", TARGET_LENGTH])
     batch = TASK.build_collator(restored)(list(inputs))
     with torch.inference_mode():
-        for before, after in zip(*(TASK.compute_scores(m, batch, restored) for m in (model, loaded)), strict=True):
+        for before, after in zip(
+            *(TASK.saved_model.compute_scores(m, batch, restored) for m in (model, loaded)), strict=True
+        ):
             np.testing.assert_allclose(before, after, atol=1e-5)
         most = 2 * max(map(len, restored([target for _, target in PAIRS])["input_ids"]))
         assert loaded.generation_config.max_new_tokens == most <= 30
         written = model.generate(batch["input_ids"], most, batch["attention_mask"])
         texts = [restored.decode(row, skip_special_tokens=True).strip() for row in written]
         assert [str(text) for text in TASK.compute_outputs(loaded, batch, restored)] == texts
-    assert not TASK.holds_scratch_model(str(tmp_path))
+    assert not TASK.saved_model.has_own_format(str(tmp_path))
 
 
 def test_bytes_need_no_tokenizer(tmp_path):
     tokenizer, built, data = load_scratch(name="t5", tokenizer="byte")
     assert built.notes == ("a token per byte",)
     TASK.save_scratch_model(built.model, tokenizer, data, tmp_path)
-    restored = TASK.restore_processor(str(tmp_path))
+    restored = TASK.saved_model.load_processor(str(tmp_path))
     assert restored.decode(restored("schläft")["input_ids"], skip_special_tokens=True) == "schläft"
-    assert TASK.load_plain(str(tmp_path)).generation_config.num_beams == 4
+    assert TASK.saved_model.load(str(tmp_path)).generation_config.num_beams == 4
 
 
 def test_labels_are_smoothed_while_training_alone():
@@ -409,7 +411,7 @@ def test_a_checkpoint_of_many_languages_writes_the_one_that_is_named(nllb, tmp_p
     for place in (tokenizer, built.model):
         place.save_pretrained(tmp_path)
     model, restored = (
-        TASK.load_plain(str(tmp_path)),
+        TASK.saved_model.load(str(tmp_path)),
         TASK.load_processor(load_checkpoint(ModelConfig(checkpoint=str(tmp_path))), ModelConfig()),
     )
     english, german = restored.convert_tokens_to_ids(["eng_Latn", "deu_Latn"])

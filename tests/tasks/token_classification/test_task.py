@@ -187,8 +187,8 @@ def test_the_pipeline_gives_a_saved_model_s_tags_and_another_order_of_labels_sho
         alone = [task.compute_outputs(built.model, collate([row]), processor)[0] for row in encoded]
     for together, one in zip(outputs, alone, strict=True):
         np.testing.assert_allclose(together, one, atol=1e-4)
-    assert task.check_pipeline(str(tmp_path), rows, outputs) < 1e-5
-    assert task.check_pipeline(str(tmp_path), rows, [output[:, ::-1] for output in outputs]) > 0.05
+    assert task.saved_model.check_pipeline(str(tmp_path), rows, outputs) < 1e-5
+    assert task.saved_model.check_pipeline(str(tmp_path), rows, [output[:, ::-1] for output in outputs]) > 0.05
 
 
 def test_an_architecture_without_the_head_is_named(tiny_checkpoint, tmp_path):

@@ -189,12 +189,12 @@ def test_a_saved_reference_model_loads_again_with_equal_logits(name, tmp_path):
     torch.manual_seed(0)
     processor, built = task.build_scratch_model(data, small, "eager")
     task.save_scratch_model(built.model, processor, data, tmp_path)
-    assert task.holds_scratch_model(str(tmp_path)) is (name == "dnn")
+    assert task.saved_model.has_own_format(str(tmp_path)) is (name == "dnn")
     encoded, _ = task.encode(data.splits["test"], processor)
-    batch = task.build_collator(task.restore_processor(str(tmp_path)))(list(encoded))
+    batch = task.build_collator(task.saved_model.load_processor(str(tmp_path)))(list(encoded))
     with torch.inference_mode():
         expected = built.model.eval()(pixel_values=batch["pixel_values"])["logits"]
-        found = task.load_plain(str(tmp_path)).eval()(pixel_values=batch["pixel_values"])["logits"]
+        found = task.saved_model.load(str(tmp_path)).eval()(pixel_values=batch["pixel_values"])["logits"]
     assert expected.std() > 0
     torch.testing.assert_close(found, expected, **({"rtol": 0, "atol": 0} if name == "dnn" else {}))
 

@@ -62,11 +62,11 @@ def test_an_adapter_with_its_heads_reads_back_as_it_was_trained(squares, tmp_pat
     assert any("modules_to_save" in name for name in moved)
     assert all(value.equal(statistics[name]) for name, value in model.named_buffers() if name in statistics)
     model.eval().save_pretrained(tmp_path / "adapter")
-    base = task.load_plain(str(tmp_path / "base"), **built.load_arguments)
+    base = task.saved_model.load(str(tmp_path / "base"), **built.load_arguments)
     again = PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval()
     asked = encode(task, processor, squares.splits["test"])
     with torch.inference_mode():
-        expected, found = (task.compute_scores(one, asked, processor) for one in (model, again))
+        expected, found = (task.saved_model.compute_scores(one, asked, processor) for one in (model, again))
     for a, b in zip(expected, found, strict=True):
         assert np.ptp(a) > 0.1
         np.testing.assert_allclose(a, b, atol=1e-5)
@@ -80,15 +80,15 @@ def test_an_image_is_answered_as_by_the_pipeline_and_whatever_stands_beside_it(s
     task, processor, built, _ = build(tmp_path / "base", squares, model_type)
     built.model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
-    assert task.check_pipeline(str(tmp_path / "model"), squares.splits["test"], []) < 1e-5
+    assert task.saved_model.check_pipeline(str(tmp_path / "model"), squares.splits["test"], []) < 1e-5
 
     mixed = concatenate_datasets([squares.splits["train"].select(range(3)), squares.splits["test"].select(range(3))])
     batch = encode(task, processor, mixed)
     assert ("pixel_mask" in batch) == (model_type == "detr")
     with torch.inference_mode():
-        together = task.compute_scores(built.model.eval(), batch, processor)
+        together = task.saved_model.compute_scores(built.model.eval(), batch, processor)
         alone = [
-            task.compute_scores(built.model, encode(task, processor, mixed.select([row])), processor)[0]
+            task.saved_model.compute_scores(built.model, encode(task, processor, mixed.select([row])), processor)[0]
             for row in range(6)
         ]
     for a, b in zip(together, alone, strict=True):
@@ -169,10 +169,10 @@ def test_a_small_rt_detr_learns_to_find_squares_and_reads_back(squares, tmp_path
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.6 * losses[0]
     task.save_scratch_model(built.model, processor, squares, tmp_path)
-    model, again = task.load_plain(str(tmp_path)).eval(), task.restore_processor(str(tmp_path))
+    model, again = task.saved_model.load(str(tmp_path)).eval(), task.saved_model.load_processor(str(tmp_path))
     asked = encode(task, again, squares.splits["test"])
     with torch.inference_mode():
-        expected, found = (task.compute_scores(one, asked, again) for one in (built.model.eval(), model))
+        expected, found = (task.saved_model.compute_scores(one, asked, again) for one in (built.model.eval(), model))
     np.testing.assert_allclose(np.stack(expected), np.stack(found), atol=1e-4)
     assert model.config.id2label == {0: "red", 1: "green", 2: "blue"}
 

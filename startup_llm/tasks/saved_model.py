@@ -1,0 +1,95 @@
+"""A task's saved model: what loads it without this package, and what shows that it is the one that was trained."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from startup_llm.tasks.base import Task
+
+
+class SavedModel(ABC):
+    """How the folder of a task's model is loaded, and compared with the model in memory.
+
+    Args:
+        task: The task.
+
+    Attributes:
+        auto_class: Name of the Auto class that loads a model of the task.
+        auto_processor: Name of the Auto class that loads its processor.
+        library: The library that loads it, as the Hub names it.
+        pipeline_arguments: What `transformers.pipeline` is given beside the model, to answer as predict.py does.
+        load_code: Python that asks a model from the Hub repository REPOSITORY, where transformers has no pipeline.
+    """
+
+    auto_class: str
+    auto_processor = "AutoTokenizer"
+    library = "transformers"
+    pipeline_arguments: Mapping[str, Any] = {}
+    load_code: str | None = None
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    def find_auto_class(self, path: str) -> str:
+        """Name the Auto class of a model folder: the task's, unless it has several kinds of model."""
+        return self.auto_class
+
+    def has_own_format(self, path: str) -> bool:
+        """Return whether a folder holds a reference model that no Auto class loads."""
+        return False
+
+    def load(self, path: str, **arguments: Any) -> PreTrainedModel:
+        """Load a folder with its Auto class alone, as anyone without this package would."""
+        import transformers
+
+        return getattr(transformers, self.find_auto_class(path)).from_pretrained(path, dtype="float32", **arguments)
+
+    def load_processor(self, path: str) -> Any:
+        """Load the processor that was saved beside a model or an adapter, as anyone without this package would."""
+        import transformers
+
+        return getattr(transformers, self.auto_processor).from_pretrained(path)
+
+    def encode_sample(self, rows: Dataset, processor: Any) -> Dataset:
+        """Encode the rows by whose scores a model is compared with its saved copy."""
+        return self.task.encode(rows, processor)[0]
+
+    def compute_scores(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
+        """Return numbers for each row of a batch that show whether two copies of a model are the same.
+
+        They are the outputs, except where an output is a choice that rounding can tip over, such as a written text.
+        """
+        return self.task.compute_outputs(model, batch, processor)
+
+    @abstractmethod
+    def check_pipeline(self, folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float | None:
+        """Return the largest difference between `transformers.pipeline` on a saved folder and the model's outputs.
+
+        None where transformers has no such pipeline.
+        """
+
+
+def compare_labels(classify: Any, inputs: Iterable[Any], outputs: Sequence[np.ndarray], **arguments: Any) -> float:
+    """Return the largest difference between a classification pipeline's raw scores and the model's outputs.
+
+    Args:
+        classify: The pipeline.
+        inputs: What it is asked, one a row.
+        outputs: The model's logits, in the order of the pipeline's label ids.
+        **arguments: Passed to the pipeline.
+    """
+    ids = classify.model.config.label2id
+    logits = np.zeros((len(outputs), len(ids)))
+    for row, value in enumerate(inputs):
+        for score in classify(value, top_k=len(ids), function_to_apply="none", **arguments):
+            logits[row, ids[score["label"]]] = score["score"]
+    return float(np.abs(logits - np.asarray(outputs)).max())
