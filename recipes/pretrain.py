@@ -62,7 +62,7 @@ def pretrain(config: PretrainConfig, train_section: dict, config_text: str, run:
         stage=stage,
         command=shlex.join(["accelerate", "launch", "recipes/pretrain.py", *sys.argv[1:]]),
         data_card=read_dataset_card(config.data, Path(__file__).parents[1] / "data_cards"),
-        load_code=task.scratch_load_code,
+        load_code=task.reference_models.find_load_code(config.model.name),
     )  # fmt: skip
     say("\n".join(sentences))
     say(f"run: {run.final} ({stage.total:.0f} s); look at {run.final}/report.html")

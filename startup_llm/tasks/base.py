@@ -13,6 +13,7 @@ from startup_llm.config import list_changed
 from startup_llm.errors import UserError, nearest
 from startup_llm.evaluation.metrics import ACCURACY, MACRO_F1, Metric
 from startup_llm.evaluation.results import describe_classification
+from startup_llm.tasks.reference_models import ReferenceModels
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
 
-    from startup_llm.config import DataConfig, EvaluationConfig, ModelConfig, ScratchModelConfig
+    from startup_llm.config import DataConfig, EvaluationConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.evaluation.baselines import Baseline
     from startup_llm.models.checkpoints import Checkpoint
@@ -97,13 +98,13 @@ class Task(ABC):
         predictor: Answers rows without labels, as predict.py asks.
         saved_model_class: Makes `saved_model`.
         saved_model: Loads what was saved, and compares it with the model in memory.
+        reference_models_class: Makes `reference_models`.
+        reference_models: Builds models with random weights.
         reads_text: Whether a row is tokens of a text, which `length` counts.
         peft_task_type: PEFT's name of the task.
         supports_probe: Whether the head is one linear layer, so that a linear probe on what it reads is a rung.
         cuts_long_rows: Whether what is beyond the processor's longest length is lost.
         outputs_per_token: Whether that layer reads a vector for each token of a row, instead of one for the row.
-        scratch_load_code: Python that loads a model from scratch from the Hub repository REPOSITORY, where no Auto
-            class does.
         data_options: Fields of the data section that it uses, of those that not every task does.
         model_options: The same of the model section.
         evaluation_options: The same of the evaluation section.
@@ -119,6 +120,7 @@ class Task(ABC):
     example_checkpoint: str
     predictor_class: type[Predictor]
     saved_model_class: type[SavedModel]
+    reference_models_class: type[ReferenceModels] = ReferenceModels
     peft_task_type: str | None
     reads_text = True
     supports_probe = False
@@ -132,11 +134,11 @@ class Task(ABC):
     model_options: tuple[str, ...] = ()
     evaluation_options: tuple[str, ...] = ()
     samples_each_epoch = False
-    scratch_load_code: str | None = None
 
     def __init__(self) -> None:
         self.predictor = self.predictor_class(self)
         self.saved_model = self.saved_model_class(self)
+        self.reference_models = self.reference_models_class(self)
 
     def load_data(self, data: DataConfig, evaluation: EvaluationConfig | None = None) -> TaskData:
         """Read, check and split the rows.
@@ -232,21 +234,6 @@ class Task(ABC):
         attention_kernel: str | None,
     ) -> TaskModel:
         """Load the checkpoint with the task's head on it."""
-
-    def build_scratch_model(
-        self, data: TaskData, model: ScratchModelConfig, attention_kernel: str
-    ) -> tuple[Any, TaskModel]:
-        """Return a processor fitted on the training rows alone, and a model with random weights.
-
-        Raises:
-            UserError: If the task has no such reference model.
-        """
-        raise UserError(f"model.name {model.name}: {self.tag} has no reference model of that name")
-
-    def save_scratch_model(self, model: Any, processor: Any, data: TaskData, folder: Path) -> None:
-        """Write a model from `build_scratch_model` so that `saved_model` loads it."""
-        model.save_pretrained(folder)
-        processor.save_pretrained(folder)
 
     @abstractmethod
     def encode(self, rows: Dataset, processor: Any) -> tuple[Dataset, Truncation]:

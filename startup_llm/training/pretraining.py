@@ -28,7 +28,7 @@ def prepare(task: Task, data: TaskData, config: PretrainConfig, plan: SpeedPlan)
     """
     if config.speed.attention_kernel == "flash_attention_2":
         raise UserError("speed.attention_kernel flash_attention_2: a model from scratch computes with eager or sdpa")
-    processor, task_model = task.build_scratch_model(data, config.model, plan.attention_kernel or "sdpa")
+    processor, task_model = task.reference_models.build(data, config.model, plan.attention_kernel or "sdpa")
     plan = settle_kernel(plan, config.speed, task_model.model, config.model.name)
     return encode_splits(task, data, RANDOM_WEIGHTS, processor, task_model, plan)
 
@@ -45,6 +45,6 @@ def save_model(trained: Trained, prepared: Prepared, run: RunFolder) -> Any:
 
     if run.is_writer:
         run.model.mkdir(parents=True, exist_ok=True)
-        prepared.task.save_scratch_model(trained.model, prepared.processor, prepared.data, run.model)
+        prepared.task.reference_models.save(trained.model, prepared.processor, prepared.data, run.model)
     PartialState().wait_for_everyone()
     return prepared.task.saved_model.load(str(run.model)).to(prepared.plan.device).eval()

@@ -318,7 +318,7 @@ class SampleWriter(TrainerCallback):
         with _keep_random_state(), tempfile.TemporaryDirectory() as folder, self._plan.autocast():
             writer = model.eval()
             if not hasattr(model, "generation_config"):  # a reference model writes in the format that it is saved in
-                self._task.save_scratch_model(model, self._processor, self._data, Path(folder))
+                self._task.reference_models.save(model, self._processor, self._data, Path(folder))
                 writer = self._task.saved_model.load(folder).to(args.device).eval()
             items = self._task.write_samples(writer, self._processor, rows)
         model.train(was_training)

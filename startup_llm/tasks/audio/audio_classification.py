@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from startup_llm.errors import UserError
 from startup_llm.evaluation.baselines import predict_majority
 from startup_llm.tasks.audio.base import AudioTask, name_recordings, show_recordings, split_batch
 from startup_llm.tasks.audio.baselines import predict_mel_statistics_svm
 from startup_llm.tasks.audio.prediction import RecordingLabelPredictor
 from startup_llm.tasks.audio.recordings import load_labelled_recordings
+from startup_llm.tasks.audio.reference_models import AudioClassifiers
 from startup_llm.tasks.audio.saved_model import SavedAudioClassifier
 from startup_llm.tasks.audio.speech_models import (
     build_audio_classifier,
-    build_scratch_conformer,
     compute_logits,
     load_feature_extractor,
     needs_rows_apart,
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
 
-    from startup_llm.config import DataConfig, ModelConfig, ScratchModelConfig
+    from startup_llm.config import DataConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.models.checkpoints import Checkpoint
     from startup_llm.models.task_model import TaskModel
@@ -45,6 +44,7 @@ class AudioClassification(SingleLabelTask, AudioTask):
     supports_probe = True
     predictor_class = RecordingLabelPredictor
     saved_model_class = SavedAudioClassifier
+    reference_models_class = AudioClassifiers
     known_baselines = {"majority": predict_majority, "mel-statistics-svm": predict_mel_statistics_svm}  # noqa: RUF012
 
     def read_data(self, data: DataConfig) -> TaskData:
@@ -78,18 +78,6 @@ class AudioClassification(SingleLabelTask, AudioTask):
             attention_kernel=attention_kernel,
             trust_remote_code=model.trust_remote_code,
         )
-
-    def build_scratch_model(
-        self, data: TaskData, model: ScratchModelConfig, attention_kernel: str
-    ) -> tuple[Any, TaskModel]:
-        """Return a feature extractor and a conformer.
-
-        Raises:
-            UserError: If another model is asked for.
-        """
-        if model.name != "conformer":
-            raise UserError(f"model.name {model.name}: {self.tag} has the reference model conformer")
-        return build_scratch_conformer(model, attention_kernel, label_names=data.label_names)
 
     def encode(self, rows: Dataset, processor: Any) -> tuple[Dataset, Truncation]:
         """Encode the recordings, and the class ids where there are any."""

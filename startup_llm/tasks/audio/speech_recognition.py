@@ -18,11 +18,10 @@ from startup_llm.tasks.audio.metrics import (
 )
 from startup_llm.tasks.audio.prediction import TranscriptPredictor, join_windows
 from startup_llm.tasks.audio.recordings import load_transcribed_recordings
+from startup_llm.tasks.audio.reference_models import Recognisers
 from startup_llm.tasks.audio.saved_model import SavedRecogniser
 from startup_llm.tasks.audio.speech_models import (
     build_ctc_processor,
-    build_scratch_conformer,
-    build_scratch_whisper,
     build_speech_recogniser,
     is_ctc,
     load_speech_processor,
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
 
-    from startup_llm.config import DataConfig, ModelConfig, ScratchModelConfig
+    from startup_llm.config import DataConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.models.checkpoints import Checkpoint
     from startup_llm.models.task_model import TaskModel
@@ -65,7 +64,8 @@ class AutomaticSpeechRecognition(AudioTask):
     known_baselines = {"most-frequent-text": predict_most_frequent_text}  # noqa: RUF012
     predictor_class = TranscriptPredictor
     saved_model_class = SavedRecogniser
-    _writes = True
+    reference_models_class = Recognisers
+    writes_text = True
 
     def read_data(self, data: DataConfig) -> TaskData:
         """Read, check and split the rows.
@@ -103,25 +103,8 @@ class AutomaticSpeechRecognition(AudioTask):
             attention_kernel=attention_kernel,
             trust_remote_code=model.trust_remote_code,
         )
-        self._writes = not is_ctc(built.model.config)
+        self.writes_text = not is_ctc(built.model.config)
         return built
-
-    def build_scratch_model(
-        self, data: TaskData, model: ScratchModelConfig, attention_kernel: str
-    ) -> tuple[Any, TaskModel]:
-        """Return a processor of the training split's texts, and a Whisper or a conformer with CTC.
-
-        Raises:
-            UserError: If another model is asked for.
-        """
-        train = data.splits["train"]
-        self._writes = model.name == "whisper"
-        if model.name == "whisper":
-            longest = model.window_seconds or max(train["seconds"])
-            return build_scratch_whisper(train["text"], longest, model, attention_kernel)
-        if model.name == "conformer":
-            return build_scratch_conformer(model, attention_kernel, texts=train["text"])
-        raise UserError(f"model.name {model.name}: {self.tag} has the reference models whisper and conformer")
 
     def encode(self, rows: Dataset, processor: Any) -> tuple[Dataset, Truncation]:
         """Encode the recordings, and the texts where there are any.
@@ -138,7 +121,7 @@ class AutomaticSpeechRecognition(AudioTask):
 
     def count_targets(self, batch: dict[str, Tensor]) -> Tensor:
         """Count the tokens that are written; a text found by CTC counts once, as its loss does."""
-        if self._writes:
+        if self.writes_text:
             return (batch["labels"] != -100).sum(dim=1)
         return super().count_targets(batch)
 

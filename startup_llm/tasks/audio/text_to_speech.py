@@ -14,12 +14,12 @@ from startup_llm.tasks.audio.baselines import predict_any_recording, predict_sam
 from startup_llm.tasks.audio.metrics import MEL_DISTANCE
 from startup_llm.tasks.audio.prediction import SpeechPredictor
 from startup_llm.tasks.audio.recordings import load_transcribed_recordings, read_bytes, read_recordings
+from startup_llm.tasks.audio.reference_models import Synthesisers
 from startup_llm.tasks.audio.saved_model import SavedSynthesiser
 from startup_llm.tasks.audio.sound_files import read_audio, resample, write_wav
 from startup_llm.tasks.audio.spectrograms import SAMPLING_RATE, compute_speech_frames, draw_spectrograms
 from startup_llm.tasks.audio.speech_synthesis import (
     SPEAKER_WIDTH,
-    build_scratch_speecht5,
     build_speech_synthesiser,
     build_vocoder,
     is_waveform_model,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
 
-    from startup_llm.config import DataConfig, ModelConfig, ScratchModelConfig
+    from startup_llm.config import DataConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.models.checkpoints import Checkpoint
     from startup_llm.models.task_model import TaskModel
@@ -58,19 +58,12 @@ class TextToSpeech(Task):
     reads_text = False
     predictor_class = SpeechPredictor
     saved_model_class = SavedSynthesiser
+    reference_models_class = Synthesisers
     known_metrics = (MEL_DISTANCE,)
     known_baselines = {  # noqa: RUF012
         "any-recording": predict_any_recording,
         "same-text-recording": predict_same_text_recording,
     }
-    scratch_load_code = """import torch
-from startup_llm.tasks.audio.griffin_lim import GriffinLim
-from transformers import SpeechT5ForTextToSpeech, SpeechT5Processor
-
-processor = SpeechT5Processor.from_pretrained("REPOSITORY")
-model = SpeechT5ForTextToSpeech.from_pretrained("REPOSITORY").eval()
-ids = processor(text="seven", return_tensors="pt")["input_ids"]
-sound = model.generate(ids, speaker_embeddings=torch.zeros(1, 512), vocoder=GriffinLim(processor.feature_extractor))"""
 
     def read_data(self, data: DataConfig) -> TaskData:
         """Read, check and split the rows.
@@ -98,18 +91,6 @@ sound = model.generate(ids, speaker_embeddings=torch.zeros(1, 512), vocoder=Grif
     ) -> TaskModel:
         """Load the checkpoint."""
         return build_speech_synthesiser(checkpoint, dropout=model.dropout, trust_remote_code=model.trust_remote_code)
-
-    def build_scratch_model(
-        self, data: TaskData, model: ScratchModelConfig, attention_kernel: str
-    ) -> tuple[Any, TaskModel]:
-        """Return a processor of the training split's letters, and a SpeechT5.
-
-        Raises:
-            UserError: If another model is asked for.
-        """
-        if model.name != "speecht5":
-            raise UserError(f"model.name {model.name}: {self.tag} has the reference model speecht5")
-        return build_scratch_speecht5(data.splits["train"]["text"], model)
 
     def encode(self, rows: Dataset, processor: Any) -> tuple[Dataset, Truncation]:
         """Tokenize the texts; the recordings stay files, for the collator to turn into spectrograms."""

@@ -27,15 +27,14 @@ from startup_llm.models.task_model import TaskModel
 from startup_llm.tasks.base import Collator, Task, Truncation
 from startup_llm.tasks.text_classification.baselines import join_pairs, predict_tfidf_linear_svm
 from startup_llm.tasks.text_classification.prediction import TextLabelPredictor, compute_probabilities
+from startup_llm.tasks.text_classification.reference_models import TextClassifiers
 from startup_llm.tasks.text_classification.saved_model import SavedTextClassifier
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-    from startup_llm.config import DataConfig, ModelConfig, ScratchModelConfig
+    from startup_llm.config import DataConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.models.checkpoints import Checkpoint
 
@@ -65,13 +64,9 @@ class TextClassification(Task):
     supports_probe = True
     predictor_class = TextLabelPredictor
     saved_model_class = SavedTextClassifier
+    reference_models_class = TextClassifiers
     known_metrics = (*dict.fromkeys(metric for metrics in METRICS.values() for metric in metrics), F1)
     known_baselines = {"majority": predict_majority, "tfidf-linear-svm": predict_tfidf_linear_svm}  # noqa: RUF012
-    scratch_load_code = """from huggingface_hub import snapshot_download
-from startup_llm.models.scratch.text import load_text_classifier
-
-model, tokenizer, label_names = load_text_classifier(snapshot_download("REPOSITORY"))
-logits = model(**tokenizer.pad([tokenizer("a text")], return_tensors="pt"))["logits"]"""
 
     def read_data(self, data: DataConfig) -> TaskData:
         """Read, check and split the rows.
@@ -114,40 +109,6 @@ logits = model(**tokenizer.pad([tokenizer("a text")], return_tensors="pt"))["log
             attention_kernel=attention_kernel,
             trust_remote_code=model.trust_remote_code,
         )
-
-    def build_scratch_model(
-        self, data: TaskData, model: ScratchModelConfig, attention_kernel: str
-    ) -> tuple[Any, TaskModel]:
-        """Return an n-gram hasher or a tokenizer trained on the training split, and a `TextDnn` or an encoder."""
-        from startup_llm.models.scratch import text
-
-        if model.name not in ("dnn", "transformer"):
-            raise UserError(f"model.name {model.name}: {self.tag} has the reference models dnn and transformer")
-        rows, classes = data.splits["train"], max(len(data.label_names), 1)
-        if model.name == "dnn":
-            hasher = text.NgramHasher(model.vocab_size, model.longest_ngram, model.max_length_tokens)
-            network = text.build_text_dnn(hasher, classes, model.width, model.hidden, model.dropout, model.activation)
-            return hasher, TaskModel(network, "mean of n-gram vectors")
-        texts = [value for name in ("text", "text_pair") if name in rows.column_names for value in rows[name]]
-        tokenizer = text.train_tokenizer(texts, model.tokenizer, model.vocab_size, model.max_length_tokens)
-        network = text.build_text_transformer(
-            tokenizer,
-            classes,
-            width=model.width,
-            heads=model.heads,
-            layers=model.layers,
-            inner_width=model.inner_width,
-            dropout=model.dropout,
-            kernel=attention_kernel,
-        )
-        note = f"{model.tokenizer} tokenizer of {len(tokenizer):,} tokens, trained on the training split alone"
-        return tokenizer, TaskModel(network, "mean", notes=(note,))
-
-    def save_scratch_model(self, model: Any, processor: Any, data: TaskData, folder: Path) -> None:
-        """Write a `TextDnn` or a from-scratch encoder with its classifier."""
-        from startup_llm.models.scratch.text import save_text_classifier
-
-        save_text_classifier(model, processor, data.label_names, folder, data.problem_type)
 
     def encode(self, rows: Dataset, processor: PreTrainedTokenizerBase) -> tuple[Dataset, Truncation]:
         """Tokenize texts or pairs, cut at the tokenizer's `model_max_length`, and count what is cut."""

@@ -34,21 +34,19 @@ from startup_llm.tasks.text_generation.conversations import (
 )
 from startup_llm.tasks.text_generation.model import build_causal_language_model
 from startup_llm.tasks.text_generation.prediction import ContinuationPredictor
+from startup_llm.tasks.text_generation.reference_models import LanguageModels
 from startup_llm.tasks.text_generation.running_text import (
     find_text_files,
     load_running_text,
-    train_character_tokenizer,
 )
 from startup_llm.tasks.text_generation.saved_model import SavedLanguageModel
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from datasets import Dataset
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-    from startup_llm.config import DataConfig, EvaluationConfig, ModelConfig, ScratchModelConfig
+    from startup_llm.config import DataConfig, EvaluationConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.evaluation.baselines import Baseline
     from startup_llm.evaluation.metrics import Metric
@@ -81,6 +79,7 @@ class TextGeneration(Task):
     peft_task_type = "CAUSAL_LM"
     predictor_class = ContinuationPredictor
     saved_model_class = SavedLanguageModel
+    reference_models_class = LanguageModels
     samples_each_epoch = True
     known_metrics = tuple(dict.fromkeys(metric for form in FORMS for metric in form.metrics))
     known_baselines = {**NGRAM_BASELINES, **ANSWER_BASELINES}  # noqa: RUF012
@@ -171,47 +170,6 @@ class TextGeneration(Task):
                 ids = processor(longest, add_special_tokens=False, verbose=False)["input_ids"]
                 generation.max_new_tokens = min(2 * max(map(len, ids)) + 1, processor.model_max_length)
         return built
-
-    def build_scratch_model(
-        self, data: TaskData, model: ScratchModelConfig, attention_kernel: str
-    ) -> tuple[PreTrainedTokenizerBase, TaskModel]:
-        """Return a tokenizer of the training split's characters and a `Decoder`.
-
-        Raises:
-            UserError: If another model or tokenizer is asked for.
-        """
-        from startup_llm.models.scratch.transformer import Decoder
-
-        if model.name != "gpt":
-            raise UserError(f"model.name {model.name} does not write text; use --model.name gpt")
-        if find_form(data.splits["train"].column_names):
-            columns = data.splits["train"].column_names
-            raise UserError(
-                f"the rows hold {', '.join(columns)}: a model from scratch learns running text alone; pretrain it on "
-                "text, then tune it with recipes/finetune.py"
-            )
-        if model.tokenizer != "character":
-            raise UserError(f"model.tokenizer {model.tokenizer}: gpt reads characters; set it to character")
-        tokenizer = train_character_tokenizer(data.splits["train"]["text"], model.max_length_tokens)
-        decoder = Decoder(
-            len(tokenizer),
-            width=model.width,
-            heads=model.heads,
-            layers=model.layers,
-            inner_width=model.inner_width,
-            max_length_tokens=model.max_length_tokens,
-            dropout=model.dropout,
-            kernel=attention_kernel,
-        )
-        note = f"a token per character: {len(tokenizer):,} tokens, from the training split alone"
-        return tokenizer, TaskModel(decoder, notes=(note,))
-
-    def save_scratch_model(self, model: Any, processor: Any, data: TaskData, folder: Path) -> None:
-        """Write the decoder in GPT-2's format, with its tokenizer."""
-        from startup_llm.models.scratch.formats import save_decoder
-
-        save_decoder(model, folder, eos_token_id=processor.eos_token_id, pad_token_id=processor.pad_token_id)
-        processor.save_pretrained(folder)
 
     def encode(self, rows: Dataset, processor: PreTrainedTokenizerBase) -> tuple[Dataset, Truncation]:
         """Lay all passages end to end and cut the tokens into blocks of the tokenizer's `model_max_length`.

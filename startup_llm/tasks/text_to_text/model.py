@@ -11,7 +11,11 @@ from startup_llm.models.task_model import TaskModel
 
 if TYPE_CHECKING:
     from startup_llm.config import ScratchModelConfig
+    from startup_llm.data.task_data import TaskData
     from startup_llm.models.checkpoints import Checkpoint
+
+MOST_MEASURED_TARGETS = 1_000
+"""So many of the longest training targets tell how much is written at most."""
 
 
 def build_sequence_to_sequence(
@@ -124,3 +128,11 @@ def find_start_token(model: Any) -> int:
         return model.start_token_id
     start = model.config.decoder_start_token_id
     return model.config.bos_token_id if start is None else start
+
+
+def find_most_tokens(processor: Any, data: TaskData) -> int:
+    """Return twice the tokens of the longest training target, looked for among those of the most characters."""
+    limit = processor.model_max_length
+    targets = sorted(data.splits["train"]["target"], key=len)[-MOST_MEASURED_TARGETS:]
+    encoded = processor(text_target=targets, truncation=True, max_length=limit)
+    return min(2 * max(map(len, encoded["input_ids"])), limit)

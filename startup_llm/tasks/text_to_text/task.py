@@ -7,35 +7,32 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from startup_llm.errors import UserError
 from startup_llm.evaluation.metrics import BLEU, CHRF, ROUGE_1, ROUGE_2, ROUGE_L
 from startup_llm.evaluation.text_baselines import predict_copy, predict_first_sentences, predict_word_by_word
 from startup_llm.models.task_model import TaskModel
 from startup_llm.tasks.base import TARGET_LENGTH, Collator, Task, Truncation
 from startup_llm.tasks.text_to_text.model import (
-    build_scratch_t5,
     build_sequence_to_sequence,
+    find_most_tokens,
     set_languages,
 )
 from startup_llm.tasks.text_to_text.prediction import TextPredictor
+from startup_llm.tasks.text_to_text.reference_models import TextToTextModels
 from startup_llm.tasks.text_to_text.rows import load_text_to_text
 from startup_llm.tasks.text_to_text.saved_model import SavedTextToText
 from startup_llm.tasks.text_to_text.source_attention import compute_source_attention, weigh_words
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from datasets import Dataset
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-    from startup_llm.config import DataConfig, ModelConfig, ScratchModelConfig
+    from startup_llm.config import DataConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.models.checkpoints import Checkpoint
 
 MOST_WRITTEN_TOKENS = 128
 """So many tokens are written by a checkpoint that says no number itself and was tuned on no targets."""
-MOST_MEASURED_TARGETS = 1_000
 SAMPLES = 3
 
 
@@ -56,6 +53,7 @@ class SequenceToSequence(Task):
     peft_task_type = "SEQ_2_SEQ_LM"
     predictor_class = TextPredictor
     saved_model_class = SavedTextToText
+    reference_models_class = TextToTextModels
     samples_each_epoch = True
 
     def read_data(self, data: DataConfig) -> TaskData:
@@ -89,71 +87,8 @@ class SequenceToSequence(Task):
             trust_remote_code=model.trust_remote_code,
         )
         if not _knows_length(built.model):
-            built.model.generation_config.max_new_tokens = self._find_most_tokens(processor, data)
+            built.model.generation_config.max_new_tokens = find_most_tokens(processor, data)
         return built
-
-    def build_scratch_model(
-        self, data: TaskData, model: ScratchModelConfig, attention_kernel: str
-    ) -> tuple[PreTrainedTokenizerBase, TaskModel]:
-        """Return a tokenizer of both sides of the training split, and an `EncoderDecoder` or a T5.
-
-        Raises:
-            UserError: If another model or tokenizer is asked for.
-        """
-        from startup_llm.models.scratch.text_to_text import build_text_to_text_transformer, train_shared_tokenizer
-
-        if model.name not in ("transformer", "t5"):
-            raise UserError(f"model.name {model.name}: {self.tag} has the reference models transformer and t5")
-        if model.tokenizer == "bpe":
-            train = data.splits["train"]
-            texts = [*train["text"], *train["target"]]
-            tokenizer = train_shared_tokenizer(texts, model.vocab_size, model.max_length_tokens)
-            note = f"bpe tokenizer of {len(tokenizer):,} tokens, trained on the training split alone"
-        elif model.tokenizer == "byte" and model.name == "t5":
-            from transformers import ByT5Tokenizer
-
-            tokenizer, note = ByT5Tokenizer(model_max_length=model.max_length_tokens), "a token per byte"
-        else:
-            known = "bpe, or byte for t5"
-            raise UserError(f"model.tokenizer {model.tokenizer}: a {model.name} of {self.tag} reads {known}")
-        if model.name == "t5":
-            network = build_scratch_t5(tokenizer, model, attention_kernel)
-        else:
-            network = build_text_to_text_transformer(
-                tokenizer,
-                model.layers,
-                width=model.width,
-                heads=model.heads,
-                inner_width=model.inner_width,
-                dropout=model.dropout,
-                label_smoothing=model.label_smoothing,
-                beams=model.beams,
-                kernel=attention_kernel,
-            )
-        return tokenizer, TaskModel(network, notes=(note,))
-
-    def save_scratch_model(self, model: Any, processor: Any, data: TaskData, folder: Path) -> None:
-        """Write the encoder-decoder in Pegasus's format, a T5 in its own, with its tokenizer.
-
-        It will write at most twice as many tokens as the longest training target has.
-        """
-        from startup_llm.models.scratch.formats import save_encoder_decoder
-        from startup_llm.models.scratch.transformer import EncoderDecoder
-
-        most = self._find_most_tokens(processor, data)
-        if isinstance(model, EncoderDecoder):
-            save_encoder_decoder(model, folder, most)
-        else:
-            model.generation_config.max_new_tokens = most
-            model.save_pretrained(folder)
-        processor.save_pretrained(folder)
-
-    def _find_most_tokens(self, processor: Any, data: TaskData) -> int:
-        """Return twice the tokens of the longest training target, looked for among those of the most characters."""
-        limit = processor.model_max_length
-        targets = sorted(data.splits["train"]["target"], key=len)[-MOST_MEASURED_TARGETS:]
-        encoded = processor(text_target=targets, truncation=True, max_length=limit)
-        return min(2 * max(map(len, encoded["input_ids"])), limit)
 
     def encode(self, rows: Dataset, processor: PreTrainedTokenizerBase) -> tuple[Dataset, Truncation]:
         """Tokenize texts, and targets where there are any, each cut at the tokenizer's `model_max_length`.

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from startup_llm.errors import UserError
 from startup_llm.evaluation.baselines import predict_majority
 from startup_llm.models.task_model import TaskModel
 from startup_llm.tasks.base import Collator, SingleLabelTask, Truncation
@@ -17,13 +15,14 @@ from startup_llm.tasks.vision.baselines import predict_nearest_pixels
 from startup_llm.tasks.vision.classifier import build_image_classifier
 from startup_llm.tasks.vision.labelled_images import load_labelled_images, read_bytes, read_images
 from startup_llm.tasks.vision.prediction import ImageLabelPredictor
+from startup_llm.tasks.vision.reference_models import ImageClassifiers
 from startup_llm.tasks.vision.saved_model import SavedImageClassifier
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import BaseImageProcessor
 
-    from startup_llm.config import DataConfig, ModelConfig, ScratchModelConfig
+    from startup_llm.config import DataConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.models.checkpoints import Checkpoint
 
@@ -45,13 +44,8 @@ class ImageClassification(ImageTask, SingleLabelTask):
     supports_probe = True
     predictor_class = ImageLabelPredictor
     saved_model_class = SavedImageClassifier
+    reference_models_class = ImageClassifiers
     known_baselines = {"majority": predict_majority, "nearest-pixels": predict_nearest_pixels}  # noqa: RUF012
-    scratch_load_code = """from huggingface_hub import snapshot_download
-from PIL import Image
-from startup_llm.models.scratch.image import load_image_dnn
-
-model, processor, label_names = load_image_dnn(snapshot_download("REPOSITORY"))
-logits = model(**processor([Image.open("image.png")], return_tensors="pt"))["logits"]"""
 
     def read_data(self, data: DataConfig) -> TaskData:
         """Read, check and split the rows.
@@ -77,45 +71,6 @@ logits = model(**processor([Image.open("image.png")], return_tensors="pt"))["log
             attention_kernel=attention_kernel,
             trust_remote_code=model.trust_remote_code,
         )
-
-    def build_scratch_model(
-        self, data: TaskData, model: ScratchModelConfig, attention_kernel: str
-    ) -> tuple[BaseImageProcessor, TaskModel]:
-        """Return an image processor of the model's size, and an `ImageDnn` or a `VisionTransformer`.
-
-        Both read three channels, grey repeated, as `transformers.pipeline` gives them.
-        """
-        from startup_llm.models.scratch.dnn import ImageDnn
-        from startup_llm.models.scratch.image import build_image_processor, shift_while_training
-        from startup_llm.models.scratch.vit import VisionTransformer
-
-        if model.name not in ("dnn", "vit"):
-            raise UserError(f"model.name {model.name}: {self.tag} has the reference models dnn and vit")
-        classes = len(data.label_names)
-        if model.name == "dnn":
-            network = ImageDnn(model.image_size, 3, classes, model.hidden, model.activation, model.dropout)
-        else:
-            self.scratch_load_code = None  # the pipeline loads a ViT
-            network = VisionTransformer(
-                model.image_size,
-                model.patch_size,
-                classes,
-                width=model.width,
-                heads=model.heads,
-                layers=model.layers,
-                inner_width=model.inner_width,
-                dropout=model.dropout,
-                kernel=attention_kernel,
-            )
-        shift_while_training(network, model.shift_pixels)
-        return build_image_processor(model.image_size), TaskModel(network)
-
-    def save_scratch_model(self, model: Any, processor: BaseImageProcessor, data: TaskData, folder: Path) -> None:
-        """Write a ViT as `transformers` would, or an `ImageDnn`."""
-        from startup_llm.models.scratch.image import save_image_classifier
-
-        save_image_classifier(model, data.label_names, folder)
-        processor.save_pretrained(folder)
 
     def encode(self, rows: Dataset, processor: BaseImageProcessor) -> tuple[Dataset, Truncation]:
         """Leave the image files as they are, for the collator to decode: a large one's pixels take far more room."""

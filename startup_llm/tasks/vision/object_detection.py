@@ -16,7 +16,6 @@ from startup_llm.tasks.vision.baselines import predict_components_nearest_pixels
 from startup_llm.tasks.vision.boxed_images import load_boxed_images
 from startup_llm.tasks.vision.detector import (
     build_object_detector,
-    build_scratch_detector,
     compute_detections,
     detect,
     measure_processed_size,
@@ -29,6 +28,7 @@ from startup_llm.tasks.vision.metrics import (
     compute_class_scores,
 )
 from startup_llm.tasks.vision.prediction import ANSWERED_SCORE, DetectionPredictor
+from startup_llm.tasks.vision.reference_models import Detectors
 from startup_llm.tasks.vision.saved_model import SavedDetector
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import BaseImageProcessor
 
-    from startup_llm.config import DataConfig, ModelConfig, ScratchModelConfig
+    from startup_llm.config import DataConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.models.checkpoints import Checkpoint
 
@@ -63,6 +63,7 @@ class ObjectDetection(ImageTask):
     )
     predictor_class = DetectionPredictor
     saved_model_class = SavedDetector
+    reference_models_class = Detectors
     known_metrics = (MEAN_AVERAGE_PRECISION, AVERAGE_PRECISION_50, AVERAGE_RECALL)
     known_baselines = {  # noqa: RUF012
         "mean-boxes": predict_mean_boxes,
@@ -97,18 +98,6 @@ class ObjectDetection(ImageTask):
             attention_kernel=attention_kernel,
             trust_remote_code=model.trust_remote_code,
         )
-
-    def build_scratch_model(
-        self, data: TaskData, model: ScratchModelConfig, attention_kernel: str
-    ) -> tuple[BaseImageProcessor, TaskModel]:
-        """Return an image processor and a small RT-DETR.
-
-        Raises:
-            UserError: If another model is asked for.
-        """
-        if model.name != "rt-detr":
-            raise UserError(f"model.name {model.name}: {self.tag} has the reference model rt-detr")
-        return build_scratch_detector(data.label_names, model, attention_kernel)
 
     def encode(self, rows: Dataset, processor: BaseImageProcessor) -> tuple[Dataset, Truncation]:
         """Leave the image files as they are, for the collator to decode, and write boxes as the models learn them."""

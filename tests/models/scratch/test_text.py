@@ -69,7 +69,7 @@ def test_the_tokenizer_learns_from_the_training_split_alone(tmp_path):
     task = load_task("text-classification")
     data = task.load_data(DataConfig(data_dir=str(tmp_path), validation_fraction=0))
     model = ScratchModelConfig(name="transformer", width=16, layers=1, heads=2, vocab_size=500)
-    tokenizer, _ = task.build_scratch_model(data, model, "eager")
+    tokenizer, _ = task.reference_models.build(data, model, "eager")
     assert "parcel" in tokenizer.get_vocab()
     assert "quixotic" not in tokenizer.get_vocab()
 

@@ -66,8 +66,8 @@ def test_a_saved_conformer_classifies_as_the_pipeline_does(sounds, tmp_path):
     data = task.load_data(DataConfig(data_dir=str(sounds)))
     torch.manual_seed(0)
     small = ScratchModelConfig(name="conformer", width=32, layers=1, heads=2)
-    processor, built = task.build_scratch_model(data, small, "eager")
-    task.save_scratch_model(built.model, processor, data, tmp_path)
+    processor, built = task.reference_models.build(data, small, "eager")
+    task.reference_models.save(built.model, processor, data, tmp_path)
     model, processor = task.saved_model.load(str(tmp_path)).eval(), task.saved_model.load_processor(str(tmp_path))
     rows = task.encode(data.splits["test"], processor)[0].remove_columns(["labels", "length", "_row"]).to_list()
     with torch.inference_mode():
@@ -167,7 +167,7 @@ def test_a_spectrogram_is_warped_in_training_alone(sounds):
     data = task.load_data(DataConfig(data_dir=str(sounds)))
     small = ScratchModelConfig(name="conformer", width=32, layers=1, heads=2, dropout=0.0)
     torch.manual_seed(0)
-    processor, built = task.build_scratch_model(data, small, "eager")
+    processor, built = task.reference_models.build(data, small, "eager")
     rows = task.encode(data.splits["test"], processor)[0].remove_columns(["labels", "length", "_row"]).to_list()[:2]
     inputs = {name: v for name, v in task.build_collator(processor)(rows).items() if name != "row_lengths"}
     first, second = (built.model.eval()(**inputs)["logits"] for _ in range(2))

@@ -228,8 +228,8 @@ def load_speech(sounds, folder):
     config = DataConfig(data_dir=str(sounds), file_name_columns="{word}_{speaker}_{take}", text_column="word")
     torch.manual_seed(0)
     small = ScratchModelConfig(name="conformer", width=32, layers=1, heads=2)
-    processor, built = task.build_scratch_model(task.load_data(config), small, "eager")
-    task.save_scratch_model(built.model, processor, None, folder)
+    processor, built = task.reference_models.build(task.load_data(config), small, "eager")
+    task.reference_models.save(built.model, processor, None, folder)
     return load(folder.parent, folder.name)
 
 
@@ -266,7 +266,7 @@ def test_parts_of_a_batch_give_the_batch_s_own_gradient(sounds, checkpoints, tmp
     task, processor, model = load(checkpoints, "wav2vec2-layer")
     model.config.apply_spec_augment, model.config.ctc_loss_reduction, model.config.layerdrop = False, "mean", 0.0
     set_dropout(model, 0.0)
-    task._writes = False
+    task.writes_text = False
     _, encoded = encode(task, processor, sounds)
     plan = SpeedPlan("cpu", "float32", "float32", None, 10**6, ())
     gradients, calls = [], []

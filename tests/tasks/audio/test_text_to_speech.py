@@ -83,8 +83,8 @@ def test_lora_on_a_speecht5_reloads(tmp_path, run_recipe):
     )
     small = ScratchModelConfig(name="speecht5", width=32, layers=1, heads=2)
     torch.manual_seed(0)
-    processor, built = task.build_scratch_model(task.load_data(config), small, "eager")
-    task.save_scratch_model(built.model, processor, None, tmp_path / "checkpoint")
+    processor, built = task.reference_models.build(task.load_data(config), small, "eager")
+    task.reference_models.save(built.model, processor, None, tmp_path / "checkpoint")
     run_well(
         run_recipe, "finetune", "--task", TAG, "--model.checkpoint", tmp_path / "checkpoint",
         "--data.data_dir", tmp_path / "sounds", *NAMES, *QUICK, "--run_dir", tmp_path / "run",
@@ -113,8 +113,8 @@ def test_the_config_of_lj_speech_trains_every_weight_on_the_hub_s_own_columns(tm
     small = ScratchModelConfig(name="speecht5", width=32, layers=1, heads=2)
     config = DataConfig(data_dir=str(tmp_path / "rows"), text_column="normalized_text")
     torch.manual_seed(0)
-    processor, built = task.build_scratch_model(task.load_data(config), small, "eager")
-    task.save_scratch_model(built.model, processor, None, tmp_path / "checkpoint")
+    processor, built = task.reference_models.build(task.load_data(config), small, "eager")
+    task.reference_models.save(built.model, processor, None, tmp_path / "checkpoint")
     run_well(
         run_recipe, "finetune", "--config", ROOT / "recipes/configs/ljspeech_speecht5.yaml", "--data.data_dir",
         tmp_path / "rows", "--model.checkpoint", tmp_path / "checkpoint", "--data.test_fraction", 0.2, *QUICK,

@@ -30,7 +30,7 @@ def data(task, tmp_path):
 
 def build(task, data):
     torch.manual_seed(0)
-    tokenizer, found = task.build_scratch_model(data, MODEL, "sdpa")
+    tokenizer, found = task.reference_models.build(data, MODEL, "sdpa")
     return tokenizer, found.model.eval()
 
 
@@ -77,7 +77,7 @@ def test_padding_changes_no_output(task, data):
 
 def test_a_saved_gpt_is_a_gpt2_that_the_pipeline_continues(task, data, tmp_path):
     tokenizer, model = build(task, data)
-    task.save_scratch_model(model, tokenizer, data, tmp_path / "model")
+    task.reference_models.save(model, tokenizer, data, tmp_path / "model")
     rows = data.splits["test"]
     encoded, _ = task.encode(rows, tokenizer)
     outputs = compute(task, model, encoded, tokenizer)
@@ -94,10 +94,10 @@ def test_a_saved_gpt_is_a_gpt2_that_the_pipeline_continues(task, data, tmp_path)
 
 def test_the_check_sees_a_pipeline_that_writes_otherwise(task, data, tmp_path, monkeypatch):
     tokenizer, model = build(task, data)
-    task.save_scratch_model(model, tokenizer, data, tmp_path / "model")
+    task.reference_models.save(model, tokenizer, data, tmp_path / "model")
     _, other = build(task, data)
     torch.nn.init.normal_(other.position_embedding.weight)
-    task.save_scratch_model(other, tokenizer, data, tmp_path / "other")
+    task.reference_models.save(other, tokenizer, data, tmp_path / "other")
     load = type(task.saved_model).load
     monkeypatch.setattr(type(task.saved_model), "load", lambda self, path: load(self, str(tmp_path / "other")))
     assert task.saved_model.check_pipeline(str(tmp_path / "model"), data.splits["test"], []) == float("inf")
@@ -111,6 +111,6 @@ def test_an_encoder_and_a_wrong_tokenizer_are_refused(task, data, tiny_checkpoin
     with pytest.raises(UserError, match="tiny-bert is no language model"):
         build_causal_language_model(checkpoint)
     with pytest.raises(UserError, match=r"model.tokenizer wordpiece: gpt reads characters"):
-        task.build_scratch_model(data, ScratchModelConfig(name="gpt"), "sdpa")
+        task.reference_models.build(data, ScratchModelConfig(name="gpt"), "sdpa")
     with pytest.raises(UserError, match=r"model.name dnn does not write text"):
-        task.build_scratch_model(data, ScratchModelConfig(name="dnn"), "sdpa")
+        task.reference_models.build(data, ScratchModelConfig(name="dnn"), "sdpa")

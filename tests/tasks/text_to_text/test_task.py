@@ -301,7 +301,7 @@ def load_scratch(**model):
     data = build_data()
     sizes = {"width": 16, "layers": 1, "heads": 2, "max_length_tokens": 30, "vocab_size": 300}
     config = ScratchModelConfig(**{"name": "transformer", "tokenizer": "bpe", **sizes, **model})
-    return *TASK.build_scratch_model(data, config, "sdpa"), data
+    return *TASK.reference_models.build(data, config, "sdpa"), data
 
 
 def test_a_shared_tokenizer_keeps_case_and_ends_every_text():
@@ -319,7 +319,7 @@ def test_a_scratch_model_is_saved_to_the_numbers_and_texts_it_had(tmp_path):
     torch.manual_seed(0)
     tokenizer, built, data = load_scratch(beams=1)
     model = built.model.eval()
-    TASK.save_scratch_model(model, tokenizer, data, tmp_path)
+    TASK.reference_models.save(model, tokenizer, data, tmp_path)
     loaded, restored = TASK.saved_model.load(str(tmp_path)).eval(), TASK.saved_model.load_processor(str(tmp_path))
     encoded, _ = TASK.encode(data.splits["train"].select([0, 9, 20]), restored)
     inputs = encoded.remove_columns(["labels", "length", TARGET_LENGTH])
@@ -340,7 +340,7 @@ def test_a_scratch_model_is_saved_to_the_numbers_and_texts_it_had(tmp_path):
 def test_bytes_need_no_tokenizer(tmp_path):
     tokenizer, built, data = load_scratch(name="t5", tokenizer="byte")
     assert built.notes == ("a token per byte",)
-    TASK.save_scratch_model(built.model, tokenizer, data, tmp_path)
+    TASK.reference_models.save(built.model, tokenizer, data, tmp_path)
     restored = TASK.saved_model.load_processor(str(tmp_path))
     assert restored.decode(restored("schläft")["input_ids"], skip_special_tokens=True) == "schläft"
     assert TASK.saved_model.load(str(tmp_path)).generation_config.num_beams == 4

@@ -156,7 +156,7 @@ def test_a_small_rt_detr_learns_to_find_squares_and_reads_back(squares, tmp_path
 
     task = load_task(TAG)
     torch.manual_seed(0)
-    processor, built = task.build_scratch_model(squares, SMALL, "eager")
+    processor, built = task.reference_models.build(squares, SMALL, "eager")
     batch = encode(task, processor, squares.splits["train"].select(range(8)), labels=True)
     optimizer = torch.optim.Adam(built.model.parameters(), 3e-3)
     built.model.train()
@@ -168,7 +168,7 @@ def test_a_small_rt_detr_learns_to_find_squares_and_reads_back(squares, tmp_path
         optimizer.zero_grad()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.6 * losses[0]
-    task.save_scratch_model(built.model, processor, squares, tmp_path)
+    task.reference_models.save(built.model, processor, squares, tmp_path)
     model, again = task.saved_model.load(str(tmp_path)).eval(), task.saved_model.load_processor(str(tmp_path))
     asked = encode(task, again, squares.splits["test"])
     with torch.inference_mode():
@@ -189,7 +189,7 @@ def test_a_model_that_cannot_be_is_refused(squares, change, message):
     import dataclasses
 
     with pytest.raises(UserError, match=message):
-        load_task(TAG).build_scratch_model(squares, dataclasses.replace(SMALL, **change), "eager")
+        load_task(TAG).reference_models.build(squares, dataclasses.replace(SMALL, **change), "eager")
 
 
 def test_a_probe_and_an_adapter_on_shared_heads_are_refused(squares, tmp_path):
