@@ -27,6 +27,7 @@ def align(config: AlignConfig, train_section: dict, config_text: str, run: RunFo
     from startup_llm.hub.dataset_card import read_dataset_card
     from startup_llm.runs.finish import finish_run
     from startup_llm.tasks import load_task
+    from startup_llm.tasks.checkpoint import load_task_checkpoint
     from startup_llm.training import finetuning, preferences
     from startup_llm.training.processes import start_run
 
@@ -43,7 +44,7 @@ def align(config: AlignConfig, train_section: dict, config_text: str, run: RunFo
         say("\n  ".join([f"data: {data.describe()}", *data.notes]))
 
     with stage("checkpoint"):
-        checkpoint = task.load_checkpoint(config.model)
+        checkpoint = load_task_checkpoint(task, config.model)
         processor = task.load_processor(checkpoint, config.model)
         plan = finetuning.choose_plan(config, run)
         prepared = finetuning.prepare(task, data, config, checkpoint, processor, plan)

@@ -114,9 +114,10 @@ def measure_entry(entry: Any, config: EvaluateConfig, others: list[str], run: Ru
         outputs = task.order_labels(outputs, order)
     elif data.problem_type == "regression" and outputs[0].shape[-1] != 1:
         raise UserError(f"{name} has {outputs[0].shape[-1]} outputs; {entry.name} has numbers, which need one output")
-    predictions, references = task.decide(outputs, encoded, test, data), task.references(test)
+    predictions, references = task.read_predictions(outputs, encoded, test, data), task.references(test)
     metrics = [find_metric(task, metric) for metric in entry.metrics]
-    metrics = metrics or rank_metrics(task.metrics_alone(data), config.evaluation.decides)
+    alone = [metric for metric in task.metrics(data) if not metric.relative]  # no model before it is measured here
+    metrics = metrics or rank_metrics(alone, config.evaluation.decides)
     sha256, comparisons = compute_rows_sha256(test), []
     for other in others:
         theirs = benchmarks.read_predictions(other.replace("{entry}", entry.name), entry.name, sha256)

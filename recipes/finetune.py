@@ -31,6 +31,7 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
     from startup_llm.hub.dataset_card import read_dataset_card
     from startup_llm.runs.finish import finish_run
     from startup_llm.tasks import load_task
+    from startup_llm.tasks.checkpoint import load_task_checkpoint
     from startup_llm.training import finetuning
     from startup_llm.training.preflight import estimate_run
     from startup_llm.training.processes import is_sharded, start_run
@@ -61,8 +62,8 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
         say("\n  ".join([f"audit: {config.audit}", *found]))
 
     with stage("checkpoint"):
-        checkpoint = task.load_checkpoint(config.model)
-        processor = task.fit_processor(task.load_processor(checkpoint, config.model), data)
+        checkpoint = load_task_checkpoint(task, config.model)
+        processor = task.load_processor(checkpoint, config.model, data)
         find_shape = functools.partial(finetuning.find_attention_shape, task, data, checkpoint, processor)
         plan = finetuning.choose_plan(config, run, find_shape)
         prepared = finetuning.prepare(task, data, config, checkpoint, processor, plan)
@@ -74,7 +75,7 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
         with stage("baselines"):
             predictions = predict_baselines(task.baselines(data), data)
 
-    if task.supports_probe:
+    if task.probe is not None:
         with stage("probe"):
             predictions["linear-probe"], feature_norm = finetuning.start_from_probe(prepared)
 

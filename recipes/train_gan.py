@@ -119,6 +119,7 @@ def train_ganbert(config: GanConfig, config_text: str, run: RunFolder) -> None:
     from startup_llm.gan.sample_grids import plot_losses
     from startup_llm.hub.dataset_card import read_dataset_card
     from startup_llm.tasks import load_task
+    from startup_llm.tasks.checkpoint import load_task_checkpoint
     from startup_llm.training import finetuning
     from startup_llm.training.processes import start_run
 
@@ -132,7 +133,7 @@ def train_ganbert(config: GanConfig, config_text: str, run: RunFolder) -> None:
         say("\n  ".join([f"data: {data.describe()}, {len(data.unlabelled):,} unlabelled", *data.notes]))
 
     with stage("features"):
-        checkpoint = task.load_checkpoint(config.encoder)
+        checkpoint = load_task_checkpoint(task, config.encoder)
         processor = task.load_processor(checkpoint, config.encoder)
         plan = finetuning.choose_plan(config, run)
         task_model = task.build_model(checkpoint, processor, data, config.encoder, plan.attention_kernel)

@@ -239,10 +239,11 @@ def _train_ours(
     from startup_llm.config import SHARED_TRAIN_DEFAULTS, TRAIN_DEFAULTS
     from startup_llm.run_folder import RunFolder
     from startup_llm.tasks import load_task
+    from startup_llm.tasks.checkpoint import load_task_checkpoint
     from startup_llm.training import finetuning
 
     task, data = load_task("text-classification"), _load(config)
-    checkpoint = task.load_checkpoint(config.model)
+    checkpoint = load_task_checkpoint(task, config.model)
     blocks = AutoConfig.from_pretrained(checkpoint.path).num_hidden_layers
     lora = LoraConfig(rank=LORA_RANK, upper_layers=count_upper(blocks) if count_upper else None)
     run_config = FinetuneConfig(method=method, model=config.model, lora=lora, speed=SpeedConfig(plan=plan))
@@ -260,7 +261,7 @@ def _train_ours(
 
         def measure_accuracy() -> float:
             outputs = prepared.predict(model[0], test)
-            return float((task.decide(outputs, test, data.splits["test"], data) == references).mean())
+            return float((task.read_predictions(outputs, test, data.splits["test"], data) == references).mean())
 
         clock = _Clock(started, config.target_accuracy, measure_accuracy if config.accuracy else None)
 
@@ -373,9 +374,10 @@ def _train_setfit(config: BenchmarkConfig, started: float) -> dict[str, Any]:
 def _build_classifier(config: BenchmarkConfig) -> tuple[Any, Any, Any, Any]:
     """Return task, processor, a classifier with a random head, on which speed does not depend, and rows."""
     from startup_llm.tasks import load_task
+    from startup_llm.tasks.checkpoint import load_task_checkpoint
 
     task, data = load_task("text-classification"), _load(config)
-    checkpoint = task.load_checkpoint(config.model)
+    checkpoint = load_task_checkpoint(task, config.model)
     processor = task.load_processor(checkpoint, config.model)
     return (
         task,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,12 +11,13 @@ if TYPE_CHECKING:
     from datasets import DatasetDict
 
     from startup_llm.data.task_data import TaskData
+    from startup_llm.evaluation.metrics import Values
 
-    Baseline = Callable[[DatasetDict, TaskData], Sequence[Any]]
+    Baseline = Callable[[DatasetDict, TaskData], Values]
     """From the splits and what is known of their labels to predictions on the test rows."""
 
 
-def predict_baselines(baselines: Mapping[str, Baseline], data: TaskData) -> dict[str, Sequence[Any]]:
+def predict_baselines(baselines: Mapping[str, Baseline], data: TaskData) -> dict[str, Values]:
     """Fit each baseline on the training rows and predict the test rows.
 
     Args:

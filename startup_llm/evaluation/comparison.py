@@ -10,7 +10,7 @@ import numpy as np
 
 from startup_llm.errors import UserError
 from startup_llm.evaluation import report
-from startup_llm.evaluation.metrics import Metric, is_share
+from startup_llm.evaluation.metrics import Metric, Values, is_share
 from startup_llm.evaluation.statistics import compare_models, compute_interval, judge_comparison
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class RungRun:
     rung: str
     budget: Budget
     draw: int
-    predictions: Sequence[Any]
+    predictions: Values
     test_sha256: str
     train_rows: int
     seconds: float
@@ -65,7 +65,7 @@ class RungRun:
     command: str | None = None
 
 
-def check_measurable(rung: str, metric: Metric, predictions: Sequence[Any]) -> None:
+def check_measurable(rung: str, metric: Metric, predictions: Values) -> None:
     """Refuse a rung whose predictions do not tell what the ladder compares.
 
     Raises:
@@ -79,7 +79,7 @@ def check_measurable(rung: str, metric: Metric, predictions: Sequence[Any]) -> N
 
 
 def build_comparison(
-    runs: Sequence[RungRun], references: Sequence[Any], metric: Metric, evaluation: EvaluationConfig
+    runs: Sequence[RungRun], references: Values, metric: Metric, evaluation: EvaluationConfig
 ) -> dict[str, Any]:
     """Score every run on the same test rows, and at each budget the best rung against each other one.
 
@@ -162,7 +162,7 @@ def _mean_of(draws: Sequence[RungRun], key: str) -> float | int | None:
 
 
 def _compare(
-    a: Sequence[RungRun], b: Sequence[RungRun], references: Sequence[Any], metric: Metric, evaluation: EvaluationConfig
+    a: Sequence[RungRun], b: Sequence[RungRun], references: Values, metric: Metric, evaluation: EvaluationConfig
 ) -> dict[str, Any]:
     """Compare two rungs draw by draw; the first draw's test stands for the rest, which are counted."""
     others = {run.draw: run for run in b}

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import evaluate
 
 Array = np.ndarray
+Values = Sequence[Any] | Array
+"""References or predictions: one value per row."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Metric:
             as a function of row numbers, shape (drawn rows,), of which some may stand several times.
         part: What of a row's value it reads, where values are dicts because metrics of several kinds are measured:
             likelihood or answer.
+        relative: Whether it compares with the model before training, and so needs that one.
     """
 
     name: str
@@ -49,12 +52,13 @@ class Metric:
     sign: Callable[[], str] | None = None
     prepare: Callable[[Any, Any], Callable[[Array], float]] | None = None
     part: str = ""
+    relative: bool = False
 
-    def is_measurable(self, predictions: Sequence[Any]) -> bool:
+    def is_measurable(self, predictions: Values) -> bool:
         """Return whether predictions hold what the metric reads: a baseline may give answers without likelihoods."""
         return not (self.part and isinstance(predictions[0], dict) and self.part not in predictions[0])
 
-    def read_part(self, values: Sequence[Any]) -> Sequence[Any]:
+    def read_part(self, values: Values) -> Values:
         """Return what the metric reads of references or predictions: its part of each, where they are dicts."""
         return [value[self.part] for value in values] if self.part and isinstance(values[0], dict) else values
 
@@ -67,6 +71,7 @@ def additive(
     lower_is_better: bool = False,
     sign: Callable[[], str] | None = None,
     part: str = "",
+    relative: bool = False,
 ) -> Metric:
     """Return a metric of a whole corpus, made from counts that add up over its rows."""
 
@@ -74,7 +79,7 @@ def additive(
         return float(combine(np.asarray(count(references, predictions), dtype=float).sum(axis=0)))
 
     compute.__doc__ = combine.__doc__
-    return Metric(name, compute, lower_is_better, count, combine, sign, part=part)
+    return Metric(name, compute, lower_is_better, count, combine, sign, part=part, relative=relative)
 
 
 def compute_accuracy(references: Array, predictions: Array) -> float:
@@ -181,7 +186,7 @@ def rank_metrics(metrics: Sequence[Metric], decides: str | None) -> tuple[Metric
     return (primary, *(metric for metric in metrics if metric is not primary))
 
 
-def score_rows(metric: Metric, references: Sequence[Any], predictions: Sequence[Any]) -> float:
+def score_rows(metric: Metric, references: Values, predictions: Values) -> float:
     """Compute a metric through its `evaluate.Metric`, whose features are read off the rows."""
     import datasets
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.config import EvaluationConfig
-from startup_llm.evaluation.metrics import Metric, score_rows
+from startup_llm.evaluation.metrics import Metric, Values, score_rows
 from startup_llm.evaluation.statistics import compare_models, compute_interval, describe_comparison
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ SCHEMA_VERSION = 1
 
 def score_models(
     metrics: Sequence[Metric],
-    references: Sequence[Any],
-    predictions: Mapping[str, Sequence[Any]],
+    references: Values,
+    predictions: Mapping[str, Values],
     candidate: str,
     evaluation: EvaluationConfig,
 ) -> dict[str, Any]:

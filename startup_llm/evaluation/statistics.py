@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from startup_llm.evaluation.metrics import ACCURACY, Metric, is_share
+from startup_llm.evaluation.metrics import ACCURACY, Metric, Values, is_share
 
 if TYPE_CHECKING:
     from startup_llm.config import EvaluationConfig
@@ -41,7 +41,7 @@ class Comparison:
 
 
 def compute_interval(
-    metric: Metric, references: Sequence[Any], predictions: Sequence[Any], evaluation: EvaluationConfig
+    metric: Metric, references: Values, predictions: Values, evaluation: EvaluationConfig
 ) -> Interval:
     """Bootstrap a metric over the rows (percentile method, Efron 1979).
 
@@ -58,9 +58,9 @@ def compute_interval(
 
 def compare_models(
     metric: Metric,
-    references: Sequence[Any],
-    a: tuple[str, Sequence[Any]],
-    b: tuple[str, Sequence[Any]],
+    references: Values,
+    a: tuple[str, Values],
+    b: tuple[str, Values],
     evaluation: EvaluationConfig,
 ) -> Comparison:
     """Test whether two models differ on the same rows.
@@ -84,7 +84,7 @@ def compare_models(
 
     low, high, distribution = _bootstrap(difference, len(references), evaluation)
     if metric == ACCURACY:
-        p_value, test = compute_mcnemar(references, predictions_a, predictions_b), "exact McNemar"
+        p_value, test = compute_mcnemar(*map(np.asarray, (references, predictions_a, predictions_b))), "exact McNemar"
     else:
         below, above = np.sum(distribution <= 0) + 1, np.sum(distribution >= 0) + 1
         p_value, test = min(1.0, 2 * min(below, above) / (len(distribution) + 1)), "paired bootstrap"
@@ -142,16 +142,16 @@ def _right(references: Array, predictions: Array) -> Array:
     return right.all(axis=1) if right.ndim == 2 else right
 
 
-def _resample(metric: Metric, references: Sequence[Any], predictions: Sequence[Any]) -> Callable[[Array], float]:
+def _resample(metric: Metric, references: Values, predictions: Values) -> Callable[[Array], float]:
     """Return the metric as a function of row indices."""
     references, predictions = metric.read_part(references), metric.read_part(predictions)
     if metric.prepare is not None:
         return metric.prepare(references, predictions)
     if metric.count is None or metric.combine is None:
-        references, predictions = np.asarray(references), np.asarray(predictions)
-        return lambda rows: metric.compute(references[rows], predictions[rows])
-    counts = np.asarray(metric.count(references, predictions), dtype=float)
-    return lambda rows: float(metric.combine(counts[rows].sum(axis=0)))
+        true, predicted = np.asarray(references), np.asarray(predictions)
+        return lambda rows: metric.compute(true[rows], predicted[rows])
+    counts, combine = np.asarray(metric.count(references, predictions), dtype=float), metric.combine
+    return lambda rows: float(combine(counts[rows].sum(axis=0)))
 
 
 def _bootstrap(statistic, rows: int, evaluation: EvaluationConfig) -> tuple[float, float, Array]:

@@ -13,7 +13,7 @@ import numpy as np
 from startup_llm.config import DataConfig, EvaluationConfig, list_changed
 from startup_llm.errors import UserError, nearest
 from startup_llm.evaluation import statistics
-from startup_llm.evaluation.metrics import Metric
+from startup_llm.evaluation.metrics import Metric, Values
 from startup_llm.evaluation.report import find_run_model, format_interval, format_value, name_metric
 from startup_llm.run_folder import read_results
 
@@ -65,9 +65,9 @@ def read_suite(
         if entry not in found:
             raise UserError(f"{file} has no entry {entry}{nearest(entry, found)}; entries: {', '.join(found)}")
     entries = [_read_entry(name, entry, file) for name, entry in found.items() if not only or name in only]
-    for entry in entries:
-        known = list_metrics(entry.task)
-        for metric in entry.metrics:
+    for read in entries:
+        known = list_metrics(read.task)
+        for metric in read.metrics:
             if metric not in known:
                 raise UserError(f"unknown metric {metric}{nearest(metric, known) or ';'} metrics: {', '.join(known)}")
     return entries
@@ -123,7 +123,7 @@ def match_labels(model_names: Sequence[str], data_names: Sequence[str], model: s
 
 
 def measure(
-    metrics: Sequence[Metric], references: Sequence[Any], predictions: Sequence[Any], evaluation: EvaluationConfig
+    metrics: Sequence[Metric], references: Values, predictions: Values, evaluation: EvaluationConfig
 ) -> dict[str, dict[str, float]]:
     """Return value, low and high of each metric."""
     return {
@@ -166,8 +166,8 @@ def read_predictions(run: str | Path, entry: str, sha256: str) -> tuple[str, lis
 
 def compare(
     metrics: Sequence[Metric],
-    references: Sequence[Any],
-    ours: tuple[str, Sequence[Any]],
+    references: Values,
+    ours: tuple[str, Values],
     theirs: tuple[str, list[Any]],
     evaluation: EvaluationConfig,
 ) -> list[dict[str, Any]]:

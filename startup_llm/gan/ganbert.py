@@ -149,17 +149,17 @@ def predict_probe(prepared: Prepared, vectors: SentenceVectors) -> np.ndarray:
     weight, bias = fit_linear_probe(
         vectors.train, labels, data.problem_type, classes=len(data.label_names), intercept=True
     )
-    return _decide(prepared, vectors.test @ weight.T + bias)
+    return _read_predictions(prepared, vectors.test @ weight.T + bias)
 
 
 def predict_classes(trainer: GanBertTrainer, prepared: Prepared, vectors: SentenceVectors) -> np.ndarray:
     """Return the discriminator's test predictions among the real classes."""
-    return _decide(prepared, compute_class_logits(trainer.unwrap_discriminator(), vectors.test))
+    return _read_predictions(prepared, compute_class_logits(trainer.unwrap_discriminator(), vectors.test))
 
 
-def _decide(prepared: Prepared, logits: np.ndarray) -> np.ndarray:
+def _read_predictions(prepared: Prepared, logits: np.ndarray) -> np.ndarray:
     rows = prepared.data.splits["test"]
-    return np.asarray(prepared.task.decide(logits, prepared.encoded["test"], rows, prepared.data))
+    return np.asarray(prepared.task.read_predictions(logits, prepared.encoded["test"], rows, prepared.data))
 
 
 def build_ganbert_trainer(

@@ -21,6 +21,9 @@ class TaskModel:
         constant_modules: Names of those among them that hold a formula and are never trained.
         load_arguments: Keyword arguments for `from_pretrained` on the bare checkpoint to get this model's shape.
         notes: Sentences to say aloud.
+        processor_details: What of the processor belongs to a run's results, such as the hash of a chat template.
+        mask_positions: Positions of the attention mask that make one unit of an encoded row's `length`, such as the
+            samples of a frame.
         no_adapter: Why no adapter can be trained, and what to do; None where one can.
     """
 
@@ -30,4 +33,6 @@ class TaskModel:
     constant_modules: tuple[str, ...] = ()
     load_arguments: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    processor_details: Mapping[str, Any] = field(default_factory=dict)
+    mask_positions: int = 1
     no_adapter: str | None = None

@@ -83,7 +83,7 @@ def finish_run(
         start = stage.total
         outputs = prepared.predict(model, encoded)
         predict_seconds = stage.total - start
-        predictions[candidate] = task.decide(outputs, encoded, test, data)
+        predictions[candidate] = task.read_predictions(outputs, encoded, test, data)
         sample = test.shuffle(seed=0).select(range(min(64, len(test))))
         exact = prepared.score(
             model, task.saved_model.encode_sample(sample, prepared.processor), prepared.plan.exact()
@@ -97,7 +97,7 @@ def finish_run(
         written = task.write_samples(model, prepared.processor, test)
         gallery = [*errors.pop("gallery", []), *written, *trained.samples]
         errors |= {"gallery": gallery} if gallery else {}
-        task.write_files(run.path, data, outputs, prepared.processor)
+        task.predictor.write_files(run.path, data, outputs, prepared.processor)
     with stage("reload gate"):
         arguments = prepared.task_model.load_arguments
         gate = check_reload(run, task=task.tag, rows=sample, outputs=exact, base=base, load_arguments=arguments)
@@ -142,7 +142,7 @@ def finish_run(
             else None,
             **{name: asdict(cut) for name, cut in prepared.truncation.items()},
         },
-        "processor": task.describe_processor(prepared.processor),
+        "processor": dict(prepared.task_model.processor_details),
         "reload_gate": dict(gate),
         "load": {
             "adapter_model_kwargs": dict(prepared.task_model.load_arguments),

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from startup_llm.config import list_changed
 from startup_llm.errors import UserError, nearest
-from startup_llm.evaluation.metrics import ACCURACY, MACRO_F1, Metric
+from startup_llm.evaluation.metrics import ACCURACY, MACRO_F1, Metric, Values
 from startup_llm.evaluation.results import describe_classification
+from startup_llm.tasks.checkpoint import name_checkpoint
 from startup_llm.tasks.reference_models import ReferenceModels
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from datasets import Dataset
     from torch import Tensor
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from startup_llm.models.checkpoints import Checkpoint
     from startup_llm.models.task_model import TaskModel
     from startup_llm.tasks.prediction import Predictor
+    from startup_llm.tasks.probing import RowProbe
     from startup_llm.tasks.saved_model import SavedModel
 
 Collator = Callable[[list[dict[str, Any]]], dict[str, Any]]
@@ -102,9 +102,11 @@ class Task(ABC):
         reference_models: Builds models with random weights.
         reads_text: Whether a row is tokens of a text, which `length` counts.
         peft_task_type: PEFT's name of the task.
-        supports_probe: Whether the head is one linear layer, so that a linear probe on what it reads is a rung.
+        probe: What a linear probe learns from, where the head is one linear layer; else None.
+        packer: Puts several encoded rows into each row to train on; None where the task has no such thing.
+        computes_loss: Whether `compute_loss` gives a batch's loss, not the model.
+        selects_by_loss: Whether the validation loss chooses the best checkpoint, not the primary metric.
         cuts_long_rows: Whether what is beyond the processor's longest length is lost.
-        outputs_per_token: Whether that layer reads a vector for each token of a row, instead of one for the row.
         data_options: Fields of the data section that it uses, of those that not every task does.
         model_options: The same of the model section.
         evaluation_options: The same of the evaluation section.
@@ -123,8 +125,10 @@ class Task(ABC):
     reference_models_class: type[ReferenceModels] = ReferenceModels
     peft_task_type: str | None
     reads_text = True
-    supports_probe = False
-    outputs_per_token = False
+    probe: RowProbe | None = None
+    packer: Callable[[Dataset, Any], Dataset] | None = None
+    computes_loss = False
+    selects_by_loss = False
     cuts_long_rows = True
     known_metrics: tuple[Metric, ...] = ()
     known_baselines: ClassVar[Mapping[str, Baseline]] = {}
@@ -167,41 +171,25 @@ class Task(ABC):
             UserError: If either is the case.
         """
         self._refuse_unused("model", model, OPTIONS_OF_SOME_TASKS["model"], self.model_options)
-        self._name_checkpoint(model)
+        name_checkpoint(self, model)
 
     def _refuse_unused(self, section: str, given: Any, some: Sequence[str], used: Collection[str]) -> None:
         for name, value in list_changed(given).items():
             if name in some and name not in used:
                 raise UserError(f"{section}.{name} {value}: {self.tag} does not use it; leave it out")
 
-    def load_checkpoint(self, model: ModelConfig) -> Checkpoint:
-        """Find the files of the checkpoint that the config names, else of the task's default.
+    def load_processor(self, checkpoint: Checkpoint, model: ModelConfig, data: TaskData | None = None) -> Any:
+        """Load what turns the checkpoint's rows into numbers.
 
-        Raises:
-            UserError: If there is no such checkpoint, or none is named and the task has no default.
+        Args:
+            checkpoint: Where its files are.
+            model: Longest length, language, and whether to run the checkpoint's own Python code.
+            data: The rows, whose training split completes what the checkpoint was never taught, such as letters; None
+                for a model that was trained before.
         """
-        from startup_llm.models.checkpoints import load_checkpoint
-
-        return load_checkpoint(replace(model, checkpoint=self._name_checkpoint(model)))
-
-    def _name_checkpoint(self, model: ModelConfig) -> str:
-        name = model.checkpoint or self.default_checkpoint
-        if name is None:
-            raise UserError(
-                f"--task {self.tag} has no packaged checkpoint; name one with --model.checkpoint, such as "
-                f"{self.example_checkpoint}, or a local folder"
-            )
-        return name
-
-    def load_processor(self, checkpoint: Checkpoint, model: ModelConfig) -> Any:
-        """Load what turns the checkpoint's rows into numbers."""
         from startup_llm.models.checkpoints import load_tokenizer
 
         return load_tokenizer(checkpoint, model.max_length_tokens, model.trust_remote_code)
-
-    def fit_processor(self, processor: Any, data: TaskData) -> Any:
-        """Complete a checkpoint's processor by what the training rows alone tell, such as their letters."""
-        return processor
 
     def check_method(self, method: str, data: TaskData) -> None:
         """Refuse a method by which the rows cannot be learnt.
@@ -213,16 +201,12 @@ class Task(ABC):
         Raises:
             UserError: If it is one.
         """
-        if method == "probe" and not self.supports_probe:
+        if method == "probe" and self.probe is None:
             raise UserError(f"--method probe: {self.tag} has no linear probe; use lora or full")
         if method == "zero-shot":
             raise UserError(f"--method zero-shot: {self.tag} has no names of labels to compare; use lora or full")
         if method == "dpo":
             raise UserError(f"--method dpo: {self.tag} has no preferences between two texts; use recipes/finetune.py")
-
-    def describe_processor(self, processor: Any) -> dict[str, Any]:
-        """Return what of the processor belongs to a run's results beside its files, such as a template's hash."""
-        return {}
 
     @abstractmethod
     def build_model(
@@ -242,11 +226,11 @@ class Task(ABC):
         Returns:
             Inputs, `labels` where the rows have them, and `length`: what a row costs, in tokens, patches or frames.
             A raw row may become several; columns that begin with an underscore never reach the model: they are for
-            `decide`, and `TARGET_LENGTH` for the order of training.
+            `read_predictions`, and `TARGET_LENGTH` for the order of training.
         """
 
     def encode_split(self, name: str, data: TaskData, processor: Any) -> tuple[Dataset, Truncation]:
-        """Encode a split, and behind its rows what else `decide` has to see the outputs for, such as a corpus.
+        """Encode a split, and behind its rows what else `read_predictions` needs the outputs of, such as a corpus.
 
         Args:
             name: train, validation or test.
@@ -255,29 +239,17 @@ class Task(ABC):
         """
         return self.encode(data.splits[name], processor)
 
-    def pack(self, encoded: Dataset, processor: Any) -> Dataset:
-        """Put several encoded rows into each row to train on, none of which sees another.
-
-        Raises:
-            UserError: If the task has no such thing.
-        """
-        raise UserError(f"data.packing: {self.tag} packs no rows; leave it out")
-
     @abstractmethod
     def build_collator(self, processor: Any) -> Collator:
         """Return what makes a batch of encoded rows."""
 
-    def compute_loss(self, model: Any, batch: dict[str, Tensor], processor: Any) -> tuple[Tensor, Tensor] | None:
-        """Return a batch's loss and outputs where the model computes no loss of a batch as it is, else None."""
-        return None
+    def compute_loss(self, model: Any, batch: dict[str, Tensor], processor: Any) -> tuple[Tensor, Tensor]:
+        """Return a batch's loss, the mean over its targets, and its outputs; called where `computes_loss`."""
+        raise NotImplementedError
 
     def count_targets(self, batch: dict[str, Tensor]) -> Tensor:
         """Return how many terms each row of a batch adds to the loss, which is their mean; shape (rows,)."""
         return batch["labels"].new_ones(len(batch["labels"]), dtype=int)
-
-    def mask_positions(self, processor: Any) -> int:
-        """Return how many positions of the attention mask make one unit of `length`, such as samples of a frame."""
-        return 1
 
     def compute_outputs(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
         """Return the model's output for each row of a batch: its logits, unless the task says otherwise."""
@@ -287,20 +259,18 @@ class Task(ABC):
         """Return what models of these rows are measured by, the primary metric first."""
         return self.known_metrics
 
-    def metrics_alone(self, data: TaskData) -> tuple[Metric, ...]:
-        """Return the metrics of a model that is measured without the one it was trained from, the primary first."""
-        return self.metrics(data)
-
     def baselines(self, data: TaskData) -> Mapping[str, Baseline]:
         """Return the baselines that models of these rows stand beside, by name."""
         return self.known_baselines
 
     @abstractmethod
-    def references(self, rows: Dataset) -> Sequence[Any]:
-        """Return the true values of raw rows, in the form of `decide`: an array, or a list of plain data."""
+    def references(self, rows: Dataset) -> Values:
+        """Return the true values of raw rows, in the form of `read_predictions`: an array, or a list of plain data."""
 
     @abstractmethod
-    def decide(self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData) -> Sequence[Any]:
+    def read_predictions(
+        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData
+    ) -> Values:
         """Turn outputs into one prediction per raw row, in the form that the metrics take.
 
         Args:
@@ -309,21 +279,6 @@ class Task(ABC):
             rows: The raw rows.
             data: What is known of the labels.
         """
-
-    def list_probe_examples(
-        self, features: Sequence[np.ndarray], encoded: Dataset, rows: Dataset
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return what a linear probe learns from.
-
-        Args:
-            features: What the output layer reads, one array per encoded row.
-            encoded: The encoded rows.
-            rows: The raw rows.
-
-        Returns:
-            Features, shape (examples, width), and their labels.
-        """
-        return np.stack(features), np.asarray(self.references(rows))
 
     def order_labels(self, outputs: Sequence[np.ndarray], order: Sequence[int]) -> Sequence[np.ndarray]:
         """Return outputs whose labels stand in another order.
@@ -334,27 +289,25 @@ class Task(ABC):
         """
         return [output[..., list(order)] for output in outputs]
 
-    def read_validation(
-        self, logits: np.ndarray, labels: np.ndarray, data: TaskData
-    ) -> tuple[Sequence[Any], Sequence[Any]] | None:
-        """Return references and predictions of the validation rows; None where the loss tells the best checkpoint.
+    def read_validation(self, logits: np.ndarray, labels: np.ndarray, data: TaskData) -> tuple[Values, Values]:
+        """Return references and predictions of the validation rows; called unless `selects_by_loss`.
 
         Args:
             logits: As the Trainer gathers them, padded with -100.
             labels: The encoded labels, padded with -100.
             data: What is known of the labels.
         """
-        return None
+        raise NotImplementedError
 
     def describe_errors(
-        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Sequence[Any], data: TaskData
+        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Values, data: TaskData
     ) -> dict[str, Any]:
         """Look into a model's answers to the test rows.
 
         Args:
             rows: Raw test rows.
             outputs: The model's, one per encoded row.
-            predictions: From `decide`.
+            predictions: From `read_predictions`.
             data: The task's rows.
 
         Returns:
@@ -364,10 +317,6 @@ class Task(ABC):
 
     def write_samples(self, model: Any, processor: Any, rows: Dataset) -> list[dict[str, Any]]:
         """Return what the trained model writes by itself: further items of the report's gallery."""
-        return []
-
-    def write_files(self, folder: Path, data: TaskData, outputs: Sequence[np.ndarray], processor: Any) -> list[Path]:
-        """Write what the answers to the test rows are besides numbers, such as sounds, and return the files."""
         return []
 
 
@@ -380,12 +329,14 @@ class SingleLabelTask(Task):
         """Return the class ids."""
         return np.asarray(rows["label"])
 
-    def decide(self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData) -> np.ndarray:
+    def read_predictions(
+        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData
+    ) -> np.ndarray:
         """Take the largest logit."""
         return np.asarray(outputs).argmax(axis=1)
 
     def read_validation(self, logits: np.ndarray, labels: np.ndarray, data: TaskData) -> tuple[np.ndarray, np.ndarray]:
-        """Return labels and what the logits decide."""
+        """Return labels and what the logits say."""
         return labels, logits.argmax(axis=1)
 
     @abstractmethod
@@ -393,7 +344,7 @@ class SingleLabelTask(Task):
         """Return a line of text for each raw row, to name it in a report."""
 
     def describe_errors(
-        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Sequence[Any], data: TaskData
+        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Values, data: TaskData
     ) -> dict[str, Any]:
         """Return scores per class, confusions, mistakes and calibration."""
         from scipy.special import softmax

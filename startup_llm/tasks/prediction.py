@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from startup_llm.config import PredictConfig
+    from startup_llm.data.task_data import TaskData
     from startup_llm.tasks.base import Task
 
 
@@ -76,6 +77,20 @@ class Predictor(ABC):
     def compute_outputs(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
         """Return what `answer` reads, for each row of a batch: the model's outputs, or a text that it writes."""
         return self.task.compute_outputs(model, batch, processor)
+
+    def write_files(self, folder: Path, data: TaskData, outputs: Sequence[np.ndarray], processor: Any) -> list[Path]:
+        """Write what belongs to a run beside its model: answers that are no numbers, or texts to search later.
+
+        Args:
+            folder: The run's.
+            data: The rows that it was trained and tested on.
+            outputs: Of the test split as `Task.encode_split` gives it.
+            processor: What encoded it.
+
+        Returns:
+            The files.
+        """
+        return []
 
     @abstractmethod
     def answer(

@@ -279,11 +279,11 @@ def start_from_probe(prepared: Prepared) -> tuple[Sequence[Any], float]:
     learnt, plan, kept = prepared.encoded["train"], prepared.plan, prepared.kept_states
     if kept:
         learnt = number_rows(learnt)
-    if task.outputs_per_token:
+    if task.probe.per_token:
         learnt = _limit_tokens(learnt, MOST_PROBED_TOKENS)
     train = list_features(task, model, learnt, prepared.processor, plan, kept)
     test = list_features(task, model, prepared.encoded["test"], prepared.processor, plan)
-    features, labels = task.list_probe_examples(train, learnt, data.splits["train"])
+    features, labels = task.probe.list_examples(train, learnt, task.references(data.splits["train"]))
     output = find_output_layer(model)
     weight, bias = fit_linear_probe(
         features,
@@ -294,7 +294,7 @@ def start_from_probe(prepared: Prepared) -> tuple[Sequence[Any], float]:
     )
     write_head(output, weight, bias)
     outputs = [row @ weight.T + bias for row in test]
-    decided = task.decide(outputs, prepared.encoded["test"], data.splits["test"], data)
+    decided = task.read_predictions(outputs, prepared.encoded["test"], data.splits["test"], data)
     return decided, compute_feature_norm(features)
 
 
@@ -317,7 +317,9 @@ def start_from_label_names(prepared: Prepared) -> None:
 def predict_untuned(prepared: Prepared) -> Sequence[Any]:
     """Return what the checkpoint predicts for the test rows before it is tuned."""
     outputs = prepared.predict(prepared.task_model.model, prepared.encoded["test"])
-    return prepared.task.decide(outputs, prepared.encoded["test"], prepared.data.splits["test"], prepared.data)
+    return prepared.task.read_predictions(
+        outputs, prepared.encoded["test"], prepared.data.splits["test"], prepared.data
+    )
 
 
 def train(
@@ -396,7 +398,7 @@ def run_trainer(
     plan = prepared.plan
     task, validation = prepared.task, prepared.encoded.get("validation")
     metric = rank_metrics(task.metrics(prepared.data), config.evaluation.decides)[0]
-    by_metric = type(task).read_validation is not Task.read_validation
+    by_metric = not task.selects_by_loss
     decides = metric.name if by_metric else "loss"
     arguments = build_training_arguments(
         section,
@@ -406,12 +408,12 @@ def run_trainer(
         lower_is_better=not by_metric or metric.lower_is_better,
     )
     train_rows = prepared.encoded["train"]
-    if config.data.packing:
+    if task.packer is not None and config.data.packing:
         if plan.attention_kernel == "flash_attention_2":
             raise UserError("data.packing: flash_attention_2 tells packed rows apart one by one only; use sdpa")
         if arguments.use_cache:
             raise UserError("data.packing: with train.use_cache a model does not tell packed rows apart; leave it out")
-        train_rows = task.pack(train_rows, prepared.processor)
+        train_rows = task.packer(train_rows, prepared.processor)
     shards = Shards(model) if is_sharded() else None
     trainer, clock = build_trainer(
         shards.model if shards else model,
@@ -424,6 +426,7 @@ def run_trainer(
         head_parameters=shards.find(head_parameters) if shards else head_parameters,
         head_learning_rate=head_learning_rate,
         tokens_per_batch=None if plan.plain or not task.splits_batches else plan.tokens_per_batch,
+        mask_positions=prepared.task_model.mask_positions,
         early_stopping_patience=config.early_stopping_patience,
         kept_states=kept_states,
     )
@@ -522,9 +525,7 @@ def _trained_output_layer(model: Any) -> Any:
 
 def _metric_of(prepared: Prepared, metric: Metric) -> Callable[[Any], dict[str, float]]:
     def compute_metrics(prediction: Any) -> dict[str, float]:
-        found = prepared.task.read_validation(
-            np.asarray(prediction.predictions), np.asarray(prediction.label_ids), prepared.data
-        )
-        return {metric.name: metric.compute(*found)} if found else {}
+        outputs, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
+        return {metric.name: metric.compute(*prepared.task.read_validation(outputs, labels, prepared.data))}
 
     return compute_metrics

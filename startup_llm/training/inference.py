@@ -79,7 +79,7 @@ def list_features(
         seen.clear()
         task.compute_outputs(model, batch, processor)
         features = torch.cat(seen)  # several where the task computes rows one by one
-        if task.outputs_per_token:
+        if task.probe is not None and task.probe.per_token:
             lengths = batch["attention_mask"].sum(dim=1).tolist()
             return [row[:length] for row, length in zip(features.float().cpu().numpy(), lengths, strict=True)]
         if features.dim() == 3:

@@ -45,7 +45,7 @@ def remember_reference(prepared: Prepared) -> tuple[Prepared, list[list[float]]]
     wanted = (np.asarray(labels[1:]) != -100 for labels in encoded["labels"])
     nats = [float(row[said].sum()) for row, said in zip(outputs, wanted, strict=True)]
     data = prepared.data
-    predictions = prepared.task.decide(outputs, encoded, data.splits["test"], data)
+    predictions = prepared.task.read_predictions(outputs, encoded, data.splits["test"], data)
     remembered = {**prepared.encoded, "test": encoded.add_column("_reference", nats)}
     return dataclasses.replace(prepared, encoded=remembered), list(predictions)
 

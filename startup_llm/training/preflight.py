@@ -221,7 +221,7 @@ def _explain_memory(
         longest=longest,
         trained=trained,
         full=not hasattr(trainer.model, "peft_config"),
-        can_probe=prepared.task.supports_probe,
+        can_probe=prepared.task.probe is not None,
         plain=whole,
     )
     takes = f"training takes about {_gib(needed)}" if needed else "a step on the longest batch ran out of memory"

@@ -51,6 +51,7 @@ class HeadTrainer(Trainer):
         head_parameters: list[nn.Parameter],
         head_learning_rate: float,
         tokens_per_batch: int | None,
+        mask_positions: int = 1,
         kept_states: KeptStates | None = None,
         **kwargs: Any,
     ) -> None:
@@ -59,10 +60,10 @@ class HeadTrainer(Trainer):
         self._task = task
         self.kept_states = kept_states
         self._longest = max(self.train_dataset["length"])
-        self._tokens_per_batch = tokens_per_batch
+        self._tokens_per_batch, self._mask_positions = tokens_per_batch, mask_positions
         self._head_ids = {id(parameter) for parameter in head_parameters}
         self._head_learning_rate = head_learning_rate
-        if type(task).compute_loss is not Task.compute_loss:  # such a loss is a mean: accumulated ones are averaged
+        if task.computes_loss:  # such a loss is a mean: accumulated ones are averaged
             self.model_accepts_loss_kwargs = False
 
     def compute_loss(
@@ -71,10 +72,9 @@ class HeadTrainer(Trainer):
         """Return the task's loss, or else the model's own; in evaluation it is the mean over this process's batch."""
         if not model.training:
             kwargs = {}
-        found = self._task.compute_loss(model, inputs, self.processing_class)
-        if found is None:
+        if not self._task.computes_loss:
             return super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
-        loss, outputs = found
+        loss, outputs = self._task.compute_loss(model, inputs, self.processing_class)
         return (loss, {"logits": outputs}) if return_outputs else loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> Any:
@@ -138,7 +138,7 @@ class HeadTrainer(Trainer):
         """Return what each row of a batch costs; rows without a mask are all of one size."""
         if "attention_mask" in inputs:
             return inputs["attention_mask"].sum(dim=1)
-        longest = self._longest * self._task.mask_positions(self.processing_class)
+        longest = self._longest * self._mask_positions
         return inputs["labels"].new_full((len(inputs["labels"]),), longest, dtype=int)
 
     def _count_own_rows(self, rows: int, dataset: Dataset, batch_rows: int) -> int:
@@ -199,7 +199,7 @@ class HeadTrainer(Trainer):
         lengths = self._measure_lengths(inputs)
         targets = self._task.count_targets(inputs) * (own > 0)
         mean_targets = self.accelerator.reduce(targets.sum().float(), reduction="mean")  # over the processes
-        budget = self._tokens_per_batch * self._task.mask_positions(self.processing_class)
+        budget = self._tokens_per_batch * self._mask_positions
         parts = list(split_by_length(lengths.cpu().numpy(), budget))
         total = torch.zeros((), device=lengths.device)
         count = self._count_parts(len(parts), lengths.device)
@@ -409,6 +409,7 @@ def build_trainer(
     head_parameters: list[nn.Parameter],
     head_learning_rate: float,
     tokens_per_batch: int | None,
+    mask_positions: int,
     early_stopping_patience: int | None,
     kept_states: KeptStates | None = None,
 ) -> tuple[HeadTrainer, TrainingClock]:
@@ -425,6 +426,7 @@ def build_trainer(
         head_parameters: Parameters of the output layer.
         head_learning_rate: Their learning rate.
         tokens_per_batch: Padded tokens computed at once; None for the Trainer's own batches.
+        mask_positions: See `TaskModel`.
         early_stopping_patience: Evaluations without a better score before training stops, or None.
         kept_states: What stands in for lower blocks that learn nothing.
 
@@ -459,6 +461,7 @@ def build_trainer(
         head_parameters=head_parameters,
         head_learning_rate=head_learning_rate,
         tokens_per_batch=tokens_per_batch,
+        mask_positions=mask_positions,
         kept_states=kept_states,
     )
     return trainer, clock

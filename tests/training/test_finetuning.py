@@ -75,10 +75,12 @@ class Steps:
     merged: Any
     run: RunFolder
 
-    def decide(self, outputs: Any, split: str) -> np.ndarray:
+    def read_predictions(self, outputs: Any, split: str) -> np.ndarray:
         """Turn outputs on a split into predictions."""
         prepared = self.prepared
-        return prepared.task.decide(outputs, prepared.encoded[split], prepared.data.splits[split], prepared.data)
+        return prepared.task.read_predictions(
+            outputs, prepared.encoded[split], prepared.data.splits[split], prepared.data
+        )
 
     def reload(self) -> dict[str, Any]:
         """Call the reload gate as the recipe does."""

@@ -21,6 +21,7 @@ from startup_llm.tasks.audio.speech_models import (
     needs_rows_apart,
 )
 from startup_llm.tasks.base import RECORDING_OPTIONS, SingleLabelTask, Truncation
+from startup_llm.tasks.probing import RowProbe
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from startup_llm.config import DataConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
+    from startup_llm.evaluation.metrics import Values
     from startup_llm.models.checkpoints import Checkpoint
     from startup_llm.models.task_model import TaskModel
 
@@ -41,7 +43,7 @@ class AudioClassification(SingleLabelTask, AudioTask):
     example_checkpoint = "facebook/wav2vec2-base"
     data_options = (*RECORDING_OPTIONS, "label_column")
     model_options = ("warp_spectrum",)
-    supports_probe = True
+    probe = RowProbe()
     predictor_class = RecordingLabelPredictor
     saved_model_class = SavedAudioClassifier
     reference_models_class = AudioClassifiers
@@ -55,7 +57,7 @@ class AudioClassification(SingleLabelTask, AudioTask):
         """
         return load_labelled_recordings(data)
 
-    def load_processor(self, checkpoint: Checkpoint, model: ModelConfig) -> Any:
+    def load_processor(self, checkpoint: Checkpoint, model: ModelConfig, data: TaskData | None = None) -> Any:
         """Load the checkpoint's feature extractor."""
         return load_feature_extractor(checkpoint, model.trust_remote_code)
 
@@ -99,7 +101,7 @@ class AudioClassification(SingleLabelTask, AudioTask):
         return name_recordings(rows)
 
     def describe_errors(
-        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Sequence[Any], data: TaskData
+        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Values, data: TaskData
     ) -> dict[str, Any]:
         """Return what every classification does, and a gallery of recordings that were answered wrongly.
 

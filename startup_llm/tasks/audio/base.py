@@ -37,12 +37,6 @@ class AudioTask(Task):
         """Return what turns samples into numbers: the processor, or its part."""
         return getattr(processor, "feature_extractor", processor)
 
-    def mask_positions(self, processor: Any) -> int:
-        """Return the positions of the attention mask in a frame: its samples, where the model reads samples."""
-        extractor = self.feature_extractor(processor)
-        reads_samples = extractor.model_input_names[0] == "input_values"
-        return extractor.sampling_rate // FRAMES_PER_SECOND if reads_samples else 1
-
     def encode_recordings(
         self, rows: Dataset, processor: Any, *, windows: bool = False
     ) -> tuple[dict[str, list[Any]], Truncation]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
     import numpy as np
     from datasets import Dataset
     from torch import Tensor
+
+    from startup_llm.data.task_data import TaskData
+    from startup_llm.tasks.audio.base import AudioTask
+
+SPEECH_FOLDER = "speech"
+"""Folder of a run with a sound for each test row, and metadata.csv with file_name and text."""
 
 
 class RecordingPredictor(Predictor):
@@ -42,6 +49,8 @@ class RecordingLabelPredictor(RecordingPredictor, LabelPredictor):
 class TranscriptPredictor(RecordingPredictor):
     """Answers a recording with the text that is spoken in it."""
 
+    task: AudioTask
+
     def encode(self, rows: Dataset, processor: Any) -> Dataset:
         """Encode recordings, a long one in windows where the model has one."""
         import datasets
@@ -65,6 +74,19 @@ class SpeechPredictor(Predictor):
     def compute_outputs(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
         """Return spectrograms, or the samples of a model that writes them itself, each shape (samples,)."""
         return speak_texts(model, batch)
+
+    def write_files(self, folder: Path, data: TaskData, outputs: Sequence[np.ndarray], processor: Any) -> list[Path]:
+        """Write what was spoken as WAV files, with the texts in metadata.csv, for a recogniser to listen to."""
+        vocode, place = build_vocoder(processor.feature_extractor), folder / SPEECH_FOLDER
+        place.mkdir(exist_ok=True)
+        with (place / "metadata.csv").open("w", encoding="utf-8", newline="") as stream:
+            table = csv.writer(stream)
+            table.writerow(["file_name", "text"])
+            for number, (text, frames) in enumerate(zip(data.splits["test"]["text"], outputs, strict=True)):
+                name = f"{number:04d}.wav"
+                (place / name).write_bytes(write_wav(vocode(frames), SAMPLING_RATE))
+                table.writerow([name, text])
+        return sorted(place.iterdir())
 
     def answer(
         self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from startup_llm.config import ScratchModelConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.models.task_model import TaskModel
+    from startup_llm.tasks.audio.speech_recognition import AutomaticSpeechRecognition
 
 _LOAD_CODE = """import torch
 from startup_llm.tasks.audio.griffin_lim import GriffinLim
@@ -40,6 +41,8 @@ class AudioClassifiers(ReferenceModels):
 
 class Recognisers(ReferenceModels):
     """whisper and conformer."""
+
+    task: AutomaticSpeechRecognition
 
     def build(self, data: TaskData, model: ScratchModelConfig, attention_kernel: str) -> tuple[Any, TaskModel]:
         """Return a processor of the training split's texts, and a Whisper or a conformer with CTC.

@@ -116,6 +116,12 @@ def needs_rows_apart(feature_extractor: Any) -> bool:
     )
 
 
+def count_mask_positions(feature_extractor: Any) -> int:
+    """Return the positions of the attention mask in a frame: its samples, where the model reads samples."""
+    reads_samples = feature_extractor.model_input_names[0] == "input_values"
+    return feature_extractor.sampling_rate // FRAMES_PER_SECOND if reads_samples else 1
+
+
 def compute_logits(model: Any, batch: dict[str, Tensor], row_lengths: Tensor, *, apart: bool) -> list[Tensor]:
     """Return each row's logits; computed alone, without its padding, where padding would change them.
 
@@ -179,7 +185,8 @@ def build_speech_recogniser(
         model, _ = load_model(AutoModelForCTC, checkpoint, attention_kernel, trust_remote_code, **arguments)
         model.config.ctc_loss_reduction, model.config.ctc_zero_infinity = "mean", True
         _settle(model, processor.feature_extractor, dropout, shortest_seconds, warp_spectrum)
-        return TaskModel(model, head_modules=("lm_head",), load_arguments=arguments)
+        positions = count_mask_positions(processor.feature_extractor)
+        return TaskModel(model, head_modules=("lm_head",), load_arguments=arguments, mask_positions=positions)
     if config.model_type not in MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES:
         raise UserError(
             f"checkpoint {checkpoint.name} is of type {config.model_type}, which recognises no speech in transformers "
@@ -195,7 +202,7 @@ def build_speech_recogniser(
         model.generation_config.language, model.generation_config.task = language, "transcribe"
         model.generation_config.forced_decoder_ids = None
     _settle(model, processor.feature_extractor, dropout, shortest_seconds, warp_spectrum)
-    return TaskModel(model)
+    return TaskModel(model, mask_positions=count_mask_positions(processor.feature_extractor))
 
 
 def build_audio_classifier(
@@ -246,7 +253,8 @@ def build_audio_classifier(
     sizes = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
     body = max(sizes, key=sizes.__getitem__)
     heads = tuple(name for name, size in sizes.items() if size and name != body)
-    return TaskModel(model, head_modules=heads, load_arguments=arguments)
+    positions = count_mask_positions(feature_extractor)
+    return TaskModel(model, head_modules=heads, load_arguments=arguments, mask_positions=positions)
 
 
 # From scratch --------------------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from startup_llm.config import DataConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
+    from startup_llm.evaluation.metrics import Values
     from startup_llm.models.checkpoints import Checkpoint
     from startup_llm.models.task_model import TaskModel
 
@@ -65,6 +66,7 @@ class AutomaticSpeechRecognition(AudioTask):
     predictor_class = TranscriptPredictor
     saved_model_class = SavedRecogniser
     reference_models_class = Recognisers
+    selects_by_loss = True
     writes_text = True
 
     def read_data(self, data: DataConfig) -> TaskData:
@@ -75,13 +77,13 @@ class AutomaticSpeechRecognition(AudioTask):
         """
         return load_transcribed_recordings(data)
 
-    def load_processor(self, checkpoint: Checkpoint, model: ModelConfig) -> Any:
-        """Load the checkpoint's feature extractor and tokenizer."""
-        return load_speech_processor(checkpoint, model.language, model.trust_remote_code)
+    def load_processor(self, checkpoint: Checkpoint, model: ModelConfig, data: TaskData | None = None) -> Any:
+        """Load the checkpoint's feature extractor and tokenizer; one that was never taught to write has none.
 
-    def fit_processor(self, processor: Any, data: TaskData) -> Any:
-        """Take the training texts' letters where a checkpoint was never taught to write."""
-        if getattr(processor, "tokenizer", None) is not None:
+        Its letters are those of the training texts.
+        """
+        processor = load_speech_processor(checkpoint, model.language, model.trust_remote_code)
+        if data is None or getattr(processor, "tokenizer", None) is not None:
             return processor
         return build_ctc_processor(processor, data.splits["train"]["text"])
 
@@ -140,12 +142,14 @@ class AutomaticSpeechRecognition(AudioTask):
         """Return the texts."""
         return list(rows["text"])
 
-    def decide(self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData) -> list[str]:
+    def read_predictions(
+        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData
+    ) -> list[str]:
         """Take what was heard."""
         return join_windows(outputs, encoded, len(rows))
 
     def describe_errors(
-        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Sequence[Any], data: TaskData
+        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Values, data: TaskData
     ) -> dict[str, Any]:
         """Return a gallery of recordings with what was said and heard: wrong ones first."""
         texts = self.references(rows)

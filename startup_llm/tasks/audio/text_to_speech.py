@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +11,11 @@ from startup_llm.errors import UserError
 from startup_llm.tasks.audio.base import KEPT_BYTES
 from startup_llm.tasks.audio.baselines import predict_any_recording, predict_same_text_recording
 from startup_llm.tasks.audio.metrics import MEL_DISTANCE
-from startup_llm.tasks.audio.prediction import SpeechPredictor
+from startup_llm.tasks.audio.prediction import SPEECH_FOLDER, SpeechPredictor
 from startup_llm.tasks.audio.recordings import load_transcribed_recordings, read_bytes, read_recordings
 from startup_llm.tasks.audio.reference_models import Synthesisers
 from startup_llm.tasks.audio.saved_model import SavedSynthesiser
-from startup_llm.tasks.audio.sound_files import read_audio, resample, write_wav
+from startup_llm.tasks.audio.sound_files import read_audio, resample
 from startup_llm.tasks.audio.spectrograms import SAMPLING_RATE, compute_speech_frames, draw_spectrograms
 from startup_llm.tasks.audio.speech_synthesis import (
     SPEAKER_WIDTH,
@@ -29,19 +28,16 @@ from startup_llm.tasks.audio.speech_synthesis import (
 from startup_llm.tasks.base import RECORDING_OPTIONS, Collator, Task, Truncation
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from datasets import Dataset
     from torch import Tensor
 
     from startup_llm.config import DataConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
+    from startup_llm.evaluation.metrics import Values
     from startup_llm.models.checkpoints import Checkpoint
     from startup_llm.models.task_model import TaskModel
 
 FRAMES_PER_SECOND = 62.5
-SPEECH_FOLDER = "speech"
-"""Folder of a run with a sound for each test row, and metadata.csv with file_name and text."""
 _SHOWN = 6
 
 
@@ -59,6 +55,7 @@ class TextToSpeech(Task):
     predictor_class = SpeechPredictor
     saved_model_class = SavedSynthesiser
     reference_models_class = Synthesisers
+    selects_by_loss = True
     known_metrics = (MEL_DISTANCE,)
     known_baselines = {  # noqa: RUF012
         "any-recording": predict_any_recording,
@@ -77,7 +74,7 @@ class TextToSpeech(Task):
             loaded.notes.append(f"The {len(texts):,} test rows have {distinct:,} texts, so as many sounds are judged.")
         return loaded
 
-    def load_processor(self, checkpoint: Checkpoint, model: ModelConfig) -> Any:
+    def load_processor(self, checkpoint: Checkpoint, model: ModelConfig, data: TaskData | None = None) -> Any:
         """Load the checkpoint's tokenizer, and its feature extractor where it has one."""
         return load_synthesis_processor(checkpoint, model.trust_remote_code)
 
@@ -158,14 +155,14 @@ class TextToSpeech(Task):
         """Return the recordings' spectrograms."""
         return [compute_speech_frames(samples).round(2).tolist() for samples in read_recordings(rows, SAMPLING_RATE)]
 
-    def decide(
+    def read_predictions(
         self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData
     ) -> list[list[list[float]]]:
         """Take the spectrograms."""
         return [np.asarray(output, float).round(2).tolist() for output in outputs]
 
     def describe_errors(
-        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Sequence[Any], data: TaskData
+        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Values, data: TaskData
     ) -> dict[str, Any]:
         """Return a gallery: the recorded and the synthesised spectrogram of the first row of each text."""
         firsts = list({text: place for place, text in reversed(list(enumerate(rows["text"])))}.values())[:_SHOWN]
@@ -183,16 +180,3 @@ class TextToSpeech(Task):
                 }
             )
         return {"gallery": gallery}
-
-    def write_files(self, folder: Path, data: TaskData, outputs: Sequence[np.ndarray], processor: Any) -> list[Path]:
-        """Write what was spoken as WAV files, with the texts in metadata.csv, for a recogniser to listen to."""
-        vocode, place = build_vocoder(processor.feature_extractor), folder / SPEECH_FOLDER
-        place.mkdir(exist_ok=True)
-        with (place / "metadata.csv").open("w", encoding="utf-8", newline="") as stream:
-            table = csv.writer(stream)
-            table.writerow(["file_name", "text"])
-            for number, (text, frames) in enumerate(zip(data.splits["test"]["text"], outputs, strict=True)):
-                name = f"{number:04d}.wav"
-                (place / name).write_bytes(write_wav(vocode(frames), SAMPLING_RATE))
-                table.writerow([name, text])
-        return sorted(place.iterdir())

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from startup_llm.config import DataConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.evaluation.baselines import Baseline
-    from startup_llm.evaluation.metrics import Metric
+    from startup_llm.evaluation.metrics import Metric, Values
     from startup_llm.models.checkpoints import Checkpoint
     from startup_llm.models.task_model import TaskModel
 
@@ -71,6 +71,7 @@ class QuestionAnswering(Task):
     peft_task_type = None  # PEFT's own class for the task leaves out the token types
     predictor_class = AnswerPredictor
     saved_model_class = SavedQuestionAnswerer
+    computes_loss = True
     known_metrics = (SQUAD_F1, SQUAD_EXACT_MATCH, SQUAD_V2_F1, SQUAD_V2_EXACT_MATCH)
     known_baselines = {  # noqa: RUF012
         "overlap-sentence": predict_overlap_sentence,
@@ -86,9 +87,11 @@ class QuestionAnswering(Task):
         """
         return load_extractive_questions(data)
 
-    def load_processor(self, checkpoint: Checkpoint, model: ModelConfig) -> PreTrainedTokenizerBase:
+    def load_processor(
+        self, checkpoint: Checkpoint, model: ModelConfig, data: TaskData | None = None
+    ) -> PreTrainedTokenizerBase:
         """Load the checkpoint's tokenizer, which must know characters' places and a token for no answer."""
-        tokenizer = super().load_processor(checkpoint, model)
+        tokenizer = super().load_processor(checkpoint, model, data)
         if not tokenizer.is_fast or tokenizer.cls_token_id is None:
             lacks = "[CLS] token" if tokenizer.is_fast else "fast tokenizer"
             raise UserError(
@@ -188,7 +191,7 @@ class QuestionAnswering(Task):
         """Return the true answers; an empty text where there is none."""
         return [answers or [""] for answers in rows["answers"]]
 
-    def decide(
+    def read_predictions(
         self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData
     ) -> list[dict[str, Any]]:
         """Take the best span over all windows, or nothing where the rows know questions without an answer."""
@@ -205,7 +208,7 @@ class QuestionAnswering(Task):
         return [[_write_places(*span)] for span in labels], [{"text": _write_places(*span)} for span in chosen]
 
     def describe_errors(
-        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Sequence[Any], data: TaskData
+        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Values, data: TaskData
     ) -> dict[str, Any]:
         """Return the metrics of kinds of questions apart, and a gallery: true and given answers marked in contexts."""
         groups = describe_answers(rows, self.references(rows), predictions, self.metrics(data))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from startup_llm.config import PredictConfig
+    from startup_llm.data.task_data import TaskData
     from startup_llm.tasks.base import Task
     from startup_llm.tasks.sentence_similarity.model import SentenceProcessor
 
@@ -59,6 +60,20 @@ class SearchPredictor(Predictor):
         self._corpus = {"ids": list(rows["id"]), "texts": list(rows["text"]), "vectors": vectors}
         self._matches = min(config.matches, len(rows))
         return f"{len(rows):,} texts are searched"
+
+    def write_files(
+        self, folder: Path, data: TaskData, outputs: Sequence[np.ndarray], processor: SentenceProcessor
+    ) -> list[Path]:
+        """Write the searched texts with their vectors, for predict.py and for any search engine."""
+        if data.corpus is None:
+            return []
+        import datasets
+
+        vectors = scale_to_norm_one(np.asarray(outputs)[len(data.splits["test"]) :]).astype(np.float32)
+        table = {"id": data.corpus["id"], "text": data.corpus["text"], "embedding": list(vectors)}
+        rows = datasets.Dataset.from_dict(table)
+        rows.to_parquet(str(folder / CORPUS_FILE))
+        return [folder / CORPUS_FILE]
 
     def encode(self, rows: Dataset, processor: SentenceProcessor) -> Dataset:
         """Tokenize queries, or pairs of texts.

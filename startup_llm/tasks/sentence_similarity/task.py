@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,13 +26,12 @@ from startup_llm.tasks.sentence_similarity.model import (
     compute_ranking_loss,
     load_sentence_processor,
 )
-from startup_llm.tasks.sentence_similarity.prediction import CORPUS_FILE, SearchPredictor
+from startup_llm.tasks.sentence_similarity.prediction import SearchPredictor
 from startup_llm.tasks.sentence_similarity.rows import (
     TEXT_COLUMNS,
     compute_cosines,
     load_similarity,
     rank_nearest,
-    scale_to_norm_one,
 )
 from startup_llm.tasks.sentence_similarity.saved_model import SavedSentenceEncoder
 
@@ -44,7 +42,7 @@ if TYPE_CHECKING:
     from startup_llm.config import DataConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.evaluation.baselines import Baseline
-    from startup_llm.evaluation.metrics import Metric
+    from startup_llm.evaluation.metrics import Metric, Values
     from startup_llm.models.checkpoints import Checkpoint
     from startup_llm.models.task_model import TaskModel
 
@@ -72,6 +70,7 @@ class SentenceSimilarity(Task):
     peft_task_type = "FEATURE_EXTRACTION"
     predictor_class = SearchPredictor
     saved_model_class = SavedSentenceEncoder
+    computes_loss = True
     answers_untuned = True
     splits_batches = False
     known_metrics = (NDCG_AT_10, MRR_AT_10, RECALL_AT_100, PRECISION_AT_1, RECALL_AT_10, SPEARMAN, PEARSON)
@@ -89,9 +88,11 @@ class SentenceSimilarity(Task):
         """
         return load_similarity(data)
 
-    def load_processor(self, checkpoint: Checkpoint, model: ModelConfig) -> SentenceProcessor:
+    def load_processor(
+        self, checkpoint: Checkpoint, model: ModelConfig, data: TaskData | None = None
+    ) -> SentenceProcessor:
         """Load the tokenizer and the pooling."""
-        tokenizer = super().load_processor(checkpoint, model)
+        tokenizer = super().load_processor(checkpoint, model, data)
         return load_sentence_processor(checkpoint.path, checkpoint.name, tokenizer, model.pooling)
 
     def check_method(self, method: str, data: TaskData) -> None:
@@ -214,20 +215,20 @@ class SentenceSimilarity(Task):
         first = "word-overlap" if data.corpus is None else "bm25"
         return {name: self.known_baselines[name] for name in (first, "tfidf-cosine")}
 
-    def references(self, rows: Dataset) -> Sequence[Any]:
+    def references(self, rows: Dataset) -> Values:
         """Return each query's relevant places in the corpus with their grades, or the scores."""
         return np.asarray(rows["label"]) if "label" in rows.column_names else list(rows["relevant"])
 
-    def decide(self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData) -> Sequence[Any]:
+    def read_predictions(
+        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData
+    ) -> Values:
         """Return for each query the places of the nearest texts, best first, or each pair's cosine."""
         vectors = np.asarray(outputs)
         if data.corpus is None:
             return compute_cosines(vectors)
         return rank_nearest(vectors[: len(rows)], vectors[len(rows) :])
 
-    def read_validation(
-        self, logits: np.ndarray, labels: np.ndarray, data: TaskData
-    ) -> tuple[Sequence[Any], Sequence[Any]]:
+    def read_validation(self, logits: np.ndarray, labels: np.ndarray, data: TaskData) -> tuple[Values, Values]:
         """Return what belongs to each query among the validation rows' own answers, and what is found there."""
         if data.corpus is None:
             return labels, compute_cosines(logits)
@@ -243,24 +244,10 @@ class SentenceSimilarity(Task):
         return references, rank_nearest(logits[:, :width], logits[:, width : 2 * width])
 
     def describe_errors(
-        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Sequence[Any], data: TaskData
+        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Values, data: TaskData
     ) -> dict[str, Any]:
         """Return a gallery of queries whose first find is wrong; pairs with a score have none."""
         return {} if data.corpus is None else {"gallery": _show_queries(rows, predictions, data.corpus)}
-
-    def write_files(
-        self, folder: Path, data: TaskData, outputs: Sequence[np.ndarray], processor: SentenceProcessor
-    ) -> list[Path]:
-        """Write the searched texts with their vectors, for predict.py and for any search engine."""
-        if data.corpus is None:
-            return []
-        import datasets
-
-        vectors = scale_to_norm_one(np.asarray(outputs)[len(data.splits["test"]) :]).astype(np.float32)
-        table = {"id": data.corpus["id"], "text": data.corpus["text"], "embedding": list(vectors)}
-        rows = datasets.Dataset.from_dict(table)
-        rows.to_parquet(str(folder / CORPUS_FILE))
-        return [folder / CORPUS_FILE]
 
 
 def _show_queries(rows: Dataset, rankings: Sequence[Sequence[int]], corpus: Dataset) -> list[dict[str, Any]]:

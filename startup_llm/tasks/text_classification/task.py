@@ -25,6 +25,7 @@ from startup_llm.evaluation.results import describe_classification
 from startup_llm.models.sequence_classifier import build_sequence_classifier
 from startup_llm.models.task_model import TaskModel
 from startup_llm.tasks.base import Collator, Task, Truncation
+from startup_llm.tasks.probing import RowProbe
 from startup_llm.tasks.text_classification.baselines import join_pairs, predict_tfidf_linear_svm
 from startup_llm.tasks.text_classification.prediction import TextLabelPredictor, compute_probabilities
 from startup_llm.tasks.text_classification.reference_models import TextClassifiers
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from startup_llm.config import DataConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
+    from startup_llm.evaluation.metrics import Values
     from startup_llm.models.checkpoints import Checkpoint
 
 METRICS: dict[str, tuple[Metric, ...]] = {
@@ -61,7 +63,7 @@ class TextClassification(Task):
     )
     model_options = ("pooling",)
     peft_task_type = "SEQ_CLS"
-    supports_probe = True
+    probe = RowProbe()
     predictor_class = TextLabelPredictor
     saved_model_class = SavedTextClassifier
     reference_models_class = TextClassifiers
@@ -149,15 +151,17 @@ class TextClassification(Task):
         labels = np.asarray(rows["label"])
         return labels.astype(np.int64) if labels.ndim == 2 else labels
 
-    def decide(self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData) -> np.ndarray:
+    def read_predictions(
+        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData
+    ) -> np.ndarray:
         """Take the largest logit, each positive one, or the value itself."""
-        return self._decide(np.asarray(outputs), data.problem_type)
+        return self._read_logits(np.asarray(outputs), data.problem_type)
 
     def read_validation(self, logits: np.ndarray, labels: np.ndarray, data: TaskData) -> tuple[np.ndarray, np.ndarray]:
-        """Return labels and what the logits decide."""
-        return labels, self._decide(logits, data.problem_type)
+        """Return labels and what the logits say."""
+        return labels, self._read_logits(logits, data.problem_type)
 
-    def _decide(self, logits: np.ndarray, problem_type: str) -> np.ndarray:
+    def _read_logits(self, logits: np.ndarray, problem_type: str) -> np.ndarray:
         if problem_type == "regression":
             return logits[:, 0]
         if problem_type == "multi_label_classification":
@@ -165,7 +169,7 @@ class TextClassification(Task):
         return logits.argmax(axis=1)
 
     def describe_errors(
-        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Sequence[Any], data: TaskData
+        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Values, data: TaskData
     ) -> dict[str, Any]:
         """Return scores per class, confusions, mistakes and calibration of rows with one label each."""
         if data.problem_type != "single_label_classification":

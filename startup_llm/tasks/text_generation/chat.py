@@ -48,14 +48,12 @@ class Conversations:
         columns: A row's conversations.
         known_by: The columns that rows of the form have.
         metrics: The primary metric first.
-        relative_metrics: Those that compare with the model before.
         baselines: By name.
     """
 
     columns: tuple[str, ...] = ("messages",)
     known_by: tuple[str, ...] = ("messages",)
     metrics: tuple[Metric, ...] = (BITS_PER_BYTE, LOSS, PERPLEXITY, BYTE_PERPLEXITY)
-    relative_metrics: tuple[Metric, ...] = ()
     baselines: Mapping[str, Baseline] = NGRAM_BASELINES
 
     def encode(self, rows: Dataset, processor: PreTrainedTokenizerBase) -> tuple[Dataset, Truncation]:
@@ -116,7 +114,9 @@ class Conversations:
         """Return the assistant's words."""
         return [join_answers(messages) for messages in rows[self.columns[0]]]
 
-    def decide(self, nats: np.ndarray, tokens: np.ndarray, encoded: Dataset, written: Sequence[str]) -> list[Any]:
+    def read_predictions(
+        self, nats: np.ndarray, tokens: np.ndarray, encoded: Dataset, written: Sequence[str]
+    ) -> list[Any]:
         """Return each row's prediction: [nats, tokens] of the assistant's words.
 
         Args:
@@ -196,11 +196,11 @@ class AnsweredConversations(Conversations):
         pairs = zip(super().references(rows), rows["answer"], strict=True)
         return [{"likelihood": words, "answer": answer} for words, answer in pairs]
 
-    def decide(
+    def read_predictions(
         self, nats: np.ndarray, tokens: np.ndarray, encoded: Dataset, written: Sequence[str]
     ) -> list[dict[str, Any]]:
         """Return each row's likelihood, [nats, tokens], and its answer."""
-        pairs = zip(super().decide(nats, tokens, encoded, written), written, strict=True)
+        pairs = zip(super().read_predictions(nats, tokens, encoded, written), written, strict=True)
         return [{"likelihood": likelihood, "answer": answer} for likelihood, answer in pairs]
 
     def show(self, rows: Dataset, predictions: Sequence[Any]) -> list[dict[str, Any]]:
@@ -219,7 +219,6 @@ class Preferences(Conversations):
     columns = ("chosen", "rejected")
     known_by = ("chosen", "rejected")
     metrics = (REWARD_ACCURACY, PREFERENCE_ACCURACY)
-    relative_metrics = (REWARD_ACCURACY,)
     baselines = {}  # noqa: RUF012
 
     def encode_split(self, name: str, rows: Dataset, processor: PreTrainedTokenizerBase) -> tuple[Dataset, Truncation]:
@@ -236,7 +235,7 @@ class Preferences(Conversations):
         lost = float(np.maximum(lengths - size, 0).sum() / lengths.sum())
         return encoded, replace(cut, tokens_share=lost, targets=cut.rows)
 
-    def decide(
+    def read_predictions(
         self, nats: np.ndarray, tokens: np.ndarray, encoded: Dataset, written: Sequence[str]
     ) -> list[list[float]]:
         """Return [reward margin, margin] of each row."""
@@ -287,6 +286,17 @@ def cut_windows(length: int, size: int) -> list[tuple[int, int, int]]:
         windows.append((start, stop, done))
         done = stop
     return windows
+
+
+def pack_rows(encoded: Dataset, processor: PreTrainedTokenizerBase) -> Dataset:
+    """Put several conversations into each row to train on, none of which sees another.
+
+    Raises:
+        UserError: For running text, whose blocks are full as they are.
+    """
+    if encoded["labels"][0] == encoded["input_ids"][0]:
+        raise UserError("data.packing: running text fills its blocks by itself; leave it out")
+    return pack_conversations(encoded, processor.model_max_length)
 
 
 def pack_conversations(encoded: Dataset, size: int) -> Dataset:

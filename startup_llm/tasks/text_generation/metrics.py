@@ -66,5 +66,5 @@ PERPLEXITY = additive("perplexity", count_likelihood, combine_perplexity, lower_
 BYTE_PERPLEXITY = additive(
     "byte_perplexity", count_likelihood, combine_byte_perplexity, lower_is_better=True, part="likelihood"
 )
-REWARD_ACCURACY = additive("reward_accuracy", count_preference, combine_mean)
+REWARD_ACCURACY = additive("reward_accuracy", count_preference, combine_mean, relative=True)
 PREFERENCE_ACCURACY = additive("preference_accuracy", count_likelier, combine_mean)

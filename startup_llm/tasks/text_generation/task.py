@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from startup_llm.tasks.text_generation.chat import (
     Preferences,
     encode_prompt,
     find_form,
-    pack_conversations,
+    pack_rows,
 )
 from startup_llm.tasks.text_generation.chat_templates import find_end_of_turn, hash_chat_template, set_chat_template
 from startup_llm.tasks.text_generation.continuation import (
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from startup_llm.config import DataConfig, EvaluationConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.evaluation.baselines import Baseline
-    from startup_llm.evaluation.metrics import Metric
+    from startup_llm.evaluation.metrics import Metric, Values
     from startup_llm.models.checkpoints import Checkpoint
 
 SAMPLES = 3
@@ -77,6 +78,8 @@ class TextGeneration(Task):
     model_options = ("chat_template",)
     evaluation_options = ("generate",)
     peft_task_type = "CAUSAL_LM"
+    packer = staticmethod(pack_rows)
+    selects_by_loss = True
     predictor_class = ContinuationPredictor
     saved_model_class = SavedLanguageModel
     reference_models_class = LanguageModels
@@ -112,13 +115,15 @@ class TextGeneration(Task):
             return build_conversations(loaded, data, form)
         return load_running_text(data, loaded)
 
-    def load_processor(self, checkpoint: Checkpoint, model: ModelConfig) -> PreTrainedTokenizerBase:
+    def load_processor(
+        self, checkpoint: Checkpoint, model: ModelConfig, data: TaskData | None = None
+    ) -> PreTrainedTokenizerBase:
         """Load the tokenizer, with the chat template that the config names.
 
         Raises:
             UserError: If there is no such template, or the tokenizer has not its tokens.
         """
-        tokenizer = super().load_processor(checkpoint, model)
+        tokenizer = super().load_processor(checkpoint, model, data)
         if model.chat_template:
             set_chat_template(tokenizer, model.chat_template)
         return tokenizer
@@ -132,11 +137,6 @@ class TextGeneration(Task):
             raise UserError(f"--method dpo needs the columns chosen and rejected; the rows hold {columns}")
         if method != "dpo":
             super().check_method(method, data)
-
-    def describe_processor(self, processor: PreTrainedTokenizerBase) -> dict[str, Any]:
-        """Return the chat template's hash."""
-        digest = hash_chat_template(processor)
-        return {"chat_template_sha256": digest} if digest else {}
 
     def build_model(
         self,
@@ -159,6 +159,8 @@ class TextGeneration(Task):
         )
         form = find_form(data.splits["train"].column_names)
         built.model.config.trained_on_conversations = form is not None
+        if digest := hash_chat_template(processor):
+            built = replace(built, processor_details={"chat_template_sha256": digest})
         if form:
             generation = built.model.generation_config
             known = generation.eos_token_id if isinstance(generation.eos_token_id, list) else [generation.eos_token_id]
@@ -216,16 +218,6 @@ class TextGeneration(Task):
         """Stack blocks; one that is shorter than the others is padded on the right."""
         return BlockCollator(processor.pad_token_id)
 
-    def pack(self, encoded: Dataset, processor: PreTrainedTokenizerBase) -> Dataset:
-        """Put several conversations into each row.
-
-        Raises:
-            UserError: For running text, whose blocks are full as they are.
-        """
-        if encoded["labels"][0] == encoded["input_ids"][0]:
-            raise UserError("data.packing: running text fills its blocks by itself; leave it out")
-        return pack_conversations(encoded, processor.model_max_length)
-
     def count_targets(self, batch: dict[str, Tensor]) -> Tensor:
         """Count the tokens that are predicted: all with a label but the first."""
         return (batch["labels"][:, 1:] != -100).sum(dim=1)
@@ -245,11 +237,6 @@ class TextGeneration(Task):
         """Return the metrics of the rows' form; bits per byte compare models whatever their tokens."""
         return (find_form(data.splits["test"].column_names) or FORMS[-1]).metrics
 
-    def metrics_alone(self, data: TaskData) -> tuple[Metric, ...]:
-        """Leave out what is measured against the model before."""
-        form = find_form(data.splits["test"].column_names) or FORMS[-1]
-        return tuple(metric for metric in form.metrics if metric not in form.relative_metrics)
-
     def baselines(self, data: TaskData) -> Mapping[str, Baseline]:
         """Return the baselines of the rows' form."""
         return (find_form(data.splits["test"].column_names) or FORMS[-1]).baselines
@@ -259,7 +246,9 @@ class TextGeneration(Task):
         form = find_form(rows.column_names)
         return form.references(rows) if form else list(rows["text"])
 
-    def decide(self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData) -> list[Any]:
+    def read_predictions(
+        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData
+    ) -> list[Any]:
         """Return [nats, tokens] of each passage, or what the rows' form makes of them and of what was written."""
         form, written = find_form(rows.column_names) or FORMS[-1], []
         if IS_PROMPT in encoded.column_names:
@@ -271,10 +260,10 @@ class TextGeneration(Task):
         wanted = np.concatenate([block[1:] for block in encoded["labels"]]) != -100
         texts = len(rows) * len(form.columns)
         nats = np.bincount(owners[wanted], weights=np.concatenate(outputs)[wanted], minlength=texts)
-        return form.decide(nats, np.bincount(owners[wanted], minlength=texts), encoded, written)
+        return form.read_predictions(nats, np.bincount(owners[wanted], minlength=texts), encoded, written)
 
     def describe_errors(
-        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Sequence[Any], data: TaskData
+        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Values, data: TaskData
     ) -> dict[str, Any]:
         """Return a gallery: what costs the model most and least per token, or what the rows' form shows."""
         form = find_form(rows.column_names)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from startup_llm.config import DataConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
+    from startup_llm.evaluation.metrics import Values
     from startup_llm.models.checkpoints import Checkpoint
 
 MOST_WRITTEN_TOKENS = 128
@@ -54,6 +55,7 @@ class SequenceToSequence(Task):
     predictor_class = TextPredictor
     saved_model_class = SavedTextToText
     reference_models_class = TextToTextModels
+    selects_by_loss = True
     samples_each_epoch = True
 
     def read_data(self, data: DataConfig) -> TaskData:
@@ -64,9 +66,11 @@ class SequenceToSequence(Task):
         """
         return load_text_to_text(data)
 
-    def load_processor(self, checkpoint: Checkpoint, model: ModelConfig) -> PreTrainedTokenizerBase:
+    def load_processor(
+        self, checkpoint: Checkpoint, model: ModelConfig, data: TaskData | None = None
+    ) -> PreTrainedTokenizerBase:
         """Load the tokenizer, and tell it the languages where it knows many."""
-        tokenizer = super().load_processor(checkpoint, model)
+        tokenizer = super().load_processor(checkpoint, model, data)
         set_languages(tokenizer, model.source_language, model.language)
         return tokenizer
 
@@ -152,12 +156,14 @@ class SequenceToSequence(Task):
         """Return the targets."""
         return list(rows["target"])
 
-    def decide(self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData) -> list[str]:
+    def read_predictions(
+        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData
+    ) -> list[str]:
         """Take what was written."""
         return [str(output) for output in outputs]
 
     def describe_errors(
-        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Sequence[Any], data: TaskData
+        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Values, data: TaskData
     ) -> dict[str, Any]:
         """Return a gallery of the first rows: what was given, what was meant, what was written."""
         gallery = [

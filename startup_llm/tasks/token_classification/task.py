@@ -18,6 +18,7 @@ from startup_llm.tasks.token_classification.metrics import (
 )
 from startup_llm.tasks.token_classification.model import build_token_classifier, load_word_tokenizer
 from startup_llm.tasks.token_classification.prediction import EntityPredictor
+from startup_llm.tasks.token_classification.probing import IGNORED, TokenProbe
 from startup_llm.tasks.token_classification.rows import load_tagged_text, read_tag_names
 from startup_llm.tasks.token_classification.saved_model import SavedTagger
 from startup_llm.tasks.token_classification.tag_schemes import OUTSIDE, find_entities
@@ -30,12 +31,10 @@ if TYPE_CHECKING:
 
     from startup_llm.config import DataConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
-    from startup_llm.evaluation.metrics import Metric
+    from startup_llm.evaluation.metrics import Metric, Values
     from startup_llm.models.checkpoints import Checkpoint
     from startup_llm.models.task_model import TaskModel
 
-IGNORED = -100
-"""Label of a token that does not count: the further tokens of a word, and those around the text."""
 SHARED_TOKENS = 0.25
 """Share of a window that the next one repeats, so that no word is tagged without its neighbours."""
 _SHOWN_WRONG, _SHOWN_RIGHT = 9, 3
@@ -58,8 +57,7 @@ class TokenClassification(Task):
         "skip_bad",
     )
     peft_task_type = "TOKEN_CLS"
-    supports_probe = True
-    outputs_per_token = True
+    probe = TokenProbe()
     cuts_long_rows = False
     predictor_class = EntityPredictor
     saved_model_class = SavedTagger
@@ -77,7 +75,9 @@ class TokenClassification(Task):
         """
         return load_tagged_text(data)
 
-    def load_processor(self, checkpoint: Checkpoint, model: ModelConfig) -> PreTrainedTokenizerBase:
+    def load_processor(
+        self, checkpoint: Checkpoint, model: ModelConfig, data: TaskData | None = None
+    ) -> PreTrainedTokenizerBase:
         """Load the checkpoint's tokenizer, which has to tell a token's word."""
         return load_word_tokenizer(checkpoint, model)
 
@@ -162,15 +162,7 @@ class TokenClassification(Task):
         """Return the names of each sentence's tags."""
         return read_tag_names(rows)
 
-    def list_probe_examples(
-        self, features: Sequence[np.ndarray], encoded: Dataset, rows: Dataset
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the features of the tokens that decide on a word, and the words' tags."""
-        labels = [np.asarray(row) for row in encoded["labels"]]
-        kept = [row[own != IGNORED] for row, own in zip(features, labels, strict=True)]
-        return np.concatenate(kept), np.concatenate([own[own != IGNORED] for own in labels])
-
-    def decide(
+    def read_predictions(
         self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData
     ) -> list[list[str]]:
         """Take each word's largest logit."""
@@ -189,7 +181,7 @@ class TokenClassification(Task):
         return references, predictions
 
     def describe_errors(
-        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Sequence[Any], data: TaskData
+        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Values, data: TaskData
     ) -> dict[str, Any]:
         """Return scores per entity type, what is taken for what, and a gallery of sentences with their entities."""
         references = self.references(rows)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import BaseImageProcessor
 
     from startup_llm.config import ModelConfig
+    from startup_llm.data.task_data import TaskData
     from startup_llm.models.checkpoints import Checkpoint
 
 PATCH_PIXELS = 16 * 16
@@ -32,7 +33,9 @@ class ImageTask(Task):
     peft_task_type = None
     reads_text = False
 
-    def load_processor(self, checkpoint: Checkpoint, model: ModelConfig) -> BaseImageProcessor:
+    def load_processor(
+        self, checkpoint: Checkpoint, model: ModelConfig, data: TaskData | None = None
+    ) -> BaseImageProcessor:
         """Load the checkpoint's image processor."""
         return load_image_processor(checkpoint, model.trust_remote_code)
 

@@ -10,6 +10,7 @@ import numpy as np
 from startup_llm.evaluation.baselines import predict_majority
 from startup_llm.models.task_model import TaskModel
 from startup_llm.tasks.base import Collator, SingleLabelTask, Truncation
+from startup_llm.tasks.probing import RowProbe
 from startup_llm.tasks.vision.base import PATCH_PIXELS, ImageTask, draw_png, keep_pixels
 from startup_llm.tasks.vision.baselines import predict_nearest_pixels
 from startup_llm.tasks.vision.classifier import build_image_classifier
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from startup_llm.config import DataConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
+    from startup_llm.evaluation.metrics import Values
     from startup_llm.models.checkpoints import Checkpoint
 
 _SHOWN = 12
@@ -41,7 +43,7 @@ class ImageClassification(ImageTask, SingleLabelTask):
         "labels_per_class",
         "skip_bad",
     )
-    supports_probe = True
+    probe = RowProbe()
     predictor_class = ImageLabelPredictor
     saved_model_class = SavedImageClassifier
     reference_models_class = ImageClassifiers
@@ -102,7 +104,7 @@ class ImageClassification(ImageTask, SingleLabelTask):
         return [f"image of row {row}" for row in rows["row"]]
 
     def describe_errors(
-        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Sequence[Any], data: TaskData
+        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Values, data: TaskData
     ) -> dict[str, Any]:
         """Return what every classification does, and a gallery of test images that were answered wrongly."""
         wrong = np.flatnonzero(np.asarray(predictions) != self.references(rows))[:_SHOWN]

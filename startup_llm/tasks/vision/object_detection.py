@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from startup_llm.config import DataConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
+    from startup_llm.evaluation.metrics import Values
     from startup_llm.models.checkpoints import Checkpoint
 
 _SHOWN = 8
@@ -63,6 +64,7 @@ class ObjectDetection(ImageTask):
     )
     predictor_class = DetectionPredictor
     saved_model_class = SavedDetector
+    computes_loss = True
     reference_models_class = Detectors
     known_metrics = (MEAN_AVERAGE_PRECISION, AVERAGE_PRECISION_50, AVERAGE_RECALL)
     known_baselines = {  # noqa: RUF012
@@ -174,7 +176,7 @@ class ObjectDetection(ImageTask):
             for objects in rows["objects"]
         ]
 
-    def decide(
+    def read_predictions(
         self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData
     ) -> list[dict[str, Any]]:
         """Write what was found as labels, boxes in pixels, and scores."""
@@ -208,7 +210,7 @@ class ObjectDetection(ImageTask):
         return true, found
 
     def describe_errors(
-        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Sequence[Any], data: TaskData
+        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Values, data: TaskData
     ) -> dict[str, Any]:
         """Return scores per class, and a gallery of test images with their true boxes and those that were found."""
         scores = compute_class_scores(self.references(rows), predictions, data.label_names)

@@ -75,10 +75,9 @@ class SavedDetector(SavedModel):
         collate = self.task.build_collator(processor)
         differences = [0.0]
         for row, image in zip(encoded, read_images(rows), strict=True):
+            batch = collate([{"pixel_values": row["pixel_values"]}])
             with torch.inference_mode():
-                output = self.task.compute_outputs(model, collate([{"pixel_values": row["pixel_values"]}]), processor)[
-                    0
-                ]
+                output = self.task.compute_outputs(model, batch, processor)[0]
             own = write_objects(output, *row["_size"], model.config.id2label)
             theirs = sorted(find(image, threshold=0.0), key=lambda found: -found["score"])
             differences.append(_compare_objects(own, theirs))

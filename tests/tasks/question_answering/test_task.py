@@ -15,6 +15,7 @@ from startup_llm.config import DataConfig, ModelConfig
 from startup_llm.errors import UserError
 from startup_llm.models.checkpoints import load_checkpoint
 from startup_llm.tasks import load_task
+from startup_llm.tasks.checkpoint import load_task_checkpoint
 
 ROOT = Path(__file__).parents[3]
 CONFIGS = ROOT / "recipes" / "configs"
@@ -183,7 +184,7 @@ def test_a_threshold_is_kept_with_the_model_and_moves_the_choice(taught, tmp_pat
     for threshold in (-1000.0, 0.0, 1000.0):
         model.config.null_threshold = threshold
         outputs = [output.copy() for output in run_model(task, model, batch, tokenizer)]
-        found = task.decide(outputs, encoded, data.splits["test"], data)
+        found = task.read_predictions(outputs, encoded, data.splits["test"], data)
         given[threshold] = sum(answer["text"] == "" for answer in found)
     assert given[-1000.0] == len(rows)
     assert 0 < given[0.0] < len(rows)
@@ -363,7 +364,7 @@ def test_xquad_s_answers_survive_minilm_s_tokens_and_baselines_score_as_known(re
     config = yaml.safe_load((CONFIGS / "xquad_lora.yaml").read_text())["data"]
     data = task.load_data(DataConfig(**{**config, "data_dir": str(real_data / "xquad")}))
     assert len(data.splits["train"]) + len(data.splits["test"]) == 1190
-    tokenizer = task.load_processor(task.load_checkpoint(ModelConfig()), ModelConfig(max_length_tokens=128))
+    tokenizer = task.load_processor(load_task_checkpoint(task, ModelConfig()), ModelConfig(max_length_tokens=128))
     rows = datasets.concatenate_datasets(list(data.splits.values()))
     encoded, truncation = task.encode(rows, tokenizer)
     assert truncation.rows == 0
@@ -373,7 +374,7 @@ def test_xquad_s_answers_survive_minilm_s_tokens_and_baselines_score_as_known(re
         output = np.zeros((2, len(starts)))
         output[0, first] = output[1, last] = 5.0
         outputs.append(output)
-    answers = task.decide(outputs, encoded, rows, data)
+    answers = task.read_predictions(outputs, encoded, rows, data)
     right = SQUAD_EXACT_MATCH.compute(task.references(rows), answers)
     assert right > 0.99
     found = predict_baselines(task.baselines(data), data)

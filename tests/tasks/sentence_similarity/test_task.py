@@ -292,7 +292,7 @@ def test_a_sentence_encoder_beats_words_on_banking77(real_data):
     encoded, _ = task.encode_split("test", data, processor)
     outputs = predict_outputs(task, encoder, encoded, processor, plan_speed().exact())
     test, compute = data.splits["test"], NDCG_AT_10.compute
-    ours = compute(task.references(test), task.decide(outputs, encoded, test, data))
+    ours = compute(task.references(test), task.read_predictions(outputs, encoded, test, data))
     words = {
         name: compute(task.references(test), found)
         for name, found in predict_baselines(task.baselines(data), data).items()

@@ -166,7 +166,7 @@ def test_the_assistant_alone_is_learnt_and_scored(tmp_path):
     with torch.no_grad():
         outputs = TASK.compute_outputs(model, {k: v for k, v in batch.items() if k != "labels"}, tokenizer)
         loss = model(**batch).loss.item()
-    nats, tokens = np.sum(TASK.decide(outputs, encoded, rows, data), axis=0)
+    nats, tokens = np.sum(TASK.read_predictions(outputs, encoded, rows, data), axis=0)
     assert tokens == int(TASK.count_targets(batch).sum())
     assert nats / tokens == pytest.approx(loss, rel=1e-5)
 
@@ -186,7 +186,7 @@ def test_a_long_conversation_is_read_in_windows_that_predict_each_word_once(tmp_
         own = [row for row in encoded if row["_rows"][0] == place]
         assert [label for row in own for label in row["labels"] if label != -100] == wanted
     nats = [np.ones(length - 1) for length in encoded["length"]]
-    decided = TASK.decide(nats, encoded, rows, data)
+    decided = TASK.read_predictions(nats, encoded, rows, data)
     assert [tokens for _, tokens in decided] == [sum(x != -100 for x in labels) for labels in whole["labels"]]
     assert cut_windows(10, 4) == [(0, 4, 0), (2, 6, 4), (4, 8, 6), (6, 10, 8)]
     assert cut_windows(3, 4) == [(0, 3, 0)]
@@ -239,9 +239,9 @@ def test_preferences_are_judged_against_the_model_before():
     for labels, cost in zip(encoded["labels"], costs, strict=True):
         said = np.array(labels[1:]) != -100
         outputs.append(np.where(said, cost / said.sum(), 100.0))
-    assert np.allclose(TASK.decide(outputs, encoded, rows, None), [[0, 2], [0, -2]])
+    assert np.allclose(TASK.read_predictions(outputs, encoded, rows, None), [[0, 2], [0, -2]])
     encoded = encoded.add_column("_reference", [2.0, 3.0, 6.0, 3.0])
-    assert np.allclose(TASK.decide(outputs, encoded, rows, None), [[1, 2], [1, -2]])
+    assert np.allclose(TASK.read_predictions(outputs, encoded, rows, None), [[1, 2], [1, -2]])
     from startup_llm.tasks.text_generation.metrics import PREFERENCE_ACCURACY, REWARD_ACCURACY
 
     predictions = [[1.0, 2.0], [1.0, -2.0], [0.0, 1.0], [-1.0, 1.0]]
@@ -260,9 +260,11 @@ def test_the_last_answer_is_written_beside_the_likelihoods_of_all(tmp_path):
     rows, plan = data.splits["test"], SpeedPlan("cpu", "float32", "float32", "sdpa", 64, ())
     encoded, cut = TASK.encode_split("test", data, tokenizer)
     assert (len(encoded), cut.rows) == (2 * len(rows), 0)
-    found = TASK.decide(predict_outputs(TASK, model, encoded, tokenizer, plan), encoded, rows, data)
+    found = TASK.read_predictions(predict_outputs(TASK, model, encoded, tokenizer, plan), encoded, rows, data)
     alone, _ = TASK.encode_split("test", plain, tokenizer)
-    known = TASK.decide(predict_outputs(TASK, model, alone, tokenizer, plan), alone, plain.splits["test"], plain)
+    known = TASK.read_predictions(
+        predict_outputs(TASK, model, alone, tokenizer, plan), alone, plain.splits["test"], plain
+    )
     assert np.allclose([one["likelihood"] for one in found], known, rtol=1e-5)
     for row, prediction in zip(rows, found, strict=True):
         assert row["answer"] == row["messages"][3]["content"]

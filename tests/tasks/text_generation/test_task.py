@@ -58,7 +58,7 @@ def test_decisions_are_sums_over_passages_of_the_model_s_own_loss(task, data):
     outputs = compute(task, model, encoded, tokenizer)
     batch = task.build_collator(tokenizer)(encoded.select_columns(["input_ids", "labels"]).to_list())
     loss = model(**batch)["loss"].item()
-    decided = task.decide(outputs, encoded, rows, data)
+    decided = task.read_predictions(outputs, encoded, rows, data)
     assert len(decided) == len(rows) > 2
     nats, tokens = np.sum(decided, axis=0)
     assert tokens == int(task.count_targets(batch).sum()) == len("".join(rows["text"]))

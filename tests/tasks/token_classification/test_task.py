@@ -127,7 +127,7 @@ def test_long_sentences_are_cut_into_windows_and_every_word_is_tagged_once(tiny_
         words = [word for own, found in windows if own == place for word in found]
         assert sorted(word for word in words if word >= 0) == list(range(len(row["tokens"])))
     outputs = [np.eye(5)[[max(label, 0) for label in labels]] for labels in encoded["labels"]]
-    assert task.decide(outputs, encoded, rows, data) == task.references(rows)
+    assert task.read_predictions(outputs, encoded, rows, data) == task.references(rows)
 
 
 def test_words_of_windows_have_neighbours_on_both_sides(tiny_checkpoint):
@@ -149,13 +149,16 @@ def test_words_without_a_token_are_no_entity_and_count(tiny_checkpoint):
     rows = build_rows([1]).map(lambda row: {"tokens": ["Anna", *row["tokens"][1:]]})
     encoded, _ = task.encode(rows, processor)
     outputs = [np.eye(5)[[max(label, 0) for label in labels]] for labels in encoded["labels"]]
-    meant, found = task.references(rows)[0], task.decide(outputs, encoded, rows, data)[0]
+    meant, found = task.references(rows)[0], task.read_predictions(outputs, encoded, rows, data)[0]
     assert (meant[0], found[0]) == ("B-person", "O")
     assert meant[1:] == found[1:]
     blank = rows.map(lambda row: {"tokens": ["Anna"], "tags": [1]})
     encoded, _ = task.encode(datasets.concatenate_datasets([blank, rows]), processor)
     assert encoded["_row"] == [1]
-    assert task.decide(outputs, encoded, datasets.concatenate_datasets([blank, rows]), data) == [["O"], found]
+    assert task.read_predictions(outputs, encoded, datasets.concatenate_datasets([blank, rows]), data) == [
+        ["O"],
+        found,
+    ]
 
 
 def test_validation_reads_the_padded_logits(tiny_checkpoint):
@@ -219,7 +222,7 @@ def test_the_head_starts_from_a_probe_on_the_tokens_that_decide(tiny_checkpoint,
     assert len(prepared.encoded["train"]) > 6
     decided, norm = finetuning.start_from_probe(prepared)
     model, test = prepared.task_model.model, prepared.encoded["test"]
-    assert task.decide(prepared.predict(model, test), test, data.splits["test"], data) == decided
+    assert task.read_predictions(prepared.predict(model, test), test, data.splits["test"], data) == decided
     assert norm > 0
 
 

@@ -144,7 +144,7 @@ def test_validation_is_measured_as_the_test_is(squares, tmp_path):
     with torch.inference_mode():
         _, outputs = task.compute_loss(built.model.eval(), batch, processor)
         asked = {name: values for name, values in batch.items() if name != "labels"}
-        decided = task.decide(task.compute_outputs(built.model, asked, processor), rows, rows, squares)
+        decided = task.read_predictions(task.compute_outputs(built.model, asked, processor), rows, rows, squares)
     told = task.read_validation(outputs.numpy(), batch["labels"].numpy(), squares)
     for metric in task.metrics(squares):
         expected = metric.compute(task.references(rows), decided)
