@@ -174,8 +174,8 @@ def _compare(
         )
         for run in a
     ]
-    level = {"lower_is_better": metric.lower_is_better, "level": evaluation.confidence_level}
-    shown = sum(judge_comparison(test, **level) == "better" for test in tests)
+    lower, level = metric.lower_is_better, evaluation.confidence_level
+    shown = sum(judge_comparison(test, lower_is_better=lower, level=level) == "better" for test in tests)
     mean = float(np.mean([test["difference"] for test in tests]))
     return {**tests[0], "mean_difference": mean, "draws": len(tests), "draws_that_show_it": shown}
 

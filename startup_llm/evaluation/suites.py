@@ -177,9 +177,9 @@ def compare(
     found = []
     for metric in metrics:
         comparison = asdict(statistics.compare_models(metric, references, ours, (name, other), evaluation))
-        judge = {"lower_is_better": metric.lower_is_better, "level": evaluation.confidence_level}
-        comparison["outcome"] = statistics.judge_comparison(comparison, **judge)
-        comparison["sentence"] = statistics.describe_comparison(comparison, **judge)
+        lower, level = metric.lower_is_better, evaluation.confidence_level
+        comparison["outcome"] = statistics.judge_comparison(comparison, lower_is_better=lower, level=level)
+        comparison["sentence"] = statistics.describe_comparison(comparison, lower_is_better=lower, level=level)
         found.append(comparison)
     return found
 

@@ -300,7 +300,7 @@ class Task(ABC):
         raise NotImplementedError
 
     def describe_errors(
-        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Values, data: TaskData
+        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Any, data: TaskData
     ) -> dict[str, Any]:
         """Look into a model's answers to the test rows.
 
@@ -344,7 +344,7 @@ class SingleLabelTask(Task):
         """Return a line of text for each raw row, to name it in a report."""
 
     def describe_errors(
-        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Values, data: TaskData
+        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Any, data: TaskData
     ) -> dict[str, Any]:
         """Return scores per class, confusions, mistakes and calibration."""
         from scipy.special import softmax

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from startup_llm.config import AlignConfig, FinetuneConfig, PretrainConfig, SpeedConfig
     from startup_llm.data.task_data import TaskData
-    from startup_llm.evaluation.metrics import Metric
+    from startup_llm.evaluation.metrics import Metric, Values
     from startup_llm.models.checkpoints import Checkpoint
     from startup_llm.models.task_model import TaskModel
     from startup_llm.run_folder import RunFolder
@@ -269,21 +269,27 @@ def encode_splits(
     return Prepared(task, data, checkpoint, processor, task_model, encoded, truncation, plan)
 
 
-def start_from_probe(prepared: Prepared) -> tuple[Sequence[Any], float]:
+def start_from_probe(prepared: Prepared) -> tuple[Values, float]:
     """Fit a linear probe on frozen features and write it into the head: the LP of LP-FT (Kumar et al. 2022).
 
     Returns:
         The probe's predictions on the test rows, and the norm of the features.
+
+    Raises:
+        ValueError: If the task has no linear probe.
     """
+    probe = prepared.task.probe
+    if probe is None:
+        raise ValueError(f"{prepared.task.tag} has no linear probe")
     task, model, data = prepared.task, prepared.task_model.model, prepared.data
     learnt, plan, kept = prepared.encoded["train"], prepared.plan, prepared.kept_states
     if kept:
         learnt = number_rows(learnt)
-    if task.probe.per_token:
+    if probe.per_token:
         learnt = _limit_tokens(learnt, MOST_PROBED_TOKENS)
     train = list_features(task, model, learnt, prepared.processor, plan, kept)
     test = list_features(task, model, prepared.encoded["test"], prepared.processor, plan)
-    features, labels = task.probe.list_examples(train, learnt, task.references(data.splits["train"]))
+    features, labels = probe.list_examples(train, learnt, task.references(data.splits["train"]))
     output = find_output_layer(model)
     weight, bias = fit_linear_probe(
         features,
@@ -314,7 +320,7 @@ def start_from_label_names(prepared: Prepared) -> None:
     write_head(find_output_layer(model), weight, np.zeros(len(names), dtype=weight.dtype))
 
 
-def predict_untuned(prepared: Prepared) -> Sequence[Any]:
+def predict_untuned(prepared: Prepared) -> Values:
     """Return what the checkpoint predicts for the test rows before it is tuned."""
     outputs = prepared.predict(prepared.task_model.model, prepared.encoded["test"])
     return prepared.task.read_predictions(

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from startup_llm.config import DataConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
-    from startup_llm.evaluation.metrics import Values
     from startup_llm.models.checkpoints import Checkpoint
     from startup_llm.models.task_model import TaskModel
 
@@ -101,7 +100,7 @@ class AudioClassification(SingleLabelTask, AudioTask):
         return name_recordings(rows)
 
     def describe_errors(
-        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Values, data: TaskData
+        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Any, data: TaskData
     ) -> dict[str, Any]:
         """Return what every classification does, and a gallery of recordings that were answered wrongly.
 

@@ -95,7 +95,7 @@ class SpeechPredictor(Predictor):
         if is_waveform_model(config):
             sounds, rate = outputs, config.sampling_rate
         else:
-            sounds, rate = map(build_vocoder(processor.feature_extractor), outputs), SAMPLING_RATE
+            sounds, rate = list(map(build_vocoder(processor.feature_extractor), outputs)), SAMPLING_RATE
         return [{"wav_base64": base64.b64encode(write_wav(samples, rate)).decode("ascii")} for samples in sounds]
 
     def example(self, config: Any) -> dict[str, Any]:

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
     from startup_llm.config import DataConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
-    from startup_llm.evaluation.metrics import Values
     from startup_llm.models.checkpoints import Checkpoint
     from startup_llm.models.task_model import TaskModel
 
@@ -149,7 +148,7 @@ class AutomaticSpeechRecognition(AudioTask):
         return join_windows(outputs, encoded, len(rows))
 
     def describe_errors(
-        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Values, data: TaskData
+        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Any, data: TaskData
     ) -> dict[str, Any]:
         """Return a gallery of recordings with what was said and heard: wrong ones first."""
         texts = self.references(rows)

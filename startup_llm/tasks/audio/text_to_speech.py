@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from startup_llm.config import DataConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
-    from startup_llm.evaluation.metrics import Values
     from startup_llm.models.checkpoints import Checkpoint
     from startup_llm.models.task_model import TaskModel
 
@@ -162,7 +161,7 @@ class TextToSpeech(Task):
         return [np.asarray(output, float).round(2).tolist() for output in outputs]
 
     def describe_errors(
-        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Values, data: TaskData
+        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Any, data: TaskData
     ) -> dict[str, Any]:
         """Return a gallery: the recorded and the synthesised spectrogram of the first row of each text."""
         firsts = list({text: place for place, text in reversed(list(enumerate(rows["text"])))}.values())[:_SHOWN]

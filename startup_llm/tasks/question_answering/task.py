@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from startup_llm.config import DataConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.evaluation.baselines import Baseline
-    from startup_llm.evaluation.metrics import Metric, Values
+    from startup_llm.evaluation.metrics import Metric
     from startup_llm.models.checkpoints import Checkpoint
     from startup_llm.models.task_model import TaskModel
 
@@ -208,7 +208,7 @@ class QuestionAnswering(Task):
         return [[_write_places(*span)] for span in labels], [{"text": _write_places(*span)} for span in chosen]
 
     def describe_errors(
-        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Values, data: TaskData
+        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Any, data: TaskData
     ) -> dict[str, Any]:
         """Return the metrics of kinds of questions apart, and a gallery: true and given answers marked in contexts."""
         groups = describe_answers(rows, self.references(rows), predictions, self.metrics(data))

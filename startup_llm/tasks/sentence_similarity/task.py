@@ -244,7 +244,7 @@ class SentenceSimilarity(Task):
         return references, rank_nearest(logits[:, :width], logits[:, width : 2 * width])
 
     def describe_errors(
-        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Values, data: TaskData
+        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Any, data: TaskData
     ) -> dict[str, Any]:
         """Return a gallery of queries whose first find is wrong; pairs with a score have none."""
         return {} if data.corpus is None else {"gallery": _show_queries(rows, predictions, data.corpus)}

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
     from startup_llm.config import DataConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
-    from startup_llm.evaluation.metrics import Values
     from startup_llm.models.checkpoints import Checkpoint
 
 METRICS: dict[str, tuple[Metric, ...]] = {
@@ -169,7 +168,7 @@ class TextClassification(Task):
         return logits.argmax(axis=1)
 
     def describe_errors(
-        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Values, data: TaskData
+        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Any, data: TaskData
     ) -> dict[str, Any]:
         """Return scores per class, confusions, mistakes and calibration of rows with one label each."""
         if data.problem_type != "single_label_classification":

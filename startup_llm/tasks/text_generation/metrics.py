@@ -17,7 +17,7 @@ from startup_llm.evaluation.metrics import additive
 from startup_llm.evaluation.text_overlap import combine_mean
 
 
-def count_likelihood(references: Sequence[str], predictions: Sequence[Sequence[float]]) -> np.ndarray:
+def count_likelihood(references: Sequence[str], predictions: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
     """Return nats, tokens and bytes of each passage, shape (rows, 3)."""
     nats, tokens = np.asarray(predictions, dtype=float).reshape(-1, 2).T
     return np.stack([nats, tokens, [len(text.encode()) for text in references]], axis=1)
@@ -43,7 +43,7 @@ def combine_byte_perplexity(sums: np.ndarray) -> float:
     return 2.0 ** min(combine_bits_per_byte(sums), 1000.0)
 
 
-def count_preference(references: Sequence[Any], predictions: Sequence[Sequence[float]]) -> np.ndarray:
+def count_preference(references: Sequence[Any], predictions: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
     """Return for each pair whether the chosen answer is preferred, half for a tie, and 1; shape (rows, 2).
 
     A prediction is [reward margin, margin]: how much more the chosen answer gained than the rejected one since the
@@ -53,7 +53,7 @@ def count_preference(references: Sequence[Any], predictions: Sequence[Sequence[f
     return np.stack([reward, np.ones_like(reward)], axis=1)
 
 
-def count_likelier(references: Sequence[Any], predictions: Sequence[Sequence[float]]) -> np.ndarray:
+def count_likelier(references: Sequence[Any], predictions: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
     """Return for each pair whether the chosen answer is the likelier one, half for a tie, and 1; shape (rows, 2)."""
     return count_preference(references, np.asarray(predictions, dtype=float).reshape(-1, 2)[:, ::-1])
 

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from startup_llm.config import DataConfig, EvaluationConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.evaluation.baselines import Baseline
-    from startup_llm.evaluation.metrics import Metric, Values
+    from startup_llm.evaluation.metrics import Metric
     from startup_llm.models.checkpoints import Checkpoint
 
 SAMPLES = 3
@@ -263,7 +263,7 @@ class TextGeneration(Task):
         return form.read_predictions(nats, np.bincount(owners[wanted], minlength=texts), encoded, written)
 
     def describe_errors(
-        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Values, data: TaskData
+        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Any, data: TaskData
     ) -> dict[str, Any]:
         """Return a gallery: what costs the model most and least per token, or what the rows' form shows."""
         form = find_form(rows.column_names)

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from startup_llm.config import DataConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
-    from startup_llm.evaluation.metrics import Values
     from startup_llm.models.checkpoints import Checkpoint
 
 MOST_WRITTEN_TOKENS = 128
@@ -163,7 +162,7 @@ class SequenceToSequence(Task):
         return [str(output) for output in outputs]
 
     def describe_errors(
-        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Values, data: TaskData
+        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Any, data: TaskData
     ) -> dict[str, Any]:
         """Return a gallery of the first rows: what was given, what was meant, what was written."""
         gallery = [

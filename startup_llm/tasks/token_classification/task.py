@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from startup_llm.config import DataConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
-    from startup_llm.evaluation.metrics import Metric, Values
+    from startup_llm.evaluation.metrics import Metric
     from startup_llm.models.checkpoints import Checkpoint
     from startup_llm.models.task_model import TaskModel
 
@@ -181,7 +181,7 @@ class TokenClassification(Task):
         return references, predictions
 
     def describe_errors(
-        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Values, data: TaskData
+        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Any, data: TaskData
     ) -> dict[str, Any]:
         """Return scores per entity type, what is taken for what, and a gallery of sentences with their entities."""
         references = self.references(rows)

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from startup_llm.config import DataConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
-    from startup_llm.evaluation.metrics import Values
     from startup_llm.models.checkpoints import Checkpoint
 
 _SHOWN = 12
@@ -104,7 +103,7 @@ class ImageClassification(ImageTask, SingleLabelTask):
         return [f"image of row {row}" for row in rows["row"]]
 
     def describe_errors(
-        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Values, data: TaskData
+        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Any, data: TaskData
     ) -> dict[str, Any]:
         """Return what every classification does, and a gallery of test images that were answered wrongly."""
         wrong = np.flatnonzero(np.asarray(predictions) != self.references(rows))[:_SHOWN]

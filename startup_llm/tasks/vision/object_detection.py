@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
     from startup_llm.config import DataConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
-    from startup_llm.evaluation.metrics import Values
     from startup_llm.models.checkpoints import Checkpoint
 
 _SHOWN = 8
@@ -210,7 +209,7 @@ class ObjectDetection(ImageTask):
         return true, found
 
     def describe_errors(
-        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Values, data: TaskData
+        self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Any, data: TaskData
     ) -> dict[str, Any]:
         """Return scores per class, and a gallery of test images with their true boxes and those that were found."""
         scores = compute_class_scores(self.references(rows), predictions, data.label_names)
