@@ -17,7 +17,7 @@ from startup_llm.config import DataConfig, EvaluationConfig, LoraConfig, ModelCo
 from startup_llm.errors import UserError
 from startup_llm.models.adapters import add_lora
 from startup_llm.models.checkpoints import load_checkpoint
-from startup_llm.tasks import load_task
+from startup_llm.tasks import TASKS, load_task
 from startup_llm.tasks.text_generation.chat import cut_windows, encode_prompt, pack_conversations
 from startup_llm.tasks.text_generation.chat_templates import TEMPLATES
 from startup_llm.training.inference import predict_outputs, predict_scores
@@ -63,7 +63,7 @@ def test_packed_conversations_have_the_logits_and_the_loss_of_unpacked_ones(tmp_
     data = load_rows(tmp_path)
     _, tokenizer, model = build(tmp_path, model_type, data)
     encoded, _ = TASK.encode(data.splits["train"], tokenizer)
-    packed = TASK.pack(encoded, tokenizer)
+    packed = TASK.packer(encoded, tokenizer)
     assert 1 < len(packed) < len(encoded)
     assert max(packed["length"]) <= 256
     assert sum(packed["length"]) == sum(encoded["length"])
@@ -196,7 +196,7 @@ def test_conversations_too_long_for_the_model_are_checked_by_the_beginning_of_a_
     tokenizer = build_chat_tokenizer(TEMPLATES["chatml"])
     tokenizer.model_max_length = 64
     rows = load_rows(tmp_path, turns=8).splits["test"]
-    prompts = TASK._list_prompts(rows, tokenizer, 24)
+    prompts = TASK.saved_model._list_prompts(rows, tokenizer, 24)
     assert prompts
     assert all(len(encode_prompt(tokenizer, prompt, 1000)) <= 40 for prompt in prompts)
 
@@ -213,9 +213,10 @@ def test_packing_fills_rows_and_running_text_is_not_packed(tmp_path):
     assert all(places == [p for _, p in sorted(enumerate(places))] for places in packed["position_ids"])
     running = datasets.Dataset.from_dict({"input_ids": [[1, 2]], "labels": [[1, 2]], "length": [2]})
     with pytest.raises(UserError, match=r"data.packing: running text fills its blocks"):
-        TASK.pack(running, build_chat_tokenizer())
-    with pytest.raises(UserError, match=r"data.packing: text-classification packs no rows"):
-        load_task("text-classification").pack(running, None)
+        TASK.packer(running, build_chat_tokenizer())
+    assert [tag for tag in TASKS if load_task(tag).packer] == ["text-generation"]
+    with pytest.raises(UserError, match=r"data.packing True: text-classification does not use it"):
+        load_task("text-classification").load_data(DataConfig(packing=True))
 
 
 def test_parts_of_a_packed_batch_keep_their_labels_beside_their_tokens():
