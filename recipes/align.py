@@ -27,7 +27,7 @@ def align(config: AlignConfig, train_section: dict, config_text: str, run: RunFo
     from startup_llm.hub.dataset_card import read_dataset_card
     from startup_llm.runs.finish import finish_run
     from startup_llm.tasks import load_task
-    from startup_llm.tasks.checkpoint import load_task_checkpoint
+    from startup_llm.tasks.checkpoint import load_task_checkpoint, name_checkpoint
     from startup_llm.training import finetuning, preferences
     from startup_llm.training.processes import start_run
 
@@ -35,7 +35,7 @@ def align(config: AlignConfig, train_section: dict, config_text: str, run: RunFo
     stage = StageClock()
     say = functools.partial(print, flush=True) if run.is_writer else lambda *words: None
     task = load_task(config.task)
-    task.check_model_options(config.model)
+    name_checkpoint(task, config.model)  # one has to be, before the data is read
 
     with stage("data"):
         preferences.check_preference_tuning(config)

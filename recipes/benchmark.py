@@ -10,8 +10,8 @@ python recipes/benchmark.py --what causal-lm --rows 100 --data.train_file shakes
 import shlex
 import sys
 
+from startup_llm.benchmark.options import BenchmarkConfig
 from startup_llm.command_line import parse_config
-from startup_llm.config import BenchmarkConfig
 from startup_llm.errors import run_recipe
 from startup_llm.run_folder import RunFolder
 from startup_llm.training.processes import require_one_process

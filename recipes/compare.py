@@ -10,12 +10,14 @@ import shlex
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from startup_llm.command_line import parse_config
-from startup_llm.config import CompareConfig, DataConfig, default_run_dir
+from startup_llm.config import CompareConfig, DataConfig, default_run_dir, list_changed
 from startup_llm.errors import UserError, nearest, run_recipe
 from startup_llm.run_folder import RunFolder
 from startup_llm.runs.comparison import RUNGS, train_rung
+from startup_llm.tasks.options import list_options
 from startup_llm.training.processes import require_one_process
 
 
@@ -45,8 +47,10 @@ def check(config: CompareConfig) -> None:
     if not config.rungs or not config.budgets:
         given = f"{len(config.rungs)} rungs, {len(config.budgets)} budgets"
         raise UserError(f"{given}: expected at least one of each")
-    if config.data.labels_per_class is not None:
+    if "labels_per_class" in list_changed(config.data):
         raise UserError(f"data.labels_per_class {config.data.labels_per_class}: the budgets say it; leave it out")
+    if config.budgets != ["all"] and "labels_per_class" not in list_options(type(config.data)):
+        raise UserError(f"budgets: {config.task} has no classes of which labels could be drawn; expected [all]")
 
 
 def compare(config: CompareConfig, config_text: str, run: RunFolder) -> None:
@@ -112,8 +116,8 @@ def list_draws(config: CompareConfig) -> list[tuple[int | str, int]]:
 
 
 def draw_data(config: CompareConfig, budget: int | str, draw: int) -> DataConfig:
-    labels = None if budget == "all" else budget
-    return dataclasses.replace(config.data, labels_per_class=labels, split_seed=config.data.split_seed + draw)
+    labels: dict[str, Any] = {} if budget == "all" else {"labels_per_class": budget}
+    return dataclasses.replace(config.data, **labels, split_seed=config.data.split_seed + draw)
 
 
 if __name__ == "__main__":

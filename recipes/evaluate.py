@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from startup_llm.command_line import parse_config
-from startup_llm.config import DataConfig, EvaluateConfig
+from startup_llm.config import EvaluateConfig, list_changed
 from startup_llm.errors import UserError, run_recipe
 from startup_llm.run_folder import RESULTS, RunFolder, read_results
+from startup_llm.tasks.options import build_section, list_options
 from startup_llm.training.processes import require_one_process
 
 SUITES = Path(__file__).with_name("suites")
@@ -41,7 +42,7 @@ def evaluate(config: EvaluateConfig, config_text: str, run: RunFolder) -> list[s
     for other in others:
         read_results(other)
     if config.lm_tasks:
-        if config.evaluation.generate:
+        if "generate" in list_changed(config.evaluation):
             raise UserError("evaluation.generate: lm-eval's tasks say themselves what is written; leave it out")
         if others:
             raise UserError("compare: lm-eval's tasks have no stored predictions; leave compare or lm_tasks out")
@@ -80,11 +81,11 @@ def list_entries(config: EvaluateConfig) -> list:
     from startup_llm.tasks import list_metric_names
 
     if config.suite:
-        return read_suite(config.suite, SUITES, list_metric_names, config.only)
+        return read_suite(config.suite, SUITES, list_metric_names, list_options(type(config.data)), config.only)
     if config.only:
         raise UserError("only: chooses entries of a suite; name the suite too")
     data = {}
-    if config.data == DataConfig():
+    if not list_changed(config.data):
         for folder in (Path(config.model), Path(config.model).parent):
             if (folder / RESULTS).is_file():
                 data = read_results(folder).get("config", {}).get("data", {})
@@ -103,7 +104,9 @@ def measure_entry(entry: Any, config: EvaluateConfig, others: list[str], run: Ru
 
     name = config.model.replace("{entry}", entry.name)
     task, model, processor = load_trained_model(name, config, entry.task)
-    data = task.load_data(benchmarks.merge_data(entry.data, config.data), config.evaluation)
+    given = benchmarks.merge_data(entry.data, list_changed(config.data))
+    evaluation = build_section(task.tag, "evaluation", list_changed(config.evaluation))
+    data = task.load_data(build_section(task.tag, "data", given), evaluation)
     test = data.splits["test"]
     encoded, _ = task.encode_split("test", data, processor)
     plan = plan_speed().exact()

@@ -31,7 +31,7 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
     from startup_llm.hub.dataset_card import read_dataset_card
     from startup_llm.runs.finish import finish_run
     from startup_llm.tasks import load_task
-    from startup_llm.tasks.checkpoint import load_task_checkpoint
+    from startup_llm.tasks.checkpoint import load_task_checkpoint, name_checkpoint
     from startup_llm.training import finetuning
     from startup_llm.training.preflight import estimate_run
     from startup_llm.training.processes import is_sharded, start_run
@@ -47,7 +47,7 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
     stage = StageClock()
     say = functools.partial(print, flush=True) if run.is_writer else lambda *words: None
     task = load_task(config.task)
-    task.check_model_options(config.model)
+    name_checkpoint(task, config.model)  # one has to be, before the data is read
 
     with stage("data"):
         data = task.load_data(config.data, config.evaluation)

@@ -14,8 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from startup_llm.command_line import parse_config
-from startup_llm.config import GanConfig, default_run_dir
+from startup_llm.config import default_run_dir
 from startup_llm.errors import run_recipe
+from startup_llm.gan.options import GanConfig
 from startup_llm.run_folder import RunFolder
 
 LOAD = """import torch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
@@ -15,9 +15,11 @@ from startup_llm.config import (
     TRAIN_DEFAULTS,
     TRAIN_RANGES,
     Range,
+    ScratchModelConfig,
     find_range,
 )
 from startup_llm.errors import UserError, nearest
+from startup_llm.tasks.options import Section, choose_sections
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -25,14 +27,17 @@ if TYPE_CHECKING:
 
 Config = TypeVar("Config", bound="DataclassInstance")
 
+CHOOSING = ("task", "method", "model.name")
+"""Options that are read first, because they choose the options of the sections and their defaults."""
+
 
 def parse_config(
     config_class: type[Config], argv: Sequence[str] | None = None, *, train_section: bool = False
 ) -> tuple[Config, dict[str, Any], str]:
     """Read a YAML (`--config`) and dotted overrides.
 
-    `--help` leaves the `train` section out: its 130 fields are listed by `--train.help`, because reading them means
-    importing torch.
+    The task, and for a run from scratch the reference model, choose the options of the sections, which `--help` lists.
+    It leaves the `train` section out: `--train.help` lists its 130 fields, because reading them means importing torch.
 
     Args:
         config_class: One of the config dataclasses; its docstring is the recipe's description.
@@ -44,33 +49,25 @@ def parse_config(
         The config, the `train` section as keyword arguments (empty without one), and the whole as YAML.
 
     Raises:
-        UserError: On an unknown option (with the nearest one), a value of the wrong type, or a broken YAML file.
+        UserError: On an unknown option (with the nearest one), an option of another task, a value of the wrong type or
+            out of range, or a broken YAML file.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if "--train.help" in argv and train_section:
-        _build_parser(None, train_section=True, documented=True).print_help()
+        _build_parser(None, {}, train_section=True, documented=True).print_help()
         sys.exit(0)
+    chosen = _read_chosen(argv)
+    sections = choose_sections(config_class, chosen)
     if any(word in ("-h", "--help") for word in argv):
-        parser = _build_parser(config_class, train_section=False, documented=True)
-        if train_section:
-            parser.epilog = "train.NAME: any field of transformers.TrainingArguments; list them with --train.help"
-        parser.print_help()
+        _print_help(config_class, sections, train_section)
         sys.exit(0)
-    parser = _build_parser(config_class, train_section)
-    argv = _complete_flags(parser, argv)
-    train: dict[str, Any] = {}
-    if train_section:  # the method chooses the section's defaults, so it is read first, and nothing is printed yet
-        parsed = _parse(parser, [word for word in argv if not word.startswith("--print_config")])
-        defaults = {**SHARED_TRAIN_DEFAULTS, **TRAIN_DEFAULTS[parsed.get("method") or parsed.model.name]}
-        parser.set_defaults({f"train.{name}": value for name, value in defaults.items()})
-    parsed = _parse(parser, argv)
+    parser = _build_parser(config_class, sections, train_section)
     if train_section:
-        for name, advice in RESERVED_TRAIN_FIELDS.items():
-            if vars(parsed.train).pop(name, None):
-                raise UserError(f"train.{name} is set by the run itself; {advice}")
-        train = vars(parsed.train)
-        for name, allowed in TRAIN_RANGES.items():
-            _check_range(f"train.{name}", train.get(name), allowed)
+        defaults = _find_train_defaults(config_class, chosen.get("method"), sections["model"].kind())
+        parser.set_defaults({f"train.{name}": value for name, value in defaults.items()})
+    argv = _drop_defaults_of_others(_complete_flags(parser, argv), sections)
+    parsed = _parse(parser, argv, sections)
+    train = _check_train_section(vars(parsed.train)) if train_section else {}
     text = parser.dump(parsed)
     values = vars(parser.instantiate(parsed))
     config = config_class(**{part.name: values[part.name] for part in fields(config_class)})
@@ -103,7 +100,97 @@ def _check_range(name: str, value: Any, allowed: Range) -> None:
             raise UserError(f"option {name}: expected {allowed}, got {number}")
 
 
-def _build_parser(config_class: type | None, train_section: bool, documented: bool = False) -> ArgumentParser:
+def _find_train_defaults(config_class: type[Config], method: str | None, model: Any) -> dict[str, Any]:
+    """Return the defaults of the `train` section by the reference model's name, else by the method."""
+    if isinstance(model, ScratchModelConfig):
+        method = model.name
+    elif method is None:
+        method = str({part.name: part.default for part in fields(config_class)}["method"])
+    return {**SHARED_TRAIN_DEFAULTS, **TRAIN_DEFAULTS.get(method, {})}
+
+
+def _check_train_section(section: dict[str, Any]) -> dict[str, Any]:
+    """Return the `train` section without what the run itself decides."""
+    for name, advice in RESERVED_TRAIN_FIELDS.items():
+        if section.pop(name, None):
+            raise UserError(f"train.{name} is set by the run itself; {advice}")
+    for name, allowed in TRAIN_RANGES.items():
+        _check_range(f"train.{name}", section.get(name), allowed)
+    return section
+
+
+def _read_chosen(argv: Sequence[str]) -> dict[str, str]:
+    """Return the last value of each option that chooses others; a file that cannot be read is refused later."""
+    chosen: dict[str, str] = {}
+    for _, name, value in _list_given(argv):
+        content: dict[str, Any] = {name: value}
+        if name == "config":
+            content = _load_yaml(value)
+            model = content.get("model")
+            content |= {"model.name": model["name"]} if isinstance(model, dict) and "name" in model else {}
+        chosen |= {option: content[option] for option in CHOOSING if isinstance(content.get(option), str)}
+    return chosen
+
+
+def _list_given(argv: Sequence[str]) -> Iterator[tuple[int, str, str]]:
+    """Give place, name and value of each option."""
+    for place, (word, following) in enumerate(zip(argv, [*argv, ""][1:], strict=True)):
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            yield place, name, value if equals else following
+
+
+def _load_yaml(path: str) -> dict[str, Any]:
+    """Return the mapping in a YAML file; an empty one where it cannot be read."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _drop_defaults_of_others(argv: Sequence[str], sections: Mapping[str, Section]) -> list[str]:
+    """Leave out of each YAML file the options of other tasks and models that have their default.
+
+    Older runs stored the options of all tasks. The parser takes a file's content in place of its name.
+    """
+    import yaml
+
+    words = list(argv)
+    for place, name, value in _list_given(argv):
+        content = _load_yaml(value) if name == "config" else {}
+        dropped = [
+            values.pop(option)
+            for field, section in sections.items()
+            if isinstance(values := content.get(field), dict)
+            for option in list(values)
+            if not section.has(option) and section.is_default(option, values[option])
+        ]
+        if dropped:
+            at = place if "=" in words[place] else place + 1
+            words[at] = f"--config={yaml.safe_dump(content)}" if at == place else yaml.safe_dump(content)
+    return words
+
+
+def _print_help(config_class: type, sections: Mapping[str, Section], train_section: bool) -> None:
+    parser = _build_parser(config_class, sections, train_section=False, documented=True)
+    lines = ["train.NAME: any field of transformers.TrainingArguments; list them with --train.help."] * train_section
+    if owners := list(dict.fromkeys(section.owner for section in sections.values() if section.owner)):
+        options = "--task TASK" + " --model.name NAME" * any(section.others for section in sections.values())
+        lines.append(f"These are the options of {' and '.join(owners)}; list those of others with {options} --help.")
+    parser.epilog = " ".join(lines)
+    for action in parser._actions:
+        if action.dest == "model.name":
+            names = " or ".join(name for name, _ in sections["model"].known)
+            action.help = f"Name of the reference model: {names}."
+    parser.print_help()
+
+
+def _build_parser(
+    config_class: type | None, sections: Mapping[str, Section], train_section: bool, documented: bool = False
+) -> ArgumentParser:
     """Build the parser; `documented` reads the string under each field from the source, which takes time."""
     import jsonargparse
 
@@ -112,7 +199,10 @@ def _build_parser(config_class: type | None, train_section: bool, documented: bo
     parser.add_argument("--config", action="config", help="YAML file; dotted options override it.")
     if config_class is not None:
         parser.description = (config_class.__doc__ or "").strip()
-        parser.add_class_arguments(config_class, fail_untyped=True)
+        nested = {name: hint for name, hint in get_type_hints(config_class).items() if is_dataclass(hint)}
+        parser.add_class_arguments(config_class, fail_untyped=True, skip=set(nested))
+        for name, hint in nested.items():
+            parser.add_class_arguments(sections[name].kind if name in sections else hint, name, fail_untyped=True)
     if train_section:
         from transformers import TrainingArguments
 
@@ -135,19 +225,19 @@ def _complete_flags(parser: ArgumentParser, argv: Sequence[str]) -> list[str]:
     ]
 
 
-def _parse(parser: ArgumentParser, argv: Sequence[str]) -> Any:
+def _parse(parser: ArgumentParser, argv: Sequence[str], sections: Mapping[str, Section]) -> Any:
     from argparse import ArgumentError
 
     try:
         return parser.parse_args(list(argv))
     except ArgumentError as error:
-        message = _explain(str(error), list(_options(parser)))
+        message = _explain(str(error), list(_options(parser)), sections)
         if message.startswith("Problems parsing config") and "--config" in argv:
             message = f"{argv[list(argv).index('--config') + 1]} is no YAML file: {message.partition(':')[2].strip()}"
         raise UserError(message) from None
 
 
-def _explain(message: str, options: Sequence[str]) -> str:
+def _explain(message: str, options: Sequence[str], sections: Mapping[str, Section]) -> str:
     """Turn jsonargparse's message into one line that names the option, what was given and what is expected."""
     if found := re.search(r"unrecognized arguments: (?:--)?([^\s=]+)", message):
         name = found[1]
@@ -158,7 +248,8 @@ def _explain(message: str, options: Sequence[str]) -> str:
     else:
         name = None
     if name is not None:
-        return f"unknown option {name}{nearest(name, options)}"
+        section = sections.get(name.partition(".")[0])
+        return section.explain_unknown(name, options) if section else f"unknown option {name}{nearest(name, options)}"
     if found := re.search(r'Parser key "([^"]+)":\s*Expected (.*)\. Got value: (.*)', message, re.DOTALL):
         expected = re.sub(r"(an? )?(<class '|typing\.Literal\[)|'>|\]$", "", found[2])
         return f"option {found[1]}: expected {expected}, got {found[3]}"

@@ -9,17 +9,25 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
 from startup_llm.errors import UserError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 DEFAULT_DATASET = "helpdesk"
 """Shipped dataset that is used where neither a dataset nor a file nor a folder is named."""
+
+DEFAULT_TASK = "text-classification"
+"""Hub pipeline tag of the task where none is named."""
 
 DEFAULT_RUNGS = (
     "majority", "tfidf-linear-svm", "dnn", "transformer", "linear-probe", "ganbert", "lora", "full"
 )  # fmt: skip
 """What recipes/compare.py compares where nothing else is said."""
+
+Section = TypeVar("Section", bound="DataclassInstance")
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 
@@ -85,6 +93,18 @@ def list_changed(section: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value != getattr(default, name)}
 
 
+def convert_section(section: Any, kind: type[Section], **changes: Any) -> Section:
+    """Return a section of another kind, with the options that both have.
+
+    Args:
+        section: The section.
+        kind: The other kind, such as `LabelledTextData` for the data of any task.
+        **changes: Options to be set besides.
+    """
+    shared = {part.name for part in fields(kind)} & {part.name for part in fields(section)}
+    return kind(**{name: getattr(section, name) for name in shared} | changes)
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """The pretrained checkpoint."""
@@ -97,33 +117,32 @@ class ModelConfig:
     """Hub branch, tag or commit of the checkpoint."""
     trust_remote_code: bool = False
     """Run Python code that comes with the checkpoint. Leave off unless you have read that code."""
-    chat_template: str | None = None
-    """How conversations are written, where the checkpoint's tokenizer does not say: chatml, plain, or a Jinja file."""
-    pooling: Literal["auto", "mean", "cls", "last", "native"] = "auto"
-    """How token features become one vector; auto follows the checkpoint, native is the architecture's own head."""
-    max_length_tokens: Annotated[int, Range(3)] = 256
-    """Longer texts are cut to this many tokens; the run says how many."""
     dropout: Dropout = 0.0
     """Dropout inside the checkpoint while it is trained."""
-    language: str | None = None
-    """Language that is spoken or written, for a checkpoint that knows several, such as english for Whisper, deu_Latn
-    for NLLB."""
-    source_language: str | None = None
-    """Language that is translated from, for a checkpoint that knows several, such as eng_Latn for NLLB."""
-    warp_spectrum: bool = False
-    """While training, a sound's spectrogram is warped and shifted, and bands of it masked."""
-    null_threshold: Annotated[float, Range()] = 0.0
-    """How much larger than the best span's score that of no answer must be for a question to get none."""
+
+
+@dataclass(frozen=True)
+class TextModelConfig(ModelConfig):
+    """A pretrained checkpoint that reads text."""
+
+    max_length_tokens: Annotated[int, Range(3)] = 256
+    """Longer texts are cut to this many tokens; the run reports how many were cut."""
+
+
+@dataclass(frozen=True)
+class LinearHead(ModelConfig):
+    """A pretrained checkpoint under one linear layer, which starts from a linear probe."""
+
     head_learning_rate: LearningRate = 1e-3
-    """Learning rate of the classifier, for features scaled to norm 1; the rest learns at train.learning_rate."""
+    """Learning rate of that layer, for features scaled to norm 1; all other weights use train.learning_rate."""
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the rows come from and what their columns mean."""
+    """Where the rows come from and how they are split."""
 
     dataset: str | None = None
-    """Hub dataset id such as nyu-mll/glue, or a shipped one (helpdesk). Default: helpdesk, where no file is named."""
+    """Hub dataset id such as nyu-mll/glue, or a shipped one (helpdesk). Default: helpdesk, if no file is named."""
     subset: str | None = None
     """Subset (configuration) of the Hub dataset, such as sst2."""
     revision: str | None = None
@@ -131,53 +150,21 @@ class DataConfig:
     data_dir: str | None = None
     """Local folder with the split files (train, validation/valid/dev/val, test); used instead of the Hub."""
     train_file: str | list[str] | None = None
-    """CSV, TSV, JSONL or Parquet file(s), gzip allowed; for token-classification CoNLL files too."""
+    """CSV, TSV, JSONL or Parquet file(s), gzip allowed."""
     validation_file: str | list[str] | None = None
     """File(s) of the validation split."""
     test_file: str | list[str] | None = None
     """File(s) of the test split."""
-    text_column: str | None = None
-    """Column with the text, or the question; found by itself where that is unambiguous."""
-    text_pair_column: str | None = None
-    """Column with the second text of a pair, or a question's context; for sentence-similarity one that answers
-    text_column, or is scored."""
-    negative_column: str | None = None
-    """Column with a text that does not answer the one in text_column, for sentence-similarity."""
-    corpus_subset: str | None = None
-    """Subset of the Hub dataset with the texts to search, where it has BEIR's form; its split has the same name."""
-    queries_subset: str | None = None
-    """Subset of the Hub dataset with the queries; the subset that is named says what is relevant to them."""
-    target_column: str | None = None
-    """Column with the text to be written for a text: a translation, a summary, or a question's answers. For a folder
-    with a file per language, text_column and target_column are the languages."""
-    label_column: str | list[str] | None = None
-    """Column with the label; several columns of 0/1 make a multi-label task."""
-    box_format: Literal["xywh", "xyxy"] = "xywh"
-    """The four numbers of a box in a table: left, top, width, height (COCO's), or left, top, right, bottom."""
-    audio_column: str | None = None
-    """Column with the sound, or with the path of its file; found by itself where that is unambiguous."""
-    file_name_columns: str | None = None
-    """Columns that stand in the names of sound files, such as {digit}_{speaker}_{take} for 7_theo_12.wav."""
-    value_names: dict[str, str] = field(default_factory=dict)
-    """Names for values of a recording's label or text, such as {'7': seven}."""
-    keep_where: dict[str, list[str]] = field(default_factory=dict)
-    """Only recordings with one of these values in a column are used, such as {speaker: [theo]}."""
-    test_where: dict[str, list[str]] = field(default_factory=dict)
-    """Recordings with one of these values in a column are the test split, such as {take: ['0', '1']}."""
-    group_column: str | None = None
-    """Rows that share this column's value stay on the same side of a split (the same customer, say)."""
-    problem_type: Literal["auto", "single_label_classification", "multi_label_classification", "regression"] = "auto"
-    """What a label is; auto decides by the label column's values and says so."""
     train_split: str | None = None
-    """Name of the Hub split to train on, where it is not train."""
+    """Name of the Hub split to train on, if it is not train."""
     validation_split: str | None = None
-    """Name of the Hub split to validate on, where it is not validation (validation_matched for GLUE's mnli)."""
+    """Name of the Hub split to validate on, if it is not validation (validation_matched for GLUE's mnli)."""
     test_split: str | None = None
-    """Name of the Hub split to test on, where it is not test (GLUE hides its test labels: use validation)."""
+    """Name of the Hub split to test on, if it is not test (GLUE hides its test labels: use validation)."""
     validation_fraction: Fraction = 0.1
-    """Share of the training rows kept for validation where no validation split is given; 0 for none."""
+    """Fraction of the training rows kept for validation if there is no validation split; 0 for none."""
     test_fraction: Fraction = 0.2
-    """Share of the rows kept for the test where no test split is given."""
+    """Fraction of the rows kept for the test if there is no test split."""
     split_seed: Seed = 0
     """Seed of the splits made here."""
     folds: Annotated[int, Range(2)] | None = None
@@ -185,20 +172,11 @@ class DataConfig:
     fold: Count = 1
     """Which of the folds is the test split, 1 to folds."""
     remove_overlap: bool = False
-    """Remove from training the rows that stand in the test split too."""
+    """Remove rows from training that the test split contains too."""
     max_train_rows: Count | None = None
     """Train on at most this many rows, drawn by split_seed."""
-    labels_per_class: Count | None = None
-    """Train on this many rows of each class, drawn by split_seed, and keep the others without their labels."""
     max_test_rows: Count | None = None
     """Test on at most this many rows, drawn by split_seed."""
-    speakers: dict[str, str] = field(default_factory=dict)
-    """Roles of a dialogue's speakers in text_column, such as {'#Person1#': user, '#Person2#': assistant}."""
-    packing: bool = False
-    """Put several conversations into each training row, none of which sees another."""
-    skip_bad: bool = False
-    """Leave out what cannot be used, and count it: images, sounds, conversations, tagged sentences, questions, and
-    rows whose text, score, target or transcript is missing; otherwise it is an error."""
 
     def __post_init__(self) -> None:
         if self.folds is None and self.fold > 1:
@@ -210,6 +188,57 @@ class DataConfig:
     def named_dataset(self) -> str | None:
         """The dataset that is named, the shipped one where nothing is, or None for rows of one's own."""
         return self.dataset or (None if self.train_file or self.data_dir else DEFAULT_DATASET)
+
+    @property
+    def label_columns(self) -> list[str]:
+        """Columns that hold a row's label, if the rows have them."""
+        return ["label", "labels"]
+
+
+@dataclass(frozen=True)
+class GroupedData(DataConfig):
+    """Rows of which some belong together."""
+
+    group_column: str | None = None
+    """Rows with the same value in this column stay on the same side of a split (rows of one customer, for example)."""
+
+
+@dataclass(frozen=True)
+class CheckedData(DataConfig):
+    """Rows that are checked one by one."""
+
+    skip_bad: bool = False
+    """Leave out rows that cannot be used, and report how many; otherwise the first one is an error."""
+
+
+@dataclass(frozen=True)
+class LabelledData(DataConfig):
+    """Rows with a label."""
+
+    label_column: str | list[str] | None = None
+    """Column with the label; found automatically if only one column fits."""
+
+    @property
+    def label_columns(self) -> list[str]:
+        """Columns that hold a row's label, if the rows have them."""
+        named = [self.label_column] if isinstance(self.label_column, str) else self.label_column
+        return named or super().label_columns
+
+
+@dataclass(frozen=True)
+class LabelledTextData(GroupedData, LabelledData):
+    """Texts, or pairs of them, with a label."""
+
+    text_column: str | None = None
+    """Column with the text; found automatically if only one column fits."""
+    text_pair_column: str | None = None
+    """Column with the second text of a pair."""
+    label_column: str | list[str] | None = None
+    """Column with the label; several columns of 0/1 make a multi-label task."""
+    problem_type: Literal["auto", "single_label_classification", "multi_label_classification", "regression"] = "auto"
+    """What a label is; auto decides by the values of the label column and reports its choice."""
+    labels_per_class: Count | None = None
+    """Train on this many rows of each class, drawn by split_seed, and keep the others without their labels."""
 
 
 @dataclass(frozen=True)
@@ -225,8 +254,8 @@ class LoraConfig:
     target_modules: list[str] | None = None
     """Names of the linear layers to adapt; default: every linear layer of the transformer blocks."""
     upper_layers: Count | None = None
-    """Adapt the uppermost so many blocks alone. In training on text, what those below give for a row is computed once
-    and kept: training takes less time, and its accuracy may be a little lower."""
+    """Adapt only this many of the uppermost blocks. When training on text, the output of the blocks below is computed
+    once per row and kept: training takes less time, and the accuracy may be a little lower."""
     quantize: Literal["4bit"] | None = None
     """4bit keeps the adapted layers' frozen weights in four bits while training (QLoRA); needs an NVIDIA GPU."""
 
@@ -242,50 +271,47 @@ class EvaluationConfig:
     seed: Seed = 0
     """Seed of the bootstrap."""
     decides: str | None = None
-    """Metric that decides which checkpoint is best and what is said first; default the task's own."""
-    generate: bool = False
-    """Let a chat model write the last answer of each test conversation, the likeliest token at each step, and measure
-    how much it overlaps with the one that is meant (ROUGE, BLEU, chrF); it takes time."""
+    """Primary metric: it chooses the best checkpoint and is reported first; default the task's own."""
 
 
 @dataclass(frozen=True)
 class PreflightConfig:
-    """What the run will take, estimated before training."""
+    """An estimate of the run's time, memory and price before training."""
 
     only: bool = False
     """Stop after the estimate."""
     dollars_per_hour: Price | None = None
-    """Price of this machine; the estimate then tells the run's."""
+    """Price of this machine per hour; the estimate then includes the price of the run."""
 
 
 @dataclass(frozen=True)
 class SpeedConfig:
-    """How to compute: what is left out is measured on the device at hand, or its usual choice."""
+    """How to compute; what is not given is measured on this device, or its usual choice."""
 
     plan: Literal["auto", "plain"] = "auto"
-    """auto: the fastest that was measured here; plain: transformers' Trainer as it comes, in float32: its own
-    batches, samples and attention kernel, and LoRA as PEFT computes it."""
+    """auto: the fastest choices measured on this device; plain: transformers' Trainer without changes, in float32,
+    with its own batches, samples and attention kernel, and LoRA as PEFT computes it."""
     compute_dtype: Literal["float32", "bfloat16"] | None = None
-    """Type of matrix products."""
+    """Data type of matrix products."""
     attention_kernel: Literal["eager", "sdpa", "flash_attention_2"] | None = None
-    """How attention is computed."""
+    """Implementation of attention."""
     tokens_per_batch: Count | None = None
-    """Padded tokens that are computed at once; a plain plan trains on whole batches and predicts by this."""
+    """Padded tokens that are computed at once; the plan plain uses it for predictions alone."""
     threads: Annotated[int, Range(1, 1024)] | None = None
-    """Threads of each process on the CPU."""
+    """CPU threads of each process."""
     compile: bool = False
-    """Train through torch.compile, which compiles anew for the first few lengths: for long runs."""
+    """Train with torch.compile, which compiles again for each of the first few lengths: for long runs."""
 
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """Fine-tune a pretrained checkpoint and compare it with honest baselines."""
+    """Fine-tune a pretrained checkpoint and compare it with baselines."""
 
-    task: str = "text-classification"
+    task: str = DEFAULT_TASK
     """Hub pipeline tag of the task."""
     method: Literal["lora", "full", "probe", "zero-shot"] = "lora"
-    """lora: adapter and head; full: every weight; probe: a linear head on frozen features; zero-shot: the head is made
-    of the labels' names, and no row is learnt from."""
+    """lora: adapter and head; full: every weight; probe: a linear head on frozen features; zero-shot: a head built
+    from the names of the labels, without training."""
     run_dir: str | None = None
     """Where the run is kept; default runs/DATASET-METHOD."""
     overwrite: bool = False
@@ -295,8 +321,9 @@ class FinetuneConfig:
     early_stopping_patience: Count | None = None
     """Stop after this many evaluations without a better validation score."""
     audit: Literal["none", "quick", "full"] = "quick"
-    """How the texts are looked at before training, for the report: quick for copies, personal data and faulty labels;
-    full, which takes minutes, for near-copies, suspect labels, encodings and languages too (extra audit)."""
+    """Faults in the texts that are searched before training, for the report: quick for duplicates, personal data and
+    wrong labels; full, which takes minutes, for near-duplicates, suspect labels, encodings and languages too (extra
+    audit)."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -307,7 +334,7 @@ class FinetuneConfig:
 
 @dataclass(frozen=True)
 class AlignConfig:
-    """Tune a chat checkpoint on preferences between two answers by DPO, and compare it with the model before."""
+    """Train a chat checkpoint on preferences between two answers (DPO), and compare it with the model before."""
 
     task: str = "text-generation"
     """Hub pipeline tag of the task."""
@@ -315,7 +342,7 @@ class AlignConfig:
     """dpo: an adapter trained by direct preference optimization (Rafailov et al. 2023); without it, the model is the
     reference."""
     beta: Annotated[float, Range(above=0)] = 0.1
-    """How strongly the model is held to the reference; less moves it further."""
+    """Strength of the penalty for moving away from the reference; a smaller value lets the model move further."""
     run_dir: str | None = None
     """Where the run is kept; default runs/DATASET-dpo."""
     overwrite: bool = False
@@ -333,58 +360,60 @@ class AlignConfig:
 class ScratchModelConfig:
     """A reference model of this package, its weights drawn at random."""
 
-    name: Literal["dnn", "transformer", "t5", "gpt", "vit", "conformer", "whisper", "speecht5", "rt-detr"] = "dnn"
-    """dnn: feed-forward network on the mean of hashed n-gram embeddings, or on an image's pixels; transformer: encoder
-    with mean pooling, or encoder-decoder that writes a text for a text; t5: the latter as T5 has it; gpt: decoder that
-    writes text; vit: encoder over an image's patches; conformer: encoder over a sound's spectrogram; whisper:
-    encoder-decoder that writes what it hears; speecht5: one that speaks what it reads; rt-detr: convolutions and a
-    decoder that finds objects."""
-    width: Count = 128
-    """Width of the vector of an n-gram or a token."""
-    activation: Literal["relu", "sigmoid", "tanh"] = "relu"
-    """What a unit of dnn's hidden layers does with its sum."""
-    hidden: list[Count] = field(default_factory=list)
-    """Widths of the hidden layers (dnn); [] for none."""
-    layers: Count = 2
-    """Number of blocks (transformer); of an encoder-decoder on either side."""
-    heads: Count = 4
-    """Number of attention heads (transformer)."""
-    inner_width: Count | None = None
-    """Width inside the feed-forward networks (transformer); default 4 * width."""
+    name: str = "dnn"
+    """Name of the reference model."""
     dropout: Dropout = 0.1
-    """Dropout while training; of dnn's hidden units alone."""
-    max_length_tokens: Count = 256
-    """Longer texts are cut to this many n-grams (dnn) or tokens (transformer); the run says how many."""
-    vocab_size: Count = 32768
-    """Buckets that n-grams are hashed into (dnn), or at most this many tokens (transformer)."""
-    longest_ngram: Count = 2
-    """Words in the longest n-gram (dnn)."""
-    tokenizer: Literal["wordpiece", "bpe", "character", "byte"] = "wordpiece"
-    """How text is cut: wordpiece or bpe (transformer), character (gpt), bpe or byte (encoder-decoder); trained on the
-    training split alone, except bytes, which need no training."""
-    label_smoothing: Annotated[float, Range(0, below=1)] = 0.0
-    """Share of the target probability that is spread over all tokens while training (encoder-decoder transformer)."""
-    beams: Count = 4
-    """Texts that are kept at each step while one is written (encoder-decoder); 1 takes the likeliest token."""
-    image_size: Count = 32
-    """Images are resized to squares of this many pixels a side."""
-    queries: Count = 20
-    """Most objects that are found in an image (rt-detr)."""
-    patch_size: Count = 4
-    """Pixels a side of a patch (vit)."""
-    window_seconds: Annotated[int, Range(1, 30)] | None = None
-    """Recordings are padded and cut to this many seconds (whisper); default the longest training one, 30 at most."""
-    warp_spectrum: bool = True
-    """While training, spectrograms are warped and shifted, and bands of them masked (conformer, whisper)."""
-    shift_pixels: Annotated[int, Range(0)] = 0
-    """While training, images are shifted by up to this many pixels, another way each time."""
+    """Dropout while training."""
+
+
+@dataclass(frozen=True)
+class ScratchDnn(ScratchModelConfig):
+    """A feed-forward network."""
+
+    name: str = "dnn"
+    hidden: list[Count] = field(default_factory=list)
+    """Widths of the hidden layers; [] for none."""
+    activation: Literal["relu", "sigmoid", "tanh"] = "relu"
+    """Activation function of the hidden layers."""
+
+
+@dataclass(frozen=True)
+class ScratchTransformer(ScratchModelConfig):
+    """A network of transformer blocks."""
+
+    name: str = "transformer"
+    width: Count = 128
+    """Width of the vector of a token, patch or frame."""
+    layers: Count = 2
+    """Number of blocks; of an encoder-decoder on either side."""
+    heads: Count = 4
+    """Number of attention heads."""
+    inner_width: Count | None = None
+    """Width inside the feed-forward networks; default 4 * width, for conformer 2 * width."""
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """The sections of a config in which a task, named by its Hub pipeline tag, has options of its own.
+
+    Attributes:
+        data: Section `data`.
+        model: Section `model` of a run that starts from a pretrained checkpoint.
+        evaluation: Section `evaluation`.
+        scratch_models: Section `model` of a run from scratch, by the name of the task's reference model.
+    """
+
+    data: type[DataConfig] = DataConfig
+    model: type[ModelConfig] = ModelConfig
+    evaluation: type[EvaluationConfig] = EvaluationConfig
+    scratch_models: Mapping[str, type[ScratchModelConfig]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Train a reference model from scratch on the task's own rows and compare it with honest baselines."""
+    """Train a reference model from scratch on the task's own rows and compare it with baselines."""
 
-    task: str = "text-classification"
+    task: str = DEFAULT_TASK
     """Hub pipeline tag of the task."""
     run_dir: str | None = None
     """Where the run is kept; default runs/DATASET-MODEL."""
@@ -403,91 +432,6 @@ class PretrainConfig:
     def method(self) -> str:
         """The model's name: what the run is called by in its results."""
         return self.model.name
-
-
-@dataclass(frozen=True)
-class GanModelConfig:
-    """The two players: DCGAN's generator and discriminator, conditioned on the class."""
-
-    noise_size: Count = 64
-    """Width of the noise z."""
-    width: Count = 64
-    """Channels of the generator's last hidden layer and of the discriminator's first."""
-
-
-@dataclass(frozen=True)
-class GanTrainConfig:
-    """How the two players are trained: non-saturating loss, R1 on the real images, Adam for each."""
-
-    epochs: Count = 200
-    """Passes over the training images."""
-    batch_size: Count = 64
-    """Images per step and process."""
-    generator_learning_rate: LearningRate = 1e-3
-    """Learning rate of the generator."""
-    discriminator_learning_rate: LearningRate = 1e-3
-    """Learning rate of the discriminator."""
-    beta1: Annotated[float, Range(0, below=1)] = 0.0
-    """Adam's first beta; 0 is usual with R1, 0.5 is DCGAN's."""
-    r1_gamma: Annotated[float, Range(0)] = 1.0
-    """Weight of the R1 penalty."""
-    ema_decay: Annotated[float, Range(0, below=1)] = 0.995
-    """Decay of the running mean of the generator's weights, which is what is kept."""
-    seed: Seed = 0
-    """Seed of weights, order and noise."""
-    checkpoint_epochs: Count = 25
-    """Epochs between checkpoints, from which --resume goes on."""
-    grids: Annotated[int, Range(0)] = 6
-    """How many grids of samples are drawn over the training, the last one at its end."""
-
-
-@dataclass(frozen=True)
-class GanBertConfig:
-    """GAN-BERT's two players on sentence vectors (Croce et al. 2020), and how they are trained: Adam for each."""
-
-    noise_size: Count = 100
-    """Width of the noise z."""
-    hidden_size: Count = 384
-    """Width of the hidden layer of each player."""
-    dropout: Dropout = 0.1
-    """Dropout of each player."""
-    epochs: Count = 20
-    """Passes over the training rows, the unlabelled ones among them."""
-    batch_size: Count = 64
-    """Rows per step and process."""
-    generator_learning_rate: LearningRate = 5e-4
-    """Learning rate of the generator."""
-    discriminator_learning_rate: LearningRate = 5e-4
-    """Learning rate of the discriminator."""
-    seed: Seed = 0
-    """Seed of weights, order and noise."""
-    checkpoint_epochs: Count = 5
-    """Epochs between checkpoints, from which --resume goes on."""
-
-
-@dataclass(frozen=True)
-class GanConfig:
-    """Train a class-conditional image GAN on digits, or GAN-BERT on few labelled and many unlabelled texts."""
-
-    kind: Literal["image", "text"] = "image"
-    """image: digits, by the sections model and train; text: GAN-BERT, by data, encoder, text and speed."""
-    run_dir: str | None = None
-    """Where the run is kept; default runs/digits-gan or runs/DATASET-ganbert."""
-    overwrite: bool = False
-    """Replace a finished run."""
-    resume: bool = False
-    """Go on from the last checkpoint of an interrupted run."""
-    split_seed: Seed = 0
-    """Seed of the split: 500 of the 1,797 digits are tested on."""
-    generated_rows: Count = 5000
-    """Generated labelled images that a classifier is trained on, as many of each class."""
-    model: GanModelConfig = field(default_factory=GanModelConfig)
-    train: GanTrainConfig = field(default_factory=GanTrainConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    encoder: ModelConfig = field(default_factory=ModelConfig)
-    text: GanBertConfig = field(default_factory=GanBertConfig)
-    speed: SpeedConfig = field(default_factory=SpeedConfig)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
 @dataclass(frozen=True)
@@ -511,49 +455,19 @@ class ReproduceConfig:
 
 
 @dataclass(frozen=True)
-class BenchmarkConfig:
-    """Time this package beside the public ways of doing the same, each in a process of its own, taking turns."""
-
-    what: Literal["training", "inference", "causal-lm"] = "training"
-    """training: LoRA on a text classification; inference: the trained architecture's predictions; causal-lm: a small
-    Llama-style model with random weights on packed text."""
-    ways: list[str] | None = None
-    """Which ways to time; default all."""
-    rows: Count | list[Count] | None = 1500
-    """Training rows, drawn anew where there are fewer; null for each row once. For causal-lm blocks of 512 tokens. A
-    list of several, such as [1000, 10000, 100000], draws what the work costs against the rows."""
-    dollars_per_hour: Price | None = None
-    """Price of this machine, to draw dollars beside seconds."""
-    epochs: Count = 1
-    """Passes over the training rows."""
-    repetitions: Count = 3
-    """How often each way is timed; the table gives medians."""
-    accuracy: bool = False
-    """Measure the test accuracy after each epoch too."""
-    target_accuracy: Fraction = 0.93
-    """Test accuracy whose time, from the start of the process, is told where it is reached."""
-    run_dir: str = "runs/benchmark"
-    """Where the table, the figure and the numbers are kept."""
-    overwrite: bool = False
-    """Replace a finished benchmark."""
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-
-
-@dataclass(frozen=True)
 class CompareConfig:
     """Put every rung on one ladder: the same test rows, several label budgets, and what to use at which."""
 
-    task: str = "text-classification"
+    task: str = DEFAULT_TASK
     """Hub pipeline tag of the task."""
     rungs: list[str] = field(default_factory=lambda: list(DEFAULT_RUNGS))
     """What is compared."""
     budgets: list[Count | Literal["all"]] = field(default_factory=lambda: [5, 10, 30, "all"])
     """Labels per class; all for every label."""
     draws: Count = 3
-    """Draws of the rows at each budget, each with a training seed of its own."""
+    """Random draws of the rows at each budget, each with its own training seed."""
     draws_of_all: Count = 1
-    """Training seeds where every label is used."""
+    """Number of training seeds if every label is used."""
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Options of the recipes by RUNG or RUNG-BUDGET, such as lora-10: {train.num_train_epochs: 20}."""
     run_dir: str | None = None
@@ -586,19 +500,19 @@ class PredictConfig:
     """Columns by what they hold, such as --columns.text message, or question, context, image, audio; default the
     trained ones, else found by themselves where that is unambiguous."""
     skip_bad: bool = False
-    """Leave rows that cannot be answered without an answer and count them; otherwise the first such row is an error:
+    """Write no answer for rows that cannot be answered, and report how many; otherwise the first such row is an error:
     in a file before anything is computed, in a pipe after the answers to the rows before it."""
-    task: str = "text-classification"
-    """Hub pipeline tag of a plain checkpoint; a run knows its own."""
+    task: str = DEFAULT_TASK
+    """Hub pipeline tag of a plain checkpoint; a run has its own."""
     compute_dtype: Literal["float32", "auto"] = "float32"
     """float32 gives the numbers of `transformers.pipeline`; auto may take bfloat16, faster on most GPUs, which moves
     a score by up to about 0.01."""
     corpus: str | None = None
     """Table of texts to search, such as articles.csv with the columns id and text; default the run's own texts."""
     matches: Count = 5
-    """Texts that are found for each query, where texts are searched."""
+    """Texts returned for each query, if texts are searched."""
     max_new_tokens: Count | None = None
-    """Most tokens that are written for a row; default what the model's generation config says."""
+    """Largest number of tokens written for a row; default that of the model's generation config."""
     piece_rows: Count = 10_000
     """Rows held in memory at a time; 1 answers each line of a pipe as it comes."""
 
@@ -619,8 +533,8 @@ class EvaluateConfig:
     """Folder with task YAML files for lm-eval; their data_files are paths as lm-eval reads them."""
     lm_limit: Count | None = None
     """Rows of each lm-eval task; default all."""
-    task: str = "text-classification"
-    """Hub pipeline tag of a plain checkpoint; a run knows its own."""
+    task: str | None = None
+    """Hub pipeline tag of a plain checkpoint, default text-classification; a run has its own."""
     checkpoint: str | None = None
     """Folder or Hub id of an adapter's base, where it is not the one that the adapter names."""
     revision: str | None = None
@@ -644,7 +558,7 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class PoolConfig:
-    """Put the runs of a cross-validation together: each row is judged by the model that did not see its fold."""
+    """Pool the runs of a cross-validation: each row is predicted by the model that was not trained on its fold."""
 
     runs: list[str]
     """Folders of finished runs that differ by data.fold alone."""
@@ -686,7 +600,7 @@ class PushConfig:
     """Publish report.html and the examples in results.json too; they show texts of your data."""
     overwrite: bool = False
     """Replace files of the repository that this recipe did not write."""
-    task: str = "text-classification"
+    task: str = DEFAULT_TASK
     """Hub pipeline tag of what a data set is for; images and sounds are read as the task reads them."""
     card: str | None = None
     """Markdown file that a data set's card begins with; default the card of a named data set, else a new one."""
@@ -715,12 +629,12 @@ class AuditConfig:
     fix: bool = False
     """Write NAME.cleaned.EXT and NAME.changes.jsonl beside each file; the file itself stays as it is."""
     fix_kinds: str = "empty-texts,odd-characters,label-spelling,duplicates,duplicates-across-splits"
-    """What --fix mends, by commas; near-duplicates, near-duplicates-across-splits, missing-labels and personal-data
-    (masked) may be added."""
+    """What --fix corrects, separated by commas; near-duplicates, near-duplicates-across-splits, missing-labels and
+    personal-data (masked) may be added."""
     fail_on: str | None = None
-    """Kinds of findings, by commas, that end the audit with exit code 1; any stands for all but notes."""
+    """Kinds of findings, separated by commas, that end the audit with exit code 1; any stands for all but notes."""
     near_duplicate_similarity: Annotated[float, Range(0.5, 1)] = 0.8
-    """Least share of equal 4-character pieces (Jaccard) that makes two texts near-duplicates."""
+    """Jaccard similarity of 4-character pieces from which two texts are near-duplicates."""
     max_length_tokens: Count = 256
     """Length to estimate truncation for: 4 characters to a token."""
     names: bool = False
@@ -729,7 +643,7 @@ class AuditConfig:
     """Masked examples shown of each finding."""
     seed: Seed = 0
     """Seed of folds and samples."""
-    data: DataConfig = field(default_factory=DataConfig)
+    data: LabelledTextData = field(default_factory=LabelledTextData)
 
 
 TRAIN_DEFAULTS: Mapping[str, Mapping[str, Any]] = {

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -7,9 +8,23 @@ from pathlib import Path
 import pytest
 import yaml
 
+from startup_llm.benchmark.options import BenchmarkConfig
 from startup_llm.command_line import parse_config
-from startup_llm.config import RESERVED_TRAIN_FIELDS, SHARED_TRAIN_DEFAULTS, FinetuneConfig, ModelConfig
+from startup_llm.config import (
+    RESERVED_TRAIN_FIELDS,
+    SHARED_TRAIN_DEFAULTS,
+    AuditConfig,
+    EvaluateConfig,
+    FinetuneConfig,
+    LabelledTextData,
+    PretrainConfig,
+    TextModelConfig,
+)
 from startup_llm.errors import UserError
+from startup_llm.gan.options import GanConfig
+from startup_llm.tasks.options import choose_section
+from startup_llm.tasks.text_classification.options import TextClassificationModel
+from startup_llm.tasks.vision.options import DetectionData, ScratchVit
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,7 +54,7 @@ def printed_config(capsys: pytest.CaptureFixture, *words: str) -> dict:
 
 def test_no_words_at_all_give_the_defaults_of_lora():
     config, train, _ = parse()
-    assert config == FinetuneConfig()
+    assert config == FinetuneConfig(model=TextClassificationModel(), data=LabelledTextData())
     assert (train["learning_rate"], train["num_train_epochs"]) == (5e-4, 4)
 
 
@@ -108,6 +123,103 @@ def test_value_of_the_wrong_type_is_told_with_the_type_expected(words, message):
     assert refuse(*words) == message
 
 
+ANOTHER_TASK = "unknown option data.box_format for text-classification; it belongs to object-detection"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data.box_format", "xyxy"], ANOTHER_TASK),
+        (["--data.box_format", "xywh"], ANOTHER_TASK),
+        (["--task", "translation", "--data.packing"], (
+            "unknown option data.packing for translation; it belongs to text-generation"
+        )),
+        (["--task=object-detection", "--model.language", "english"], (
+            "unknown option model.language for object-detection; it belongs to "
+            "automatic-speech-recognition, summarization, translation"
+        )),
+        (["--evaluation.generate"], (
+            "unknown option evaluation.generate for text-classification; it belongs to text-generation"
+        )),
+        (["--task", "object-detection", "--data.box_formt", "xyxy"], (
+            "unknown option data.box_formt; did you mean data.box_format?"
+        )),
+    ],
+)  # fmt: skip
+def test_option_of_another_task_is_refused_with_the_tasks_that_have_it(words, message):
+    assert refuse(*words) == message
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model.patch_size", "8"], "unknown option model.patch_size for dnn; it belongs to vit"),
+        (["--model.name", "transformer", "--model.hidden", "[8]"], (
+            "unknown option model.hidden for transformer; it belongs to dnn"
+        )),
+        (["--task", "image-classification", "--model.width", "8"], (
+            "unknown option model.width for dnn; it belongs to vit"
+        )),
+        (["--task", "image-classification", "--model.longest_ngram", "8"], (
+            "unknown option model.longest_ngram for dnn; it belongs to text-classification"
+        )),
+        (["--model.name", "vit"], "model.name vit: text-classification has the reference models dnn and transformer"),
+        (["--task", "object-detection", "--model.name", "dnn"], (
+            "model.name dnn: object-detection has the reference model rt-detr"
+        )),
+        (["--task", "text-generation", "--model.tokenizer", "bpe"], (
+            "option model.tokenizer: expected 'character', got bpe"
+        )),
+    ],
+)  # fmt: skip
+def test_option_of_another_reference_model_is_refused(words, message):
+    with pytest.raises(UserError) as caught:
+        parse_config(PretrainConfig, words)
+    assert str(caught.value) == message
+
+
+def test_a_task_without_a_reference_model_is_refused():
+    with pytest.raises(UserError, match=r"^token-classification has no reference model to train from scratch; "):
+        parse_config(PretrainConfig, ["--task", "token-classification"])
+
+
+@pytest.mark.parametrize("config_class", [AuditConfig, BenchmarkConfig, GanConfig])
+def test_recipe_of_one_task_refuses_the_options_of_others(config_class):
+    with pytest.raises(UserError, match=r"^unknown option data\.box_format; it belongs to object-detection$"):
+        parse_config(config_class, ["--data.box_format", "xyxy"])
+
+
+def test_evaluation_takes_the_options_of_any_task_until_one_is_named():
+    words = ["--model", "a", "--data.box_format", "xyxy"]
+    assert parse_config(EvaluateConfig, words)[0].data.box_format == "xyxy"
+    with pytest.raises(UserError, match=r"^unknown option data\.box_format for translation; it belongs to"):
+        parse_config(EvaluateConfig, [*words, "--task", "translation"])
+
+
+@pytest.mark.parametrize("words", [["--task", "object-detection"], ["--task=object-detection"], []])
+def test_the_task_of_a_yaml_or_of_the_command_line_chooses_the_sections(tmp_path, words):
+    text = "task: object-detection\ndata:\n  box_format: xyxy\n" if not words else "data:\n  box_format: xyxy\n"
+    config, _, _ = parse_config(FinetuneConfig, ["--config", write(tmp_path, text), *words])
+    assert config.data == DetectionData(box_format="xyxy")
+
+
+def test_the_reference_model_of_a_yaml_chooses_its_options(tmp_path):
+    file = write(tmp_path, "task: image-classification\nmodel: {name: vit, patch_size: 8}\n")
+    assert parse_config(PretrainConfig, ["--config", file])[0].model == ScratchVit(patch_size=8)
+    with pytest.raises(UserError, match=r"^unknown option model\.patch_size for dnn; it belongs to vit$"):
+        parse_config(PretrainConfig, ["--config", file, "--model.name", "dnn"])
+
+
+@pytest.mark.parametrize("written", ["--config {}", "--config={}"])
+def test_yaml_of_an_older_run_with_the_options_of_every_task_is_read(tmp_path, written):
+    every = dataclasses.asdict(choose_section("data", None).kind()) | {"train_file": "a.csv", "skip_bad": False}
+    file = write(tmp_path, yaml.safe_dump({"task": "text-classification", "data": every}))
+    config, _, _ = parse_config(FinetuneConfig, [*written.format(file).split(), "--data.split_seed", "3"])
+    assert config.data == LabelledTextData(train_file="a.csv", split_seed=3)
+    changed = write(tmp_path, yaml.safe_dump({"data": every | {"box_format": "xyxy"}}))
+    assert refuse("--config", changed) == ANOTHER_TASK
+
+
 def test_missing_config_file_is_named(tmp_path):
     assert refuse("--config", str(tmp_path / "none.yaml")) == f"no such file: {tmp_path / 'none.yaml'}"
 
@@ -174,8 +286,8 @@ def test_train_section_holds_no_reserved_field_and_its_yaml_no_token():
 
 def test_config_without_a_train_section_knows_no_train_option():
     with pytest.raises(UserError, match=r"^unknown option train\.learning_rate"):
-        parse_config(ModelConfig, ["--train.learning_rate", "1"])
-    config, train, _ = parse_config(ModelConfig, ["--max_length_tokens", "32"])
+        parse_config(TextModelConfig, ["--train.learning_rate", "1"])
+    config, train, _ = parse_config(TextModelConfig, ["--max_length_tokens", "32"])
     assert (config.max_length_tokens, train) == (32, {})
 
 
@@ -212,10 +324,18 @@ def test_train_help_lists_the_training_arguments():
     assert "--train.learning_rate" in done.stdout
 
 
-def test_recipe_tells_an_unknown_option_in_one_line_and_exits_with_2():
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--lora.rnak", "4"], "unknown option lora.rnak; did you mean lora.rank?"),
+        (["--data.box_format", "xyxy"], ANOTHER_TASK),
+        (["--data.test_fraction", "1.5"], "option data.test_fraction: expected a number from 0 to 1, got 1.5"),
+    ],
+)
+def test_recipe_reports_a_wrong_option_in_one_line_and_exits_with_2(words, message):
     done = subprocess.run(
-        [sys.executable, "recipes/finetune.py", "--lora.rnak", "4"],
+        [sys.executable, "recipes/finetune.py", *words],
         cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr == "error: unknown option lora.rnak; did you mean lora.rank?\n"
+    assert done.stderr == f"error: {message}\n"

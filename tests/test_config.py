@@ -2,38 +2,52 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import typing
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from startup_llm import config as configs
+from startup_llm.benchmark.options import BenchmarkConfig
 from startup_llm.command_line import check_ranges, parse_config
 from startup_llm.config import (
     TRAIN_DEFAULTS,
     TRAIN_RANGES,
+    AlignConfig,
+    AuditConfig,
+    CompareConfig,
     DataConfig,
+    EvaluateConfig,
     FinetuneConfig,
+    PoolConfig,
+    PredictConfig,
+    PretrainConfig,
+    PushConfig,
     Range,
+    ReproduceConfig,
     default_run_dir,
     find_range,
 )
 from startup_llm.errors import UserError
+from startup_llm.gan.options import GanConfig
+from startup_llm.tasks import TASKS
+from startup_llm.tasks.options import load_options
 
 RECIPES = {
-    "AlignConfig": [],
-    "AuditConfig": [],
-    "BenchmarkConfig": [],
-    "CompareConfig": [],
-    "EvaluateConfig": ["--model", "a"],
-    "FinetuneConfig": [],
-    "GanConfig": [],
-    "PoolConfig": ["--runs", "[a]"],
-    "PredictConfig": ["--run", "a", "--input", "a", "--output", "b"],
-    "PretrainConfig": [],
-    "PushConfig": ["--repo", "a/b"],
-    "ReproduceConfig": ["--run", "a"],
+    AlignConfig: [],
+    AuditConfig: [],
+    BenchmarkConfig: [],
+    CompareConfig: [],
+    EvaluateConfig: ["--model", "a"],
+    FinetuneConfig: [],
+    GanConfig: [],
+    PoolConfig: ["--runs", "[a]"],
+    PredictConfig: ["--run", "a", "--input", "a", "--output", "b"],
+    PretrainConfig: [],
+    PushConfig: ["--repo", "a/b"],
+    ReproduceConfig: ["--run", "a"],
 }
 """Config of each recipe -> the options that it needs."""
 
@@ -62,16 +76,32 @@ def find_kind(hint: Any) -> type:
     return int if hint is int or any(find_kind(part) is int for part in typing.get_args(hint)) else float
 
 
-NUMBERS = [(recipe, name, allowed) for recipe in RECIPES for name, allowed in list_numbers(getattr(configs, recipe))]
+OF_TASKS = {
+    kind: section
+    for options in map(load_options, TASKS)
+    for section, kinds in (
+        ("data", [options.data]),
+        ("evaluation", [options.evaluation]),
+        ("model", [options.model, *options.scratch_models.values()]),
+    )
+    for kind in kinds
+}
+"""Each section of a task, with its name."""
+NUMBERS = [
+    *((kind, name, allowed) for kind in RECIPES for name, allowed in list_numbers(kind)),
+    *((kind, f"{part}.{name}", allowed) for kind, part in OF_TASKS.items() for name, allowed in list_numbers(kind)),
+]
 """Every field of every config that takes a number."""
 
 
-@pytest.mark.parametrize(("recipe", "name", "allowed"), NUMBERS, ids=lambda part: str(part))
-def test_each_number_declares_its_range_and_is_refused_outside_it(recipe, name, allowed):
-    assert allowed is not None, f"{recipe}: give {name} a range: Annotated[..., Range(...)]"
+@pytest.mark.parametrize(
+    ("config_class", "name", "allowed"), NUMBERS, ids=lambda part: getattr(part, "__name__", part)
+)
+def test_each_number_declares_its_range_and_is_refused_outside_it(config_class, name, allowed):
+    assert allowed is not None, f"{config_class.__name__}: give {name} a range: Annotated[..., Range(...)]"
     section, _, field = name.rpartition(".")
-    config_class = getattr(configs, recipe)
-    kind = typing.get_type_hints(config_class)[section] if section else config_class
+    hints = typing.get_type_hints(config_class)
+    kind = hints.get(section, config_class)
     hint = typing.get_type_hints(kind)[field]
     needed = {part.name: "a" for part in dataclasses.fields(kind) if needs_value(part)}
     for number in list_outside(allowed, find_kind(hint)):
@@ -85,17 +115,21 @@ def needs_value(part: dataclasses.Field) -> bool:
     return part.default is part.default_factory is dataclasses.MISSING
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_the_defaults_lie_within_their_ranges(recipe):
-    config, _, _ = parse_config(getattr(configs, recipe), RECIPES[recipe])
-    check_ranges(config)
+@pytest.mark.parametrize("config_class", RECIPES)
+def test_the_defaults_lie_within_their_ranges(config_class):
+    check_ranges(parse_config(config_class, RECIPES[config_class])[0])
 
 
-def test_every_config_of_a_recipe_is_checked():
-    assert {name for name in vars(configs) if name.endswith("Config")} - {
-        "DataConfig", "EvaluationConfig", "GanBertConfig", "GanModelConfig", "GanTrainConfig", "LoraConfig",
-        "ModelConfig", "PreflightConfig", "ScratchModelConfig", "SpeedConfig",
-    } == set(RECIPES)  # fmt: skip
+@pytest.mark.parametrize("kind", OF_TASKS)
+def test_the_defaults_of_a_task_s_section_lie_within_their_ranges(kind):
+    check_ranges(kind())
+
+
+def test_every_recipe_s_config_is_checked():
+    recipes = (Path(__file__).parents[1] / "recipes").glob("*.py")
+    named = {name for recipe in recipes for name in re.findall(r"\b[A-Z]\w+Config\b", recipe.read_text())}
+    sections = {"DataConfig", "ModelConfig", "SpeedConfig", "EvaluationConfig"}
+    assert named - sections == {config_class.__name__ for config_class in RECIPES}
 
 
 def test_each_number_of_the_train_section_has_a_range_that_holds_its_default():

@@ -213,10 +213,15 @@ def _check_libraries() -> None:
         raise UserError(f"the audit needs {', '.join(missing)}; install them: pip install 'startup-llm[audit]'")
 
 
-def audit_before_publishing(loaded: LoadedData, config: AuditConfig) -> Audit:
+def audit_before_publishing(loaded: LoadedData, config: AuditConfig, *, labelled: bool) -> Audit:
     """Look for faults in rows of any kind, and for personal data in every column of theirs.
 
-    Where the columns of a labelled text are found, labels are looked at too; a column that is named has to be there.
+    Where the columns of a labelled text are found, labels are looked at too.
+
+    Args:
+        loaded: The rows.
+        config: How to look.
+        labelled: Whether the columns that are named are those of rows with a label, and so have to be there.
 
     Raises:
         UserError: If a column is not found or a library of the extra `audit` is missing.
@@ -227,7 +232,7 @@ def audit_before_publishing(loaded: LoadedData, config: AuditConfig) -> Audit:
     try:
         columns = find_columns(loaded.splits, data)
     except UserError:
-        if any(named) and not data.target_column:
+        if any(named) and labelled:
             raise
         columns = None
     return audit_loaded(loaded, columns, config, every_column=True)

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from startup_llm.config import BenchmarkConfig, LoraConfig, ModelConfig
+from startup_llm.benchmark.options import BenchmarkConfig
+from startup_llm.config import LoraConfig, convert_section, list_changed
 from startup_llm.errors import UserError
+from startup_llm.tasks.text_generation.options import GenerationData
 from startup_llm.tasks.text_generation.running_text import load_running_text
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ def check_causal_lm_config(config: BenchmarkConfig) -> None:
     Raises:
         UserError: On a checkpoint, an accuracy to measure, or too few blocks.
     """
-    if config.model != ModelConfig():
+    if list_changed(config.model):
         raise UserError(
             f"model.checkpoint {config.model.checkpoint}: causal-lm trains a small Llama-style model with random "
             "weights, the same for every way; leave the model section out"
@@ -76,7 +78,7 @@ def train_ours(config: BenchmarkConfig, clock: Clock, *, lora: bool) -> dict[str
     from startup_llm.training.trainer import build_training_arguments
 
     plan = plan_speed()
-    texts = list(load_running_text(config.data).splits["train"]["text"])
+    texts = list(load_running_text(convert_section(config.data, GenerationData)).splits["train"]["text"])
     tokenizer = train_tokenizer(texts)
     blocks = pack_blocks(texts, tokenizer, config.rows, config.data.split_seed)
     model: Any = build_llama(tokenizer)
@@ -114,7 +116,7 @@ def train_with_trl(config: BenchmarkConfig, clock: Clock, *, lora: bool, tuned: 
     from startup_llm.training.speed import plan_speed, use_idle_cores
 
     use_idle_cores()
-    texts = list(load_running_text(config.data).splits["train"]["text"])
+    texts = list(load_running_text(convert_section(config.data, GenerationData)).splits["train"]["text"])
     tokenizer = train_tokenizer(texts)
     drawn = draw_texts(texts, tokenizer, config.rows, config.data.split_seed)
     adapter = peft.LoraConfig(

@@ -21,9 +21,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.benchmark import causal_lm
-from startup_llm.config import BenchmarkConfig, DataConfig, FinetuneConfig, LoraConfig, ModelConfig, SpeedConfig
+from startup_llm.benchmark.options import BenchmarkConfig
+from startup_llm.config import FinetuneConfig, LabelledTextData, LoraConfig, SpeedConfig
 from startup_llm.errors import UserError, nearest, run_recipe
 from startup_llm.evaluation.environment import read_peak_memory_bytes
+from startup_llm.tasks.text_classification.options import TextClassificationModel
 from startup_llm.training.reload_gate import plain_environment
 
 if TYPE_CHECKING:
@@ -496,7 +498,7 @@ def _answer(request_file: Path, answer_file: Path) -> None:
     request = json.loads(request_file.read_text())
     values = request["config"]
     config = BenchmarkConfig(
-        **{**values, "model": ModelConfig(**values["model"]), "data": DataConfig(**values["data"])}
+        **values | {"model": TextClassificationModel(**values["model"]), "data": LabelledTextData(**values["data"])}
     )
     datasets.disable_progress_bars()
     found = WAYS[config.what][request["way"]](config, request["started"])

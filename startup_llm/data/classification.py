@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from startup_llm.config import DataConfig, ProblemType
+from startup_llm.config import LabelledTextData, ProblemType
 from startup_llm.data.columns import TextColumns, find_columns
 from startup_llm.data.sources import LoadedData, load_splits
 from startup_llm.data.splits import make_splits, sample_rows
@@ -25,7 +25,7 @@ _MOST_NUMERIC_CLASSES = 10
 _SHOWN = 5
 
 
-def load_labelled_text(data: DataConfig, loaded: LoadedData | None = None) -> TaskData:
+def load_labelled_text(data: LabelledTextData, loaded: LoadedData | None = None) -> TaskData:
     """Load labelled texts, check them, and cut the splits that the source does not give.
 
     Labels are named as in the source: classes of a Hub `ClassLabel` keep its order, several 0/1 columns the order in
@@ -75,7 +75,11 @@ def load_labelled_text(data: DataConfig, loaded: LoadedData | None = None) -> Ta
         _check_training_labels(_count_labels(splits["train"], label_names), label_names, places["train"])
     stratify_by = "label" if problem_type == "single_label_classification" else None
     splits, split_notes = make_splits(
-        splits, data, stratify_by=stratify_by, group_by="group" if columns.group else None
+        splits,
+        data,
+        stratify_by=stratify_by,
+        group_by="group" if columns.group else None,
+        group_name=columns.group,
     )
     notes += split_notes
     splits, duplicate_notes = _handle_duplicates(splits, data.remove_overlap)
@@ -214,7 +218,7 @@ def _read_texts(dataset: datasets.Dataset, columns: TextColumns, place: str) -> 
 
 
 def decide_problem_type(
-    splits: datasets.DatasetDict, columns: TextColumns, data: DataConfig
+    splits: datasets.DatasetDict, columns: TextColumns, data: LabelledTextData
 ) -> tuple[ProblemType, str | None]:
     """Return the problem type and, where the values decided, a sentence that says why."""
     import pyarrow

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from startup_llm.config import DataConfig
+from startup_llm.config import LabelledTextData
 from startup_llm.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class TextColumns:
         return self.label if isinstance(self.label, str) else self.label[0]
 
 
-def find_columns(splits: datasets.DatasetDict, data: DataConfig) -> TextColumns:
+def find_columns(splits: datasets.DatasetDict, data: LabelledTextData) -> TextColumns:
     """Find the text, text pair, label and group columns: the ones that `data` names, or the only ones that fit.
 
     Well-known names come first (`text`, `label`, `premise` and `hypothesis`, ...), then the content of the training

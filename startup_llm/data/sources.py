@@ -602,11 +602,10 @@ def _use_validation_for_hidden_test(loaded: LoadedData, data: DataConfig) -> Loa
         return loaded
     import pyarrow
 
-    labels = [data.label_column] if isinstance(data.label_column, str) else data.label_column or ["label", "labels"]
     test = loaded.splits["test"].with_format("arrow")
     hidden = [
         column
-        for column in labels
+        for column in data.label_columns
         if column in test.column_names
         and not pyarrow.types.is_nested(test[:][column].type)  # tags of words
         and test[:][column].unique().to_pylist() in ([-1], ["-1"])

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from startup_llm.config import DataConfig
 from startup_llm.errors import UserError, nearest
@@ -10,12 +10,20 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+class _Groups(NamedTuple):
+    """The column whose equal values stay together, and what messages call it."""
+
+    column: str
+    name: str
+
+
 def make_splits(
     splits: datasets.DatasetDict,
     data: DataConfig,
     *,
     stratify_by: str | None = None,
     group_by: str | None = None,
+    group_name: str | None = None,
 ) -> tuple[datasets.DatasetDict, list[str]]:
     """Cut the missing test and validation splits from train; the same seed gives the same rows.
 
@@ -28,7 +36,8 @@ def make_splits(
             `folds` the test split is part number `fold` of as many, which together are all rows.
         stratify_by: Column of hashable values whose shares are kept, with at least one row of each value in train;
             not used where `group_by` is given.
-        group_by: Column whose equal values stay on one side of every cut; messages call it `data.group_column`.
+        group_by: Column whose equal values stay on one side of every cut.
+        group_name: What messages call that column; default its name.
 
     Returns:
         The splits train, validation (unless its fraction is 0) and test; and notes to be said aloud.
@@ -45,22 +54,23 @@ def make_splits(
             f"data.validation_fraction ({data.validation_fraction}) must be 0 or more and below 1; try 0.1"
         )
     result, notes = dict(splits), []
+    groups = _Groups(group_by, group_name or group_by) if group_by else None
     if data.folds is not None:
         if "test" in result:
             raise UserError("data.folds cuts the test rows from the training rows, but a test split is given too")
-        cut, kept = _cut_fold(result["train"], data, stratify_by, group_by)
+        cut, kept = _cut_fold(result["train"], data, stratify_by, groups)
         notes.append(
             f"{len(cut):,} test rows are fold {data.fold} of {data.folds} of the {result['train'].num_rows:,} rows "
-            f"({f'by {data.group_column!r}' if group_by else 'at random'}, seed {data.split_seed})."
+            f"({f'by {groups.name!r}' if groups else 'at random'}, seed {data.split_seed})."
         )
         result["test"], result["train"] = result["train"].select(cut), result["train"].select(kept)
     for split, fraction in (("test", data.test_fraction), ("validation", data.validation_fraction)):
         if split in result or fraction == 0:
             continue
         train = result["train"]
-        if group_by:
-            cut, kept = _cut_by_group(train, split, fraction, data, stratify_by, group_by)
-            how = f"by {data.group_column!r}"
+        if groups:
+            cut, kept = _cut_by_group(train, split, fraction, data.split_seed, stratify_by, groups)
+            how = f"by {groups.name!r}"
         else:
             cut, kept = cut_rows(
                 _read_values(train, stratify_by), max(1, round(fraction * train.num_rows)), data.split_seed
@@ -73,8 +83,8 @@ def make_splits(
             )
         result[split], result["train"] = train.select(cut), train.select(kept)
         notes.append(f"{len(cut):,} {split} rows were cut from train ({how}, seed {data.split_seed}).")
-    if group_by:
-        notes += _notes_on_shared_groups(result, data, group_by)
+    if groups:
+        notes += _notes_on_shared_groups(result, groups)
     ordered = {split: result[split] for split in ("train", "validation", "test") if split in result}
     return datasets.DatasetDict(ordered), notes
 
@@ -195,64 +205,61 @@ def _read_values(dataset: datasets.Dataset, column: str | None) -> np.ndarray:
     return dataset.select_columns([column]).with_format("arrow")[:][column].to_pandas().to_numpy()
 
 
-def _read_group_values(train: datasets.Dataset, data: DataConfig, group_by: str) -> np.ndarray:
+def _read_group_values(train: datasets.Dataset, groups: _Groups) -> np.ndarray:
     import numpy as np
     import pandas as pd
 
-    groups = _read_values(train, group_by)
-    missing = np.flatnonzero(pd.isna(groups) | (groups == ""))
+    values = _read_values(train, groups.column)
+    missing = np.flatnonzero(pd.isna(values) | (values == ""))
     if len(missing):
         raise UserError(
-            f"data.group_column: {len(missing)} rows have no {data.group_column!r} (first: row {missing[0] + 1}); "
-            "fill it in"
+            f"data.group_column: {len(missing)} rows have no {groups.name!r} (first: row {missing[0] + 1}); fill it in"
         )
-    return groups
+    return values
 
 
 def _cut_by_group(
-    train: datasets.Dataset, split: str, fraction: float, data: DataConfig, stratify_by: str | None, group_by: str
+    train: datasets.Dataset, split: str, fraction: float, seed: int, stratify_by: str | None, groups: _Groups
 ) -> tuple[np.ndarray, np.ndarray]:
     import numpy as np
     import pandas as pd
     from sklearn.model_selection import GroupShuffleSplit
 
-    groups = _read_group_values(train, data, group_by)
-    if len(pd.unique(groups)) < 2:
+    values = _read_group_values(train, groups)
+    if len(pd.unique(values)) < 2:
         raise UserError(
-            f"no group of {data.group_column!r} is left for the {split} split: all {len(groups)} training rows have "
-            f"{groups[0]!r}; give the split or set data.{split}_fraction=0"
+            f"no group of {groups.name!r} is left for the {split} split: all {len(values)} training rows have "
+            f"{values[0]!r}; give the split or set data.{split}_fraction=0"
         )
-    share = min(fraction, 1 - 1 / len(pd.unique(groups)))  # one group at least stays in train
-    kept, cut = next(GroupShuffleSplit(1, test_size=share, random_state=data.split_seed).split(groups, groups=groups))
+    share = min(fraction, 1 - 1 / len(pd.unique(values)))  # one group at least stays in train
+    kept, cut = next(GroupShuffleSplit(1, test_size=share, random_state=seed).split(values, groups=values))
     labels = _read_values(train, stratify_by)
     only_in_cut = ~pd.Series(labels[cut]).isin(set(labels[kept]))
-    goes_back = np.isin(groups[cut], groups[cut][only_in_cut])
+    goes_back = np.isin(values[cut], values[cut][only_in_cut])
     if goes_back.all():
         raise UserError(
-            f"no group of {data.group_column!r} can be put aside for the {split} split: each that was drawn holds a "
+            f"no group of {groups.name!r} can be put aside for the {split} split: each that was drawn holds a "
             "label that no other group has; change data.split_seed or give the split"
         )
     return cut[~goes_back], np.sort(np.concatenate([kept, cut[goes_back]]))
 
 
 def _cut_fold(
-    train: datasets.Dataset, data: DataConfig, stratify_by: str | None, group_by: str | None
+    train: datasets.Dataset, data: DataConfig, stratify_by: str | None, groups: _Groups | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the positions of the rows in fold `data.fold` of `data.folds`, and of the others, each ascending."""
     import numpy as np
     import pandas as pd
     from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
-    labels, groups = _read_values(train, stratify_by), None
+    labels, group_codes = _read_values(train, stratify_by), None
     parts = len(labels)
-    if group_by:
-        groups = pd.factorize(_read_group_values(train, data, group_by))[0]
-        parts = len(np.unique(groups))
+    if groups:
+        group_codes = pd.factorize(_read_group_values(train, groups))[0]
+        parts = len(np.unique(group_codes))
     if data.folds is None or not 2 <= data.folds <= parts:
-        what = f"groups of {data.group_column!r}" if group_by else "rows"
+        what = f"groups of {groups.name!r}" if groups else "rows"
         raise UserError(f"data.folds ({data.folds}) must be 2 to {parts:,}, the number of {what}; try 5")
-    if not 1 <= data.fold <= data.folds:
-        raise UserError(f"data.fold ({data.fold}) must be 1 to {data.folds}, the number of folds")
     codes = pd.factorize(labels)[0]
     kinds = {
         (False, False): KFold,
@@ -260,24 +267,24 @@ def _cut_fold(
         (False, True): GroupKFold,
         (True, True): StratifiedGroupKFold,
     }
-    splitter = kinds[stratify_by is not None, group_by is not None](
+    splitter = kinds[stratify_by is not None, groups is not None](
         data.folds, shuffle=True, random_state=data.split_seed
     )
-    kept, cut = list(splitter.split(codes, codes, groups))[data.fold - 1]
+    kept, cut = list(splitter.split(codes, codes, group_codes))[data.fold - 1]
     return np.sort(cut), np.sort(kept)
 
 
-def _notes_on_shared_groups(splits: dict[str, datasets.Dataset], data: DataConfig, group_by: str) -> list[str]:
+def _notes_on_shared_groups(splits: dict[str, datasets.Dataset], groups: _Groups) -> list[str]:
     import numpy as np
 
     notes = []
     for split in ("validation", "test"):
-        if split in splits and group_by in splits[split].column_names:
-            groups = _read_values(splits[split], group_by)
-            is_shared = np.isin(groups, _read_values(splits["train"], group_by))
+        if split in splits and groups.column in splits[split].column_names:
+            values = _read_values(splits[split], groups.column)
+            is_shared = np.isin(values, _read_values(splits["train"], groups.column))
             if is_shared.any():
                 notes.append(
-                    f"{len(set(groups[is_shared])):,} groups of {data.group_column!r} stand in both train and {split} "
+                    f"{len(set(values[is_shared])):,} groups of {groups.name!r} stand in both train and {split} "
                     f"({int(is_shared.sum()):,} {split} rows), so the {split} score may be too high."
                 )
     return notes

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from startup_llm.config import DataConfig, EvaluationConfig, list_changed
+from startup_llm.config import EvaluationConfig
 from startup_llm.errors import UserError, nearest
 from startup_llm.evaluation import statistics
 from startup_llm.evaluation.metrics import Metric, Values
@@ -36,7 +36,11 @@ class SuiteEntry:
 
 
 def read_suite(
-    name: str, folder: Path, list_metrics: Callable[[str | None], Sequence[str]], only: Sequence[str] | None = None
+    name: str,
+    folder: Path,
+    list_metrics: Callable[[str | None], Sequence[str]],
+    option_names: Iterable[str],
+    only: Sequence[str] | None = None,
 ) -> list[SuiteEntry]:
     """Read a suite: a YAML mapping from an entry's name to its `data` section, and perhaps `metrics` and `task`.
 
@@ -44,6 +48,7 @@ def read_suite(
         name: A YAML file, or the name of one in `folder`.
         folder: The shipped suites.
         list_metrics: Names the metrics of the task with a pipeline tag; of every task for None.
+        option_names: Names of the options of a data section.
         only: Entries to keep, in the suite's order; default all.
 
     Raises:
@@ -64,7 +69,8 @@ def read_suite(
     for entry in only or ():
         if entry not in found:
             raise UserError(f"{file} has no entry {entry}{nearest(entry, found)}; entries: {', '.join(found)}")
-    entries = [_read_entry(name, entry, file) for name, entry in found.items() if not only or name in only]
+    named = {name: entry for name, entry in found.items() if not only or name in only}
+    entries = [_read_entry(name, entry, file, option_names) for name, entry in named.items()]
     for read in entries:
         known = list_metrics(read.task)
         for metric in read.metrics:
@@ -73,8 +79,8 @@ def read_suite(
     return entries
 
 
-def _read_entry(name: str, entry: Mapping[str, Any], file: Path) -> SuiteEntry:
-    options = {f"data.{part.name}" for part in fields(DataConfig)} | {"data", "metrics", "task"}
+def _read_entry(name: str, entry: Mapping[str, Any], file: Path, option_names: Iterable[str]) -> SuiteEntry:
+    options = {f"data.{option}" for option in option_names} | {"data", "metrics", "task"}
     data = entry.get("data")
     if not isinstance(data, dict):
         raise UserError(f"{file}: {name}.data is {data!r}; expected a data section, such as dataset and subset")
@@ -84,16 +90,20 @@ def _read_entry(name: str, entry: Mapping[str, Any], file: Path) -> SuiteEntry:
     return SuiteEntry(name, data, tuple(entry.get("metrics") or ()), entry.get("task"))
 
 
-def merge_data(entry: Mapping[str, Any], given: DataConfig) -> DataConfig:
-    """Return an entry's data with what is given in its place; files stand in for a data set that is named."""
-    changed = list_changed(given)
-    if changed.keys() & {"train_file", "test_file", "data_dir", "dataset"}:
+def merge_data(entry: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an entry's data with what is given in its place; files stand in for a data set that is named.
+
+    Args:
+        entry: Options of a data section.
+        given: Others, which go first.
+    """
+    if given.keys() & {"train_file", "test_file", "data_dir", "dataset"}:
         places = ("dataset", "subset", "revision", "data_dir", "train_file", "validation_file", "test_file")
         splits = ("train_split", "validation_split", "test_split")
         entry = {name: value for name, value in entry.items() if name not in (*places, *splits)}
-    merged = DataConfig(**{**entry, **changed})
-    if merged.test_file and not merged.train_file:  # nothing is trained, so the test rows may stand for both
-        return replace(merged, train_file=merged.test_file, validation_fraction=0.0)
+    merged = {**entry, **given}
+    if merged.get("test_file") and not merged.get("train_file"):  # nothing is trained: the test rows stand for both
+        merged |= {"train_file": merged["test_file"], "validation_fraction": 0.0}
     return merged
 
 

@@ -20,11 +20,11 @@ from startup_llm.hub.model_card import FROM_SCRATCH, build_model_card
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from startup_llm.config import GanConfig
     from startup_llm.data.digits import LabelledImages
     from startup_llm.evaluation.environment import StageClock
     from startup_llm.gan.ganbert import GanBertTrainer, SentenceVectors
     from startup_llm.gan.image_gan import GanTrainer
+    from startup_llm.gan.options import GanConfig
     from startup_llm.run_folder import RunFolder
     from startup_llm.training.finetuning import Prepared
 

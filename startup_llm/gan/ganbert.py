@@ -36,8 +36,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
 
-    from startup_llm.config import DataConfig, EvaluationConfig, GanBertConfig
+    from startup_llm.config import EvaluationConfig, LabelledTextData
     from startup_llm.data.task_data import TaskData
+    from startup_llm.gan.options import GanBertConfig
     from startup_llm.run_folder import RunFolder
     from startup_llm.tasks.base import Task
     from startup_llm.training.finetuning import Prepared
@@ -106,7 +107,7 @@ class SentenceVectors:
     test_seconds: float
 
 
-def load_few_labels(task: Task, data: DataConfig, evaluation: EvaluationConfig | None = None) -> TaskData:
+def load_few_labels(task: Task, data: LabelledTextData, evaluation: EvaluationConfig | None = None) -> TaskData:
     """Load rows of which few keep their labels.
 
     Raises:

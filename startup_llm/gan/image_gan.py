@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor
 
-    from startup_llm.config import GanBertConfig, GanModelConfig, GanTrainConfig
     from startup_llm.data.digits import LabelledImages
+    from startup_llm.gan.options import GanBertConfig, GanModelConfig, GanTrainConfig
     from startup_llm.run_folder import RunFolder
 
 STATE = "trainer_state.json"

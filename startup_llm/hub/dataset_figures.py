@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.audit.personal_data import find_personal_data
-from startup_llm.config import DataConfig
+from startup_llm.config import DEFAULT_TASK, DataConfig
 from startup_llm.data.classification import fold_text
 from startup_llm.tasks import load_task
+from startup_llm.tasks.options import build_section
 from startup_llm.written_files import write_atomically
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from startup_llm.data.task_data import TaskData
 
 _MARKED = re.compile(r"(<!-- figures: (?P<name>\S+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
-_DEFAULT_TASK = "text-classification"
 _SHOWN_LABELS = 20
 _MOST_COMPARED_ROWS = 20_000
 _NEAR = (0.8, 0.6)
@@ -68,7 +68,8 @@ def read_config(path: Path) -> tuple[str, DataConfig]:
     import yaml
 
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return content.get("task") or _DEFAULT_TASK, DataConfig(**(content.get("data") or {}))
+    task = content.get("task") or DEFAULT_TASK
+    return task, build_section(task, "data", content.get("data") or {})
 
 
 def load_rows(task: str, data: DataConfig, data_dir: str | Path | None = None) -> TaskData:

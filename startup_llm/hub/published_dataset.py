@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from startup_llm.audit.audit import KINDS, audit_before_publishing, read_kinds, read_whole_rows
-from startup_llm.config import AuditConfig, PushConfig
+from startup_llm.config import AuditConfig, LabelledData, LabelledTextData, PushConfig, convert_section
 from startup_llm.data.sources import LoadedData, load_splits
 from startup_llm.errors import UserError
 from startup_llm.hub.card_merge import drop_generated
@@ -141,7 +141,11 @@ def _audit(loaded: LoadedData, config: PushConfig) -> dict[str, Any]:
         "findings": [],
     }
     if any(read_whole_rows(loaded)):
-        content = audit_before_publishing(loaded, AuditConfig(data=config.data, names=config.names)).to_json()
+        content = audit_before_publishing(
+            loaded,
+            AuditConfig(data=convert_section(config.data, LabelledTextData), names=config.names),
+            labelled=isinstance(config.data, LabelledData),
+        ).to_json()
     unsearched = [
         name
         for name, kind in loaded.splits["train"].features.items()

@@ -75,7 +75,7 @@ def train_rung(
     changed = {f"data.{name}": value for name, value in list_changed(data).items()}
     options = {**task, **how.options, **changed, how.seed: draw}
     options |= {"evaluation.resamples": config.evaluation.resamples}
-    options |= {"evaluation.generate": True} if config.evaluation.generate else {}
+    options |= {"evaluation.generate": True} if "generate" in list_changed(config.evaluation) else {}
     options |= config.options.get(rung, {}) | config.options.get(f"{rung}-{budget}", {}) | {"run_dir": str(folder)}
     words = [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in options.items()]
     if not (folder / "results.json").is_file():

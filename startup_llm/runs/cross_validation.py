@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from startup_llm.config import DataConfig, EvaluationConfig
+from startup_llm.config import EvaluationConfig
 from startup_llm.data.task_data import compute_rows_sha256
 from startup_llm.errors import UserError
 from startup_llm.evaluation.report import build_metric_table, find_run_model, format_value, list_metrics, name_metric
@@ -17,6 +17,7 @@ from startup_llm.evaluation.results import score_models
 from startup_llm.run_folder import read_results
 from startup_llm.tasks import load_task
 from startup_llm.tasks.base import find_metric
+from startup_llm.tasks.options import build_section
 
 
 def pool_folds(runs: Sequence[str | Path], evaluation: EvaluationConfig) -> dict[str, Any]:
@@ -47,7 +48,8 @@ def pool_folds(runs: Sequence[str | Path], evaluation: EvaluationConfig) -> dict
             raise UserError(f"{run} is fold {fold} of {data['folds']} too, as {known[fold]} is; name each fold once")
         known[fold] = str(run)
         task = load_task(results["task"])
-        rows = task.load_data(DataConfig(**data), EvaluationConfig(**results["config"]["evaluation"])).splits["test"]
+        sections = (build_section(task.tag, name, results["config"][name]) for name in ("data", "evaluation"))
+        rows = task.load_data(*sections).splits["test"]
         if compute_rows_sha256(rows) != results["test"]["sha256"]:
             raise UserError(f"the test rows of {run} are not what they were; make the run again")
         references += list(task.references(rows))
@@ -99,7 +101,7 @@ def _find_difference(first: Mapping[str, Any], other: Mapping[str, Any]) -> str 
             if ours != theirs:
                 return section
             continue
-        for name in ours.keys() | theirs.keys():
+        for name in ours.keys() & theirs.keys():  # an older run has the options of other tasks too
             if ours.get(name) != theirs.get(name) and (section, name) != ("data", "fold"):
                 return f"{section}.{name}"
     return None

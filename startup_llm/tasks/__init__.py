@@ -43,7 +43,17 @@ def load_task(tag: str) -> Task:
     Raises:
         UserError: If there is no such task.
     """
+    module, name = find_task(tag)
+    return getattr(importlib.import_module(module), name)()
+
+
+def find_task(tag: str) -> tuple[str, str]:
+    """Return the module and the name of a task's class.
+
+    Raises:
+        UserError: If there is no such task.
+    """
     if tag not in TASKS:
         raise UserError(f"unknown task {tag}{nearest(tag, TASKS) or ';'} tasks: {', '.join(TASKS)}")
-    module, name = TASKS[tag].split(":")
-    return getattr(importlib.import_module(module), name)()
+    module, _, name = TASKS[tag].partition(":")
+    return module, name

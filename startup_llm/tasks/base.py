@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
-from startup_llm.config import list_changed
+from startup_llm.config import TextModelConfig
 from startup_llm.errors import UserError, nearest
 from startup_llm.evaluation.metrics import ACCURACY, MACRO_F1, Metric, Values
 from startup_llm.evaluation.results import describe_classification
-from startup_llm.tasks.checkpoint import name_checkpoint
 from startup_llm.tasks.reference_models import ReferenceModels
 
 if TYPE_CHECKING:
@@ -52,40 +51,13 @@ class Truncation:
     targets: int = 0
 
 
-RECORDING_OPTIONS = (
-    "audio_column",
-    "file_name_columns",
-    "value_names",
-    "keep_where",
-    "test_where",
-    "group_column",
-    "remove_overlap",
-    "skip_bad",
-)
-"""Options of the data section that every task on recordings uses."""
-OPTIONS_OF_SOME_TASKS: Mapping[str, tuple[str, ...]] = {
-    "data": (
-        "text_column",
-        "text_pair_column",
-        "negative_column",
-        "corpus_subset",
-        "queries_subset",
-        "target_column",
-        "label_column",
-        "box_format",
-        *RECORDING_OPTIONS,
-        "problem_type",
-        "labels_per_class",
-        "speakers",
-        "packing",
-    ),
-    "model": ("chat_template", "pooling", "language", "source_language", "warp_spectrum", "null_threshold"),
-    "evaluation": ("generate",),
-}
-"""Section -> its fields that mean nothing to some task, which then refuses them."""
+Data = TypeVar("Data", bound="DataConfig")
+"""The data section of a task."""
+Model = TypeVar("Model", bound="ModelConfig")
+"""The model section of a task's run that starts from a pretrained checkpoint."""
 
 
-class Task(ABC):
+class Task(ABC, Generic[Data, Model]):
     """A task, named by its Hub pipeline tag.
 
     A processor is what turns a raw row into numbers: a tokenizer, an image processor or a feature extractor.
@@ -107,9 +79,6 @@ class Task(ABC):
         computes_loss: Whether `compute_loss` gives a batch's loss, not the model.
         selects_by_loss: Whether the validation loss chooses the best checkpoint, not the primary metric.
         cuts_long_rows: Whether what is beyond the processor's longest length is lost.
-        data_options: Fields of the data section that it uses, of those that not every task does.
-        model_options: The same of the model section.
-        evaluation_options: The same of the evaluation section.
         samples_each_epoch: Whether `write_samples` is shown after epochs too.
         answers_untuned: Whether a checkpoint answers before it is tuned, so that it is a rung.
         splits_batches: Whether a batch's loss is the mean over its rows, so that it can be computed in parts.
@@ -134,9 +103,6 @@ class Task(ABC):
     known_baselines: ClassVar[Mapping[str, Baseline]] = {}
     answers_untuned = False
     splits_batches = True
-    data_options: tuple[str, ...] = ()
-    model_options: tuple[str, ...] = ()
-    evaluation_options: tuple[str, ...] = ()
     samples_each_epoch = False
 
     def __init__(self) -> None:
@@ -144,7 +110,7 @@ class Task(ABC):
         self.saved_model = self.saved_model_class(self)
         self.reference_models = self.reference_models_class(self)
 
-    def load_data(self, data: DataConfig, evaluation: EvaluationConfig | None = None) -> TaskData:
+    def load_data(self, data: Data, evaluation: EvaluationConfig | None = None) -> TaskData:
         """Read, check and split the rows.
 
         Args:
@@ -152,33 +118,15 @@ class Task(ABC):
             evaluation: How they will be measured, which may ask for more of each row.
 
         Raises:
-            UserError: On an option that the task does not use, or anything wrong with the files, the columns or a row.
+            UserError: On anything wrong with the files, the columns or a row.
         """
-        self._refuse_unused("data", data, OPTIONS_OF_SOME_TASKS["data"], self.data_options)
-        if evaluation is not None:
-            some = OPTIONS_OF_SOME_TASKS["evaluation"]
-            self._refuse_unused("evaluation", evaluation, some, self.evaluation_options)
         return self.read_data(data)
 
     @abstractmethod
-    def read_data(self, data: DataConfig) -> TaskData:
-        """Read, check and split the rows; the options are ones that the task uses."""
+    def read_data(self, data: Data) -> TaskData:
+        """Read, check and split the rows."""
 
-    def check_model_options(self, model: ModelConfig) -> None:
-        """Refuse an option of the model section that the task does not use, and no checkpoint where none is packaged.
-
-        Raises:
-            UserError: If either is the case.
-        """
-        self._refuse_unused("model", model, OPTIONS_OF_SOME_TASKS["model"], self.model_options)
-        name_checkpoint(self, model)
-
-    def _refuse_unused(self, section: str, given: Any, some: Sequence[str], used: Collection[str]) -> None:
-        for name, value in list_changed(given).items():
-            if name in some and name not in used:
-                raise UserError(f"{section}.{name} {value}: {self.tag} does not use it; leave it out")
-
-    def load_processor(self, checkpoint: Checkpoint, model: ModelConfig, data: TaskData | None = None) -> Any:
+    def load_processor(self, checkpoint: Checkpoint, model: Model, data: TaskData | None = None) -> Any:
         """Load what turns the checkpoint's rows into numbers.
 
         Args:
@@ -189,6 +137,8 @@ class Task(ABC):
         """
         from startup_llm.models.checkpoints import load_tokenizer
 
+        if not isinstance(model, TextModelConfig):
+            raise NotImplementedError(f"{self.tag} reads no text")
         return load_tokenizer(checkpoint, model.max_length_tokens, model.trust_remote_code)
 
     def check_method(self, method: str, data: TaskData) -> None:
@@ -214,7 +164,7 @@ class Task(ABC):
         checkpoint: Checkpoint,
         processor: Any,
         data: TaskData,
-        model: ModelConfig,
+        model: Model,
         attention_kernel: str | None,
     ) -> TaskModel:
         """Load the checkpoint with the task's head on it."""
@@ -320,7 +270,7 @@ class Task(ABC):
         return []
 
 
-class SingleLabelTask(Task):
+class SingleLabelTask(Task[Data, Model]):
     """A row's `label` is one class id; an output is the logits of the classes, shape (classes,)."""
 
     known_metrics = (ACCURACY, MACRO_F1)

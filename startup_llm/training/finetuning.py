@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from startup_llm.config import LinearHead
 from startup_llm.errors import UserError
 from startup_llm.evaluation.metrics import rank_metrics
 from startup_llm.models.adapters import add_lora, choose_layers
@@ -20,6 +21,7 @@ from startup_llm.models.sequence_classifier import find_output_layer
 from startup_llm.run_folder import PLAN
 from startup_llm.tasks.base import Task
 from startup_llm.tasks.sentence_similarity.model import SIMILARITY_SCALE
+from startup_llm.tasks.text_generation.options import GenerationData
 from startup_llm.training.fused_lora import fuse_lora
 from startup_llm.training.inference import extract_features, list_features, predict_outputs, predict_scores
 from startup_llm.training.kept_states import KeptStates, find_lower_blocks, number_rows
@@ -370,7 +372,7 @@ def train(
         for name in task_model.constant_modules:
             model.get_submodule(name).requires_grad_(False)
     rates: dict[str, Any] = {"head_parameters": [], "head_learning_rate": 0.0}
-    if feature_norm is not None:
+    if feature_norm is not None and isinstance(config.model, LinearHead):
         parameters = list(_trained_output_layer(model).parameters())
         rates = {"head_parameters": parameters, "head_learning_rate": config.model.head_learning_rate / feature_norm}
     return run_trainer(prepared, model, config, section, run, **rates, before=before, kept_states=kept)
@@ -414,7 +416,7 @@ def run_trainer(
         lower_is_better=not by_metric or metric.lower_is_better,
     )
     train_rows = prepared.encoded["train"]
-    if task.packer is not None and config.data.packing:
+    if task.packer is not None and isinstance(config.data, GenerationData) and config.data.packing:
         if plan.attention_kernel == "flash_attention_2":
             raise UserError("data.packing: flash_attention_2 tells packed rows apart one by one only; use sdpa")
         if arguments.use_cache:

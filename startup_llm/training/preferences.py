@@ -12,6 +12,7 @@ import numpy as np
 
 from startup_llm.errors import UserError
 from startup_llm.models.adapters import plan_lora
+from startup_llm.tasks.text_generation.options import GenerationData
 from startup_llm.training.finetuning import Prepared, Trained
 from startup_llm.training.trainer import SampleWriter, TrainingClock, build_training_arguments
 
@@ -28,7 +29,7 @@ def check_preference_tuning(config: AlignConfig) -> None:
     Raises:
         UserError: If either is the case.
     """
-    if config.data.packing:
+    if isinstance(config.data, GenerationData) and config.data.packing:
         raise UserError("data.packing: preferences are compared pair by pair and not packed; leave it out")
     if importlib.util.find_spec("trl") is None:
         raise UserError("preference tuning needs TRL, which is not installed; pip install 'startup-llm[preferences]'")

@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from startup_llm.config import EvaluateConfig, ModelConfig
+from startup_llm.config import DEFAULT_TASK, EvaluateConfig, ModelConfig, TextModelConfig
 from startup_llm.errors import UserError
 from startup_llm.models.checkpoints import NoCheckpoint, load_checkpoint
 from startup_llm.run_folder import RESULTS, find_model, read_results
 from startup_llm.tasks import load_task
+from startup_llm.tasks.options import load_options
 
 if TYPE_CHECKING:
     from startup_llm.models.checkpoints import Checkpoint
@@ -49,7 +50,7 @@ def load_trained_model(name: str, config: EvaluateConfig, tag: str | None) -> tu
     elif found is None:
         folder, results = find_model(folder)
         settings = dataclasses.replace(settings, checkpoint=str(folder))
-    task = load_task(tag or results.get("task", config.task))
+    task = load_task(tag or results.get("task", config.task or DEFAULT_TASK))
     if is_adapter:
         return task, *_load_adapter(folder, results, task, config)
     found = found or load_checkpoint(settings)
@@ -72,7 +73,9 @@ def load_trained_processor(task: Task, checkpoint: Checkpoint) -> Any:
     """
     if task.saved_model.has_own_format(str(checkpoint.path)):
         return task.saved_model.load_processor(str(checkpoint.path))
-    return task.load_processor(checkpoint, ModelConfig(max_length_tokens=sys.maxsize))
+    kind = load_options(task.tag).model
+    model = kind(max_length_tokens=sys.maxsize) if issubclass(kind, TextModelConfig) else kind()
+    return task.load_processor(checkpoint, model)
 
 
 def _load_adapter(folder: Path, results: dict[str, Any], task: Task, config: EvaluateConfig) -> tuple[Any, Any]:

@@ -19,14 +19,16 @@ from startup_llm.audit.near_duplicates import compute_similarities, find_near_du
 from startup_llm.audit.odd_texts import find_odd_characters, repair_characters
 from startup_llm.audit.personal_data import find_personal_data, is_payment_card, mask_text, show_text
 from startup_llm.audit.report import check_output, render_markdown, write_audit
-from startup_llm.config import AuditConfig, DataConfig
+from startup_llm.config import AuditConfig, LabelledTextData
 from startup_llm.data.classification import load_labelled_text
 from startup_llm.data.sources import load_splits
 from startup_llm.errors import UserError
 from startup_llm.hub.dataset_figures import load_rows, render_figures
 from startup_llm.run_folder import RunFolder
+from startup_llm.tasks.text_to_text.options import TextPairData
 from startup_llm.tasks.text_to_text.rows import load_text_to_text
 from startup_llm.tasks.vision.labelled_images import load_labelled_images
+from startup_llm.tasks.vision.options import LabelledImageData
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "audit.py"
 TOPICS = {"refund": "money back for", "parcel": "courier lost", "password": "login rejects"}
@@ -64,7 +66,7 @@ def audit(folder, train, test=None, *, config=None, **data):
     files = {"train_file": write_csv(folder / "train.csv", train)}
     if test:
         files["test_file"] = write_csv(folder / "test.csv", test)
-    return audit_rows(AuditConfig(data=DataConfig(**files, **data), **(config or {})))
+    return audit_rows(AuditConfig(data=LabelledTextData(**files, **data), **(config or {})))
 
 
 def found_rows(result, kind, split="train"):
@@ -228,7 +230,7 @@ def test_every_audit_and_the_card_count_the_same_personal_data_in_a_helpdesk_exp
     rows[9]["text"] += " from 203.0.113.9"
     files = {"train_file": write_csv(tmp_path / "train.csv", rows[:45])}
     files["test_file"] = write_csv(tmp_path / "test.csv", rows[45:])
-    config = AuditConfig(data=DataConfig(**files))
+    config = AuditConfig(data=LabelledTextData(**files))
     expected = {"phone": 2, "ip_address": 1}
     full = audit_rows(config)
     assert full.findings["personal-data"].details == expected
@@ -306,7 +308,7 @@ def test_rows_of_several_files_are_placed_in_their_file(tmp_path):
     rows = build_clean_rows(90)
     rows[70]["text"] = ""
     files = [write_csv(tmp_path / "a.csv", rows[:60]), write_csv(tmp_path / "b.csv", rows[60:])]
-    result = audit_rows(AuditConfig(data=DataConfig(train_file=files)))
+    result = audit_rows(AuditConfig(data=LabelledTextData(train_file=files)))
     example = result.findings["empty-texts"].examples[0]
     assert (example["row"], example["file"], example["file_row"]) == (71, files[1], 11)
 
@@ -338,7 +340,9 @@ def test_fix_writes_a_copy_and_its_changes_and_leaves_the_original(tmp_path, nam
     path = Path(write_rows(tmp_path / name, rows))
     before = hashlib.sha256(path.read_bytes()).hexdigest()
     kinds = [kind for kind in FIXABLE if not kind.startswith("near")]
-    write_cleaned_copies(audit_rows(AuditConfig(data=DataConfig(train_file=str(path)))), kinds, tmp_path / "audit")
+    write_cleaned_copies(
+        audit_rows(AuditConfig(data=LabelledTextData(train_file=str(path)))), kinds, tmp_path / "audit"
+    )
     assert hashlib.sha256(path.read_bytes()).hexdigest() == before
     copy, changes = name_copies(path)
     changes = [json.loads(line) for line in changes.read_text().splitlines()]
@@ -350,7 +354,7 @@ def test_fix_writes_a_copy_and_its_changes_and_leaves_the_original(tmp_path, nam
         (91, "duplicates", "removed"),
     ]
     assert changes[1]["before_sha256"] == hashlib.sha256(rows[6]["text"].encode()).hexdigest()
-    again = audit_rows(AuditConfig(data=DataConfig(train_file=str(copy))))
+    again = audit_rows(AuditConfig(data=LabelledTextData(train_file=str(copy))))
     assert len(again.rows.texts) == 90
     # which of two labels is right is left to a reader
     assert set(again.findings) == {"contradicting-labels", "duplicates", "suspect-labels"}
@@ -360,7 +364,7 @@ def test_fix_writes_a_copy_and_its_changes_and_leaves_the_original(tmp_path, nam
 
 def test_fix_does_not_replace_a_copy_unasked(tmp_path):
     path = Path(write_rows(tmp_path / "rows.csv", plant_fixable(build_clean_rows(90))))
-    result = audit_rows(AuditConfig(data=DataConfig(train_file=str(path))))
+    result = audit_rows(AuditConfig(data=LabelledTextData(train_file=str(path))))
     write_cleaned_copies(result, ["empty-texts"], tmp_path / "audit")
     with pytest.raises(UserError, match=r"rows\.cleaned\.csv exists already"):
         write_cleaned_copies(result, ["empty-texts"], tmp_path / "audit")
@@ -368,7 +372,7 @@ def test_fix_does_not_replace_a_copy_unasked(tmp_path):
 
 
 def test_fix_needs_files(tmp_path):
-    result = audit_rows(AuditConfig(data=DataConfig(dataset="helpdesk")))
+    result = audit_rows(AuditConfig(data=LabelledTextData(dataset="helpdesk")))
     with pytest.raises(UserError, match="needs files of your own"):
         write_cleaned_copies(result, ["empty-texts"], tmp_path / "audit")
 
@@ -392,7 +396,7 @@ def test_audit_is_not_replaced_unasked(tmp_path):
 @pytest.mark.parametrize("name", ["rows.cleaned.csv", "rows.changes.jsonl"])
 def test_fix_does_not_replace_what_it_did_not_write(tmp_path, name):
     path = Path(write_rows(tmp_path / "rows.csv", plant_fixable(build_clean_rows(90))))
-    result = audit_rows(AuditConfig(data=DataConfig(train_file=str(path))))
+    result = audit_rows(AuditConfig(data=LabelledTextData(train_file=str(path))))
     write_cleaned_copies(result, ["empty-texts"], tmp_path / "audit")
     (tmp_path / name).write_text("rows that I corrected by hand")
     with pytest.raises(UserError, match=rf"{re.escape(name)} was not written by this recipe, or was changed since"):
@@ -404,7 +408,7 @@ def test_fix_does_not_replace_another_audited_file(tmp_path):
     for name in ("rows.csv", "rows.cleaned.csv"):
         write_rows(tmp_path / name, build_clean_rows(60))
     files = [str(tmp_path / name) for name in ("rows.csv", "rows.cleaned.csv")]
-    result = audit_rows(AuditConfig(data=DataConfig(train_file=files)))
+    result = audit_rows(AuditConfig(data=LabelledTextData(train_file=files)))
     before = (tmp_path / "rows.cleaned.csv").read_bytes()
     with pytest.raises(UserError, match="lies inside what is to be written"):
         write_cleaned_copies(result, ["duplicates"], tmp_path / "audit", overwrite=True)
@@ -416,7 +420,7 @@ def test_an_audit_does_not_replace_what_it_did_not_write(tmp_path, name):
     (tmp_path / name).write_text("mine")
     with pytest.raises(UserError, match="was not written by this recipe"):
         check_output(tmp_path, overwrite=True)
-    config = AuditConfig(data=DataConfig(train_file=str(tmp_path / name)))
+    config = AuditConfig(data=LabelledTextData(train_file=str(tmp_path / name)))
     with pytest.raises(UserError, match=r"data\.train_file .* lies inside what is to be written"):
         check_output(tmp_path, config, overwrite=True)
     assert (tmp_path / name).read_text() == "mine"
@@ -459,7 +463,7 @@ def test_other_problem_types_are_audited(tmp_path, faulty):
 def test_rows_that_training_refuses_are_audited(tmp_path, rows, kinds):
     lines = [json.dumps({"text": text, "label": label}) for text, label in rows]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines))
-    data = DataConfig(train_file=str(tmp_path / "rows.jsonl"), text_column="text", label_column="label")
+    data = LabelledTextData(train_file=str(tmp_path / "rows.jsonl"), text_column="text", label_column="label")
     assert set(audit_rows(AuditConfig(data=data)).findings) == kinds
 
 
@@ -536,7 +540,7 @@ def test_two_hundred_faults_planted_into_banking77_are_found(tmp_path, real_data
 
 def load_for_training(folder, train, test):
     files = {"train_file": write_csv(folder / "train.csv", train), "test_file": write_csv(folder / "test.csv", test)}
-    return load_labelled_text(DataConfig(**files, validation_fraction=0))
+    return load_labelled_text(LabelledTextData(**files, validation_fraction=0))
 
 
 def test_a_quick_audit_of_what_is_trained_on_finds_what_the_full_one_finds_of_its_kinds(tmp_path):
@@ -566,7 +570,7 @@ def test_rows_of_other_tasks_are_looked_at_as_their_whole_text_and_images_not_at
     write_csv(tmp_path / "train.csv", [*pairs, pairs[0]])
     write_csv(tmp_path / "test.csv", [pairs[1], {"de": "Das ist Satz 2.", "en": "Another translation."}])
     columns = {"text_column": "de", "target_column": "en", "validation_fraction": 0}
-    found = audit_task_data(load_text_to_text(DataConfig(data_dir=str(tmp_path), **columns)), "quick")
+    found = audit_task_data(load_text_to_text(TextPairData(data_dir=str(tmp_path), **columns)), "quick")
     counts = {finding["kind"]: finding["count"] for finding in found["findings"]}
     assert counts == {"duplicates-across-splits": 1, "duplicates": 1, "personal-data": 1}
-    assert audit_task_data(load_labelled_images(DataConfig(dataset="digits")), "quick") is None
+    assert audit_task_data(load_labelled_images(LabelledImageData(dataset="digits")), "quick") is None

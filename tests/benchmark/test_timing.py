@@ -7,13 +7,15 @@ import torch
 
 from startup_llm.benchmark import causal_lm as benchmark_causal_lm
 from startup_llm.benchmark import timing as benchmark
+from startup_llm.benchmark.options import BenchmarkConfig
 from startup_llm.benchmark.timing import WAYS, _Clock, choose_ways, count_flop_per_token, split_by_rows, time_way
-from startup_llm.config import BenchmarkConfig, DataConfig, LoraConfig, ModelConfig
+from startup_llm.config import LabelledTextData, LoraConfig
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError
 from startup_llm.models.adapters import add_lora
 from startup_llm.models.checkpoints import load_checkpoint
 from startup_llm.tasks import load_task
+from startup_llm.tasks.text_classification.options import TextClassificationModel
 from startup_llm.training.speed import plan_speed
 
 PLAY = ["First Citizen:\nBefore we proceed any further, hear me speak.", "All:\nSpeak, speak.", "Second: One word."]
@@ -24,7 +26,7 @@ def play(tmp_path):
     """Short texts, none longer than a tiny block: TRL's default packing cuts what is."""
     file = tmp_path / "play.csv"
     file.write_text("text\n" + "".join(f"speak {number}\n" for number in range(40)), encoding="utf-8")
-    return DataConfig(train_file=str(file))
+    return LabelledTextData(train_file=str(file))
 
 
 @pytest.fixture
@@ -83,8 +85,8 @@ def test_every_way_does_the_same_rows(what, way, tmp_path, tiny_checkpoint, monk
     monkeypatch.setattr(benchmark, "PADDED_LENGTH", 64)  # the longest that the tiny checkpoint reads
     texts = [f"{'ab'[i % 2]} message {'and more ' * (i % 5)}number {i},{'xy'[i % 2]}" for i in range(120)]
     (tmp_path / "rows.csv").write_text("\n".join(["text,label", *texts]) + "\n")
-    rows = DataConfig(train_file=str(tmp_path / "rows.csv"), validation_fraction=0.0)
-    settings = ModelConfig(checkpoint=str(tiny_checkpoint("bert")))
+    rows = LabelledTextData(train_file=str(tmp_path / "rows.csv"), validation_fraction=0.0)
+    settings = TextClassificationModel(checkpoint=str(tiny_checkpoint("bert")))
     config = BenchmarkConfig(what=what, rows=100, data=rows, model=settings)
     figures = WAYS[what][way](config, 0.0)
     real = figures["tokens_per_second"] / figures["rows_per_second"]  # not the padding
@@ -104,7 +106,7 @@ def test_a_weight_costs_two_operations_two_more_if_it_learns_and_two_if_somethin
 
 
 def test_the_pooling_s_layer_costs_nothing_and_an_adapter_s_copy_is_counted_once(tiny_checkpoint):
-    task, settings = load_task("text-classification"), ModelConfig(checkpoint=str(tiny_checkpoint("bert")))
+    task, settings = load_task("text-classification"), TextClassificationModel(checkpoint=str(tiny_checkpoint("bert")))
     rows = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]})
     data = TaskData(datasets.DatasetDict(train=rows, test=rows), ["a", "b"], "single_label_classification")
     checkpoint = load_checkpoint(settings)
@@ -157,7 +159,10 @@ def test_the_clock_leaves_out_the_first_step_and_the_pauses(monkeypatch):
         ({"what": "inference", "accuracy": True}, "inference times a model that is not trained"),
         ({"what": "causal-lm", "accuracy": True}, "a language model has none"),
         ({"what": "causal-lm", "rows": 15}, "15 blocks of 512 tokens, expected at least 16"),
-        ({"what": "causal-lm", "model": ModelConfig(checkpoint="gpt2")}, "model.checkpoint gpt2: causal-lm trains"),
+        (
+            {"what": "causal-lm", "model": TextClassificationModel(checkpoint="gpt2")},
+            "model.checkpoint gpt2: causal-lm trains",
+        ),
     ],
 )
 def test_an_option_that_makes_no_sense_is_an_error(options, message):
@@ -180,7 +185,7 @@ def test_a_missing_library_is_told_with_the_extra(monkeypatch):
 
 
 def test_a_mistake_in_the_data_ends_the_benchmark(tmp_path):
-    config = BenchmarkConfig(data=DataConfig(train_file=str(tmp_path / "gone.csv")))
+    config = BenchmarkConfig(data=LabelledTextData(train_file=str(tmp_path / "gone.csv")))
     with pytest.raises(UserError, match=r"gone\.csv"):
         time_way("peft-dynamic", config)
 

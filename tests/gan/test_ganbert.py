@@ -13,7 +13,7 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 
-from startup_llm.config import DataConfig, GanBertConfig
+from startup_llm.config import LabelledTextData
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError
 from startup_llm.gan.ganbert import (
@@ -23,6 +23,7 @@ from startup_llm.gan.ganbert import (
     load_few_labels,
     load_ganbert,
 )
+from startup_llm.gan.options import GanBertConfig
 from startup_llm.run_folder import RunFolder
 from startup_llm.tasks import load_task
 
@@ -91,7 +92,7 @@ def test_a_resumed_training_ends_with_the_same_weights(clusters, tmp_path):
 )
 def test_few_labels_and_unlabelled_rows_are_asked_for(options, message):
     with pytest.raises(UserError, match=message):
-        load_few_labels(load_task("text-classification"), DataConfig(**options))
+        load_few_labels(load_task("text-classification"), LabelledTextData(**options))
 
 
 def test_two_processes_run_the_config_and_leave_a_run_whose_model_reads_back(tiny_checkpoint, tmp_path):

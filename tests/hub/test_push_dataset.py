@@ -16,7 +16,7 @@ import pytest
 from huggingface_hub import DatasetCard, constants, snapshot_download
 from loopback_hub import TOKEN, LoopbackHub
 
-from startup_llm.config import DataConfig, PushConfig
+from startup_llm.config import LabelledTextData, PushConfig
 from startup_llm.errors import UserError
 from startup_llm.hub import push as hub_push
 
@@ -34,16 +34,16 @@ ROWS = [{"text": f"{WORDS[i % 4]} since day {i * 37}", "label": "ab"[i % 2]} for
 TEST_ROWS = [{"text": f"nobody answers about order {chr(97 + i) * 5}", "label": "ab"[i % 2]} for i in range(10)]
 
 
-def write(folder: Path, **splits: list[dict]) -> DataConfig:
+def write(folder: Path, **splits: list[dict]) -> LabelledTextData:
     """Write a file for each split and return the `data` section that names the folder."""
     folder.mkdir(exist_ok=True)
     for split, rows in splits.items():
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return DataConfig(data_dir=str(folder))
+    return LabelledTextData(data_dir=str(folder))
 
 
 @pytest.fixture
-def rows(tmp_path: Path) -> DataConfig:
+def rows(tmp_path: Path) -> LabelledTextData:
     """Labelled texts in two splits without a fault."""
     return write(tmp_path / "rows", train=ROWS, test=TEST_ROWS)
 
@@ -52,7 +52,7 @@ def rows(tmp_path: Path) -> DataConfig:
 def push(hub: LoopbackHub) -> Callable[..., hub_push.Push]:
     """Publish rows from this process."""
 
-    def publish(data: DataConfig, **options: object) -> hub_push.Push:
+    def publish(data: LabelledTextData, **options: object) -> hub_push.Push:
         return hub_push.push(PushConfig("me/mine", dataset=True, data=data, **options), CARDS, hub.url)
 
     return publish
@@ -62,7 +62,7 @@ def push(hub: LoopbackHub) -> Callable[..., hub_push.Push]:
 def preview(hub: LoopbackHub, tmp_path: Path) -> Callable[..., Path]:
     """Write what would be published, and return the folder."""
 
-    def write_it(data: DataConfig, name: str = "dry", **options: object) -> Path:
+    def write_it(data: LabelledTextData, name: str = "dry", **options: object) -> Path:
         config = PushConfig("me/mine", dataset=True, data=data, dry_run=str(tmp_path / name), **options)
         hub_push.preview(config, CARDS, hub.url)
         return tmp_path / name
@@ -148,14 +148,14 @@ def test_personal_data_in_any_column_stops_it(tmp_path, push):
     marked = [{**row, "writer": "jane.roe@example.org" if i == 3 else "none"} for i, row in enumerate(ROWS)]
     data = write(tmp_path / "rows", train=marked)
     with pytest.raises(UserError, match="personal-data: 1, such as train row 4"):
-        push(DataConfig(data_dir=data.data_dir, text_column="text", label_column="label"))
+        push(LabelledTextData(data_dir=data.data_dir, text_column="text", label_column="label"))
 
 
 def test_a_group_on_two_sides_stops_it(tmp_path, push):
     train, test = ([{**row, "customer": i} for i, row in enumerate(part)] for part in (ROWS, TEST_ROWS))
     data = write(tmp_path / "rows", train=train, test=test)
     with pytest.raises(UserError, match="groups-across-splits: 10, such as"):
-        push(DataConfig(data_dir=data.data_dir, group_column="customer"))
+        push(LabelledTextData(data_dir=data.data_dir, group_column="customer"))
 
 
 def test_a_second_push_sends_nothing_and_a_person_s_words_stay(hub, tmp_path, rows, push):
@@ -193,7 +193,7 @@ def test_a_model_and_a_data_set_of_one_name_stand_beside_each_other(hub, rows, p
 
 
 def test_the_shipped_messages_are_published_with_the_card_that_a_person_wrote(preview, tmp_path):
-    shown = preview(DataConfig(), allow_findings="personal-data,near-duplicates-across-splits")
+    shown = preview(LabelledTextData(), allow_findings="personal-data,near-duplicates-across-splits")
     card = DatasetCard.load(shown / "README.md")
     assert card.data.license == "cc-by-4.0"
     assert "Every message was written by a large language model" in card.text
@@ -241,7 +241,7 @@ def test_a_missing_library_is_named_with_its_extra_before_a_row_is_read(preview,
 
 
 def test_images_are_published_once_a_person_has_looked_at_them(preview, tmp_path):
-    digits = DataConfig(dataset="digits", max_train_rows=30, max_test_rows=20)
+    digits = LabelledTextData(dataset="digits", max_train_rows=30, max_test_rows=20)
     with pytest.raises(UserError, match=r"not-searched: 50\); .*--allow_findings not-searched$"):
         preview(digits, task="image-classification")
     shown = preview(digits, task="image-classification", allow_findings="not-searched")

@@ -21,6 +21,7 @@ from startup_llm.models import checkpoints
 from startup_llm.models.checkpoints import PACKAGED, load_checkpoint, load_tokenizer
 from startup_llm.models.hashes import compute_sha256
 from startup_llm.tasks import TASKS, load_task
+from startup_llm.tasks.checkpoint import name_checkpoint
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 WEIGHTS = save({"weight": np.zeros(1, np.float32)})
@@ -57,10 +58,10 @@ def test_task_without_a_checkpoint_takes_its_packaged_one_or_names_an_example(ta
     task = load_task(tag)
     if task.default_checkpoint:
         assert task.default_checkpoint in PACKAGED
-        task.check_model_options(ModelConfig())
+        name_checkpoint(task, ModelConfig())
         return
     with pytest.raises(UserError) as caught:
-        task.check_model_options(ModelConfig())
+        name_checkpoint(task, ModelConfig())
     assert str(caught.value) == (
         f"--task {tag} has no packaged checkpoint; name one with --model.checkpoint, such as "
         f"{task.example_checkpoint}, or a local folder"

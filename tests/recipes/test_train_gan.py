@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from startup_llm.config import GanModelConfig, GanTrainConfig
 from startup_llm.data.digits import LabelledImages, load_digits
 from startup_llm.errors import UserError
 from startup_llm.gan.digit_classifier import fit_image_classifier, predict_images
 from startup_llm.gan.image_gan import build_gan_trainer, draw_labelled_images
+from startup_llm.gan.options import GanModelConfig, GanTrainConfig
 from startup_llm.gan.sample_grids import lay_out_grid, render_png
 from startup_llm.models.scratch.formats import load_generator
 from startup_llm.run_folder import RunFolder

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from startup_llm.config import FinetuneConfig, ModelConfig, PretrainConfig, ScratchModelConfig, SpeedConfig
+from startup_llm.config import FinetuneConfig, PretrainConfig, SpeedConfig
 from startup_llm.errors import UserError
 from startup_llm.models.checkpoints import load_checkpoint, load_tokenizer
 from startup_llm.tasks import load_task
+from startup_llm.tasks.text_classification.options import ScratchTextTransformer, TextClassificationModel
 from startup_llm.training import finetuning, pretraining
 from startup_llm.training.speed import SpeedPlan
 
 
 def prepare(folder, *, planned: str, asked: str | None) -> finetuning.Prepared:
-    config = FinetuneConfig(model=ModelConfig(checkpoint=str(folder)), speed=SpeedConfig(attention_kernel=asked))
+    config = FinetuneConfig(
+        model=TextClassificationModel(checkpoint=str(folder)), speed=SpeedConfig(attention_kernel=asked)
+    )
     task = load_task(config.task)
     checkpoint = load_checkpoint(config.model)
     data = task.load_data(config.data)
@@ -54,7 +57,7 @@ def test_a_kernel_that_the_architecture_has_leaves_the_plan_as_it_is(tiny_checkp
 
 def test_a_model_from_scratch_has_no_flash_attention():
     config = PretrainConfig(
-        model=ScratchModelConfig(name="transformer"), speed=SpeedConfig(attention_kernel="flash_attention_2")
+        model=ScratchTextTransformer(name="transformer"), speed=SpeedConfig(attention_kernel="flash_attention_2")
     )
     plan = SpeedPlan("cpu", "float32", "float32", "flash_attention_2", 64, ())
     with pytest.raises(UserError, match="a model from scratch computes with eager or sdpa"):

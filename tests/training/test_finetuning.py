@@ -14,13 +14,14 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
-from startup_llm.config import SHARED_TRAIN_DEFAULTS, FinetuneConfig, LoraConfig, ModelConfig
+from startup_llm.config import SHARED_TRAIN_DEFAULTS, FinetuneConfig, LoraConfig
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError
 from startup_llm.models.checkpoints import load_checkpoint, load_tokenizer
 from startup_llm.models.sequence_classifier import find_output_layer
 from startup_llm.run_folder import RunFolder
 from startup_llm.tasks import load_task
+from startup_llm.tasks.text_classification.options import TextClassificationModel
 from startup_llm.training import finetuning
 from startup_llm.training.inference import extract_features
 from startup_llm.training.kept_states import KeptStates
@@ -107,7 +108,7 @@ def run_steps(
 ) -> Steps:
     torch.manual_seed(0)
     lora = LoraConfig(rank=4, upper_layers=upper)
-    config = FinetuneConfig(method=method, model=ModelConfig(checkpoint=str(base)), lora=lora)
+    config = FinetuneConfig(method=method, model=TextClassificationModel(checkpoint=str(base)), lora=lora)
     task, data = load_task(config.task), build_data(kind)
     checkpoint = load_checkpoint(config.model)
     tokenizer = load_tokenizer(checkpoint, 64)
@@ -360,7 +361,9 @@ def test_an_adapter_above_kept_states_learns_what_it_learns_above_computed_ones(
 
 def test_early_stopping_without_validation_rows_is_refused(tiny_checkpoint, tmp_path):
     config = FinetuneConfig(
-        model=ModelConfig(checkpoint=str(tiny_checkpoint("bert"))), early_stopping_patience=2, lora=LoraConfig(rank=2)
+        model=TextClassificationModel(checkpoint=str(tiny_checkpoint("bert"))),
+        early_stopping_patience=2,
+        lora=LoraConfig(rank=2),
     )
     task, data = load_task(config.task), build_data("single")
     del data.splits["validation"]
@@ -371,7 +374,7 @@ def test_early_stopping_without_validation_rows_is_refused(tiny_checkpoint, tmp_
 
 
 def test_what_is_cut_is_counted(tiny_checkpoint):
-    config = FinetuneConfig(model=ModelConfig(checkpoint=str(tiny_checkpoint("bert"))))
+    config = FinetuneConfig(model=TextClassificationModel(checkpoint=str(tiny_checkpoint("bert"))))
     checkpoint, data = load_checkpoint(config.model), build_data("single")
     tokenizer = load_tokenizer(checkpoint, 6)
     prepared = finetuning.prepare(load_task(config.task), data, config, checkpoint, tokenizer, PLAN)

@@ -4,10 +4,11 @@ import datasets
 import pytest
 import torch
 
-from startup_llm.config import ModelConfig, SpeedConfig
+from startup_llm.config import SpeedConfig
 from startup_llm.data.task_data import TaskData
 from startup_llm.models.checkpoints import load_checkpoint
 from startup_llm.tasks import load_task
+from startup_llm.tasks.text_classification.options import TextClassificationModel
 from startup_llm.training import finetuning, speed
 from startup_llm.training.speed import AttentionShape, measure_attention, plan_speed
 
@@ -44,7 +45,7 @@ def test_attention_is_timed_with_padding(kernel):
 
 
 def test_the_shape_is_that_of_the_middle_of_the_training_rows(tiny_checkpoint):
-    task, settings = load_task("text-classification"), ModelConfig(checkpoint=str(tiny_checkpoint("bert")))
+    task, settings = load_task("text-classification"), TextClassificationModel(checkpoint=str(tiny_checkpoint("bert")))
     texts = ["a b c d e f g h"] * 3 + ["a b"] * 300 + ["a"] * 3
     rows = datasets.Dataset.from_dict({"text": texts, "label": [0, 1] * (len(texts) // 2)})
     data = TaskData(datasets.DatasetDict(train=rows, test=rows), ["x", "y"], "single_label_classification")

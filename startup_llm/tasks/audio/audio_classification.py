@@ -10,6 +10,7 @@ import numpy as np
 from startup_llm.evaluation.baselines import predict_majority
 from startup_llm.tasks.audio.base import AudioTask, name_recordings, show_recordings, split_batch
 from startup_llm.tasks.audio.baselines import predict_mel_statistics_svm
+from startup_llm.tasks.audio.options import AudioClassificationModel, LabelledRecordingData
 from startup_llm.tasks.audio.prediction import RecordingLabelPredictor
 from startup_llm.tasks.audio.recordings import load_labelled_recordings
 from startup_llm.tasks.audio.reference_models import AudioClassifiers
@@ -20,14 +21,13 @@ from startup_llm.tasks.audio.speech_models import (
     load_feature_extractor,
     needs_rows_apart,
 )
-from startup_llm.tasks.base import RECORDING_OPTIONS, SingleLabelTask, Truncation
+from startup_llm.tasks.base import SingleLabelTask, Truncation
 from startup_llm.tasks.probing import RowProbe
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
 
-    from startup_llm.config import DataConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.models.checkpoints import Checkpoint
     from startup_llm.models.task_model import TaskModel
@@ -35,20 +35,21 @@ if TYPE_CHECKING:
 _SHOWN = 8
 
 
-class AudioClassification(SingleLabelTask, AudioTask):
+class AudioClassification(
+    SingleLabelTask[LabelledRecordingData, AudioClassificationModel],
+    AudioTask[LabelledRecordingData, AudioClassificationModel],
+):
     """Columns audio, seconds and label."""
 
     tag = "audio-classification"
     example_checkpoint = "facebook/wav2vec2-base"
-    data_options = (*RECORDING_OPTIONS, "label_column")
-    model_options = ("warp_spectrum",)
     probe = RowProbe()
     predictor_class = RecordingLabelPredictor
     saved_model_class = SavedAudioClassifier
     reference_models_class = AudioClassifiers
     known_baselines = {"majority": predict_majority, "mel-statistics-svm": predict_mel_statistics_svm}  # noqa: RUF012
 
-    def read_data(self, data: DataConfig) -> TaskData:
+    def read_data(self, data: LabelledRecordingData) -> TaskData:
         """Read, check and split the rows.
 
         Raises:
@@ -56,7 +57,9 @@ class AudioClassification(SingleLabelTask, AudioTask):
         """
         return load_labelled_recordings(data)
 
-    def load_processor(self, checkpoint: Checkpoint, model: ModelConfig, data: TaskData | None = None) -> Any:
+    def load_processor(
+        self, checkpoint: Checkpoint, model: AudioClassificationModel, data: TaskData | None = None
+    ) -> Any:
         """Load the checkpoint's feature extractor."""
         return load_feature_extractor(checkpoint, model.trust_remote_code)
 
@@ -65,7 +68,7 @@ class AudioClassification(SingleLabelTask, AudioTask):
         checkpoint: Checkpoint,
         processor: Any,
         data: TaskData,
-        model: ModelConfig,
+        model: AudioClassificationModel,
         attention_kernel: str | None,
     ) -> TaskModel:
         """Load the checkpoint with a classification head on it."""

@@ -17,7 +17,7 @@ from startup_llm.tasks.audio.speech_models import (
     measure_window_seconds,
     needs_rows_apart,
 )
-from startup_llm.tasks.base import Collator, Task, Truncation
+from startup_llm.tasks.base import Collator, Data, Model, Task, Truncation
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,7 +27,7 @@ KEPT_BYTES = 256 * 1024**2
 """Room for features that a collator keeps from one epoch to the next."""
 
 
-class AudioTask(Task):
+class AudioTask(Task[Data, Model]):
     """A column audio: a sound file's path, or the file as `datasets.Audio` keeps it, not decoded."""
 
     peft_task_type = None

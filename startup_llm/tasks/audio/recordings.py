@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from startup_llm.config import DataConfig
 from startup_llm.data.bad_rows import find_column_fault, leave_out
 from startup_llm.data.classification import (
     _check_labels_across_splits,
@@ -22,6 +21,7 @@ from startup_llm.data.sources import EXTENSIONS, SPLIT_ALIASES, LoadedData, load
 from startup_llm.data.splits import handle_overlap, make_splits, read_groups, sample_rows
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError, nearest
+from startup_llm.tasks.audio.options import LabelledRecordingData, RecordingData, TranscribedRecordingData
 from startup_llm.tasks.audio.sound_files import AUDIO_EXTENSIONS, measure_seconds, read_audio
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ TEXT_COLUMNS = ("text", "transcription", "transcript", "sentence", "normalized_t
 _SHOWN = 5
 
 
-def load_labelled_recordings(data: DataConfig) -> TaskData:
+def load_labelled_recordings(data: LabelledRecordingData) -> TaskData:
     """Load recordings with a label each, listen to each, and cut the splits that the source does not give.
 
     Returns:
@@ -60,7 +60,7 @@ def load_labelled_recordings(data: DataConfig) -> TaskData:
     return TaskData(splits, label_names, "single_label_classification", notes, loaded.sources)
 
 
-def load_transcribed_recordings(data: DataConfig) -> TaskData:
+def load_transcribed_recordings(data: TranscribedRecordingData) -> TaskData:
     """Load recordings with the text that is spoken in each, listen to each, and cut the splits that are not given.
 
     Returns:
@@ -109,7 +109,7 @@ def read_bytes(value: dict[str, Any] | str | None) -> bytes:
 # Sources -------------------------------------------------------------------------------------------------------------
 
 
-def _load(data: DataConfig) -> LoadedData:
+def _load(data: RecordingData) -> LoadedData:
     """Load the splits with a column `audio` that is not decoded, kept by `keep_where` and cut by `test_where`."""
     import datasets
 
@@ -140,7 +140,7 @@ def _load(data: DataConfig) -> LoadedData:
     return LoadedData(datasets.DatasetDict(splits), notes, loaded.sources)
 
 
-def _base_folder(data: DataConfig) -> Path:
+def _base_folder(data: RecordingData) -> Path:
     """Return the folder that relative paths in a table start from: the table's."""
     if data.data_dir:
         return Path(data.data_dir).absolute()
@@ -148,7 +148,7 @@ def _base_folder(data: DataConfig) -> Path:
     return Path(files[0]).absolute().parent if files[0] else Path.cwd()
 
 
-def _load_folder(folder: Path, data: DataConfig) -> LoadedData:
+def _load_folder(folder: Path, data: RecordingData) -> LoadedData:
     """Read a folder: tables of the splits, or recordings beside metadata files, or recordings in class folders."""
     import datasets
 
@@ -197,7 +197,7 @@ def _read_metadata(root: Path) -> tuple[dict[str, list[Any]], str] | None:
     return columns, hashlib.sha256(content).hexdigest()
 
 
-def _list_files(root: Path, data: DataConfig) -> tuple[dict[str, list[Any]], str]:
+def _list_files(root: Path, data: RecordingData) -> tuple[dict[str, list[Any]], str]:
     """List ROOT/CLASS/FILE in the order of the paths; files by their names alone where these hold the columns."""
     paths = [path for path in sorted(root.rglob("*")) if path.is_file() and path.suffix.lower() in AUDIO_EXTENSIONS]
     nested = [path for path in paths if path.parent != root]
@@ -269,7 +269,7 @@ def _describe_where(where: dict[str, list[str]]) -> str:
     return " and ".join(f"{column} {' or '.join(values)}" for column, values in where.items())
 
 
-def _find_audio_column(rows: datasets.Dataset, data: DataConfig) -> str:
+def _find_audio_column(rows: datasets.Dataset, data: RecordingData) -> str:
     import datasets
 
     if data.audio_column:
@@ -300,7 +300,7 @@ def _find_column(rows: datasets.Dataset, named: str | list[str] | None, usual: t
 
 
 def _check_and_split(
-    loaded: LoadedData, data: DataConfig, target: str, values: dict[str, list[Any]]
+    loaded: LoadedData, data: RecordingData, target: str, values: dict[str, list[Any]]
 ) -> tuple[datasets.DatasetDict, list[str]]:
     """Listen to every recording, cut the missing splits and draw the rows that are wanted: those with a value."""
     import datasets
@@ -322,6 +322,7 @@ def _check_and_split(
         data,
         stratify_by="label" if target == "label" else None,
         group_by="group" if data.group_column else None,
+        group_name=data.group_column,
     )
     notes += split_notes
     cut, overlap_notes = handle_overlap(cut, data.remove_overlap, "recordings")

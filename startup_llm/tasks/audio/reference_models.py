@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from startup_llm.errors import UserError
+from startup_llm.tasks.audio.options import ScratchConformer, ScratchSpeechT5, ScratchWhisper
 from startup_llm.tasks.audio.speech_models import build_scratch_conformer, build_scratch_whisper
 from startup_llm.tasks.audio.speech_synthesis import build_scratch_speecht5
 from startup_llm.tasks.reference_models import ReferenceModels
@@ -34,8 +34,8 @@ class AudioClassifiers(ReferenceModels):
         Raises:
             UserError: If another model is asked for.
         """
-        if model.name != "conformer":
-            raise UserError(f"model.name {model.name}: {self.task.tag} has the reference model conformer")
+        if not isinstance(model, ScratchConformer):
+            return super().build(data, model, attention_kernel)
         return build_scratch_conformer(model, attention_kernel, label_names=data.label_names)
 
 
@@ -51,13 +51,13 @@ class Recognisers(ReferenceModels):
             UserError: If another model is asked for.
         """
         train = data.splits["train"]
-        self.task.writes_text = model.name == "whisper"
-        if model.name == "whisper":
+        self.task.writes_text = isinstance(model, ScratchWhisper)
+        if isinstance(model, ScratchWhisper):
             longest = model.window_seconds or max(train["seconds"])
             return build_scratch_whisper(train["text"], longest, model, attention_kernel)
-        if model.name == "conformer":
+        if isinstance(model, ScratchConformer):
             return build_scratch_conformer(model, attention_kernel, texts=train["text"])
-        raise UserError(f"model.name {model.name}: {self.task.tag} has the reference models whisper and conformer")
+        return super().build(data, model, attention_kernel)
 
 
 class Synthesisers(ReferenceModels):
@@ -69,8 +69,8 @@ class Synthesisers(ReferenceModels):
         Raises:
             UserError: If another model is asked for.
         """
-        if model.name != "speecht5":
-            raise UserError(f"model.name {model.name}: {self.task.tag} has the reference model speecht5")
+        if not isinstance(model, ScratchSpeechT5):
+            return super().build(data, model, attention_kernel)
         return build_scratch_speecht5(data.splits["train"]["text"], model)
 
     def find_load_code(self, name: str) -> str | None:

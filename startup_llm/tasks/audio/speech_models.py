@@ -12,8 +12,8 @@ from startup_llm.models.task_model import TaskModel
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from startup_llm.config import ScratchModelConfig
     from startup_llm.models.checkpoints import Checkpoint
+    from startup_llm.tasks.audio.options import ScratchConformer, ScratchWhisper
 
 FRAMES_PER_SECOND = 50
 """What a recording costs is counted in frames of 20 ms: the step of wav2vec 2.0's and of Whisper's encoder."""
@@ -261,7 +261,7 @@ def build_audio_classifier(
 
 
 def build_scratch_whisper(
-    texts: Sequence[str], longest_seconds: float, model: ScratchModelConfig, attention_kernel: str | None
+    texts: Sequence[str], longest_seconds: float, model: ScratchWhisper, attention_kernel: str | None
 ) -> tuple[Any, TaskModel]:
     """Return a processor and a small Whisper (Radford et al. 2022) whose decoder writes bytes.
 
@@ -318,7 +318,7 @@ def build_scratch_whisper(
 
 
 def build_scratch_conformer(
-    model: ScratchModelConfig,
+    model: ScratchConformer,
     attention_kernel: str | None,
     *,
     texts: Sequence[str] | None = None,

@@ -16,6 +16,7 @@ from startup_llm.tasks.audio.metrics import (
     NORMALIZED_WORD_ERROR_RATE,
     WORD_ERROR_RATE,
 )
+from startup_llm.tasks.audio.options import SpeechRecognitionModel, TranscribedRecordingData
 from startup_llm.tasks.audio.prediction import TranscriptPredictor, join_windows
 from startup_llm.tasks.audio.recordings import load_transcribed_recordings
 from startup_llm.tasks.audio.reference_models import Recognisers
@@ -26,13 +27,12 @@ from startup_llm.tasks.audio.speech_models import (
     is_ctc,
     load_speech_processor,
 )
-from startup_llm.tasks.base import RECORDING_OPTIONS, Truncation
+from startup_llm.tasks.base import Truncation
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
 
-    from startup_llm.config import DataConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.models.checkpoints import Checkpoint
     from startup_llm.models.task_model import TaskModel
@@ -42,7 +42,7 @@ MOST_WRITTEN_TOKENS = 224
 _SHOWN = 6
 
 
-class AutomaticSpeechRecognition(AudioTask):
+class AutomaticSpeechRecognition(AudioTask[TranscribedRecordingData, SpeechRecognitionModel]):
     """Columns audio, seconds and text; an output is what the model hears: an array of one string.
 
     A model either labels frames with letters (CTC) or writes its text by a decoder (Whisper).
@@ -50,11 +50,6 @@ class AutomaticSpeechRecognition(AudioTask):
 
     tag = "automatic-speech-recognition"
     example_checkpoint = "openai/whisper-small"
-    data_options = (*RECORDING_OPTIONS, "text_column")
-    model_options = (
-        "language",
-        "warp_spectrum",
-    )
     known_metrics = (
         WORD_ERROR_RATE,
         CHARACTER_ERROR_RATE,
@@ -68,7 +63,7 @@ class AutomaticSpeechRecognition(AudioTask):
     selects_by_loss = True
     writes_text = True
 
-    def read_data(self, data: DataConfig) -> TaskData:
+    def read_data(self, data: TranscribedRecordingData) -> TaskData:
         """Read, check and split the rows.
 
         Raises:
@@ -76,7 +71,9 @@ class AutomaticSpeechRecognition(AudioTask):
         """
         return load_transcribed_recordings(data)
 
-    def load_processor(self, checkpoint: Checkpoint, model: ModelConfig, data: TaskData | None = None) -> Any:
+    def load_processor(
+        self, checkpoint: Checkpoint, model: SpeechRecognitionModel, data: TaskData | None = None
+    ) -> Any:
         """Load the checkpoint's feature extractor and tokenizer; one that was never taught to write has none.
 
         Its letters are those of the training texts.
@@ -91,7 +88,7 @@ class AutomaticSpeechRecognition(AudioTask):
         checkpoint: Checkpoint,
         processor: Any,
         data: TaskData,
-        model: ModelConfig,
+        model: SpeechRecognitionModel,
         attention_kernel: str | None,
     ) -> TaskModel:
         """Load the checkpoint; a CTC head is trained with every method."""

@@ -20,8 +20,8 @@ from startup_llm.models.task_model import TaskModel
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from startup_llm.config import ScratchModelConfig
     from startup_llm.models.checkpoints import Checkpoint
+    from startup_llm.tasks.audio.options import ScratchSpeechT5
 
 SPEAKER_WIDTH = 512
 """Width of SpeechT5's vector of a voice (an x-vector). One voice is trained here, whose vector is all zeros."""
@@ -93,7 +93,7 @@ def build_speech_synthesiser(checkpoint: Checkpoint, *, dropout: float, trust_re
     return TaskModel(model, head_modules=("speech_decoder_postnet",))  # its batch norm counts while it is trained
 
 
-def build_scratch_speecht5(texts: Sequence[str], model: ScratchModelConfig) -> tuple[Any, TaskModel]:
+def build_scratch_speecht5(texts: Sequence[str], model: ScratchSpeechT5) -> tuple[Any, TaskModel]:
     """Return a processor of the texts' letters, and a small SpeechT5.
 
     Args:

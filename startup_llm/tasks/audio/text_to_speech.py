@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from startup_llm.config import ModelConfig
 from startup_llm.errors import UserError
 from startup_llm.tasks.audio.base import KEPT_BYTES
 from startup_llm.tasks.audio.baselines import predict_any_recording, predict_same_text_recording
 from startup_llm.tasks.audio.metrics import MEL_DISTANCE
+from startup_llm.tasks.audio.options import TranscribedRecordingData
 from startup_llm.tasks.audio.prediction import SPEECH_FOLDER, SpeechPredictor
 from startup_llm.tasks.audio.recordings import load_transcribed_recordings, read_bytes, read_recordings
 from startup_llm.tasks.audio.reference_models import Synthesisers
@@ -25,13 +27,12 @@ from startup_llm.tasks.audio.speech_synthesis import (
     load_synthesis_processor,
     speak_texts,
 )
-from startup_llm.tasks.base import RECORDING_OPTIONS, Collator, Task, Truncation
+from startup_llm.tasks.base import Collator, Task, Truncation
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
 
-    from startup_llm.config import DataConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.models.checkpoints import Checkpoint
     from startup_llm.models.task_model import TaskModel
@@ -40,7 +41,7 @@ FRAMES_PER_SECOND = 62.5
 _SHOWN = 6
 
 
-class TextToSpeech(Task):
+class TextToSpeech(Task[TranscribedRecordingData, ModelConfig]):
     """Columns text, audio and seconds; an output is a spectrogram: log10 of mel magnitudes, shape (frames, bands).
 
     A VITS, which writes samples, speaks as it comes; what it says is measured by its spectrogram.
@@ -48,7 +49,6 @@ class TextToSpeech(Task):
 
     tag = "text-to-speech"
     example_checkpoint = "microsoft/speecht5_tts"
-    data_options = (*RECORDING_OPTIONS, "text_column")
     peft_task_type = None
     reads_text = False
     predictor_class = SpeechPredictor
@@ -61,7 +61,7 @@ class TextToSpeech(Task):
         "same-text-recording": predict_same_text_recording,
     }
 
-    def read_data(self, data: DataConfig) -> TaskData:
+    def read_data(self, data: TranscribedRecordingData) -> TaskData:
         """Read, check and split the rows.
 
         Raises:

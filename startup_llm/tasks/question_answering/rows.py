@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from startup_llm.config import DataConfig
 from startup_llm.data.bad_rows import leave_out, list_numbers
 from startup_llm.data.rows_to_predict import find_text_fault
 from startup_llm.data.sources import load_splits
 from startup_llm.data.splits import check_group_column, handle_overlap, make_splits, sample_rows
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError, nearest
+from startup_llm.tasks.question_answering.options import QuestionData
 
 if TYPE_CHECKING:
     import datasets
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 _KEPT = ("id", "title")
 
 
-def load_extractive_questions(data: DataConfig) -> TaskData:
+def load_extractive_questions(data: QuestionData) -> TaskData:
     """Load questions, their contexts and their answers: SQuAD 1.1 and 2.0, or rows of the Hub's form.
 
     A table has the columns question, context and answers (text and answer_start; none for a question without an
@@ -45,8 +44,7 @@ def load_extractive_questions(data: DataConfig) -> TaskData:
     for name, rows in loaded.splits.items():
         splits[name], said = _read_questions(rows, data, name)
         notes += said
-    grouped = dataclasses.replace(data, group_column=data.group_column or "context")
-    cut, said = make_splits(datasets.DatasetDict(splits), grouped, group_by=grouped.group_column)
+    cut, said = make_splits(datasets.DatasetDict(splits), data, group_by=data.group_column or "context")
     notes += said
     cut, said = handle_overlap(cut, data.remove_overlap, "questions")
     cut = cut.remove_columns("digest")
@@ -73,7 +71,7 @@ def count_unanswerable(rows: datasets.Dataset) -> int:
     return pyarrow.compute.sum(pyarrow.compute.equal(lengths, 0)).as_py() or 0
 
 
-def _read_questions(rows: datasets.Dataset, data: DataConfig, split: str) -> tuple[datasets.Dataset, list[str]]:
+def _read_questions(rows: datasets.Dataset, data: QuestionData, split: str) -> tuple[datasets.Dataset, list[str]]:
     """Check one split's rows and return them with what was decided."""
     import datasets
 
@@ -116,7 +114,7 @@ def _read_questions(rows: datasets.Dataset, data: DataConfig, split: str) -> tup
     return found, notes
 
 
-def _list_rows(rows: datasets.Dataset, data: DataConfig, split: str, broken: list[str]) -> Iterator[dict[str, Any]]:
+def _list_rows(rows: datasets.Dataset, data: QuestionData, split: str, broken: list[str]) -> Iterator[dict[str, Any]]:
     """Yield question, context, answers (any form) and the other columns that are kept, one dict per question.
 
     What of SQuAD's form is left out is added to `broken`.
@@ -149,7 +147,9 @@ def _list_rows(rows: datasets.Dataset, data: DataConfig, split: str, broken: lis
         yield found | {name: row[name] for name in wanted}
 
 
-def _list_nested(rows: datasets.Dataset, data: DataConfig, split: str, broken: list[str]) -> Iterator[dict[str, Any]]:
+def _list_nested(
+    rows: datasets.Dataset, data: QuestionData, split: str, broken: list[str]
+) -> Iterator[dict[str, Any]]:
     """Yield the questions of SQuAD's own form: articles of paragraphs of questions."""
 
     def treat(fault: str) -> None:

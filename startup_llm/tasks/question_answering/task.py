@@ -30,6 +30,7 @@ from startup_llm.tasks.question_answering.metrics import (
     describe_answers,
 )
 from startup_llm.tasks.question_answering.model import build_question_answerer, compute_span_logits
+from startup_llm.tasks.question_answering.options import QuestionAnsweringModel, QuestionData
 from startup_llm.tasks.question_answering.prediction import AnswerPredictor
 from startup_llm.tasks.question_answering.rows import count_unanswerable, load_extractive_questions
 from startup_llm.tasks.question_answering.saved_model import SavedQuestionAnswerer
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-    from startup_llm.config import DataConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.evaluation.baselines import Baseline
     from startup_llm.evaluation.metrics import Metric
@@ -50,7 +50,7 @@ _SHOWN = 12
 _SHOWN_CHARACTERS_AROUND = 160
 
 
-class QuestionAnswering(Task):
+class QuestionAnswering(Task[QuestionData, QuestionAnsweringModel]):
     """Columns question, context and answers; an output is the start and end logits of a window, shape (2, tokens).
 
     A row has as many windows as its context needs. A prediction is a dict of text, start, end (in characters of the
@@ -59,15 +59,6 @@ class QuestionAnswering(Task):
 
     tag = "question-answering"
     default_checkpoint = example_checkpoint = "sentence-transformers/all-MiniLM-L6-v2"
-    data_options = (
-        "text_column",
-        "text_pair_column",
-        "target_column",
-        "group_column",
-        "remove_overlap",
-        "skip_bad",
-    )
-    model_options = ("null_threshold",)
     peft_task_type = None  # PEFT's own class for the task leaves out the token types
     predictor_class = AnswerPredictor
     saved_model_class = SavedQuestionAnswerer
@@ -79,7 +70,7 @@ class QuestionAnswering(Task):
         "no-answer": predict_no_answer,
     }
 
-    def read_data(self, data: DataConfig) -> TaskData:
+    def read_data(self, data: QuestionData) -> TaskData:
         """Read, check and split the questions.
 
         Raises:
@@ -88,7 +79,7 @@ class QuestionAnswering(Task):
         return load_extractive_questions(data)
 
     def load_processor(
-        self, checkpoint: Checkpoint, model: ModelConfig, data: TaskData | None = None
+        self, checkpoint: Checkpoint, model: QuestionAnsweringModel, data: TaskData | None = None
     ) -> PreTrainedTokenizerBase:
         """Load the checkpoint's tokenizer, which must know characters' places and a token for no answer."""
         tokenizer = super().load_processor(checkpoint, model, data)
@@ -110,7 +101,7 @@ class QuestionAnswering(Task):
         checkpoint: Checkpoint,
         processor: PreTrainedTokenizerBase,
         data: TaskData,
-        model: ModelConfig,
+        model: QuestionAnsweringModel,
         attention_kernel: str | None,
     ) -> TaskModel:
         """Load the checkpoint with a head on it; it may give no answer where training rows have none."""

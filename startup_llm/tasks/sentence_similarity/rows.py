@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from startup_llm.config import DataConfig
+from startup_llm.config import LabelledTextData, convert_section
 from startup_llm.data.bad_rows import find_column_fault, leave_out
 from startup_llm.data.classification import load_labelled_text, name_label, parse_number, read_class_names
 from startup_llm.data.columns import find_columns
@@ -21,6 +21,7 @@ from startup_llm.data.sources import LoadedData, load_splits, read_table
 from startup_llm.data.splits import make_splits, sample_rows
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError, nearest
+from startup_llm.tasks.sentence_similarity.options import SimilarityData
 
 if TYPE_CHECKING:
     import datasets
@@ -51,7 +52,7 @@ class _Judgements:
     negatives: list[str] | None = None
 
 
-def load_similarity(data: DataConfig) -> TaskData:
+def load_similarity(data: SimilarityData) -> TaskData:
     """Load texts to compare, in one of four forms.
 
     - A query and a text that answers it, perhaps one that does not (`query` or `anchor`, `positive` or `answer`,
@@ -79,10 +80,12 @@ def load_similarity(data: DataConfig) -> TaskData:
     names = loaded.splits["train"].column_names
     pair, score = _find_pair(names, data), _find_score(names, data)
     if pair is None:
-        return _group_by_label(_load_labelled(loaded, data, _find_label_faults))
+        labelled = convert_section(data, LabelledTextData)
+        return _group_by_label(_load_labelled(loaded, labelled, _find_label_faults, skip_bad=data.skip_bad))
     if score is not None:
-        scored = replace(data, text_column=pair[0], text_pair_column=pair[1], label_column=score)
-        found = _load_labelled(loaded, replace(scored, problem_type="regression"), _find_score_faults)
+        columns = {"text_column": pair[0], "text_pair_column": pair[1], "label_column": score}
+        scored = convert_section(data, LabelledTextData, **columns, problem_type="regression")
+        found = _load_labelled(loaded, scored, _find_score_faults, skip_bad=data.skip_bad)
         return replace(found, problem_type="")
     return _load_pairs(loaded, pair, data)
 
@@ -147,7 +150,7 @@ def read_corpus(file: str | Path, text_column: str | None = None) -> list[dict[s
     return [{"id": str(one), "text": text} for one, text in zip(ids, texts, strict=True)]
 
 
-def _find_pair(names: Sequence[str], data: DataConfig) -> tuple[str, str] | None:
+def _find_pair(names: Sequence[str], data: SimilarityData) -> tuple[str, str] | None:
     """Return the columns of the two texts; None where each row has one text."""
     for option, column in (
         ("text_column", data.text_column),
@@ -167,7 +170,7 @@ def _find_pair(names: Sequence[str], data: DataConfig) -> tuple[str, str] | None
     return (query, positive) if query and positive else None
 
 
-def _find_score(names: Sequence[str], data: DataConfig) -> str | None:
+def _find_score(names: Sequence[str], data: SimilarityData) -> str | None:
     """Return the column of a pair's score; None where a pair is one that belongs together."""
     if isinstance(data.label_column, list):
         raise UserError("data.label_column names several columns; a pair of texts has one score")
@@ -180,7 +183,11 @@ def _find_score(names: Sequence[str], data: DataConfig) -> str | None:
 
 
 def _load_labelled(
-    loaded: LoadedData, data: DataConfig, find_label_faults: Callable[[datasets.Dataset, str], list[tuple[int, str]]]
+    loaded: LoadedData,
+    data: LabelledTextData,
+    find_label_faults: Callable[[datasets.Dataset, str], list[tuple[int, str]]],
+    *,
+    skip_bad: bool,
 ) -> TaskData:
     """Load labelled texts or scored pairs without the rows that cannot be used; the others keep their numbers.
 
@@ -188,6 +195,7 @@ def _load_labelled(
         loaded: The source's splits.
         data: Its columns, and how it is cut.
         find_label_faults: From a split and the label's column to the 1-based rows whose label cannot be used, and why.
+        skip_bad: Whether rows that cannot be used are left out.
     """
     import datasets
 
@@ -199,7 +207,7 @@ def _load_labelled(
         if isinstance(columns.label, str):
             faults += find_label_faults(rows, columns.label)
         what = "pairs" if columns.text_pair else "texts"
-        bad, found = leave_out(faults, len(rows), split, what, skip_bad=data.skip_bad)
+        bad, found = leave_out(faults, len(rows), split, what, skip_bad=skip_bad)
         kept[split] = [row for row in range(1, len(rows) + 1) if row not in bad]
         splits[split] = rows.select([row - 1 for row in kept[split]]) if bad else rows
         notes += found
@@ -228,7 +236,7 @@ def _find_label_faults(rows: datasets.Dataset, name: str) -> list[tuple[int, str
     ]
 
 
-def _load_pairs(loaded: LoadedData, pair: tuple[str, str], data: DataConfig) -> TaskData:
+def _load_pairs(loaded: LoadedData, pair: tuple[str, str], data: SimilarityData) -> TaskData:
     import datasets
 
     names = loaded.splits["train"].column_names
@@ -245,8 +253,7 @@ def _load_pairs(loaded: LoadedData, pair: tuple[str, str], data: DataConfig) -> 
         used = rows.select(kept)
         columns = {name: list(used[name]) for name in wanted}
         splits[split] = datasets.Dataset.from_dict({**columns, "row": [place + 1 for place in kept]})
-    about = replace(data, group_column=pair[0])
-    cut, notes = make_splits(datasets.DatasetDict(splits), about, group_by=pair[0])
+    cut, notes = make_splits(datasets.DatasetDict(splits), data, group_by=pair[0])
     judged = {
         split: _Judgements(
             list(rows[pair[0]]),
@@ -266,7 +273,7 @@ def _load_pairs(loaded: LoadedData, pair: tuple[str, str], data: DataConfig) -> 
     return _build(judged, queries, {text: text for text in documents}, data, notes, loaded.sources)
 
 
-def _load_judged_folder(folder: Path, data: DataConfig) -> TaskData:
+def _load_judged_folder(folder: Path, data: SimilarityData) -> TaskData:
     """Read BEIR's files."""
     texts, files, notes = {}, [], []
     for name in ("corpus", "queries"):
@@ -295,14 +302,14 @@ def _load_judged_folder(folder: Path, data: DataConfig) -> TaskData:
     return _build(judged, texts["queries"], texts["corpus"], data, notes, sources)
 
 
-def _load_judged_subsets(data: DataConfig) -> TaskData:
+def _load_judged_subsets(data: SimilarityData) -> TaskData:
     """Read BEIR's form as the Hub has it: a subset of texts, one of queries, and one that says what is relevant."""
     texts, sources, notes = {}, [], []
     for name in ("corpus", "queries"):
         subset = getattr(data, f"{name}_subset")
         if subset is None:
             raise UserError("data.corpus_subset is given without data.queries_subset; name the subset of the queries")
-        part = DataConfig(dataset=data.dataset, subset=subset, revision=data.revision, train_split=name)
+        part = SimilarityData(dataset=data.dataset, subset=subset, revision=data.revision, train_split=name)
         loaded = load_splits(part)
         columns, place = loaded.splits["train"].to_dict(), f"{data.dataset} {subset}"
         texts[name], found = _read_entries(columns, place, name, skip_bad=data.skip_bad)
@@ -357,7 +364,7 @@ def _build(
     judged: dict[str, _Judgements],
     queries: dict[str, str],
     documents: dict[str, str],
-    data: DataConfig,
+    data: SimilarityData,
     notes: list[str],
     sources: list[dict[str, Any]],
 ) -> TaskData:
@@ -449,7 +456,9 @@ def _are_ids(documents: dict[str, str]) -> bool:
     return any(name != text for name, text in documents.items())
 
 
-def _sample(splits: dict[str, datasets.Dataset], data: DataConfig, notes: list[str]) -> dict[str, datasets.Dataset]:
+def _sample(
+    splits: dict[str, datasets.Dataset], data: SimilarityData, notes: list[str]
+) -> dict[str, datasets.Dataset]:
     for name, most in (("train", data.max_train_rows), ("test", data.max_test_rows)):
         if most is not None and name in splits and most < len(splits[name]):
             notes.append(f"{most:,} of the {len(splits[name]):,} {name} rows are used (seed {data.split_seed}).")

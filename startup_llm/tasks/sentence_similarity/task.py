@@ -26,6 +26,7 @@ from startup_llm.tasks.sentence_similarity.model import (
     compute_ranking_loss,
     load_sentence_processor,
 )
+from startup_llm.tasks.sentence_similarity.options import SentenceModel, SimilarityData
 from startup_llm.tasks.sentence_similarity.prediction import SearchPredictor
 from startup_llm.tasks.sentence_similarity.rows import (
     TEXT_COLUMNS,
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
 
-    from startup_llm.config import DataConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.evaluation.baselines import Baseline
     from startup_llm.evaluation.metrics import Metric, Values
@@ -51,22 +51,11 @@ TOKENS_AT_ONCE = 2048
 _SHOWN = 6
 
 
-class SentenceSimilarity(Task):
+class SentenceSimilarity(Task[SimilarityData, SentenceModel]):
     """Texts to search, pairs with a score, or labelled texts; a row's texts are encoded together, one vector each."""
 
     tag = "sentence-similarity"
     default_checkpoint = example_checkpoint = "sentence-transformers/all-MiniLM-L6-v2"
-    data_options = (
-        "text_column",
-        "text_pair_column",
-        "negative_column",
-        "corpus_subset",
-        "queries_subset",
-        "label_column",
-        "remove_overlap",
-        "skip_bad",
-    )
-    model_options = ("pooling",)
     peft_task_type = "FEATURE_EXTRACTION"
     predictor_class = SearchPredictor
     saved_model_class = SavedSentenceEncoder
@@ -80,7 +69,7 @@ class SentenceSimilarity(Task):
         "word-overlap": predict_word_overlap,
     }
 
-    def read_data(self, data: DataConfig) -> TaskData:
+    def read_data(self, data: SimilarityData) -> TaskData:
         """Read queries with what answers them, scored pairs, or labelled texts.
 
         Raises:
@@ -89,7 +78,7 @@ class SentenceSimilarity(Task):
         return load_similarity(data)
 
     def load_processor(
-        self, checkpoint: Checkpoint, model: ModelConfig, data: TaskData | None = None
+        self, checkpoint: Checkpoint, model: SentenceModel, data: TaskData | None = None
     ) -> SentenceProcessor:
         """Load the tokenizer and the pooling."""
         tokenizer = super().load_processor(checkpoint, model, data)
@@ -106,7 +95,7 @@ class SentenceSimilarity(Task):
         checkpoint: Checkpoint,
         processor: SentenceProcessor,
         data: TaskData,
-        model: ModelConfig,
+        model: SentenceModel,
         attention_kernel: str | None,
     ) -> TaskModel:
         """Load the checkpoint as it is: it has no head."""

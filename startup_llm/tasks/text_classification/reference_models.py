@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from startup_llm.errors import UserError
 from startup_llm.models.task_model import TaskModel
 from startup_llm.tasks.reference_models import ReferenceModels
+from startup_llm.tasks.text_classification.options import ScratchTextDnn, ScratchTextTransformer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,16 +25,20 @@ class TextClassifiers(ReferenceModels):
     """dnn and transformer."""
 
     def build(self, data: TaskData, model: ScratchModelConfig, attention_kernel: str) -> tuple[Any, TaskModel]:
-        """Return an n-gram hasher or a tokenizer trained on the training split, and a `TextDnn` or an encoder."""
+        """Return an n-gram hasher or a tokenizer trained on the training split, and a `TextDnn` or an encoder.
+
+        Raises:
+            UserError: If another model is asked for.
+        """
         from startup_llm.models.scratch import text
 
-        if model.name not in ("dnn", "transformer"):
-            raise UserError(f"model.name {model.name}: {self.task.tag} has the reference models dnn and transformer")
         rows, classes = data.splits["train"], max(len(data.label_names), 1)
-        if model.name == "dnn":
+        if isinstance(model, ScratchTextDnn):
             hasher = text.NgramHasher(model.vocab_size, model.longest_ngram, model.max_length_tokens)
             network = text.build_text_dnn(hasher, classes, model.width, model.hidden, model.dropout, model.activation)
             return hasher, TaskModel(network, "mean of n-gram vectors")
+        if not isinstance(model, ScratchTextTransformer):
+            return super().build(data, model, attention_kernel)
         texts = [value for name in ("text", "text_pair") if name in rows.column_names for value in rows[name]]
         tokenizer = text.train_tokenizer(texts, model.tokenizer, model.vocab_size, model.max_length_tokens)
         network = text.build_text_transformer(

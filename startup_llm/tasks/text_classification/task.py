@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from startup_llm.config import LabelledTextData
 from startup_llm.data.classification import load_labelled_text
 from startup_llm.errors import UserError
 from startup_llm.evaluation.baselines import predict_majority
@@ -27,6 +28,7 @@ from startup_llm.models.task_model import TaskModel
 from startup_llm.tasks.base import Collator, Task, Truncation
 from startup_llm.tasks.probing import RowProbe
 from startup_llm.tasks.text_classification.baselines import join_pairs, predict_tfidf_linear_svm
+from startup_llm.tasks.text_classification.options import TextClassificationModel
 from startup_llm.tasks.text_classification.prediction import TextLabelPredictor, compute_probabilities
 from startup_llm.tasks.text_classification.reference_models import TextClassifiers
 from startup_llm.tasks.text_classification.saved_model import SavedTextClassifier
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-    from startup_llm.config import DataConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.models.checkpoints import Checkpoint
 
@@ -46,21 +47,11 @@ METRICS: dict[str, tuple[Metric, ...]] = {
 }
 
 
-class TextClassification(Task):
+class TextClassification(Task[LabelledTextData, TextClassificationModel]):
     """Columns text, perhaps text_pair, and label."""
 
     tag = "text-classification"
     default_checkpoint = example_checkpoint = "sentence-transformers/all-MiniLM-L6-v2"
-    data_options = (
-        "text_column",
-        "text_pair_column",
-        "label_column",
-        "problem_type",
-        "group_column",
-        "remove_overlap",
-        "labels_per_class",
-    )
-    model_options = ("pooling",)
     peft_task_type = "SEQ_CLS"
     probe = RowProbe()
     predictor_class = TextLabelPredictor
@@ -69,7 +60,7 @@ class TextClassification(Task):
     known_metrics = (*dict.fromkeys(metric for metrics in METRICS.values() for metric in metrics), F1)
     known_baselines = {"majority": predict_majority, "tfidf-linear-svm": predict_tfidf_linear_svm}  # noqa: RUF012
 
-    def read_data(self, data: DataConfig) -> TaskData:
+    def read_data(self, data: LabelledTextData) -> TaskData:
         """Read, check and split the rows.
 
         Raises:
@@ -96,7 +87,7 @@ class TextClassification(Task):
         checkpoint: Checkpoint,
         processor: PreTrainedTokenizerBase,
         data: TaskData,
-        model: ModelConfig,
+        model: TextClassificationModel,
         attention_kernel: str | None,
     ) -> TaskModel:
         """Load the checkpoint with a classification head on it."""

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from startup_llm.config import DataConfig
 from startup_llm.data.bad_rows import leave_out
 from startup_llm.data.rows_to_predict import find_text_fault
 from startup_llm.data.sources import LoadedData
 from startup_llm.data.splits import make_splits, read_groups, sample_rows
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError
+from startup_llm.tasks.text_generation.options import GenerationData
 
 if TYPE_CHECKING:
     import datasets
@@ -35,7 +35,7 @@ SHAREGPT_NAMES = ("conversations", "conversation")
 ANSWERS = ("chosen", "rejected")
 
 
-def find_conversation_form(rows: datasets.Dataset, data: DataConfig) -> str | None:
+def find_conversation_form(rows: datasets.Dataset, data: GenerationData) -> str | None:
     """Say in which form rows hold conversations: a key of `FORM_NOTES`; None for a column of text.
 
     Args:
@@ -60,7 +60,7 @@ def find_conversation_form(rows: datasets.Dataset, data: DataConfig) -> str | No
     return found
 
 
-def build_conversations(loaded: LoadedData, data: DataConfig, form: str) -> TaskData:
+def build_conversations(loaded: LoadedData, data: GenerationData, form: str) -> TaskData:
     """Read conversations out of loaded rows, check every one, and split them.
 
     Args:
@@ -279,7 +279,7 @@ def _build_dialogue_reader(column: str, speakers: dict[str, str]) -> Callable[[R
     return read
 
 
-def _treat_overlap(splits: datasets.DatasetDict, data: DataConfig, columns: tuple[str, ...]) -> list[str]:
+def _treat_overlap(splits: datasets.DatasetDict, data: GenerationData, columns: tuple[str, ...]) -> list[str]:
     """Count the training rows that stand in the test split too, and remove them where that is asked for."""
     as_keys = lambda rows: [json.dumps(row, sort_keys=True) for row in rows.select_columns(list(columns))]  # noqa: E731
     tested = set(as_keys(splits["test"]))

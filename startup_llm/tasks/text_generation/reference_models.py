@@ -8,6 +8,7 @@ from startup_llm.errors import UserError
 from startup_llm.models.task_model import TaskModel
 from startup_llm.tasks.reference_models import ReferenceModels
 from startup_llm.tasks.text_generation.chat import find_form
+from startup_llm.tasks.text_generation.options import ScratchGpt
 from startup_llm.tasks.text_generation.running_text import train_character_tokenizer
 
 if TYPE_CHECKING:
@@ -28,20 +29,18 @@ class LanguageModels(ReferenceModels):
         """Return a tokenizer of the training split's characters and a `Decoder`.
 
         Raises:
-            UserError: If another model or tokenizer is asked for.
+            UserError: If another model is asked for, or the rows are conversations.
         """
         from startup_llm.models.scratch.transformer import Decoder
 
-        if model.name != "gpt":
-            raise UserError(f"model.name {model.name} does not write text; use --model.name gpt")
+        if not isinstance(model, ScratchGpt):
+            return super().build(data, model, attention_kernel)
         if find_form(data.splits["train"].column_names):
             columns = data.splits["train"].column_names
             raise UserError(
                 f"the rows hold {', '.join(columns)}: a model from scratch learns running text alone; pretrain it on "
                 "text, then tune it with recipes/finetune.py"
             )
-        if model.tokenizer != "character":
-            raise UserError(f"model.tokenizer {model.tokenizer}: gpt reads characters; set it to character")
         tokenizer = train_character_tokenizer(data.splits["train"]["text"], model.max_length_tokens)
         decoder = Decoder(
             len(tokenizer),

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from startup_llm.config import DataConfig
 from startup_llm.data.columns import find_text_columns
 from startup_llm.data.sources import SPLIT_ALIASES, LoadedData, load_splits
 from startup_llm.data.splits import check_group_column, make_splits
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError, nearest
+from startup_llm.tasks.text_generation.options import GenerationData
 
 if TYPE_CHECKING:
     import datasets
@@ -23,7 +23,7 @@ PASSAGE_CHARACTERS = 500
 END, UNKNOWN = "<|endoftext|>", "<|unknown|>"
 
 
-def load_running_text(data: DataConfig, loaded: LoadedData | None = None) -> TaskData:
+def load_running_text(data: GenerationData, loaded: LoadedData | None = None) -> TaskData:
     """Load text for language modelling.
 
     Text files are one running text: what is not given as a split of its own is cut off its end, so that no passage of
@@ -99,7 +99,7 @@ def train_character_tokenizer(texts: Sequence[str], max_length_tokens: int) -> P
     )
 
 
-def find_text_files(data: DataConfig) -> dict[str, list[Path]]:
+def find_text_files(data: GenerationData) -> dict[str, list[Path]]:
     """Return the .txt files per split; none where the data are something else."""
     given = {"train": data.train_file, "validation": data.validation_file, "test": data.test_file}
     files = {
@@ -122,7 +122,7 @@ def find_text_files(data: DataConfig) -> dict[str, list[Path]]:
     return {"train": found} if found else {}
 
 
-def _load_files(files: dict[str, list[Path]], data: DataConfig) -> TaskData:
+def _load_files(files: dict[str, list[Path]], data: GenerationData) -> TaskData:
     documents: dict[str, list[str]] = {}
     sources: list[dict[str, Any]] = []
     for split, paths in files.items():
@@ -184,7 +184,7 @@ def _read_text(path: Path) -> tuple[str, dict[str, Any]]:
 
 def _build_data(
     documents: dict[str, list[str]],
-    data: DataConfig,
+    data: GenerationData,
     notes: list[str],
     sources: list[dict[str, Any]],
     ended: set[str] | None = None,

@@ -34,6 +34,7 @@ from startup_llm.tasks.text_generation.conversations import (
     find_conversation_form,
 )
 from startup_llm.tasks.text_generation.model import build_causal_language_model
+from startup_llm.tasks.text_generation.options import ChatEvaluation, ChatModel, GenerationData
 from startup_llm.tasks.text_generation.prediction import ContinuationPredictor
 from startup_llm.tasks.text_generation.reference_models import LanguageModels
 from startup_llm.tasks.text_generation.running_text import (
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-    from startup_llm.config import DataConfig, EvaluationConfig, ModelConfig
+    from startup_llm.config import EvaluationConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.evaluation.baselines import Baseline
     from startup_llm.evaluation.metrics import Metric
@@ -57,7 +58,7 @@ SAMPLES = 3
 MOST_MEASURED_ANSWERS = 1_000
 
 
-class TextGeneration(Task):
+class TextGeneration(Task[GenerationData, ChatModel]):
     """An output is the negative log-likelihood of each token after an encoded row's first, in nats.
 
     Rows are passages of running text (columns text and ends), conversations (messages, and answer where the last one
@@ -67,16 +68,6 @@ class TextGeneration(Task):
 
     tag = "text-generation"
     default_checkpoint = example_checkpoint = "HuggingFaceTB/SmolLM2-135M-Instruct"
-    data_options = (
-        "text_column",
-        "group_column",
-        "remove_overlap",
-        "speakers",
-        "packing",
-        "skip_bad",
-    )
-    model_options = ("chat_template",)
-    evaluation_options = ("generate",)
     peft_task_type = "CAUSAL_LM"
     packer = staticmethod(pack_rows)
     selects_by_loss = True
@@ -87,14 +78,14 @@ class TextGeneration(Task):
     known_metrics = tuple(dict.fromkeys(metric for form in FORMS for metric in form.metrics))
     known_baselines = {**NGRAM_BASELINES, **ANSWER_BASELINES}  # noqa: RUF012
 
-    def load_data(self, data: DataConfig, evaluation: EvaluationConfig | None = None) -> TaskData:
+    def load_data(self, data: GenerationData, evaluation: EvaluationConfig | None = None) -> TaskData:
         """Read, check and split the rows, of conversations with the answers that are to be written.
 
         Raises:
             UserError: On anything wrong with the rows, or if answers are to be written that they do not have.
         """
         loaded = super().load_data(data, evaluation)
-        if evaluation is None or not evaluation.generate:
+        if not isinstance(evaluation, ChatEvaluation) or not evaluation.generate:
             return loaded
         form = find_form(loaded.splits["test"].column_names)
         if form is None or isinstance(form, Preferences):
@@ -102,7 +93,7 @@ class TextGeneration(Task):
             raise UserError(f"evaluation.generate: the rows are {kind}, expected conversations; leave it out")
         return add_answers(loaded)
 
-    def read_data(self, data: DataConfig) -> TaskData:
+    def read_data(self, data: GenerationData) -> TaskData:
         """Read, check and split the text or the conversations.
 
         Raises:
@@ -116,7 +107,7 @@ class TextGeneration(Task):
         return load_running_text(data, loaded)
 
     def load_processor(
-        self, checkpoint: Checkpoint, model: ModelConfig, data: TaskData | None = None
+        self, checkpoint: Checkpoint, model: ChatModel, data: TaskData | None = None
     ) -> PreTrainedTokenizerBase:
         """Load the tokenizer, with the chat template that the config names.
 
@@ -143,7 +134,7 @@ class TextGeneration(Task):
         checkpoint: Checkpoint,
         processor: PreTrainedTokenizerBase,
         data: TaskData,
-        model: ModelConfig,
+        model: ChatModel,
         attention_kernel: str | None,
     ) -> TaskModel:
         """Load a GPT-style checkpoint; where it is to converse, it stops writing at the end of a turn.

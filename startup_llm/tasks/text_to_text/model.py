@@ -10,9 +10,9 @@ from startup_llm.models.scratch.checks import check_heads
 from startup_llm.models.task_model import TaskModel
 
 if TYPE_CHECKING:
-    from startup_llm.config import ScratchModelConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.models.checkpoints import Checkpoint
+    from startup_llm.tasks.text_to_text.options import ScratchT5
 
 MOST_MEASURED_TARGETS = 1_000
 """So many of the longest training targets tell how much is written at most."""
@@ -91,7 +91,7 @@ def _find_language_token(tokenizer: Any, language: str, option: str) -> int:
     return tokenizer.convert_tokens_to_ids(names[language])
 
 
-def build_scratch_t5(tokenizer: Any, model: ScratchModelConfig, attention_kernel: str | None) -> Any:
+def build_scratch_t5(tokenizer: Any, model: ScratchT5, attention_kernel: str | None) -> Any:
     """Return a small T5 with random weights (Raffel et al. 2020).
 
     Args:

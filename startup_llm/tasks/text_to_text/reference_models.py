@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from startup_llm.errors import UserError
 from startup_llm.models.task_model import TaskModel
 from startup_llm.tasks.reference_models import ReferenceModels
 from startup_llm.tasks.text_to_text.model import build_scratch_t5, find_most_tokens
+from startup_llm.tasks.text_to_text.options import ScratchEncoderDecoder, ScratchT5
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,25 +27,22 @@ class TextToTextModels(ReferenceModels):
         """Return a tokenizer of both sides of the training split, and an `EncoderDecoder` or a T5.
 
         Raises:
-            UserError: If another model or tokenizer is asked for.
+            UserError: If another model is asked for.
         """
         from startup_llm.models.scratch.text_to_text import build_text_to_text_transformer, train_shared_tokenizer
 
-        if model.name not in ("transformer", "t5"):
-            raise UserError(f"model.name {model.name}: {self.task.tag} has the reference models transformer and t5")
+        if not isinstance(model, (ScratchEncoderDecoder, ScratchT5)):
+            return super().build(data, model, attention_kernel)
         if model.tokenizer == "bpe":
             train = data.splits["train"]
             texts = [*train["text"], *train["target"]]
             tokenizer = train_shared_tokenizer(texts, model.vocab_size, model.max_length_tokens)
             note = f"bpe tokenizer of {len(tokenizer):,} tokens, trained on the training split alone"
-        elif model.tokenizer == "byte" and model.name == "t5":
+        else:
             from transformers import ByT5Tokenizer
 
             tokenizer, note = ByT5Tokenizer(model_max_length=model.max_length_tokens), "a token per byte"
-        else:
-            known = "bpe, or byte for t5"
-            raise UserError(f"model.tokenizer {model.tokenizer}: a {model.name} of {self.task.tag} reads {known}")
-        if model.name == "t5":
+        if isinstance(model, ScratchT5):
             network = build_scratch_t5(tokenizer, model, attention_kernel)
         else:
             network = build_text_to_text_transformer(

@@ -7,12 +7,12 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from startup_llm.config import DataConfig
 from startup_llm.data.bad_rows import find_column_fault, leave_out
 from startup_llm.data.sources import SPLIT_ALIASES, LoadedData, load_splits
 from startup_llm.data.splits import handle_overlap, make_splits, read_groups, sample_rows
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError, nearest
+from startup_llm.tasks.text_to_text.options import TextPairData
 
 if TYPE_CHECKING:
     import datasets
@@ -22,7 +22,7 @@ _KEPT = ["text", "target", "row"]
 TARGET_COLUMNS = ("target", "summary", "translation", "highlights", "output")
 
 
-def load_text_to_text(data: DataConfig) -> TaskData:
+def load_text_to_text(data: TextPairData) -> TaskData:
     """Load texts and targets: a table with a column for each, or a folder with a file for each language.
 
     A folder such as train.en.gz, train.de.gz, val.en.gz ... has one text a line; data.text_column and
@@ -42,7 +42,12 @@ def load_text_to_text(data: DataConfig) -> TaskData:
     for name, rows in loaded.splits.items():
         splits[name], found = _read_pairs(rows, data, name)
         notes += found
-    cut, found = make_splits(datasets.DatasetDict(splits), data, group_by="group" if data.group_column else None)
+    cut, found = make_splits(
+        datasets.DatasetDict(splits),
+        data,
+        group_by="group" if data.group_column else None,
+        group_name=data.group_column,
+    )
     cut, overlap = handle_overlap(cut, data.remove_overlap, "texts")
     notes += found + overlap
     for name, most in (("train", data.max_train_rows), ("test", data.max_test_rows)):
@@ -53,7 +58,7 @@ def load_text_to_text(data: DataConfig) -> TaskData:
     return TaskData(kept, notes=notes, sources=loaded.sources)
 
 
-def _read_pairs(rows: datasets.Dataset, data: DataConfig, split: str) -> tuple[datasets.Dataset, list[str]]:
+def _read_pairs(rows: datasets.Dataset, data: TextPairData, split: str) -> tuple[datasets.Dataset, list[str]]:
     """Return a split's pairs that can be used, with the text's digest and the group, and a note on the others."""
     import datasets
 
@@ -88,7 +93,7 @@ def _find_column(names: list[str], named: str | None, usual: tuple[str, ...], op
     return found[0]
 
 
-def _load_parallel_files(data: DataConfig) -> LoadedData | None:
+def _load_parallel_files(data: TextPairData) -> LoadedData | None:
     """Read a folder of line files, one per split and language; None where the data are something else."""
     import datasets
 

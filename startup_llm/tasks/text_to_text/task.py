@@ -16,6 +16,7 @@ from startup_llm.tasks.text_to_text.model import (
     find_most_tokens,
     set_languages,
 )
+from startup_llm.tasks.text_to_text.options import TextPairData, TextToTextModel
 from startup_llm.tasks.text_to_text.prediction import TextPredictor
 from startup_llm.tasks.text_to_text.reference_models import TextToTextModels
 from startup_llm.tasks.text_to_text.rows import load_text_to_text
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-    from startup_llm.config import DataConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.models.checkpoints import Checkpoint
 
@@ -36,20 +36,9 @@ MOST_WRITTEN_TOKENS = 128
 SAMPLES = 3
 
 
-class SequenceToSequence(Task):
+class SequenceToSequence(Task[TextPairData, TextToTextModel]):
     """Columns text and target; an output is what the model writes: an array of one string."""
 
-    data_options = (
-        "text_column",
-        "target_column",
-        "group_column",
-        "remove_overlap",
-        "skip_bad",
-    )
-    model_options = (
-        "language",
-        "source_language",
-    )
     peft_task_type = "SEQ_2_SEQ_LM"
     predictor_class = TextPredictor
     saved_model_class = SavedTextToText
@@ -57,7 +46,7 @@ class SequenceToSequence(Task):
     selects_by_loss = True
     samples_each_epoch = True
 
-    def read_data(self, data: DataConfig) -> TaskData:
+    def read_data(self, data: TextPairData) -> TaskData:
         """Read, check and split the pairs.
 
         Raises:
@@ -66,7 +55,7 @@ class SequenceToSequence(Task):
         return load_text_to_text(data)
 
     def load_processor(
-        self, checkpoint: Checkpoint, model: ModelConfig, data: TaskData | None = None
+        self, checkpoint: Checkpoint, model: TextToTextModel, data: TaskData | None = None
     ) -> PreTrainedTokenizerBase:
         """Load the tokenizer, and tell it the languages where it knows many."""
         tokenizer = super().load_processor(checkpoint, model, data)
@@ -78,7 +67,7 @@ class SequenceToSequence(Task):
         checkpoint: Checkpoint,
         processor: PreTrainedTokenizerBase,
         data: TaskData,
-        model: ModelConfig,
+        model: TextToTextModel,
         attention_kernel: str | None,
     ) -> TaskModel:
         """Load the encoder-decoder; where it does not say how much it writes, the training targets do."""

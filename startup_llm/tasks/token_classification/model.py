@@ -12,11 +12,11 @@ from startup_llm.models.task_model import TaskModel
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from startup_llm.config import ModelConfig
     from startup_llm.models.checkpoints import Checkpoint
+    from startup_llm.tasks.token_classification.options import TokenClassificationModel
 
 
-def load_word_tokenizer(checkpoint: Checkpoint, model: ModelConfig) -> PreTrainedTokenizerBase:
+def load_word_tokenizer(checkpoint: Checkpoint, model: TokenClassificationModel) -> PreTrainedTokenizerBase:
     """Load a tokenizer that cuts sentences given as words, and tells which word a token is of.
 
     Byte-level ones (RoBERTa, GPT-2, ModernBERT) mark a word that follows a blank; each word is to be one.

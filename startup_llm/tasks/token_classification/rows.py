@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from startup_llm.config import DataConfig
 from startup_llm.data.classification import _order_names, read_class_names
 from startup_llm.data.sources import LoadedData, Reader, load_splits
 from startup_llm.data.splits import handle_overlap, make_splits, read_groups, sample_rows
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError, nearest
+from startup_llm.tasks.token_classification.options import TaggedTextData
 from startup_llm.tasks.token_classification.tag_schemes import (
     OUTSIDE,
     PLAIN,
@@ -68,7 +68,7 @@ class _Sentences:
         return f"row {self.rows[sentence]}, word {word + 1} ({self.words[sentence][word]!r})"
 
 
-def load_tagged_text(data: DataConfig) -> TaskData:
+def load_tagged_text(data: TaggedTextData) -> TaskData:
     """Load sentences with a tag for each word, check them, and cut the splits that the source does not give.
 
     Read are CoNLL files (.conll, .txt, .iob, .bio: word, tag, an empty line between sentences), tables with a list of
@@ -115,7 +115,7 @@ def load_tagged_text(data: DataConfig) -> TaskData:
         splits[split] = datasets.Dataset.from_dict(columns, features=features)
     if not {"validation", "test"} <= splits.keys() and DOCUMENT in loaded.splits["train"].column_names and not group:
         notes.append(f"The file tells its documents; --data.group_column {DOCUMENT} keeps each in one split.")
-    cut, found = make_splits(datasets.DatasetDict(splits), data, group_by="group" if group else None)
+    cut, found = make_splits(datasets.DatasetDict(splits), data, group_by="group" if group else None, group_name=group)
     cut, overlap = handle_overlap(cut, data.remove_overlap, "sentences")
     notes += found + overlap
     for split, most in (("train", data.max_train_rows), ("test", data.max_test_rows)):
@@ -202,7 +202,9 @@ def _name_place(split: str, loaded: LoadedData) -> str:
     return f"{split} split"
 
 
-def _read_sentences(rows: datasets.Dataset, data: DataConfig, place: str) -> tuple[_Sentences, list[str], list[str]]:
+def _read_sentences(
+    rows: datasets.Dataset, data: TaggedTextData, place: str
+) -> tuple[_Sentences, list[str], list[str]]:
     """Read words and tags of a split, and tell the classes' names where the source has them."""
     columns = rows.column_names
     if isinstance(data.label_column, list):
@@ -306,7 +308,7 @@ def _treat_bad(bad: list[str], rows: int, place: str, skip_bad: bool) -> list[st
     return [f"{found}; they are left out."]
 
 
-def _read_spans(rows: datasets.Dataset, data: DataConfig, place: str) -> tuple[_Sentences, list[str], list[str]]:
+def _read_spans(rows: datasets.Dataset, data: TaggedTextData, place: str) -> tuple[_Sentences, list[str], list[str]]:
     """Read texts with marked spans, and cut them into words that end where a span does."""
     columns = rows.column_names
     text = _find_column(columns, data.text_column, ("text", "sentence"), "text_column")

@@ -17,6 +17,7 @@ from startup_llm.tasks.token_classification.metrics import (
     describe_entities,
 )
 from startup_llm.tasks.token_classification.model import build_token_classifier, load_word_tokenizer
+from startup_llm.tasks.token_classification.options import TaggedTextData, TokenClassificationModel
 from startup_llm.tasks.token_classification.prediction import EntityPredictor
 from startup_llm.tasks.token_classification.probing import IGNORED, TokenProbe
 from startup_llm.tasks.token_classification.rows import load_tagged_text, read_tag_names
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-    from startup_llm.config import DataConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.evaluation.metrics import Metric
     from startup_llm.models.checkpoints import Checkpoint
@@ -40,7 +40,7 @@ SHARED_TOKENS = 0.25
 _SHOWN_WRONG, _SHOWN_RIGHT = 9, 3
 
 
-class TokenClassification(Task):
+class TokenClassification(Task[TaggedTextData, TokenClassificationModel]):
     """Columns tokens (a list of words) and tags; a question is a text.
 
     A word is tagged by its first token. A sentence that is too long becomes several windows that overlap, and a word
@@ -49,13 +49,6 @@ class TokenClassification(Task):
 
     tag = "token-classification"
     default_checkpoint = example_checkpoint = "sentence-transformers/all-MiniLM-L6-v2"
-    data_options = (
-        "text_column",
-        "label_column",
-        "group_column",
-        "remove_overlap",
-        "skip_bad",
-    )
     peft_task_type = "TOKEN_CLS"
     probe = TokenProbe()
     cuts_long_rows = False
@@ -67,7 +60,7 @@ class TokenClassification(Task):
         "linear-tagger": predict_linear_tagger,
     }
 
-    def read_data(self, data: DataConfig) -> TaskData:
+    def read_data(self, data: TaggedTextData) -> TaskData:
         """Read, check and split the sentences.
 
         Raises:
@@ -76,7 +69,7 @@ class TokenClassification(Task):
         return load_tagged_text(data)
 
     def load_processor(
-        self, checkpoint: Checkpoint, model: ModelConfig, data: TaskData | None = None
+        self, checkpoint: Checkpoint, model: TokenClassificationModel, data: TaskData | None = None
     ) -> PreTrainedTokenizerBase:
         """Load the checkpoint's tokenizer, which has to tell a token's word."""
         return load_word_tokenizer(checkpoint, model)
@@ -86,7 +79,7 @@ class TokenClassification(Task):
         checkpoint: Checkpoint,
         processor: PreTrainedTokenizerBase,
         data: TaskData,
-        model: ModelConfig,
+        model: TokenClassificationModel,
         attention_kernel: str | None,
     ) -> TaskModel:
         """Load the checkpoint with a classifier on each token."""

@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from startup_llm.tasks.base import Task
+from startup_llm.tasks.base import Data, Model, Task
 from startup_llm.tasks.vision.classifier import load_image_processor
 from startup_llm.tasks.vision.labelled_images import read_image
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import BaseImageProcessor
 
-    from startup_llm.config import ModelConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.models.checkpoints import Checkpoint
 
@@ -27,15 +26,13 @@ KEPT_BYTES = 256 * 1024**2
 _LEAST_SHOWN_PIXELS = 96
 
 
-class ImageTask(Task):
+class ImageTask(Task[Data, Model]):
     """A row has a column image, which stays the file that it is until a collator decodes it."""
 
     peft_task_type = None
     reads_text = False
 
-    def load_processor(
-        self, checkpoint: Checkpoint, model: ModelConfig, data: TaskData | None = None
-    ) -> BaseImageProcessor:
+    def load_processor(self, checkpoint: Checkpoint, model: Model, data: TaskData | None = None) -> BaseImageProcessor:
         """Load the checkpoint's image processor."""
         return load_image_processor(checkpoint, model.trust_remote_code)
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from startup_llm.config import DataConfig
 from startup_llm.data.classification import _order_names, read_class_names
 from startup_llm.data.sources import SPLIT_ALIASES, _choose_splits, load_splits
 from startup_llm.data.splits import handle_overlap, make_splits, read_groups, sample_rows
@@ -23,6 +22,7 @@ from startup_llm.tasks.vision.labelled_images import (
     read_bytes,
     read_image,
 )
+from startup_llm.tasks.vision.options import DetectionData
 
 if TYPE_CHECKING:
     import datasets
@@ -68,7 +68,7 @@ class _Source:
     records: list[dict[str, Any]]
 
 
-def load_boxed_images(data: DataConfig) -> TaskData:
+def load_boxed_images(data: DetectionData) -> TaskData:
     """Load images with boxes, look into each, and cut the splits that the source does not give.
 
     An image stays the file that it is; `read_image` turns it as its EXIF says, and so are its boxes, where the source
@@ -94,7 +94,7 @@ def load_boxed_images(data: DataConfig) -> TaskData:
         if not len(splits[split]):
             raise UserError(f"{split} split: none of the {len(images)} images can be used; {found[0]}")
     group_by = "group" if data.group_column else None
-    cut, split_notes = make_splits(datasets.DatasetDict(splits), data, group_by=group_by)
+    cut, split_notes = make_splits(datasets.DatasetDict(splits), data, group_by=group_by, group_name=data.group_column)
     notes += split_notes
     cut, overlap_notes = handle_overlap(cut, data.remove_overlap, "images")
     notes += overlap_notes + _check_categories(cut, source.label_names)
@@ -125,7 +125,7 @@ def _features() -> datasets.Features:
 # Sources -------------------------------------------------------------------------------------------------------------
 
 
-def _load(data: DataConfig) -> _Source:
+def _load(data: DetectionData) -> _Source:
     files = {"train": data.train_file, "validation": data.validation_file, "test": data.test_file}
     named = {split: Path(file) for split, file in files.items() if isinstance(file, str) and file.endswith(".json")}
     if data.data_dir:
@@ -147,7 +147,7 @@ def _load(data: DataConfig) -> _Source:
     return _load_table(data)
 
 
-def _find_coco_files(folder: Path, data: DataConfig) -> dict[str, Path]:
+def _find_coco_files(folder: Path, data: DetectionData) -> dict[str, Path]:
     """Find the annotation file of each split; none where the folder has no JSON file of COCO's form."""
     found: dict[str, Path] = {}
     for path in sorted(
@@ -266,7 +266,7 @@ def _read_size(image: Mapping[str, Any]) -> tuple[int, int] | None:
     return (image["width"], image["height"]) if image.get("width") and image.get("height") else None
 
 
-def _load_table(data: DataConfig) -> _Source:
+def _load_table(data: DetectionData) -> _Source:
     """Read rows with an image and its objects, as the Hub's detection datasets have them."""
     loaded = load_splits(data)
     first = loaded.splits["train"]

@@ -15,8 +15,8 @@ from startup_llm.models.task_model import TaskModel
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from startup_llm.config import ScratchModelConfig
     from startup_llm.models.checkpoints import Checkpoint
+    from startup_llm.tasks.vision.options import ScratchDetector
 
 _HEADS = (
     "class_labels_classifier",
@@ -226,7 +226,7 @@ def compute_detections(logits: np.ndarray, boxes: np.ndarray, classes: int, most
 
 
 def build_scratch_detector(
-    label_names: Sequence[str], model: ScratchModelConfig, attention_kernel: str | None
+    label_names: Sequence[str], model: ScratchDetector, attention_kernel: str | None
 ) -> tuple[Any, TaskModel]:
     """Return an image processor and a small RT-DETR (Zhao et al. 2023) with random weights.
 

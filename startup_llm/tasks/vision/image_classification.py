@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from startup_llm.config import LinearHead
 from startup_llm.evaluation.baselines import predict_majority
 from startup_llm.models.task_model import TaskModel
 from startup_llm.tasks.base import Collator, SingleLabelTask, Truncation
@@ -15,6 +16,7 @@ from startup_llm.tasks.vision.base import PATCH_PIXELS, ImageTask, draw_png, kee
 from startup_llm.tasks.vision.baselines import predict_nearest_pixels
 from startup_llm.tasks.vision.classifier import build_image_classifier
 from startup_llm.tasks.vision.labelled_images import load_labelled_images, read_bytes, read_images
+from startup_llm.tasks.vision.options import LabelledImageData
 from startup_llm.tasks.vision.prediction import ImageLabelPredictor
 from startup_llm.tasks.vision.reference_models import ImageClassifiers
 from startup_llm.tasks.vision.saved_model import SavedImageClassifier
@@ -23,32 +25,24 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import BaseImageProcessor
 
-    from startup_llm.config import DataConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.models.checkpoints import Checkpoint
 
 _SHOWN = 12
 
 
-class ImageClassification(ImageTask, SingleLabelTask):
+class ImageClassification(ImageTask[LabelledImageData, LinearHead], SingleLabelTask[LabelledImageData, LinearHead]):
     """Columns image and label."""
 
     tag = "image-classification"
     example_checkpoint = "google/vit-base-patch16-224-in21k"
-    data_options = (
-        "label_column",
-        "group_column",
-        "remove_overlap",
-        "labels_per_class",
-        "skip_bad",
-    )
     probe = RowProbe()
     predictor_class = ImageLabelPredictor
     saved_model_class = SavedImageClassifier
     reference_models_class = ImageClassifiers
     known_baselines = {"majority": predict_majority, "nearest-pixels": predict_nearest_pixels}  # noqa: RUF012
 
-    def read_data(self, data: DataConfig) -> TaskData:
+    def read_data(self, data: LabelledImageData) -> TaskData:
         """Read, check and split the rows.
 
         Raises:
@@ -61,7 +55,7 @@ class ImageClassification(ImageTask, SingleLabelTask):
         checkpoint: Checkpoint,
         processor: BaseImageProcessor,
         data: TaskData,
-        model: ModelConfig,
+        model: LinearHead,
         attention_kernel: str | None,
     ) -> TaskModel:
         """Load the checkpoint with a classification head on it."""

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from startup_llm.config import DataConfig
 from startup_llm.data.classification import (
     _check_labels_across_splits,
     _check_training_labels,
@@ -23,6 +22,7 @@ from startup_llm.data.sources import EXTENSIONS, SPLIT_ALIASES, LoadedData, load
 from startup_llm.data.splits import handle_overlap, make_splits, read_groups, sample_rows
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError, nearest
+from startup_llm.tasks.vision.options import LabelledImageData
 
 if TYPE_CHECKING:
     import datasets
@@ -38,7 +38,7 @@ _LABEL_COLUMNS = ("label", "labels", "class", "category")
 _SHOWN = 5
 
 
-def load_labelled_images(data: DataConfig) -> TaskData:
+def load_labelled_images(data: LabelledImageData) -> TaskData:
     """Load labelled images, look into each, and cut the splits that the source does not give.
 
     An image stays the file that it is, in the column `image`; `read_image` decodes it.
@@ -73,7 +73,11 @@ def load_labelled_images(data: DataConfig) -> TaskData:
             raise UserError(f"{split} split: none of the {len(rows)} images can be read; {found[0]}")
     _check_training_labels(_count_labels(splits["train"], label_names), label_names, "train split")
     checked, split_notes = make_splits(
-        datasets.DatasetDict(splits), data, stratify_by="label", group_by="group" if data.group_column else None
+        datasets.DatasetDict(splits),
+        data,
+        stratify_by="label",
+        group_by="group" if data.group_column else None,
+        group_name=data.group_column,
     )
     notes += split_notes
     checked, overlap_notes = handle_overlap(checked, data.remove_overlap, "images")
@@ -156,7 +160,7 @@ def read_bytes(value: dict[str, Any] | None) -> bytes:
     return value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()
 
 
-def _load(data: DataConfig) -> LoadedData:
+def _load(data: LabelledImageData) -> LoadedData:
     if data.data_dir:
         folder = Path(data.data_dir)
         if not folder.is_dir():
@@ -253,7 +257,7 @@ def _load_image_folder(folder: Path) -> LoadedData:
     return LoadedData(datasets.DatasetDict(splits), notes, sources)
 
 
-def _find_columns(splits: datasets.DatasetDict, data: DataConfig) -> tuple[str, str]:
+def _find_columns(splits: datasets.DatasetDict, data: LabelledImageData) -> tuple[str, str]:
     """Name the columns of the image and of the label."""
     import datasets
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from startup_llm.config import ModelConfig
 from startup_llm.errors import UserError
 from startup_llm.models.task_model import TaskModel
 from startup_llm.tasks.base import Collator, Truncation
@@ -27,6 +28,7 @@ from startup_llm.tasks.vision.metrics import (
     MEAN_AVERAGE_PRECISION,
     compute_class_scores,
 )
+from startup_llm.tasks.vision.options import DetectionData
 from startup_llm.tasks.vision.prediction import ANSWERED_SCORE, DetectionPredictor
 from startup_llm.tasks.vision.reference_models import Detectors
 from startup_llm.tasks.vision.saved_model import SavedDetector
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import BaseImageProcessor
 
-    from startup_llm.config import DataConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.models.checkpoints import Checkpoint
 
@@ -46,7 +47,7 @@ _SHOWN_PIXELS = 384
 _TRUE_COLOR, _FOUND_COLOR = "#1d5fa8", "#d9601a"
 
 
-class ObjectDetection(ImageTask):
+class ObjectDetection(ImageTask[DetectionData, ModelConfig]):
     """Columns image, width, height and objects.
 
     A target is a class and a box as centre, width and height in shares of the image; -100 fills up. An output is what
@@ -55,12 +56,6 @@ class ObjectDetection(ImageTask):
 
     tag = "object-detection"
     example_checkpoint = "PekingU/rtdetr_r18vd"
-    data_options = (
-        "box_format",
-        "group_column",
-        "remove_overlap",
-        "skip_bad",
-    )
     predictor_class = DetectionPredictor
     saved_model_class = SavedDetector
     computes_loss = True
@@ -71,7 +66,7 @@ class ObjectDetection(ImageTask):
         "components-nearest-pixels": predict_components_nearest_pixels,
     }
 
-    def read_data(self, data: DataConfig) -> TaskData:
+    def read_data(self, data: DetectionData) -> TaskData:
         """Read, check and split the rows.
 
         Raises:

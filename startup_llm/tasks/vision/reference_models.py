@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from startup_llm.errors import UserError
 from startup_llm.models.task_model import TaskModel
 from startup_llm.tasks.reference_models import ReferenceModels
 from startup_llm.tasks.vision.detector import build_scratch_detector
+from startup_llm.tasks.vision.options import ScratchDetector, ScratchImageDnn, ScratchVit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,17 +34,18 @@ class ImageClassifiers(ReferenceModels):
         """Return an image processor of the model's size, and an `ImageDnn` or a `VisionTransformer`.
 
         Both read three channels, grey repeated, as `transformers.pipeline` gives them.
+
+        Raises:
+            UserError: If another model is asked for.
         """
         from startup_llm.models.scratch.dnn import ImageDnn
         from startup_llm.models.scratch.image import build_image_processor, shift_while_training
         from startup_llm.models.scratch.vit import VisionTransformer
 
-        if model.name not in ("dnn", "vit"):
-            raise UserError(f"model.name {model.name}: {self.task.tag} has the reference models dnn and vit")
         classes = len(data.label_names)
-        if model.name == "dnn":
-            network = ImageDnn(model.image_size, 3, classes, model.hidden, model.activation, model.dropout)
-        else:
+        if isinstance(model, ScratchImageDnn):
+            network: Any = ImageDnn(model.image_size, 3, classes, model.hidden, model.activation, model.dropout)
+        elif isinstance(model, ScratchVit):
             network = VisionTransformer(
                 model.image_size,
                 model.patch_size,
@@ -56,6 +57,8 @@ class ImageClassifiers(ReferenceModels):
                 dropout=model.dropout,
                 kernel=attention_kernel,
             )
+        else:
+            return super().build(data, model, attention_kernel)
         shift_while_training(network, model.shift_pixels)
         return build_image_processor(model.image_size), TaskModel(network)
 
@@ -82,6 +85,6 @@ class Detectors(ReferenceModels):
         Raises:
             UserError: If another model is asked for.
         """
-        if model.name != "rt-detr":
-            raise UserError(f"model.name {model.name}: {self.task.tag} has the reference model rt-detr")
+        if not isinstance(model, ScratchDetector):
+            return super().build(data, model, attention_kernel)
         return build_scratch_detector(data.label_names, model, attention_kernel)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from startup_llm.config import DataConfig, ScratchModelConfig
+from startup_llm.config import LabelledTextData
 from startup_llm.errors import UserError
 from startup_llm.models.scratch.dnn import encode_ngrams
 from startup_llm.models.scratch.text import (
@@ -16,6 +16,7 @@ from startup_llm.models.scratch.text import (
     train_tokenizer,
 )
 from startup_llm.tasks import load_task
+from startup_llm.tasks.text_classification.options import ScratchTextTransformer
 
 TEXTS = ["Where is my parcel?", "i forgot my password", "please refund the order"]
 
@@ -67,8 +68,8 @@ def test_the_tokenizer_learns_from_the_training_split_alone(tmp_path):
         rows = [f"{word} number {i},{'ab'[i % 2]}" for i in range(20)]
         (tmp_path / f"{split}.csv").write_text("\n".join(["text,label", *rows]) + "\n")
     task = load_task("text-classification")
-    data = task.load_data(DataConfig(data_dir=str(tmp_path), validation_fraction=0))
-    model = ScratchModelConfig(name="transformer", width=16, layers=1, heads=2, vocab_size=500)
+    data = task.load_data(LabelledTextData(data_dir=str(tmp_path), validation_fraction=0))
+    model = ScratchTextTransformer(name="transformer", width=16, layers=1, heads=2, vocab_size=500)
     tokenizer, _ = task.reference_models.build(data, model, "eager")
     assert "parcel" in tokenizer.get_vocab()
     assert "quixotic" not in tokenizer.get_vocab()

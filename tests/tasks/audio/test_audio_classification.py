@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from sounds import TUNES, write_digits, write_sounds
 
-from startup_llm.config import DataConfig, ModelConfig, ScratchModelConfig
 from startup_llm.errors import UserError
 from startup_llm.models.checkpoints import load_checkpoint
 from startup_llm.tasks import load_task
 from startup_llm.tasks.audio.baselines import predict_mel_statistics_svm
+from startup_llm.tasks.audio.options import AudioClassificationModel, LabelledRecordingData, ScratchConformer
 from startup_llm.training.inference import extract_features
 from startup_llm.training.speed import SpeedPlan
 
@@ -63,9 +63,9 @@ def test_a_saved_conformer_classifies_as_the_pipeline_does(sounds, tmp_path):
     import torch
 
     task = load_task(TAG)
-    data = task.load_data(DataConfig(data_dir=str(sounds)))
+    data = task.load_data(LabelledRecordingData(data_dir=str(sounds)))
     torch.manual_seed(0)
-    small = ScratchModelConfig(name="conformer", width=32, layers=1, heads=2)
+    small = ScratchConformer(name="conformer", width=32, layers=1, heads=2)
     processor, built = task.reference_models.build(data, small, "eager")
     task.reference_models.save(built.model, processor, data, tmp_path)
     model, processor = task.saved_model.load(str(tmp_path)).eval(), task.saved_model.load_processor(str(tmp_path))
@@ -78,8 +78,8 @@ def test_a_saved_conformer_classifies_as_the_pipeline_does(sounds, tmp_path):
 
 def test_features_of_a_recording_are_the_same_whatever_its_batch_was_padded_to(checkpoints, sounds):
     task = load_task(TAG)
-    data = task.load_data(DataConfig(data_dir=str(sounds)))
-    settings = ModelConfig(checkpoint=str(checkpoints / "wav2vec2"))
+    data = task.load_data(LabelledRecordingData(data_dir=str(sounds)))
+    settings = AudioClassificationModel(checkpoint=str(checkpoints / "wav2vec2"))
     checkpoint = load_checkpoint(settings)
     processor = task.load_processor(checkpoint, settings)
     model = task.build_model(checkpoint, processor, data, settings, "eager").model
@@ -148,12 +148,12 @@ def test_the_config_of_minds14_trains_an_adapter_on_the_hub_s_own_columns(checkp
 
 def test_every_head_beside_the_body_is_saved_with_an_adapter(sounds, checkpoints):
     task = load_task(TAG)
-    data = task.load_data(DataConfig(data_dir=str(sounds)))
+    data = task.load_data(LabelledRecordingData(data_dir=str(sounds)))
     heads = {}
     for name in ("ast", "wav2vec2"):
-        checkpoint = load_checkpoint(ModelConfig(checkpoint=str(checkpoints / name)))
-        processor = task.load_processor(checkpoint, ModelConfig())
-        built = task.build_model(checkpoint, processor, data, ModelConfig(), None)
+        checkpoint = load_checkpoint(AudioClassificationModel(checkpoint=str(checkpoints / name)))
+        processor = task.load_processor(checkpoint, AudioClassificationModel())
+        built = task.build_model(checkpoint, processor, data, AudioClassificationModel(), None)
         heads[name] = set(built.head_modules)
     assert heads == {"ast": {"classifier"}, "wav2vec2": {"projector", "classifier"}}
 
@@ -164,8 +164,8 @@ def test_a_spectrogram_is_warped_in_training_alone(sounds):
     from startup_llm.tasks.audio.speech_models import warp_spectra
 
     task = load_task(TAG)
-    data = task.load_data(DataConfig(data_dir=str(sounds)))
-    small = ScratchModelConfig(name="conformer", width=32, layers=1, heads=2, dropout=0.0)
+    data = task.load_data(LabelledRecordingData(data_dir=str(sounds)))
+    small = ScratchConformer(name="conformer", width=32, layers=1, heads=2, dropout=0.0)
     torch.manual_seed(0)
     processor, built = task.reference_models.build(data, small, "eager")
     rows = task.encode(data.splits["test"], processor)[0].remove_columns(["labels", "length", "_row"]).to_list()[:2]
@@ -182,21 +182,21 @@ def test_a_spectrogram_is_warped_in_training_alone(sounds):
 
 def test_warping_a_model_of_samples_is_refused(sounds, checkpoints):
     task = load_task(TAG)
-    data = task.load_data(DataConfig(data_dir=str(sounds)))
-    checkpoint = load_checkpoint(ModelConfig(checkpoint=str(checkpoints / "wav2vec2")))
-    processor = task.load_processor(checkpoint, ModelConfig())
+    data = task.load_data(LabelledRecordingData(data_dir=str(sounds)))
+    checkpoint = load_checkpoint(AudioClassificationModel(checkpoint=str(checkpoints / "wav2vec2")))
+    processor = task.load_processor(checkpoint, AudioClassificationModel())
     with pytest.raises(UserError, match="this checkpoint reads samples, not a spectrogram"):
-        task.build_model(checkpoint, processor, data, ModelConfig(warp_spectrum=True), None)
+        task.build_model(checkpoint, processor, data, AudioClassificationModel(warp_spectrum=True), None)
 
 
 def test_a_checkpoint_that_cannot_hear_is_refused(sounds, tiny_checkpoint):
     task = load_task(TAG)
-    checkpoint = load_checkpoint(ModelConfig(checkpoint=str(tiny_checkpoint("bert"))))
+    checkpoint = load_checkpoint(AudioClassificationModel(checkpoint=str(tiny_checkpoint("bert"))))
     with pytest.raises(UserError, match="no usable feature extractor"):
-        task.load_processor(checkpoint, ModelConfig())
-    data = task.load_data(DataConfig(data_dir=str(sounds)))
+        task.load_processor(checkpoint, AudioClassificationModel())
+    data = task.load_data(LabelledRecordingData(data_dir=str(sounds)))
     with pytest.raises(UserError, match="type bert, which has no audio classifier"):
-        task.build_model(checkpoint, None, data, ModelConfig(), None)
+        task.build_model(checkpoint, None, data, AudioClassificationModel(), None)
 
 
 def test_a_broken_question_is_named(tmp_path):
@@ -207,6 +207,6 @@ def test_a_broken_question_is_named(tmp_path):
 
 
 def test_statistics_of_the_spectrogram_tell_tunes_apart(sounds):
-    data = load_task(TAG).load_data(DataConfig(data_dir=str(sounds)))
+    data = load_task(TAG).load_data(LabelledRecordingData(data_dir=str(sounds)))
     found = predict_mel_statistics_svm(data.splits, data)
     assert np.mean(found == np.asarray(data.splits["test"]["label"])) > 0.8

@@ -7,15 +7,15 @@ import pytest
 import soundfile
 from sounds import write_sounds
 
-from startup_llm.config import DataConfig
 from startup_llm.data.task_data import compute_rows_sha256
 from startup_llm.errors import UserError
+from startup_llm.tasks.audio.options import LabelledRecordingData, TranscribedRecordingData
 from startup_llm.tasks.audio.recordings import load_labelled_recordings, load_transcribed_recordings, read_recordings
 
 
 def test_class_folders_give_labels(tmp_path):
     write_sounds(tmp_path, 10, classes=True)
-    data = load_labelled_recordings(DataConfig(data_dir=str(tmp_path)))
+    data = load_labelled_recordings(LabelledRecordingData(data_dir=str(tmp_path)))
     assert data.label_names == ("down", "low", "up")
     assert {name: len(rows) for name, rows in data.splits.items()} == {"train": 22, "validation": 2, "test": 6}
     assert set(data.splits["test"]["label"]) == {0, 1, 2}
@@ -27,18 +27,18 @@ def test_class_folders_give_labels(tmp_path):
 def test_split_folders_are_kept(tmp_path):
     for split, count in (("train", 6), ("test", 2)):
         write_sounds(tmp_path / split, count, classes=True)
-    data = load_labelled_recordings(DataConfig(data_dir=str(tmp_path), validation_fraction=0.0))
+    data = load_labelled_recordings(LabelledRecordingData(data_dir=str(tmp_path), validation_fraction=0.0))
     assert {name: len(rows) for name, rows in data.splits.items()} == {"train": 18, "test": 6}
     assert any("6 training recordings stand in the test split too" in note for note in data.notes)
     cleaned = load_labelled_recordings(
-        DataConfig(data_dir=str(tmp_path), validation_fraction=0.0, remove_overlap=True)
+        LabelledRecordingData(data_dir=str(tmp_path), validation_fraction=0.0, remove_overlap=True)
     )
     assert len(cleaned.splits["train"]) == 12
 
 
 def test_columns_stand_in_file_names_and_cut_the_splits(tmp_path):
     write_sounds(tmp_path, 10)
-    config = DataConfig(
+    config = TranscribedRecordingData(
         data_dir=str(tmp_path),
         file_name_columns="{word}_{speaker}_{take}",
         text_column="word",
@@ -55,7 +55,7 @@ def test_columns_stand_in_file_names_and_cut_the_splits(tmp_path):
 
 def test_a_speaker_stands_on_one_side(tmp_path):
     write_sounds(tmp_path, 10)
-    config = DataConfig(
+    config = LabelledRecordingData(
         data_dir=str(tmp_path),
         file_name_columns="{word}_{speaker}_{take}",
         label_column="word",
@@ -78,7 +78,7 @@ def test_metadata_tells_the_texts(tmp_path, kind):
     else:
         lines = [json.dumps(row) for row in rows]
     (tmp_path / f"metadata.{kind}").write_text("\n".join(lines) + "\n")
-    data = load_transcribed_recordings(DataConfig(data_dir=str(tmp_path)))
+    data = load_transcribed_recordings(TranscribedRecordingData(data_dir=str(tmp_path)))
     assert sum(map(len, data.splits.values())) == 12
     assert all(row["text"] in row["audio"]["path"] for rows in data.splits.values() for row in rows)
 
@@ -87,7 +87,7 @@ def test_a_table_s_paths_start_from_its_folder(tmp_path):
     paths = write_sounds(tmp_path / "deep", 4)
     file = tmp_path / "rows.jsonl"
     file.write_text("\n".join(json.dumps({"path": f"deep/{p.name}", "text": p.name.split("_")[0]}) for p in paths))
-    data = load_transcribed_recordings(DataConfig(train_file=str(file)))
+    data = load_transcribed_recordings(TranscribedRecordingData(train_file=str(file)))
     assert sum(map(len, data.splits.values())) == 12
 
 
@@ -103,7 +103,7 @@ def test_a_hub_dataset_s_audio_column_is_not_decoded_by_datasets(tmp_path):
     (tmp_path / "hub").mkdir()
     table = datasets.Dataset.from_dict(rows).cast_column("audio", datasets.Audio(decode=False))
     table.to_parquet(tmp_path / "hub" / "train.parquet")
-    data = load_transcribed_recordings(DataConfig(data_dir=str(tmp_path / "hub")))
+    data = load_transcribed_recordings(TranscribedRecordingData(data_dir=str(tmp_path / "hub")))
     assert sum(map(len, data.splits.values())) == 12
     sound = next(read_recordings(data.splits["test"], 16_000))
     assert len(sound) == round(16_000 * data.splits["test"]["seconds"][0])
@@ -113,7 +113,7 @@ def test_rows_count_by_their_files_bytes_not_by_their_paths(tmp_path):
     digests = set()
     for name in "xy":
         write_sounds(tmp_path / name, 4, classes=True)
-        data = load_labelled_recordings(DataConfig(data_dir=str(tmp_path / name)))
+        data = load_labelled_recordings(LabelledRecordingData(data_dir=str(tmp_path / name)))
         digests.add(compute_rows_sha256(data.splits["test"]))
     assert len(digests) == 1
 
@@ -125,13 +125,13 @@ def test_bad_recordings_are_named_with_row_and_path_or_left_out(tmp_path):
     cut = tmp_path / "up" / "up_b_1.wav"
     cut.write_bytes(cut.read_bytes()[:-2000])
     with pytest.raises(UserError) as caught:
-        load_labelled_recordings(DataConfig(data_dir=str(tmp_path)))
+        load_labelled_recordings(LabelledRecordingData(data_dir=str(tmp_path)))
     message = str(caught.value)
     assert "train split: 3 of 18 recordings cannot be used" in message
     assert f"row 7 ({tmp_path}/low/low_a_0.wav): 0 bytes" in message
     assert f"row 13 ({tmp_path}/up/up_a_0.wav): silence" in message
     assert "up_b_1.wav): cut short" in message
-    data = load_labelled_recordings(DataConfig(data_dir=str(tmp_path), skip_bad=True))
+    data = load_labelled_recordings(LabelledRecordingData(data_dir=str(tmp_path), skip_bad=True))
     assert sum(map(len, data.splits.values())) == 15
     assert any("they are left out" in note for note in data.notes)
 
@@ -159,7 +159,7 @@ def test_bad_recordings_are_named_with_row_and_path_or_left_out(tmp_path):
 def test_what_is_wrong_with_a_folder_is_named(tmp_path, options, message):
     write_sounds(tmp_path, 2)
     with pytest.raises(UserError) as caught:
-        load_transcribed_recordings(DataConfig(data_dir=str(tmp_path), **options))
+        load_transcribed_recordings(TranscribedRecordingData(data_dir=str(tmp_path), **options))
     assert message in str(caught.value)
 
 
@@ -168,13 +168,13 @@ def test_a_missing_file_and_an_empty_text_are_named(tmp_path):
     file = tmp_path / "rows.csv"
     file.write_text("file_name,text\n" + f"{paths[0].name},low\nnowhere.wav,up\n")
     with pytest.raises(UserError, match=r"row 2 \(.*nowhere.wav\): no such file"):
-        load_transcribed_recordings(DataConfig(train_file=str(file)))
+        load_transcribed_recordings(TranscribedRecordingData(train_file=str(file)))
     file.write_text("file_name,text\n" + f"{paths[0].name},low\n,up\n")
     with pytest.raises(UserError, match="row 2: names no file"):
-        load_transcribed_recordings(DataConfig(train_file=str(file)))
+        load_transcribed_recordings(TranscribedRecordingData(train_file=str(file)))
     file.write_text("file_name,text\n" + f"{paths[0].name},low\n{paths[1].name},\n")
     with pytest.raises(UserError, match=r"train row 2: the column 'text' is empty; .*--data.skip_bad"):
-        load_transcribed_recordings(DataConfig(train_file=str(file)))
+        load_transcribed_recordings(TranscribedRecordingData(train_file=str(file)))
 
 
 def test_a_recording_without_its_text_is_left_out_where_that_is_asked_for(tmp_path):
@@ -183,7 +183,7 @@ def test_a_recording_without_its_text_is_left_out_where_that_is_asked_for(tmp_pa
     texts = ["" if place == 2 else f"text {place}" for place in range(len(paths))]
     lines = [f"{path.name},{text}" for path, text in zip(paths, texts, strict=True)]
     file.write_text("\n".join(["file_name,text", *lines]) + "\n")
-    data = load_transcribed_recordings(DataConfig(train_file=str(file), skip_bad=True))
+    data = load_transcribed_recordings(TranscribedRecordingData(train_file=str(file), skip_bad=True))
     kept = [pair for rows in data.splits.values() for pair in zip(rows["row"], rows["text"], strict=True)]
     assert sorted(kept) == [(place + 1, text) for place, text in enumerate(texts) if text]
     assert "1 train recordings were left out (rows 3; the first: the column 'text' is empty)." in data.notes
@@ -191,7 +191,7 @@ def test_a_recording_without_its_text_is_left_out_where_that_is_asked_for(tmp_pa
 
 @pytest.mark.real_data
 def test_spoken_digits_are_read_whole(real_data):
-    config = DataConfig(
+    config = LabelledRecordingData(
         data_dir=str(real_data / "fsdd" / "recordings"),
         file_name_columns="{digit}_{speaker}_{take}",
         label_column="digit",

@@ -10,11 +10,16 @@ import numpy as np
 import pytest
 from sounds import TUNES, write_digits, write_sounds
 
-from startup_llm.config import DataConfig, ModelConfig, ScratchModelConfig
 from startup_llm.errors import UserError
 from startup_llm.evaluation.baselines import predict_baselines
 from startup_llm.models.checkpoints import load_checkpoint
 from startup_llm.tasks import load_task
+from startup_llm.tasks.audio.options import (
+    ScratchConformer,
+    ScratchWhisper,
+    SpeechRecognitionModel,
+    TranscribedRecordingData,
+)
 from startup_llm.tasks.base import find_metric
 
 ROOT = Path(__file__).parents[3]
@@ -57,7 +62,7 @@ def checkpoints(tmp_path_factory, sounds):
         )  # fmt: skip
         Wav2Vec2ForCTC(config).save_pretrained(folder / f"wav2vec2-{norm}")
         Wav2Vec2Processor(extractor, tokenizer).save_pretrained(folder / f"wav2vec2-{norm}")
-    small = ScratchModelConfig(name="whisper", width=32, layers=1, heads=2)
+    small = ScratchWhisper(width=32, layers=1, heads=2)
     processor, built = build_scratch_whisper(list(TUNES), 0.6, small, "eager")
     built.model.save_pretrained(folder / "whisper")
     processor.save_pretrained(folder / "whisper")
@@ -200,22 +205,24 @@ def test_a_checkpoint_of_many_languages_is_measured_as_it_is_without_being_told_
 
 def test_a_language_is_asked_for_where_there_are_many_and_refused_where_there_is_one(sounds, checkpoints, tmp_path):
     task = load_task(TAG)
-    plain = load_checkpoint(ModelConfig(checkpoint=str(checkpoints / "whisper")))
+    plain = load_checkpoint(SpeechRecognitionModel(checkpoint=str(checkpoints / "whisper")))
     with pytest.raises(UserError, match=r"model.language english: checkpoint .* knows one language"):
-        task.load_processor(plain, ModelConfig(language="english"))
+        task.load_processor(plain, SpeechRecognitionModel(language="english"))
     shutil.copytree(checkpoints / "whisper", tmp_path / "many")
     make_multilingual(tmp_path / "many")
-    many = load_checkpoint(ModelConfig(checkpoint=str(tmp_path / "many")))
-    processor = task.load_processor(many, ModelConfig())
+    many = load_checkpoint(SpeechRecognitionModel(checkpoint=str(tmp_path / "many")))
+    processor = task.load_processor(many, SpeechRecognitionModel())
     with pytest.raises(UserError, match=r"knows many languages; name yours: --model.language english"):
-        task.build_model(many, processor, encode(task, processor, sounds)[0], ModelConfig(), None)
+        task.build_model(many, processor, encode(task, processor, sounds)[0], SpeechRecognitionModel(), None)
     with pytest.raises(UserError, match=r"model.language klingon"):
-        task.load_processor(many, ModelConfig(language="klingon"))
+        task.load_processor(many, SpeechRecognitionModel(language="klingon"))
 
 
 def encode(task, processor, sounds, **options):
     data = task.load_data(
-        DataConfig(data_dir=str(sounds), file_name_columns="{word}_{speaker}_{take}", text_column="word", **options)
+        TranscribedRecordingData(
+            data_dir=str(sounds), file_name_columns="{word}_{speaker}_{take}", text_column="word", **options
+        )
     )
     return data, task.encode(data.splits["train"], processor)[0]
 
@@ -225,9 +232,11 @@ def load_speech(sounds, folder):
     import torch
 
     task = load_task(TAG)
-    config = DataConfig(data_dir=str(sounds), file_name_columns="{word}_{speaker}_{take}", text_column="word")
+    config = TranscribedRecordingData(
+        data_dir=str(sounds), file_name_columns="{word}_{speaker}_{take}", text_column="word"
+    )
     torch.manual_seed(0)
-    small = ScratchModelConfig(name="conformer", width=32, layers=1, heads=2)
+    small = ScratchConformer(width=32, layers=1, heads=2)
     processor, built = task.reference_models.build(task.load_data(config), small, "eager")
     task.reference_models.save(built.model, processor, None, folder)
     return load(folder.parent, folder.name)
@@ -235,8 +244,12 @@ def load_speech(sounds, folder):
 
 def load(checkpoints, name):
     task = load_task(TAG)
-    checkpoint = load_checkpoint(ModelConfig(checkpoint=str(checkpoints / name)))
-    return task, task.load_processor(checkpoint, ModelConfig()), task.saved_model.load(str(checkpoint.path)).eval()
+    checkpoint = load_checkpoint(SpeechRecognitionModel(checkpoint=str(checkpoints / name)))
+    return (
+        task,
+        task.load_processor(checkpoint, SpeechRecognitionModel()),
+        task.saved_model.load(str(checkpoint.path)).eval(),
+    )
 
 
 @pytest.mark.parametrize("name", ["wav2vec2-layer", "wav2vec2-group"])
@@ -317,16 +330,16 @@ def test_a_checkpoint_that_was_never_taught_to_write_learns_the_training_texts_l
             shutil.copy(checkpoints / "wav2vec2-layer" / name, tmp_path)
     task = load_task(TAG)
     data = task.load_data(
-        DataConfig(
+        TranscribedRecordingData(
             data_dir=str(sounds), file_name_columns="{word}_{speaker}_{take}", text_column="word",
             value_names={"up": "höher", "low": "a b"},
         )
     )  # fmt: skip
-    checkpoint = load_checkpoint(ModelConfig(checkpoint=str(tmp_path)))
-    processor = task.load_processor(checkpoint, ModelConfig(), data)
+    checkpoint = load_checkpoint(SpeechRecognitionModel(checkpoint=str(tmp_path)))
+    processor = task.load_processor(checkpoint, SpeechRecognitionModel(), data)
     letters = set(processor.tokenizer.get_vocab())
     assert letters == {"<pad>", "<unk>", "|", *"höher", *"ab", *"down"}
-    built = task.build_model(checkpoint, processor, data, ModelConfig(), None)
+    built = task.build_model(checkpoint, processor, data, SpeechRecognitionModel(), None)
     assert built.model.lm_head.out_features == len(letters)
     assert built.load_arguments["vocab_size"] == len(letters)
     assert processor.tokenizer.decode(processor.tokenizer("a b")["input_ids"]) == "a b"
@@ -335,12 +348,16 @@ def test_a_checkpoint_that_was_never_taught_to_write_learns_the_training_texts_l
 def test_a_checkpoint_that_cannot_write_or_hear_is_refused(checkpoints, tiny_checkpoint, tmp_path):
     task = load_task(TAG)
     with pytest.raises(UserError, match=r"no usable feature extractor in .*bert"):
-        task.load_processor(load_checkpoint(ModelConfig(checkpoint=str(tiny_checkpoint("bert")))), ModelConfig())
+        task.load_processor(
+            load_checkpoint(SpeechRecognitionModel(checkpoint=str(tiny_checkpoint("bert")))), SpeechRecognitionModel()
+        )
     for name in ("config.json", "model.safetensors", "preprocessor_config.json", "processor_config.json"):
         if (checkpoints / "whisper" / name).is_file():
             shutil.copy(checkpoints / "whisper" / name, tmp_path)
     with pytest.raises(UserError, match="has no tokenizer, so it cannot write"):
-        task.load_processor(load_checkpoint(ModelConfig(checkpoint=str(tmp_path))), ModelConfig())
+        task.load_processor(
+            load_checkpoint(SpeechRecognitionModel(checkpoint=str(tmp_path))), SpeechRecognitionModel()
+        )
 
 
 def test_word_and_character_errors_are_jiwer_s_on_a_thousand_random_texts():
@@ -358,7 +375,7 @@ def test_word_and_character_errors_are_jiwer_s_on_a_thousand_random_texts():
 
 
 def test_the_most_frequent_text_is_the_baseline(sounds):
-    config = DataConfig(
+    config = TranscribedRecordingData(
         data_dir=str(sounds),
         file_name_columns="{word}_{speaker}_{take}",
         text_column="word",

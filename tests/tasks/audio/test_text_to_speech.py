@@ -11,12 +11,13 @@ import torch
 from sounds import TUNES, make_sound, write_digits, write_sounds
 from transformers import SpeechT5FeatureExtractor
 
-from startup_llm.config import DataConfig, ModelConfig, ScratchModelConfig
+from startup_llm.config import ModelConfig
 from startup_llm.errors import UserError
 from startup_llm.models.checkpoints import load_checkpoint
 from startup_llm.tasks import load_task
 from startup_llm.tasks.audio.griffin_lim import GriffinLim
 from startup_llm.tasks.audio.metrics import MEL_DISTANCE
+from startup_llm.tasks.audio.options import ScratchSpeechT5, ScratchWhisper, TranscribedRecordingData
 from startup_llm.tasks.audio.sound_files import read_audio
 from startup_llm.tasks.audio.spectrograms import compute_speech_frames
 from startup_llm.tasks.audio.speech_models import build_scratch_whisper
@@ -53,7 +54,7 @@ def test_the_config_of_spoken_digits_teaches_a_speecht5_to_speak(tmp_path, run_r
     assert len(rows) == 1 + results["test"]["rows"]
     assert np.abs(read_audio((run / "speech" / "0000.wav").read_bytes())).max() > 0.01
 
-    listener = build_scratch_whisper(list(TUNES), 1, ScratchModelConfig(name="whisper", width=32, heads=2), None)
+    listener = build_scratch_whisper(list(TUNES), 1, ScratchWhisper(width=32, heads=2), None)
     for part in (listener[0], listener[1].model):  # never taught: what it hears is wrong, and counted
         part.save_pretrained(tmp_path / "listener")
     run_well(
@@ -78,10 +79,10 @@ def test_the_config_of_spoken_digits_teaches_a_speecht5_to_speak(tmp_path, run_r
 def test_lora_on_a_speecht5_reloads(tmp_path, run_recipe):
     write_sounds(tmp_path / "sounds", 4)
     task = load_task(TAG)
-    config = DataConfig(
+    config = TranscribedRecordingData(
         data_dir=str(tmp_path / "sounds"), file_name_columns="{word}_{speaker}_{take}", text_column="word"
     )
-    small = ScratchModelConfig(name="speecht5", width=32, layers=1, heads=2)
+    small = ScratchSpeechT5(width=32, layers=1, heads=2)
     torch.manual_seed(0)
     processor, built = task.reference_models.build(task.load_data(config), small, "eager")
     task.reference_models.save(built.model, processor, None, tmp_path / "checkpoint")
@@ -110,8 +111,8 @@ def test_the_config_of_lj_speech_trains_every_weight_on_the_hub_s_own_columns(tm
     (tmp_path / "rows").mkdir()
     table.to_parquet(tmp_path / "rows" / "train.parquet")
     task = load_task(TAG)
-    small = ScratchModelConfig(name="speecht5", width=32, layers=1, heads=2)
-    config = DataConfig(data_dir=str(tmp_path / "rows"), text_column="normalized_text")
+    small = ScratchSpeechT5(width=32, layers=1, heads=2)
+    config = TranscribedRecordingData(data_dir=str(tmp_path / "rows"), text_column="normalized_text")
     torch.manual_seed(0)
     processor, built = task.reference_models.build(task.load_data(config), small, "eager")
     task.reference_models.save(built.model, processor, None, tmp_path / "checkpoint")

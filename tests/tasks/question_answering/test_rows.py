@@ -6,8 +6,8 @@ import re
 import datasets
 import pytest
 
-from startup_llm.config import DataConfig
 from startup_llm.errors import UserError
+from startup_llm.tasks.question_answering.options import QuestionData
 from startup_llm.tasks.question_answering.rows import count_unanswerable, load_extractive_questions
 
 CONTEXT = "  Zoë Müller lebt in Köln. Zoë is 42 – or 43."
@@ -46,7 +46,7 @@ def flat(number, text="Köln", start=None):
 
 
 def load(file, **options):
-    return load_extractive_questions(DataConfig(train_file=file, **options))
+    return load_extractive_questions(QuestionData(train_file=file, **options))
 
 
 @pytest.mark.parametrize("indent", [None, 2])
@@ -213,7 +213,7 @@ def test_folds_by_article_are_all_rows_and_share_no_article(tmp_path):
 @pytest.mark.real_data
 def test_xquad_has_every_answer_at_its_place(real_data):
     options = {"data_dir": str(real_data / "xquad"), "train_split": "xquad.en", "group_column": "title"}
-    data = load_extractive_questions(DataConfig(**options, validation_fraction=0.0))
+    data = load_extractive_questions(QuestionData(**options, validation_fraction=0.0))
     rows = datasets.concatenate_datasets(list(data.splits.values()))
     assert len(rows) == 1190
     assert not any("moved" in note for note in data.notes)

@@ -11,11 +11,11 @@ import pytest
 import yaml
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
-from startup_llm.config import DataConfig, ModelConfig
 from startup_llm.errors import UserError
 from startup_llm.models.checkpoints import load_checkpoint
 from startup_llm.tasks import load_task
 from startup_llm.tasks.checkpoint import load_task_checkpoint
+from startup_llm.tasks.question_answering.options import QuestionAnsweringModel, QuestionData
 
 ROOT = Path(__file__).parents[3]
 CONFIGS = ROOT / "recipes" / "configs"
@@ -169,7 +169,7 @@ def test_a_threshold_is_kept_with_the_model_and_moves_the_choice(taught, tmp_pat
     folder, rows, _ = taught
     task = load_task("question-answering")
     data = task.load_data(
-        DataConfig(
+        QuestionData(
             train_file=str(folder / "rows.jsonl"), test_file=str(folder / "rows.jsonl"), validation_fraction=0.0
         )
     )
@@ -203,10 +203,10 @@ def test_each_architecture_learns_the_places_through_its_own_head(tiny_checkpoin
     import torch
 
     task = load_task("question-answering")
-    checkpoint = load_checkpoint(ModelConfig(checkpoint=str(tiny_checkpoint(architecture))))
-    data = task.load_data(DataConfig(train_file=str(write_lines(tmp_path / "rows.jsonl", build_rows(20)))))
-    tokenizer = task.load_processor(checkpoint, ModelConfig())
-    built = task.build_model(checkpoint, tokenizer, data, ModelConfig(), "sdpa")
+    checkpoint = load_checkpoint(QuestionAnsweringModel(checkpoint=str(tiny_checkpoint(architecture))))
+    data = task.load_data(QuestionData(train_file=str(write_lines(tmp_path / "rows.jsonl", build_rows(20)))))
+    tokenizer = task.load_processor(checkpoint, QuestionAnsweringModel())
+    built = task.build_model(checkpoint, tokenizer, data, QuestionAnsweringModel(), "sdpa")
     assert {"qa_outputs", "classifier"} & set(built.head_modules)
     assert not any(name.startswith(built.model.base_model_prefix) for name in built.head_modules)
     encoded, _ = task.encode(data.splits["train"].select(range(4)), tokenizer)
@@ -310,7 +310,10 @@ def test_a_hub_data_set_of_test_rows_alone_is_measured_whole(taught, run_recipe,
     [
         (["--method", "probe"], "--method probe: question-answering has no linear probe; use lora or full"),
         (["--model.max_length_tokens", 12], "a window of 12 tokens has no room"),
-        (["--data.packing", "true"], "data.packing True: question-answering does not use it; leave it out"),
+        (
+            ["--data.packing", "true"],
+            "unknown option data.packing for question-answering; it belongs to text-generation",
+        ),
         (["--evaluation.decides", "accuracy"], "accuracy is not measured here; choose one of squad_f1"),
     ],
 )
@@ -325,21 +328,23 @@ def test_a_mistake_is_one_line(run_recipe, tiny_checkpoint, tmp_path, words, mes
 
 def test_a_checkpoint_that_cannot_point_at_tokens_is_refused(tiny_checkpoint):
     task = load_task("question-answering")
-    checkpoint = load_checkpoint(ModelConfig(checkpoint=str(tiny_checkpoint("gpt2"))))
+    checkpoint = load_checkpoint(QuestionAnsweringModel(checkpoint=str(tiny_checkpoint("gpt2"))))
     with pytest.raises(UserError, match="has no \\[CLS\\] token, by which spans are found"):
-        task.load_processor(checkpoint, ModelConfig())
+        task.load_processor(checkpoint, QuestionAnsweringModel())
     rows = datasets.Dataset.from_dict({"answers": [["x"]]})
     from startup_llm.data.task_data import TaskData
 
-    checkpoint = load_checkpoint(ModelConfig(checkpoint=str(tiny_checkpoint("gemma"))))
+    checkpoint = load_checkpoint(QuestionAnsweringModel(checkpoint=str(tiny_checkpoint("gemma"))))
     with pytest.raises(UserError, match="type gemma, which has no question answerer"):
-        task.build_model(checkpoint, None, TaskData(datasets.DatasetDict({"train": rows})), ModelConfig(), None)
+        task.build_model(
+            checkpoint, None, TaskData(datasets.DatasetDict({"train": rows})), QuestionAnsweringModel(), None
+        )
 
 
 def test_labels_point_at_the_answer_of_the_window_that_holds_it(tiny_checkpoint):
     task = load_task("question-answering")
-    checkpoint = load_checkpoint(ModelConfig(checkpoint=str(tiny_checkpoint("roberta"))))
-    tokenizer = task.load_processor(checkpoint, ModelConfig(max_length_tokens=48))
+    checkpoint = load_checkpoint(QuestionAnsweringModel(checkpoint=str(tiny_checkpoint("roberta"))))
+    tokenizer = task.load_processor(checkpoint, QuestionAnsweringModel(max_length_tokens=48))
     context = "the order " * 30 + "is here " + "please refund " * 30
     start = context.index("here")
     rows = datasets.Dataset.from_dict(
@@ -362,9 +367,11 @@ def test_xquad_s_answers_survive_minilm_s_tokens_and_baselines_score_as_known(re
 
     task = load_task("question-answering")
     config = yaml.safe_load((CONFIGS / "xquad_lora.yaml").read_text())["data"]
-    data = task.load_data(DataConfig(**{**config, "data_dir": str(real_data / "xquad")}))
+    data = task.load_data(QuestionData(**{**config, "data_dir": str(real_data / "xquad")}))
     assert len(data.splits["train"]) + len(data.splits["test"]) == 1190
-    tokenizer = task.load_processor(load_task_checkpoint(task, ModelConfig()), ModelConfig(max_length_tokens=128))
+    tokenizer = task.load_processor(
+        load_task_checkpoint(task, QuestionAnsweringModel()), QuestionAnsweringModel(max_length_tokens=128)
+    )
     rows = datasets.concatenate_datasets(list(data.splits.values()))
     encoded, truncation = task.encode(rows, tokenizer)
     assert truncation.rows == 0

@@ -9,7 +9,6 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import CoSENTLoss, MultipleNegativesRankingLoss
 
-from startup_llm.config import DataConfig, ModelConfig
 from startup_llm.errors import UserError
 from startup_llm.models.checkpoints import load_checkpoint
 from startup_llm.tasks import load_task
@@ -18,6 +17,7 @@ from startup_llm.tasks.sentence_similarity.model import (
     compute_cosent_loss,
     compute_ranking_loss,
 )
+from startup_llm.tasks.sentence_similarity.options import SentenceModel, SimilarityData
 
 TEXTS = ["where is my parcel", "please refund the money for this order", "reset"]
 
@@ -80,7 +80,7 @@ def test_the_cosent_loss_is_sentence_transformers_own():
 @pytest.mark.parametrize(("pooling", "model_type"), [("mean", "bert"), ("cls", "roberta"), ("last", "gpt2")])
 def test_sentence_transformers_makes_the_same_vectors_of_what_is_saved(pooling, model_type, tiny_checkpoint, tmp_path):
     task = load_task("sentence-similarity")
-    config = ModelConfig(checkpoint=str(tiny_checkpoint(model_type)), pooling=pooling, max_length_tokens=8)
+    config = SentenceModel(checkpoint=str(tiny_checkpoint(model_type)), pooling=pooling, max_length_tokens=8)
     checkpoint = load_checkpoint(config)
     processor = task.load_processor(checkpoint, config)
     built = build_sentence_encoder(checkpoint, processor)
@@ -108,7 +108,7 @@ def test_the_vectors_are_the_same_where_sentence_transformers_is_missing(tiny_ch
 
     import datasets
 
-    task, config = load_task("sentence-similarity"), ModelConfig(checkpoint=str(tiny_checkpoint("bert")))
+    task, config = load_task("sentence-similarity"), SentenceModel(checkpoint=str(tiny_checkpoint("bert")))
     checkpoint = load_checkpoint(config)
     processor = task.load_processor(checkpoint, config)
     build_sentence_encoder(checkpoint, processor).model.save_pretrained(tmp_path)
@@ -123,7 +123,7 @@ def test_the_vectors_are_the_same_where_sentence_transformers_is_missing(tiny_ch
 def test_a_checkpoint_that_makes_its_vectors_otherwise_is_refused(tiny_checkpoint, tmp_path):
     task, folder = load_task("sentence-similarity"), tmp_path / "model"
     shutil.copytree(tiny_checkpoint("bert"), folder)
-    config = ModelConfig(checkpoint=str(folder))
+    config = SentenceModel(checkpoint=str(folder))
 
     def load(kinds, mode, **options):
         modules = [
@@ -132,7 +132,7 @@ def test_a_checkpoint_that_makes_its_vectors_otherwise_is_refused(tiny_checkpoin
         (folder / "modules.json").write_text(json.dumps(modules))
         (folder / "1_Pooling").mkdir(exist_ok=True)
         (folder / "1_Pooling" / "config.json").write_text(json.dumps({f"pooling_mode_{mode}": True}))
-        return task.load_processor(load_checkpoint(config), ModelConfig(checkpoint=str(folder), **options))
+        return task.load_processor(load_checkpoint(config), SentenceModel(checkpoint=str(folder), **options))
 
     assert load(["Transformer", "Pooling"], "cls_token").normalize is False
     assert load(["Transformer", "Pooling", "Normalize"], "mean_tokens").pooling == "mean"
@@ -158,4 +158,4 @@ def test_other_methods_and_rows_without_a_training_split_are_refused():
             task.check_method(method, data)
     with pytest.raises(UserError, match="no training rows"):
         task.check_method("lora", TaskData(datasets.DatasetDict(test=rows)))
-    assert DataConfig().corpus_subset is None
+    assert SimilarityData().corpus_subset is None

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from startup_llm.config import DataConfig
 from startup_llm.errors import UserError
+from startup_llm.tasks.sentence_similarity.options import SimilarityData
 from startup_llm.tasks.sentence_similarity.rows import load_similarity, read_corpus
 
 LABELLED = [("please refund my order", "refund"), ("where is my parcel", "delivery"), ("my money back", "refund")]
@@ -31,14 +31,14 @@ def write_beir(folder, *, compressed=False):
         ("test", ["q1\td2\t2", "q2\td3\t1", "q1\td0\t1", "q2\td1\t0"]),
     ):
         (folder / "qrels" / f"{split}.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *lines]) + "\n")
-    return DataConfig(data_dir=str(folder), validation_fraction=0)
+    return SimilarityData(data_dir=str(folder), validation_fraction=0)
 
 
 def test_labelled_texts_search_the_training_texts_of_their_label(tmp_path):
     rows = [{"text": f"{text} {n}", "label": label} for n in range(4) for text, label in LABELLED]
     test = [{"text": "refund it", "label": "refund"}, {"text": "any parcel", "label": "delivery"}]
     data = load_similarity(
-        DataConfig(
+        SimilarityData(
             train_file=write(tmp_path / "train.jsonl", rows),
             test_file=write(tmp_path / "test.jsonl", test),
             validation_fraction=0.25,
@@ -63,19 +63,19 @@ def test_labelled_texts_search_the_training_texts_of_their_label(tmp_path):
 def test_a_label_with_one_text_has_nothing_to_learn_from_and_is_told(tmp_path):
     rows = [{"text": text, "label": label} for text, label in (*LABELLED, LABELLED[1])]
     file = write(tmp_path / "train.jsonl", rows)
-    data = load_similarity(DataConfig(train_file=file, test_file=file, validation_fraction=0))
+    data = load_similarity(SimilarityData(train_file=file, test_file=file, validation_fraction=0))
     assert data.splits["train"]["text"] == [LABELLED[0][0], LABELLED[2][0]]
     assert "2 train texts have no other text of their label to learn from." in data.notes
     single = write(tmp_path / "single.jsonl", [row for row in rows for _ in range(2) if row["text"] != LABELLED[2][0]])
     with pytest.raises(UserError, match="no train text has another one of its label"):
-        load_similarity(DataConfig(train_file=single, test_file=single, validation_fraction=0))
+        load_similarity(SimilarityData(train_file=single, test_file=single, validation_fraction=0))
 
 
 @pytest.mark.parametrize("names", [("anchor", "positive", "negative"), ("query", "answer", "negative")])
 def test_queries_search_the_answers_of_all_splits_and_stay_on_one_side(tmp_path, names):
     texts = [(f"question {n // 2}", f"answer {n}", f"wrong {n % 3}") for n in range(40)]
     rows = [dict(zip(names, row, strict=True)) for row in texts]
-    data = load_similarity(DataConfig(train_file=write(tmp_path / "t.jsonl", rows), test_fraction=0.25))
+    data = load_similarity(SimilarityData(train_file=write(tmp_path / "t.jsonl", rows), test_fraction=0.25))
     assert set(data.corpus["text"]) == {text for row in texts for text in row[1:]}
     queries = {name: set(split["text"]) for name, split in data.splits.items()}
     assert not queries["train"] & (queries["test"] | queries["validation"])
@@ -93,17 +93,17 @@ def test_queries_search_the_answers_of_all_splits_and_stay_on_one_side(tmp_path,
 def test_shared_queries_are_told_and_can_be_taken_out(tmp_path):
     rows = [{"query": f"q {n}", "positive": f"a {n}"} for n in range(8)]
     files = {"train_file": write(tmp_path / "a.jsonl", rows), "test_file": write(tmp_path / "b.jsonl", rows[:3])}
-    data = load_similarity(DataConfig(**files, validation_fraction=0))
+    data = load_similarity(SimilarityData(**files, validation_fraction=0))
     assert any("3 queries stand in both train and test" in note for note in data.notes)
-    cleaned = load_similarity(DataConfig(**files, validation_fraction=0, remove_overlap=True))
+    cleaned = load_similarity(SimilarityData(**files, validation_fraction=0, remove_overlap=True))
     assert cleaned.splits["train"]["text"] == [f"q {n}" for n in range(3, 8)]
-    some = load_similarity(DataConfig(**files, validation_fraction=0, max_train_rows=4, max_test_rows=2))
+    some = load_similarity(SimilarityData(**files, validation_fraction=0, max_train_rows=4, max_test_rows=2))
     assert (len(some.splits["train"]), len(some.splits["test"]), len(some.corpus)) == (4, 2, 8)
 
 
 def test_scored_pairs_keep_their_scores(tmp_path):
     rows = [{"sentence1": f"a {n}", "sentence2": f"b {n}", "score": n % 6} for n in range(30)]
-    data = load_similarity(DataConfig(train_file=write(tmp_path / "t.jsonl", rows)))
+    data = load_similarity(SimilarityData(train_file=write(tmp_path / "t.jsonl", rows)))
     assert data.corpus is None
     assert data.problem_type == ""
     for row in data.splits["test"]:
@@ -115,7 +115,7 @@ def test_scored_pairs_keep_their_scores(tmp_path):
 def test_scored_pairs_that_cannot_be_used_are_named_or_left_out_and_the_others_keep_their_numbers(tmp_path):
     rows = [{"sentence1": f"a {n}", "sentence2": f"b {n}", "score": str(n % 6)} for n in range(1, 31)]
     rows[2]["sentence2"], rows[4]["score"], rows[6]["score"], rows[8]["score"] = " ", "high", "", "nan"
-    data = DataConfig(train_file=write(tmp_path / "train.jsonl", rows))
+    data = SimilarityData(train_file=write(tmp_path / "train.jsonl", rows))
     with pytest.raises(UserError, match=r"train row 3: the column 'sentence2' is empty \(and 3 more: rows 5, 7, 9\)"):
         load_similarity(data)
     loaded = load_similarity(dataclasses.replace(data, skip_bad=True))
@@ -128,7 +128,7 @@ def test_scored_pairs_that_cannot_be_used_are_named_or_left_out_and_the_others_k
 def test_labelled_texts_that_cannot_be_used_are_named_or_left_out(tmp_path):
     rows = [{"text": f"text {n}", "label": "ab"[n % 2]} for n in range(1, 31)]
     rows[2]["text"], rows[4]["label"] = "", None
-    data = DataConfig(train_file=write(tmp_path / "train.jsonl", rows))
+    data = SimilarityData(train_file=write(tmp_path / "train.jsonl", rows))
     with pytest.raises(UserError, match=r"train row 3: the column 'text' is empty \(and 1 more: rows 5\)"):
         load_similarity(data)
     loaded = load_similarity(dataclasses.replace(data, skip_bad=True))
@@ -152,8 +152,8 @@ def test_an_empty_text_is_named_or_left_out(tmp_path):
     rows = [{"query": f"q{n}", "positive": "" if n in (2, 5) else f"p{n}"} for n in range(20)]
     file = write(tmp_path / "pairs.jsonl", rows)
     with pytest.raises(UserError, match=r"row 3: the column 'positive' is empty \(and 1 more.*--data.skip_bad true"):
-        load_similarity(DataConfig(train_file=file))
-    data = load_similarity(DataConfig(train_file=file, skip_bad=True))
+        load_similarity(SimilarityData(train_file=file))
+    data = load_similarity(SimilarityData(train_file=file, skip_bad=True))
     kept = sorted(row for rows in data.splits.values() for row in rows["row"])
     assert kept == [row for row in range(1, 21) if row not in (3, 6)]
     said = "2 train pairs were left out (rows 3, 6; the first: the column 'positive' is empty)."
@@ -206,7 +206,7 @@ def test_beir_s_files_without_training_rows_can_be_measured(tmp_path):
 )
 def test_rows_that_cannot_be_compared_are_refused(tmp_path, rows, options, message):
     with pytest.raises(UserError, match=message):
-        load_similarity(DataConfig(train_file=write(tmp_path / "train.jsonl", rows), **options))
+        load_similarity(SimilarityData(train_file=write(tmp_path / "train.jsonl", rows), **options))
 
 
 def test_a_corpus_is_read_with_its_ids_or_its_rows_numbers(tmp_path):

@@ -8,11 +8,12 @@ import pytest
 from conftest import MESSAGES
 
 from startup_llm.command_line import parse_config
-from startup_llm.config import FinetuneConfig, ModelConfig
+from startup_llm.config import FinetuneConfig
 from startup_llm.models.checkpoints import load_checkpoint
 from startup_llm.run_folder import RunFolder
 from startup_llm.tasks import load_task
 from startup_llm.tasks.sentence_similarity.model import build_sentence_encoder, compute_ranking_loss
+from startup_llm.tasks.sentence_similarity.options import SentenceModel, SimilarityData
 
 ROOT = Path(__file__).parents[3]
 TAG = "sentence-similarity"
@@ -181,7 +182,7 @@ def test_a_batch_in_parts_of_like_length_has_the_whole_batch_s_loss(budget, tiny
 
     from startup_llm.tasks.sentence_similarity import task as sentence_similarity
 
-    task, config = load_task(TAG), ModelConfig(checkpoint=str(tiny_checkpoint("bert")))
+    task, config = load_task(TAG), SentenceModel(checkpoint=str(tiny_checkpoint("bert")))
     checkpoint = load_checkpoint(config)
     processor = task.load_processor(checkpoint, config)
     model = build_sentence_encoder(checkpoint, processor).model.eval()
@@ -274,15 +275,14 @@ def test_a_plain_checkpoint_is_measured_on_beir_s_files(tiny_checkpoint, run_rec
 
 @pytest.mark.real_data
 def test_a_sentence_encoder_beats_words_on_banking77(real_data):
-    from startup_llm.config import DataConfig
     from startup_llm.evaluation.baselines import predict_baselines
     from startup_llm.tasks.sentence_similarity.metrics import NDCG_AT_10
     from startup_llm.training.inference import predict_outputs
     from startup_llm.training.speed import plan_speed
 
-    task, model = load_task(TAG), ModelConfig()
+    task, model = load_task(TAG), SentenceModel()
     data = task.load_data(
-        DataConfig(
+        SimilarityData(
             data_dir=str(real_data / "banking77"), validation_fraction=0, max_train_rows=1500, max_test_rows=200
         )
     )

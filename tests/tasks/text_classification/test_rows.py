@@ -5,7 +5,7 @@ import datasets
 import numpy as np
 import pytest
 
-from startup_llm.config import DataConfig
+from startup_llm.config import LabelledTextData
 from startup_llm.data.classification import draw_rows_per_class, load_labelled_text
 from startup_llm.data.task_data import compute_rows_sha256
 from startup_llm.errors import UserError
@@ -34,7 +34,7 @@ def load(write):
             files["validation_file"] = write("validation", validation)
         if test:
             files["test_file"] = write("test", test)
-        return load_labelled_text(DataConfig(**{"validation_fraction": 0, **files, **options}))
+        return load_labelled_text(LabelledTextData(**{"validation_fraction": 0, **files, **options}))
 
     return load_rows
 
@@ -102,7 +102,7 @@ def test_class_label_keeps_its_names_and_order(tmp_path):
     )
     rows = {"text": [row["text"] for row in TEN], "label": [0, 1] * 5}
     datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "train.parquet")
-    loaded = load_labelled_text(DataConfig(data_dir=str(tmp_path)))
+    loaded = load_labelled_text(LabelledTextData(data_dir=str(tmp_path)))
     assert loaded.label_names == ("pos", "neg")
     assert [row["label"] == (row["row"] - 1) % 2 for row in loaded.splits["train"]] == [True] * 7
 
@@ -287,7 +287,7 @@ def test_rows_sha256_changes_with_text_label_and_order_only(load):
 
 
 def test_shipped_helpdesk_is_the_default():
-    loaded = load_labelled_text(DataConfig())
+    loaded = load_labelled_text(LabelledTextData())
     assert list(loaded.splits) == ["train", "validation", "test"]
     assert len(loaded.label_names) == 12
     assert {record["dataset"] for record in loaded.sources} == {"helpdesk"}
@@ -295,7 +295,7 @@ def test_shipped_helpdesk_is_the_default():
 
 @pytest.mark.real_data
 def test_banking77_loads_from_its_folder(real_data):
-    loaded = load_labelled_text(DataConfig(data_dir=str(real_data / "banking77"), validation_fraction=0))
+    loaded = load_labelled_text(LabelledTextData(data_dir=str(real_data / "banking77"), validation_fraction=0))
     assert loaded.splits["train"].num_rows == 10_003
     assert loaded.splits["test"].num_rows == 3_080
     assert len(loaded.label_names) == 77

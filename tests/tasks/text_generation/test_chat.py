@@ -13,13 +13,14 @@ from chat_checkpoints import build_chat_checkpoint, build_chat_tokenizer
 from conftest import DECODERS
 from transformers import TrainingArguments
 
-from startup_llm.config import DataConfig, EvaluationConfig, LoraConfig, ModelConfig, PredictConfig
+from startup_llm.config import LoraConfig, PredictConfig
 from startup_llm.errors import UserError
 from startup_llm.models.adapters import add_lora
 from startup_llm.models.checkpoints import load_checkpoint
 from startup_llm.tasks import TASKS, load_task
 from startup_llm.tasks.text_generation.chat import cut_windows, encode_prompt, pack_conversations
 from startup_llm.tasks.text_generation.chat_templates import TEMPLATES
+from startup_llm.tasks.text_generation.options import ChatEvaluation, ChatModel, GenerationData
 from startup_llm.training.inference import predict_outputs, predict_scores
 from startup_llm.training.speed import SpeedPlan
 from startup_llm.training.trainer import _select_rows
@@ -28,7 +29,7 @@ TASK = load_task("text-generation")
 ANSWERS = ["on its way", "yes, we refund the money for this order", "reset it"]
 
 
-GENERATE = EvaluationConfig(generate=True, resamples=50)
+GENERATE = ChatEvaluation(generate=True, resamples=50)
 
 
 def load_rows(tmp_path, rows=9, turns=1, evaluation=None):
@@ -40,15 +41,15 @@ def load_rows(tmp_path, rows=9, turns=1, evaluation=None):
             messages.append({"role": "assistant", "content": ANSWERS[(number + turn) % 3] + "!" * number})
         lines.append(json.dumps({"messages": messages}))
     (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
-    data = DataConfig(train_file=str(tmp_path / "rows.jsonl"), test_fraction=0.2, validation_fraction=0)
+    data = GenerationData(train_file=str(tmp_path / "rows.jsonl"), test_fraction=0.2, validation_fraction=0)
     return TASK.load_data(data, evaluation)
 
 
 def build(tmp_path, model_type, data, **settings):
     checkpoint = load_checkpoint(
-        ModelConfig(checkpoint=str(build_chat_checkpoint(model_type, tmp_path / "base", **settings)))
+        ChatModel(checkpoint=str(build_chat_checkpoint(model_type, tmp_path / "base", **settings)))
     )
-    config = ModelConfig(checkpoint=checkpoint.name, chat_template="chatml")
+    config = ChatModel(checkpoint=checkpoint.name, chat_template="chatml")
     tokenizer = TASK.load_processor(checkpoint, config)
     return checkpoint, tokenizer, TASK.build_model(checkpoint, tokenizer, data, config, "sdpa").model.eval()
 
@@ -118,8 +119,8 @@ def test_a_model_tells_what_it_was_tuned_on_last(tmp_path):
     model.save_pretrained(tmp_path / "tuned")
     assert json.loads((tmp_path / "tuned" / "config.json").read_text())["trained_on_conversations"] is True
     (tmp_path / "passages.txt").write_text("where is my parcel?\n" * 50)
-    passages = TASK.load_data(DataConfig(train_file=str(tmp_path / "passages.txt"), validation_fraction=0))
-    config = ModelConfig(checkpoint=str(tmp_path / "tuned"))
+    passages = TASK.load_data(GenerationData(train_file=str(tmp_path / "passages.txt"), validation_fraction=0))
+    config = ChatModel(checkpoint=str(tmp_path / "tuned"))
     model = TASK.build_model(load_checkpoint(config), tokenizer, passages, config, "sdpa").model
     assert model.config.trained_on_conversations is False
 
@@ -129,7 +130,7 @@ def test_a_checkpoint_s_own_ends_of_generation_are_kept(tmp_path):
 
     folder = build_chat_checkpoint("qwen3", tmp_path / "base", TEMPLATES["chatml"])
     GenerationConfig(eos_token_id=[300, 299]).save_pretrained(folder)
-    config = ModelConfig(checkpoint=str(folder))
+    config = ChatModel(checkpoint=str(folder))
     checkpoint = load_checkpoint(config)
     tokenizer = TASK.load_processor(checkpoint, config)
     model = TASK.build_model(checkpoint, tokenizer, load_rows(tmp_path), config, "sdpa").model
@@ -143,7 +144,7 @@ def test_dialogsum_s_dialogues_are_conversations_that_n_grams_predict_somewhat(r
 
     speakers = {"#Person1#": "user", "#Person2#": "assistant"}
     path = str(real_data / "dialogsum" / "dev.jsonl")
-    data = TASK.load_data(DataConfig(train_file=path, text_column="dialogue", speakers=speakers, skip_bad=True))
+    data = TASK.load_data(GenerationData(train_file=path, text_column="dialogue", speakers=speakers, skip_bad=True))
     assert {name: len(rows) for name, rows in data.splits.items()} == {"train": 356, "validation": 40, "test": 99}
     references = TASK.references(data.splits["test"])
     bits = [
@@ -215,8 +216,6 @@ def test_packing_fills_rows_and_running_text_is_not_packed(tmp_path):
     with pytest.raises(UserError, match=r"data.packing: running text fills its blocks"):
         TASK.packer(running, build_chat_tokenizer())
     assert [tag for tag in TASKS if load_task(tag).packer] == ["text-generation"]
-    with pytest.raises(UserError, match=r"data.packing True: text-classification does not use it"):
-        load_task("text-classification").load_data(DataConfig(packing=True))
 
 
 def test_parts_of_a_packed_batch_keep_their_labels_beside_their_tokens():
@@ -315,7 +314,7 @@ def test_written_answers_have_figures_worked_out_by_hand_and_baselines_what_they
     for name, chosen in (("train", pairs), ("test", [(asked[0], "the cat sat down"), (asked[2], "a bird")])):
         lines = [json.dumps({"prompt": prompt, "completion": answer}) for prompt, answer in chosen]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
-    data = TASK.load_data(DataConfig(data_dir=str(tmp_path), validation_fraction=0), GENERATE)
+    data = TASK.load_data(GenerationData(data_dir=str(tmp_path), validation_fraction=0), GENERATE)
     predictions = predict_baselines(TASK.baselines(data), data)
     assert predictions["first-sentence"] == [{"answer": "the cat sat down."}, {"answer": "my bird sang."}]
     assert predictions["copy"][1] == {"answer": texts[2]}
@@ -358,14 +357,14 @@ def test_written_answers_have_figures_worked_out_by_hand_and_baselines_what_they
 def test_answers_are_not_written_where_none_is_asked_for(tmp_path, rows, message):
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(UserError, match=f"evaluation.generate: {message}"):
-        TASK.load_data(DataConfig(train_file=str(tmp_path / "rows.jsonl")), GENERATE)
+        TASK.load_data(GenerationData(train_file=str(tmp_path / "rows.jsonl")), GENERATE)
 
 
 def test_preferences_that_training_cuts_are_counted_and_those_of_the_test_lose_nothing(tmp_path):
     rows = [{"prompt": "where is it?", "chosen": "here" * length, "rejected": "no"} for length in (1, 40, 1, 40, 1, 1)]
     (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps({**row, "id": n}) for n, row in enumerate(rows)))
     path = str(tmp_path / "rows.jsonl")
-    data = TASK.load_data(DataConfig(train_file=path, test_file=path, validation_fraction=0))
+    data = TASK.load_data(GenerationData(train_file=path, test_file=path, validation_fraction=0))
     tokenizer = build_chat_tokenizer(TEMPLATES["chatml"])
     tokenizer.model_max_length = 48
     encoded, cut = TASK.encode_split("train", data, tokenizer)

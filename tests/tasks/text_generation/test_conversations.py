@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from startup_llm.config import DataConfig
 from startup_llm.errors import UserError
 from startup_llm.tasks import load_task
 from startup_llm.tasks.text_generation.conversations import find_conversation_fault, join_answers, render_plain
+from startup_llm.tasks.text_generation.options import GenerationData
 
 ASKED = {"role": "user", "content": "where is it?"}
 SAID = {"role": "assistant", "content": "on its way"}
@@ -17,7 +17,7 @@ def load(tmp_path, rows, **options):
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = {"test_fraction": 0.25, "validation_fraction": 0, **options}
-    return load_task("text-generation").load_data(DataConfig(train_file=str(path), **options))
+    return load_task("text-generation").load_data(GenerationData(train_file=str(path), **options))
 
 
 def all_rows(data):

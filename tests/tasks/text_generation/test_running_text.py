@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from startup_llm.config import DataConfig
 from startup_llm.errors import UserError
+from startup_llm.tasks.text_generation.options import GenerationData
 from startup_llm.tasks.text_generation.running_text import (
     UNKNOWN,
     cut_passages,
@@ -33,7 +33,7 @@ def test_passages_end_at_line_ends_and_give_the_text_again():
 
 
 def test_one_file_is_cut_at_its_end_to_the_character(tmp_path):
-    data = DataConfig(train_file=write(tmp_path / "play.txt"), test_fraction=0.1, validation_fraction=0.1)
+    data = GenerationData(train_file=write(tmp_path / "play.txt"), test_fraction=0.1, validation_fraction=0.1)
     found = load_running_text(data)
     train, validation, test = (join(found.splits[name]) for name in ("train", "validation", "test"))
     assert train + validation + test == TEXT
@@ -47,7 +47,7 @@ def test_one_file_is_cut_at_its_end_to_the_character(tmp_path):
 def test_a_folder_names_its_splits_or_is_one_running_text(tmp_path):
     for name in ("train", "valid", "test"):
         write(tmp_path / f"{name}.txt", f"{name} {TEXT}")
-    found = load_running_text(DataConfig(data_dir=str(tmp_path)))
+    found = load_running_text(GenerationData(data_dir=str(tmp_path)))
     assert {name: join(rows).split()[0] for name, rows in found.splits.items()} == {
         "train": "train",
         "validation": "valid",
@@ -58,7 +58,7 @@ def test_a_folder_names_its_splits_or_is_one_running_text(tmp_path):
     books.mkdir()
     for name in ("a", "b"):
         write(books / f"{name}.txt", f"{name} {TEXT}")
-    found = load_running_text(DataConfig(data_dir=str(books), test_fraction=0.2, validation_fraction=0))
+    found = load_running_text(GenerationData(data_dir=str(books), test_fraction=0.2, validation_fraction=0))
     assert join(found.splits["train"]) + join(found.splits["test"]) == f"a {TEXT}b {TEXT}"
     assert sum(found.splits["train"]["ends"]) == 1
 
@@ -66,7 +66,7 @@ def test_a_folder_names_its_splits_or_is_one_running_text(tmp_path):
 def test_rows_of_a_table_are_documents(tmp_path):
     rows = [{"id": number, "text": f"document {number} says something\nin two lines"} for number in range(40)]
     path = write(tmp_path / "rows.jsonl", "\n".join(map(json.dumps, [*rows, {"id": 40, "text": ""}])))
-    found = load_running_text(DataConfig(train_file=path))
+    found = load_running_text(GenerationData(train_file=path))
     assert sum(map(len, found.splits.values())) == 40
     assert all(all(split["ends"]) for split in found.splits.values())
     assert any("without text" in note for note in found.notes)
@@ -75,21 +75,21 @@ def test_rows_of_a_table_are_documents(tmp_path):
 def test_bad_texts_are_named(tmp_path):
     (tmp_path / "latin.txt").write_bytes(b"one\ncaf\xe9\n")
     with pytest.raises(UserError, match=r"latin.txt: not UTF-8: byte 0xe9 at offset 7 \(line 2\)"):
-        load_running_text(DataConfig(train_file=str(tmp_path / "latin.txt")))
+        load_running_text(GenerationData(train_file=str(tmp_path / "latin.txt")))
     with pytest.raises(UserError, match=r"empty.txt: the file holds no text \(3 bytes\)"):
-        load_running_text(DataConfig(train_file=write(tmp_path / "empty.txt", " \n\n")))
+        load_running_text(GenerationData(train_file=write(tmp_path / "empty.txt", " \n\n")))
     write(tmp_path / "play.txt")
     with pytest.raises(UserError, match=r"no such file: .*plays.txt; did you mean .*play.txt"):
-        load_running_text(DataConfig(train_file=str(tmp_path / "plays.txt")))
+        load_running_text(GenerationData(train_file=str(tmp_path / "plays.txt")))
     with pytest.raises(UserError, match=r"data.test_fraction \(1.5\)"):
-        load_running_text(DataConfig(train_file=str(tmp_path / "play.txt"), test_fraction=1.5))
+        load_running_text(GenerationData(train_file=str(tmp_path / "play.txt"), test_fraction=1.5))
     with pytest.raises(UserError, match=r"rows.csv: a table beside .txt files"):
-        load_running_text(DataConfig(train_file=str(tmp_path / "play.txt"), test_file="rows.csv"))
+        load_running_text(GenerationData(train_file=str(tmp_path / "play.txt"), test_file="rows.csv"))
 
 
 def test_a_character_the_training_text_lacks_is_told(tmp_path):
     found = load_running_text(
-        DataConfig(train_file=write(tmp_path / "a.txt", TEXT), test_file=write(tmp_path / "b.txt", TEXT + "é"))
+        GenerationData(train_file=write(tmp_path / "a.txt", TEXT), test_file=write(tmp_path / "b.txt", TEXT + "é"))
     )
     assert any(note.startswith("1 test characters never occur in train ('é')") for note in found.notes)
 

@@ -4,15 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from startup_llm.config import DataConfig, ScratchModelConfig
+from startup_llm.config import ScratchDnn
 from startup_llm.errors import UserError
 from startup_llm.models.checkpoints import Checkpoint
 from startup_llm.tasks import load_task
+from startup_llm.tasks.text_generation.options import GenerationData, ScratchGpt
 
 TEXT = "".join(f"ANNA {number % 7}:\nWhat news, my lord of {'abcdefg'[number % 5]}?\n\n" for number in range(120))
-MODEL = ScratchModelConfig(
-    name="gpt", tokenizer="character", width=32, heads=2, layers=2, max_length_tokens=17, dropout=0.0
-)
+MODEL = ScratchGpt(tokenizer="character", width=32, heads=2, layers=2, max_length_tokens=17, dropout=0.0)
 
 
 @pytest.fixture
@@ -24,7 +23,7 @@ def task():
 def data(task, tmp_path):
     (tmp_path / "play.txt").write_text(TEXT)
     return task.load_data(
-        DataConfig(train_file=str(tmp_path / "play.txt"), test_fraction=0.3, validation_fraction=0.1)
+        GenerationData(train_file=str(tmp_path / "play.txt"), test_fraction=0.3, validation_fraction=0.1)
     )
 
 
@@ -103,14 +102,12 @@ def test_the_check_sees_a_pipeline_that_writes_otherwise(task, data, tmp_path, m
     assert task.saved_model.check_pipeline(str(tmp_path / "model"), data.splits["test"], []) == float("inf")
 
 
-def test_an_encoder_and_a_wrong_tokenizer_are_refused(task, data, tiny_checkpoint):
+def test_an_encoder_and_another_reference_model_are_refused(task, data, tiny_checkpoint):
     path = tiny_checkpoint("bert")
     checkpoint = Checkpoint("tiny-bert", path, "local folder", None, "", None)
     from startup_llm.tasks.text_generation.model import build_causal_language_model
 
     with pytest.raises(UserError, match="tiny-bert is no language model"):
         build_causal_language_model(checkpoint)
-    with pytest.raises(UserError, match=r"model.tokenizer wordpiece: gpt reads characters"):
-        task.reference_models.build(data, ScratchModelConfig(name="gpt"), "sdpa")
-    with pytest.raises(UserError, match=r"model.name dnn does not write text"):
-        task.reference_models.build(data, ScratchModelConfig(name="dnn"), "sdpa")
+    with pytest.raises(UserError, match=r"model.name dnn: text-generation has no reference model of that name"):
+        task.reference_models.build(data, ScratchDnn(), "sdpa")

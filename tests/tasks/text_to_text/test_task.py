@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from text_to_text_checkpoints import build_text_to_text_checkpoint
 
-from startup_llm.config import DataConfig, EvaluationConfig, ModelConfig, ScratchModelConfig
+from startup_llm.config import EvaluationConfig
 from startup_llm.data.batching import LengthGroupedSampler
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError
@@ -22,6 +22,7 @@ from startup_llm.evaluation.text_baselines import predict_word_by_word
 from startup_llm.models.checkpoints import load_checkpoint
 from startup_llm.tasks import load_task
 from startup_llm.tasks.base import TARGET_LENGTH
+from startup_llm.tasks.text_to_text.options import ScratchEncoderDecoder, ScratchT5, TextPairData, TextToTextModel
 from startup_llm.tasks.text_to_text.rows import load_text_to_text
 from startup_llm.tasks.text_to_text.source_attention import compute_source_attention, weigh_words
 from startup_llm.training.finetuning import Prepared
@@ -115,7 +116,9 @@ def test_the_card_s_code_writes_what_was_scored(run_recipe, tmp_path, model_type
 def test_a_cut_target_is_counted_and_said(t5):
     import datasets
 
-    tokenizer = TASK.load_processor(load_checkpoint(ModelConfig(checkpoint=str(t5))), ModelConfig(max_length_tokens=8))
+    tokenizer = TASK.load_processor(
+        load_checkpoint(TextToTextModel(checkpoint=str(t5))), TextToTextModel(max_length_tokens=8)
+    )
     short, long = "a red dog", " ".join(["dog"] * 9)  # 4 tokens and 10, with the end
     rows = datasets.Dataset.from_dict({"text": [short, long, short, long], "target": [short, short, long, long]})
     encoded, truncation = TASK.encode(rows, tokenizer)
@@ -133,7 +136,7 @@ def test_a_checkpoint_s_own_length_is_kept(t5, tmp_path):
 
     shutil.copytree(t5, tmp_path / "base")
     GenerationConfig(max_length=7, decoder_start_token_id=0, eos_token_id=-1).save_pretrained(tmp_path / "base")
-    named = ModelConfig(checkpoint=str(tmp_path / "base"))
+    named = TextToTextModel(checkpoint=str(tmp_path / "base"))
     checkpoint = load_checkpoint(named)
     tokenizer = TASK.load_processor(checkpoint, named)
     model = TASK.build_model(checkpoint, tokenizer, build_data(), named, None).model
@@ -191,7 +194,7 @@ def test_word_by_word_takes_the_first_of_equally_likely_words_whatever_the_hash_
 def test_word_by_word_learns_the_table(tmp_path):
     file = tmp_path / "pairs.jsonl"
     file.write_text("\n".join(json.dumps({"text": text, "target": target}) for text, target in PAIRS))
-    data = load_text_to_text(DataConfig(train_file=str(file)))
+    data = load_text_to_text(TextPairData(train_file=str(file)))
     answers = predict_word_by_word(data.splits, data)
     given = dict(zip(data.splits["test"]["text"], answers, strict=True))
     assert all("hund" in answer for text, answer in given.items() if "dog" in text)
@@ -202,7 +205,7 @@ def write_folder(folder, **files):
         path = folder / name.replace("_dot_", ".")
         content = "".join(f"{line}\n" for line in lines).encode()
         path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
-    return DataConfig(data_dir=str(folder), text_column="en", target_column="de")
+    return TextPairData(data_dir=str(folder), text_column="en", target_column="de")
 
 
 def test_line_files_of_two_languages_are_paired(tmp_path):
@@ -244,7 +247,7 @@ def write_table(file, rows):
 def test_texts_of_the_test_split_are_counted_in_training_and_taken_out_where_that_is_asked_for(tmp_path):
     train = write_table(tmp_path / "train.jsonl", [{"text": f"dog {n}", "target": f"hund {n}"} for n in range(9)])
     test = write_table(tmp_path / "test.jsonl", [{"text": f"dog {n}", "target": "ein hund"} for n in (2, 5, 40)])
-    config = DataConfig(train_file=train, test_file=test, validation_fraction=0)
+    config = TextPairData(train_file=train, test_file=test, validation_fraction=0)
     data = load_text_to_text(config)
     assert data.splits["train"].column_names == ["text", "target", "row"]
     assert len(data.splits["train"]) == 9
@@ -258,11 +261,11 @@ def test_pairs_of_a_group_stay_on_one_side(tmp_path):
     nested = [{"translation": {"en": row["text"], "de": row["target"]}, "book": row["book"]} for row in rows]
     for number, (table, named) in enumerate([(rows, {}), (nested, {"text_column": "en", "target_column": "de"})]):
         file = write_table(tmp_path / f"{number}.jsonl", table)
-        data = load_text_to_text(DataConfig(train_file=file, group_column="book", **named))
+        data = load_text_to_text(TextPairData(train_file=file, group_column="book", **named))
         books = [{(row - 1) % 6 for row in split["row"]} for split in data.splits.values()]
         assert sum(map(len, books)) == len(set.union(*books)) == 6
         with pytest.raises(UserError, match=r"data.group_column: no column 'books' among .*; did you mean"):
-            load_text_to_text(DataConfig(train_file=file, group_column="books", **named))
+            load_text_to_text(TextPairData(train_file=file, group_column="books", **named))
 
 
 def test_an_empty_target_is_named_or_left_out(tmp_path):
@@ -283,7 +286,7 @@ def test_an_empty_target_is_named_or_left_out(tmp_path):
 def test_a_checkpoint_without_encoder_and_decoder_is_refused(tiny_checkpoint):
     from startup_llm.tasks.text_to_text.model import build_sequence_to_sequence
 
-    checkpoint = load_checkpoint(ModelConfig(checkpoint=str(tiny_checkpoint("bert"))))
+    checkpoint = load_checkpoint(TextToTextModel(checkpoint=str(tiny_checkpoint("bert"))))
     with pytest.raises(UserError, match="type bert"):
         build_sequence_to_sequence(checkpoint, None, dropout=0.0, attention_kernel=None, trust_remote_code=False)
 
@@ -297,10 +300,10 @@ def build_data():
     return TaskData(datasets.DatasetDict({"train": rows}))
 
 
-def load_scratch(**model):
+def load_scratch(kind=ScratchEncoderDecoder, **model):
     data = build_data()
     sizes = {"width": 16, "layers": 1, "heads": 2, "max_length_tokens": 30, "vocab_size": 300}
-    config = ScratchModelConfig(**{"name": "transformer", "tokenizer": "bpe", **sizes, **model})
+    config = kind(**{**sizes, **model})
     return *TASK.reference_models.build(data, config, "sdpa"), data
 
 
@@ -338,7 +341,7 @@ def test_a_scratch_model_is_saved_to_the_numbers_and_texts_it_had(tmp_path):
 
 
 def test_bytes_need_no_tokenizer(tmp_path):
-    tokenizer, built, data = load_scratch(name="t5", tokenizer="byte")
+    tokenizer, built, data = load_scratch(ScratchT5, tokenizer="byte")
     assert built.notes == ("a token per byte",)
     TASK.reference_models.save(built.model, tokenizer, data, tmp_path)
     restored = TASK.saved_model.load_processor(str(tmp_path))
@@ -402,7 +405,7 @@ def nllb(tmp_path_factory):
 
 
 def test_a_checkpoint_of_many_languages_writes_the_one_that_is_named(nllb, tmp_path):
-    named = ModelConfig(checkpoint=str(nllb), source_language="eng_Latn", language="deu_Latn")
+    named = TextToTextModel(checkpoint=str(nllb), source_language="eng_Latn", language="deu_Latn")
     checkpoint = load_checkpoint(named)
     tokenizer = TASK.load_processor(checkpoint, named)
     built = TASK.build_model(checkpoint, tokenizer, build_data(), named, None)
@@ -412,7 +415,7 @@ def test_a_checkpoint_of_many_languages_writes_the_one_that_is_named(nllb, tmp_p
         place.save_pretrained(tmp_path)
     model, restored = (
         TASK.saved_model.load(str(tmp_path)),
-        TASK.load_processor(load_checkpoint(ModelConfig(checkpoint=str(tmp_path))), ModelConfig()),
+        TASK.load_processor(load_checkpoint(TextToTextModel(checkpoint=str(tmp_path))), TextToTextModel()),
     )
     english, german = restored.convert_tokens_to_ids(["eng_Latn", "deu_Latn"])
     asked = restored(["a red dog"], return_tensors="pt")
@@ -433,13 +436,13 @@ def test_a_checkpoint_of_many_languages_writes_the_one_that_is_named(nllb, tmp_p
     ],
 )
 def test_a_language_that_is_missing_or_unknown_is_named(nllb, languages, message):
-    model = ModelConfig(checkpoint=str(nllb), **languages)
+    model = TextToTextModel(checkpoint=str(nllb), **languages)
     with pytest.raises(UserError, match=message):
         TASK.load_processor(load_checkpoint(model), model)
 
 
 def test_a_language_for_a_checkpoint_of_one_pair_is_refused(t5):
-    model = ModelConfig(checkpoint=str(t5), language="de")
+    model = TextToTextModel(checkpoint=str(t5), language="de")
     with pytest.raises(
         UserError, match=r"model.language de: the checkpoint knows one pair of languages; leave it out"
     ):
@@ -448,5 +451,5 @@ def test_a_language_for_a_checkpoint_of_one_pair_is_refused(t5):
 
 @pytest.mark.real_data
 def test_multi30k_is_read_whole(real_data):
-    data = load_text_to_text(DataConfig(data_dir=str(real_data / "multi30k"), text_column="en", target_column="de"))
+    data = load_text_to_text(TextPairData(data_dir=str(real_data / "multi30k"), text_column="en", target_column="de"))
     assert [len(data.splits[name]) for name in ("train", "validation", "test")] == [29_000, 1_014, 1_000]

@@ -6,8 +6,8 @@ import json
 import datasets
 import pytest
 
-from startup_llm.config import DataConfig
 from startup_llm.errors import UserError
+from startup_llm.tasks.token_classification.options import TaggedTextData
 from startup_llm.tasks.token_classification.rows import load_tagged_text, read_tag_names
 from startup_llm.tasks.token_classification.tag_schemes import Entity, convert_tags, find_entities, find_scheme
 from startup_llm.tasks.token_classification.words import split_words
@@ -34,7 +34,7 @@ def load(tmp_path):
     def write(files: dict[str, str | bytes], **options):
         for name, content in files.items():
             (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-        return load_tagged_text(DataConfig(data_dir=str(tmp_path), **options))
+        return load_tagged_text(TaggedTextData(data_dir=str(tmp_path), **options))
 
     return write
 
@@ -174,11 +174,11 @@ def test_a_hub_data_set_of_class_ids_keeps_its_order_of_labels(tmp_path):
     row = {"id": "0", "tokens": ["Ada", "L.", "sings"], "pos_tags": [0, 0, 1], "ner_tags": [3, 4, 0]}
     for split in ("train", "validation", "test"):
         datasets.Dataset.from_list([row], features=features).to_parquet(tmp_path / f"{split}.parquet")
-    data = load_tagged_text(DataConfig(data_dir=str(tmp_path)))
+    data = load_tagged_text(TaggedTextData(data_dir=str(tmp_path)))
     assert data.label_names == tuple(names)
     assert read_tag_names(data.splits["test"]) == [["B-person", "I-person", "O"]]
     assert "Words from column 'tokens', tags from column 'ner_tags'." in data.notes
-    data = load_tagged_text(DataConfig(data_dir=str(tmp_path), label_column="pos_tags"))
+    data = load_tagged_text(TaggedTextData(data_dir=str(tmp_path), label_column="pos_tags"))
     assert data.label_names == ("NOUN", "VERB")
     assert any("mark no entities" in note for note in data.notes)
 
@@ -279,7 +279,7 @@ def test_words_cover_a_text_and_part_signs_from_them():
 
 @pytest.mark.real_data
 def test_wnut_2017_is_read_whole(real_data):
-    data = load_tagged_text(DataConfig(data_dir=str(real_data / "wnut17")))
+    data = load_tagged_text(TaggedTextData(data_dir=str(real_data / "wnut17")))
     assert {name: len(rows) for name, rows in data.splits.items()} == {
         "train": 3394,
         "validation": 1009,

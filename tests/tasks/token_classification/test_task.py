@@ -13,12 +13,13 @@ import torch
 from tokenizers import normalizers
 from transformers import AutoTokenizer, CLIPTextConfig, RobertaTokenizer, pipeline
 
-from startup_llm.config import FinetuneConfig, ModelConfig, SpeedConfig
+from startup_llm.config import FinetuneConfig, SpeedConfig
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError
 from startup_llm.models.checkpoints import load_checkpoint
 from startup_llm.models.sequence_classifier import find_output_layer
 from startup_llm.tasks import load_task
+from startup_llm.tasks.token_classification.options import TokenClassificationModel
 from startup_llm.training import finetuning
 from startup_llm.training.speed import plan_speed
 
@@ -64,8 +65,8 @@ def write_conll(folder: Path, **splits: range) -> None:
 
 
 def load_parts(folder: Path, limit: int = 64):
-    task, checkpoint = load_task(TAG), load_checkpoint(ModelConfig(checkpoint=str(folder)))
-    model = ModelConfig(max_length_tokens=limit)
+    task, checkpoint = load_task(TAG), load_checkpoint(TokenClassificationModel(checkpoint=str(folder)))
+    model = TokenClassificationModel(max_length_tokens=limit)
     processor = task.load_processor(checkpoint, model)
     data = TaskData(datasets.DatasetDict(train=build_rows(range(6)), test=build_rows(range(6))), tuple(LABELS))
     return task, processor, data, checkpoint
@@ -176,7 +177,7 @@ def test_validation_reads_the_padded_logits(tiny_checkpoint):
 @pytest.mark.parametrize("name", ["bert", "roberta", "deberta-v2", "modernbert", "gpt2", "llama"])
 def test_the_pipeline_gives_a_saved_model_s_tags_and_another_order_of_labels_shows(tiny_checkpoint, name, tmp_path):
     task, processor, data, checkpoint = load_parts(tiny_checkpoint(name))
-    built = task.build_model(checkpoint, processor, data, ModelConfig(), "eager")
+    built = task.build_model(checkpoint, processor, data, TokenClassificationModel(), "eager")
     assert any("classifier" in head or head == "score" for head in built.head_modules)
     torch.manual_seed(0)
     torch.nn.init.normal_(find_output_layer(built.model).weight)
@@ -200,7 +201,13 @@ def test_an_architecture_without_the_head_is_named(tiny_checkpoint, tmp_path):
     shutil.copytree(tiny_checkpoint("bert"), folder)
     CLIPTextConfig().save_pretrained(folder)
     with pytest.raises(UserError, match="of type clip_text_model, which has no token classifier"):
-        task.build_model(load_checkpoint(ModelConfig(checkpoint=str(folder))), processor, data, ModelConfig(), None)
+        task.build_model(
+            load_checkpoint(TokenClassificationModel(checkpoint=str(folder))),
+            processor,
+            data,
+            TokenClassificationModel(),
+            None,
+        )
 
 
 def test_a_probe_learns_from_a_bounded_number_of_tokens(tiny_checkpoint, monkeypatch):

@@ -10,11 +10,11 @@ import pytest
 from detectors import COLORS, paint_squares, write_coco
 from PIL import Image, ImageOps
 
-from startup_llm.config import DataConfig
 from startup_llm.errors import UserError
 from startup_llm.tasks.vision.boxed_images import load_boxed_images, turn_box
 from startup_llm.tasks.vision.digit_scenes import build_digit_scenes
 from startup_llm.tasks.vision.labelled_images import load_labelled_images, read_images
+from startup_llm.tasks.vision.options import DetectionData, LabelledImageData
 
 
 def check_colors(rows, names) -> None:
@@ -44,7 +44,7 @@ def check_colors(rows, names) -> None:
 def test_a_folder_of_coco_s_form_gives_its_splits(tmp_path, images, files):
     for place, (folder, file) in enumerate(zip(images, files, strict=True)):
         write_coco(tmp_path / folder, tmp_path / file, 6, first=10 * place)
-    data = load_boxed_images(DataConfig(data_dir=str(tmp_path)))
+    data = load_boxed_images(DetectionData(data_dir=str(tmp_path)))
     assert {split: len(rows) for split, rows in data.splits.items()} == {"train": 6, "validation": 6, "test": 6}
     assert data.label_names == ("red", "green", "blue")  # in the order of their ids; nobody uses the first category
     for rows in data.splits.values():
@@ -55,7 +55,7 @@ def test_a_folder_of_coco_s_form_gives_its_splits(tmp_path, images, files):
 
 def test_one_annotation_file_is_cut_into_splits(tmp_path):
     write_coco(tmp_path / "images", tmp_path / "instances.json", 20)
-    data = load_boxed_images(DataConfig(train_file=str(tmp_path / "instances.json")))
+    data = load_boxed_images(DetectionData(train_file=str(tmp_path / "instances.json")))
     assert {split: len(rows) for split, rows in data.splits.items()} == {"train": 14, "validation": 2, "test": 4}
 
 
@@ -81,7 +81,7 @@ def test_a_table_of_the_hub_s_form_is_read(tmp_path, form, box_format):
             columns["objects"].append(objects)
         features = datasets.Features({"image": datasets.Image(), "objects": feature})
         datasets.Dataset.from_dict(columns, features=features).to_parquet(tmp_path / f"{split}.parquet")
-    data = load_boxed_images(DataConfig(data_dir=str(tmp_path), box_format=box_format, test_split="val"))
+    data = load_boxed_images(DetectionData(data_dir=str(tmp_path), box_format=box_format, test_split="val"))
     assert {split: len(rows) for split, rows in data.splits.items()} == {"train": 7, "validation": 1, "test": 8}
     assert data.label_names == tuple(names)
     for rows in data.splits.values():
@@ -101,12 +101,12 @@ def test_images_of_a_group_in_annotation_files_stay_on_one_side(tmp_path):
     for number, entry in enumerate(content["images"]):
         entry["patient"] = number // 4
     (tmp_path / "train.json").write_text(json.dumps(content))
-    check_groups(load_boxed_images(DataConfig(data_dir=str(tmp_path), group_column="patient")))
+    check_groups(load_boxed_images(DetectionData(data_dir=str(tmp_path), group_column="patient")))
 
     del content["images"][3]["patient"]
     (tmp_path / "train.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"1 of 40 entries of 'images' have no 'patient' \(3\.png\); they have file_"):
-        load_boxed_images(DataConfig(data_dir=str(tmp_path), group_column="patient"))
+        load_boxed_images(DetectionData(data_dir=str(tmp_path), group_column="patient"))
 
 
 def test_images_of_a_group_in_a_table_stay_on_one_side(tmp_path):
@@ -122,14 +122,14 @@ def test_images_of_a_group_in_a_table_stay_on_one_side(tmp_path):
     rows = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
     rows.to_parquet(tmp_path / "rows.parquet")
     given = {"train_file": str(tmp_path / "rows.parquet")}
-    check_groups(load_boxed_images(DataConfig(**given, group_column="patient")))
+    check_groups(load_boxed_images(DetectionData(**given, group_column="patient")))
     with pytest.raises(UserError, match=r"data\.group_column: no column 'pateint' .*mean patient\?"):
-        load_boxed_images(DataConfig(**given, group_column="pateint"))
+        load_boxed_images(DetectionData(**given, group_column="pateint"))
 
 
 def test_drawn_scenes_have_no_groups():
     with pytest.raises(UserError, match=r"data\.group_column patient: digits-scenes has no groups"):
-        load_boxed_images(DataConfig(dataset="digits-scenes", group_column="patient"))
+        load_boxed_images(DetectionData(dataset="digits-scenes", group_column="patient"))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -156,7 +156,7 @@ def test_boxes_follow_a_photograph_that_its_exif_turns(tmp_path, told):
         if told == "not at all":
             del entry["width"], entry["height"]
     (tmp_path / "train.json").write_text(json.dumps(content))
-    data = load_boxed_images(DataConfig(data_dir=str(tmp_path), validation_fraction=0))
+    data = load_boxed_images(DetectionData(data_dir=str(tmp_path), validation_fraction=0))
     for rows in data.splits.values():
         check_colors(rows, data.label_names)
 
@@ -188,7 +188,7 @@ def test_every_fault_is_named_with_its_file_and_annotation(tmp_path):
         f"3.png: annotation {first[3]}: its box [5, 5, 0, 7] has no area",
     ]
     with pytest.raises(UserError) as error:
-        load_boxed_images(DataConfig(data_dir=str(tmp_path)))
+        load_boxed_images(DetectionData(data_dir=str(tmp_path)))
     assert "train split: 3 images and 6 boxes cannot be used: " in str(error.value)
     assert all(fault in str(error.value) for fault in expected)
     assert "and 4 more" in str(error.value)
@@ -210,7 +210,7 @@ def test_a_box_that_cannot_be_is_named(tmp_path, change, fault):
     content["annotations"][0] |= change
     (tmp_path / "train.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"train split: 1 box cannot be used: 0\.png: annotation 1: ") as error:
-        load_boxed_images(DataConfig(data_dir=str(tmp_path)))
+        load_boxed_images(DetectionData(data_dir=str(tmp_path)))
     assert fault in str(error.value)
 
 
@@ -219,7 +219,7 @@ def test_what_is_bad_is_left_out_if_asked_to(tmp_path):
     boxes = len(content["annotations"])
     lost = sum(entry["image_id"] in (0, 1, 2) for entry in content["annotations"])
     spoil(tmp_path, content)
-    data = load_boxed_images(DataConfig(data_dir=str(tmp_path), skip_bad=True))
+    data = load_boxed_images(DetectionData(data_dir=str(tmp_path), skip_bad=True))
     assert sum(len(rows) for rows in data.splits.values()) == 17
     kept = [box for rows in data.splits.values() for objects in rows["objects"] for box in objects["bbox"]]
     assert len(kept) == boxes - lost - 5  # one box of the six is cut at the edge instead
@@ -232,7 +232,7 @@ def test_a_box_that_leaves_its_image_by_a_pixel_is_cut(tmp_path):
     content = write_coco(tmp_path, tmp_path / "train.json", 8)
     content["annotations"][0]["bbox"] = [-0.4, 30, 10, 10.7]
     (tmp_path / "train.json").write_text(json.dumps(content))
-    data = load_boxed_images(DataConfig(data_dir=str(tmp_path)))
+    data = load_boxed_images(DetectionData(data_dir=str(tmp_path)))
     kept = [box for rows in data.splits.values() for objects in rows["objects"] for box in objects["bbox"]]
     assert [0.0, 30.0, 9.6, 10.0] in [pytest.approx(box) for box in kept]
 
@@ -244,7 +244,7 @@ def test_corners_taken_for_sizes_are_noticed(tmp_path):
         entry["bbox"] = [left, top, left + width, top + height]
     (tmp_path / "train.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="are these corners"):
-        load_boxed_images(DataConfig(data_dir=str(tmp_path)))
+        load_boxed_images(DetectionData(data_dir=str(tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_corners_taken_for_sizes_are_noticed(tmp_path):
 def test_a_file_of_another_form_is_refused(tmp_path, content, message):
     (tmp_path / "train.json").write_text(content)
     with pytest.raises(UserError, match=r"train\.json") as error:
-        load_boxed_images(DataConfig(data_dir=str(tmp_path)))
+        load_boxed_images(DetectionData(data_dir=str(tmp_path)))
     assert message in str(error.value)
 
 
@@ -286,11 +286,11 @@ def test_no_scan_stands_in_two_splits(monkeypatch):
     assert (len(train), len(validation), len(test)) == (1167, 130, 500)
     assert not train & validation
     assert not (train | validation) & test
-    assert len(load_labelled_images(DataConfig(dataset="digits")).splits["test"]) == len(test)
+    assert len(load_labelled_images(LabelledImageData(dataset="digits")).splits["test"]) == len(test)
 
 
 def test_scenes_of_digits_are_a_dataset():
-    data = load_boxed_images(DataConfig(dataset="digits-scenes", max_train_rows=50, max_test_rows=20))
+    data = load_boxed_images(DetectionData(dataset="digits-scenes", max_train_rows=50, max_test_rows=20))
     assert {split: len(rows) for split, rows in data.splits.items()} == {"train": 50, "validation": 200, "test": 20}
     assert data.label_names == tuple("0123456789")
     image = np.asarray(next(iter(read_images(data.splits["test"]))).convert("L")).astype(float)

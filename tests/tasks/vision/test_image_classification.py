@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from startup_llm.config import DataConfig, ScratchModelConfig
 from startup_llm.run_folder import read_results
 from startup_llm.tasks import load_task
+from startup_llm.tasks.vision.options import LabelledImageData, ScratchImageDnn, ScratchVit
 from startup_llm.training import reload_gate
 
 CONFIGS = Path(__file__).parents[3] / "recipes" / "configs"
@@ -173,7 +173,11 @@ def test_the_reference_models_learn_digits_and_an_adapter_goes_on_one_of_them(tm
     assert results["checkpoint"]["trainable_parameters"] < results["checkpoint"]["parameters"] / 2
 
     model, processor, names = load_image_dnn(tmp_path / "dnn" / "model")
-    rows = load_task("image-classification").load_data(DataConfig(dataset="digits", max_test_rows=100)).splits["test"]
+    rows = (
+        load_task("image-classification")
+        .load_data(LabelledImageData(dataset="digits", max_test_rows=100))
+        .splits["test"]
+    )
     logits = model(**processor([image.convert("RGB") for image in rows["image"]], return_tensors="pt"))["logits"]
     assert names == list("0123456789")
     assert logits.argmax(dim=1).tolist() == [line["dnn"] for line in read_predictions(tmp_path / "dnn")]
@@ -184,8 +188,9 @@ def test_a_saved_reference_model_loads_again_with_equal_logits(name, tmp_path):
     import torch
 
     task = load_task("image-classification")
-    data = task.load_data(DataConfig(dataset="digits", max_train_rows=20, max_test_rows=20))
-    small = ScratchModelConfig(name=name, image_size=8, patch_size=4, width=16, layers=1, heads=2, hidden=[16])
+    data = task.load_data(LabelledImageData(dataset="digits", max_train_rows=20, max_test_rows=20))
+    vit = ScratchVit(image_size=8, patch_size=4, width=16, layers=1, heads=2)
+    small = vit if name == "vit" else ScratchImageDnn(image_size=8, hidden=[16])
     torch.manual_seed(0)
     processor, built = task.reference_models.build(data, small, "eager")
     task.reference_models.save(built.model, processor, data, tmp_path)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from startup_llm.config import DataConfig
 from startup_llm.data.digits import load_digits
 from startup_llm.errors import UserError
 from startup_llm.tasks.vision.labelled_images import load_labelled_images, read_image, read_images
+from startup_llm.tasks.vision.options import LabelledImageData
 
 
 def encode(image: Image.Image, kind: str = "png", **arguments: object) -> bytes:
@@ -43,7 +43,7 @@ def build_huge_png(width: int, height: int) -> bytes:
 
 
 def test_digits_are_tested_on_the_500_images_that_the_gan_is_tested_on():
-    data = load_labelled_images(DataConfig(dataset="digits"))
+    data = load_labelled_images(LabelledImageData(dataset="digits"))
     assert {name: len(rows) for name, rows in data.splits.items()} == {"train": 1167, "validation": 130, "test": 500}
     assert data.label_names == tuple("0123456789")
     pixels = np.stack([np.asarray(image) for image in read_images(data.splits["test"])])
@@ -57,14 +57,14 @@ def test_digits_are_tested_on_the_500_images_that_the_gan_is_tested_on():
 
 
 def test_another_split_seed_draws_another_test_split():
-    first, second = (load_labelled_images(DataConfig(dataset="digits", split_seed=seed)) for seed in (0, 1))
+    first, second = (load_labelled_images(LabelledImageData(dataset="digits", split_seed=seed)) for seed in (0, 1))
     assert first.splits["test"][0]["image"].tobytes() != second.splits["test"][0]["image"].tobytes()
 
 
 def test_a_folder_s_sub_folders_are_the_classes_in_natural_order(tmp_path):
     write_classes(tmp_path)
     (tmp_path / "cat" / "notes.txt").write_text("no image")
-    data = load_labelled_images(DataConfig(data_dir=str(tmp_path), validation_fraction=0))
+    data = load_labelled_images(LabelledImageData(data_dir=str(tmp_path), validation_fraction=0))
     assert data.label_names == ("cat", "dog2", "dog10")
     assert sum(len(rows) for rows in data.splits.values()) == 18
     assert any("cat/notes.txt" in note for note in data.notes)
@@ -77,7 +77,7 @@ def test_split_folders_give_the_splits(tmp_path):
     write_classes(tmp_path / "train")
     write_classes(tmp_path / "val", 2, first=1000)
     write_classes(tmp_path / "test", 3, first=2000)
-    data = load_labelled_images(DataConfig(data_dir=str(tmp_path)))
+    data = load_labelled_images(LabelledImageData(data_dir=str(tmp_path)))
     assert {name: len(rows) for name, rows in data.splits.items()} == {"train": 18, "validation": 6, "test": 9}
 
 
@@ -89,7 +89,7 @@ def test_a_local_copy_of_a_hub_dataset_is_read_from_its_parquet_files(tmp_path):
         images = [{"bytes": paint(first + place), "path": None} for place in range(12)]
         rows = datasets.Dataset.from_dict({"img": images, "label": [0, 1] * 6}, features=features)
         rows.to_parquet(str(tmp_path / f"{split}-00000-of-00001.parquet"))
-    data = load_labelled_images(DataConfig(dataset="owner/pictures", data_dir=str(tmp_path)))
+    data = load_labelled_images(LabelledImageData(dataset="owner/pictures", data_dir=str(tmp_path)))
     assert len(data.splits["test"]) == 12
     assert next(iter(read_images(data.splits["test"]))).tobytes() == read_image(paint(100)).tobytes()
 
@@ -115,15 +115,15 @@ def test_a_file_that_cannot_be_used_is_named_or_left_out(content, reason, tmp_pa
     write_classes(tmp_path)
     (tmp_path / "dog2" / "3.png").write_bytes(content)
     with pytest.raises(UserError, match=rf"train split: 1 of 18 .*dog2/3\.png.*({reason})"):
-        load_labelled_images(DataConfig(data_dir=str(tmp_path)))
-    data = load_labelled_images(DataConfig(data_dir=str(tmp_path), skip_bad=True, validation_fraction=0))
+        load_labelled_images(LabelledImageData(data_dir=str(tmp_path)))
+    data = load_labelled_images(LabelledImageData(data_dir=str(tmp_path), skip_bad=True, validation_fraction=0))
     assert sum(len(rows) for rows in data.splits.values()) == 17
     assert any("dog2/3.png" in note and "left out" in note for note in data.notes)
 
 
 def test_some_labels_of_each_class_are_kept_and_the_other_images_stay_without():
-    whole = load_labelled_images(DataConfig(dataset="digits", validation_fraction=0))
-    data = load_labelled_images(DataConfig(dataset="digits", validation_fraction=0, labels_per_class=3))
+    whole = load_labelled_images(LabelledImageData(dataset="digits", validation_fraction=0))
+    data = load_labelled_images(LabelledImageData(dataset="digits", validation_fraction=0, labels_per_class=3))
     assert np.bincount(data.splits["train"]["label"]).tolist() == [3] * 10
     assert len(data.unlabelled) == len(whole.splits["train"]) - 30
     assert "label" not in data.unlabelled.column_names
@@ -139,12 +139,12 @@ def test_images_of_a_group_stay_on_one_side(tmp_path):
     rows = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
     rows.to_parquet(tmp_path / "rows.parquet")
     given = {"train_file": str(tmp_path / "rows.parquet"), "validation_fraction": 0}
-    data = load_labelled_images(DataConfig(**given, group_column="patient"))
+    data = load_labelled_images(LabelledImageData(**given, group_column="patient"))
     groups = {name: {(row - 1) // 4 for row in rows["row"]} for name, rows in data.splits.items()}
     assert groups["train"].isdisjoint(groups["test"])
     assert len(groups["train"] | groups["test"]) == 10
     with pytest.raises(UserError, match=r"data\.group_column: no column 'pateint' .*mean patient\?"):
-        load_labelled_images(DataConfig(**given, group_column="pateint"))
+        load_labelled_images(LabelledImageData(**given, group_column="pateint"))
 
 
 def test_exif_turns_the_picture():
@@ -166,16 +166,18 @@ def test_grey_palette_and_alpha_become_rgb(mode):
 def test_images_that_the_test_split_holds_too_are_told_or_removed(tmp_path):
     write_classes(tmp_path / "train")
     write_classes(tmp_path / "test", 1)
-    told = load_labelled_images(DataConfig(data_dir=str(tmp_path), validation_fraction=0))
+    told = load_labelled_images(LabelledImageData(data_dir=str(tmp_path), validation_fraction=0))
     assert any(note.startswith("3 training images stand in the test split too") for note in told.notes)
-    removed = load_labelled_images(DataConfig(data_dir=str(tmp_path), validation_fraction=0, remove_overlap=True))
+    removed = load_labelled_images(
+        LabelledImageData(data_dir=str(tmp_path), validation_fraction=0, remove_overlap=True)
+    )
     assert len(removed.splits["train"]) == 15
 
 
 def test_rows_without_images_and_missing_folders_are_named(tmp_path):
     with pytest.raises(UserError, match=r"0 columns with images .*--data\.dataset digits"):
-        load_labelled_images(DataConfig())
+        load_labelled_images(LabelledImageData())
     with pytest.raises(UserError, match="no such folder"):
-        load_labelled_images(DataConfig(data_dir=str(tmp_path / "nothing")))
+        load_labelled_images(LabelledImageData(data_dir=str(tmp_path / "nothing")))
     with pytest.raises(UserError, match="no images in sub-folders"):
-        load_labelled_images(DataConfig(data_dir=str(tmp_path)))
+        load_labelled_images(LabelledImageData(data_dir=str(tmp_path)))

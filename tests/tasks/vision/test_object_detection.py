@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 from detectors import ARCHITECTURES, build_detector, paint_squares, write_coco
 
-from startup_llm.config import DataConfig, LoraConfig, ModelConfig, ScratchModelConfig
+from startup_llm.config import LoraConfig, ModelConfig
 from startup_llm.errors import UserError
 from startup_llm.models.checkpoints import load_checkpoint
 from startup_llm.tasks import load_task
 from startup_llm.tasks.vision.detector import compute_detections
 from startup_llm.tasks.vision.metrics import AVERAGE_PRECISION_50
+from startup_llm.tasks.vision.options import DetectionData, ScratchDetector
 
 TAG = "object-detection"
-SMALL = ScratchModelConfig(name="rt-detr", image_size=48, width=32, layers=1, heads=2, queries=6, dropout=0.0)
+SMALL = ScratchDetector(name="rt-detr", image_size=48, width=32, layers=1, heads=2, queries=6, dropout=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def squares(tmp_path_factory):
     write_coco(folder / "train", folder / "train" / "_annotations.coco.json", 40)
     write_coco(folder / "valid", folder / "valid" / "_annotations.coco.json", 6, first=100)
     write_coco(folder / "test", folder / "test" / "_annotations.coco.json", 12, first=200, size=(64, 40))
-    return load_task(TAG).load_data(DataConfig(data_dir=str(folder)))
+    return load_task(TAG).load_data(DetectionData(data_dir=str(folder)))
 
 
 def build(folder, squares, model_type: str):

@@ -1,0 +1,39 @@
+"""The options of the benchmark."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from startup_llm.config import Count, Fraction, LabelledTextData, Price
+from startup_llm.tasks.text_classification.options import TextClassificationModel
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """Time this package beside the public ways of doing the same, each in a process of its own, taking turns."""
+
+    what: Literal["training", "inference", "causal-lm"] = "training"
+    """training: LoRA on a text classification; inference: the trained architecture's predictions; causal-lm: a small
+    Llama-style model with random weights on packed text."""
+    ways: list[str] | None = None
+    """Which ways to time; default all."""
+    rows: Count | list[Count] | None = 1500
+    """Training rows, drawn anew where there are fewer; null for each row once. For causal-lm blocks of 512 tokens. A
+    list of several, such as [1000, 10000, 100000], draws what the work costs against the rows."""
+    dollars_per_hour: Price | None = None
+    """Price of this machine, to draw dollars beside seconds."""
+    epochs: Count = 1
+    """Passes over the training rows."""
+    repetitions: Count = 3
+    """How often each way is timed; the table gives medians."""
+    accuracy: bool = False
+    """Measure the test accuracy after each epoch too."""
+    target_accuracy: Fraction = 0.93
+    """Test accuracy whose time, from the start of the process, is told where it is reached."""
+    run_dir: str = "runs/benchmark"
+    """Where the table, the figure and the numbers are kept."""
+    overwrite: bool = False
+    """Replace a finished benchmark."""
+    model: TextClassificationModel = field(default_factory=TextClassificationModel)
+    data: LabelledTextData = field(default_factory=LabelledTextData)

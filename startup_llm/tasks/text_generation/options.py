@@ -1,0 +1,63 @@
+"""The options of text generation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from startup_llm.config import (
+    CheckedData,
+    Count,
+    EvaluationConfig,
+    GroupedData,
+    ScratchTransformer,
+    TaskOptions,
+    TextModelConfig,
+)
+
+
+@dataclass(frozen=True)
+class GenerationData(CheckedData, GroupedData):
+    """Running text, conversations, or preferences between two answers."""
+
+    text_column: str | None = None
+    """Column with the text or the conversation; found automatically if only one column fits."""
+    speakers: dict[str, str] = field(default_factory=dict)
+    """Roles of a dialogue's speakers in text_column, such as {'#Person1#': user, '#Person2#': assistant}."""
+    packing: bool = False
+    """Put several conversations into each training row; none of them attends to another."""
+
+
+@dataclass(frozen=True)
+class ChatModel(TextModelConfig):
+    """The pretrained checkpoint."""
+
+    chat_template: str | None = None
+    """How conversations are written, if the checkpoint's tokenizer has no template: chatml, plain, or a Jinja file."""
+
+
+@dataclass(frozen=True)
+class ChatEvaluation(EvaluationConfig):
+    """How the numbers are made."""
+
+    generate: bool = False
+    """Let a chat model write the last answer of each test conversation, the most probable token at each step, and
+    measure its overlap with the reference answer (ROUGE, BLEU, chrF); this takes time."""
+
+
+@dataclass(frozen=True)
+class ScratchGpt(ScratchTransformer):
+    """Transformer decoder that writes text, its weights drawn at random."""
+
+    name: str = "gpt"
+    max_length_tokens: Count = 256
+    """Longest context in tokens; text is cut into blocks of this length."""
+    tokenizer: Literal["character"] = "character"
+    """Kind of tokenizer, built on the training split alone."""
+
+
+OPTIONS = {
+    "text-generation": TaskOptions(
+        data=GenerationData, model=ChatModel, evaluation=ChatEvaluation, scratch_models={"gpt": ScratchGpt}
+    )
+}
