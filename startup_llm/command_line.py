@@ -257,5 +257,6 @@ def _explain(message: str, options: Sequence[str], sections: Mapping[str, Sectio
         expected = re.sub(r"<class '|'>|[\[\]]", "", found[2]).replace("NoneType", "null").replace(", ", " or ")
         return f"option {found[1]}: expected {expected}, got {found[3]}"
     if found := re.search(r"File does not exist: '(.*)'", message):
-        return f"no such file: {found[1]}"
+        path = Path(found[1])
+        return f"no such file: {path}{nearest(str(path), [str(other) for other in path.parent.glob('*.yaml')])}"
     return message

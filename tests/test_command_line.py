@@ -222,6 +222,9 @@ def test_yaml_of_an_older_run_with_the_options_of_every_task_is_read(tmp_path, w
 
 def test_missing_config_file_is_named(tmp_path):
     assert refuse("--config", str(tmp_path / "none.yaml")) == f"no such file: {tmp_path / 'none.yaml'}"
+    (tmp_path / "banking77_lora.yaml").write_text("method: lora\n")
+    told = refuse("--config", str(tmp_path / "banking77_lra.yaml"))
+    assert told.endswith(f"banking77_lra.yaml; did you mean {tmp_path / 'banking77_lora.yaml'}?")
 
 
 def test_broken_yaml_file_is_a_users_mistake(tmp_path):

@@ -1,4 +1,4 @@
-"""The README's commands run, and its figures are those of the results files."""
+"""The README's commands run, those of other pages parse, links lead to files, and tables are those of results."""
 
 from __future__ import annotations
 
@@ -11,25 +11,36 @@ from pathlib import Path
 
 import pytest
 
+from startup_llm.errors import UserError
 from startup_llm.runs.readme import (
+    main,
     render_benchmark,
-    render_ladder,
+    render_comparison,
     render_page,
     render_summary,
     render_table,
     shorten_benchmark,
-    shorten_ladder,
+    shorten_comparison,
     shorten_results,
 )
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = [
-    line
-    for block in re.findall(r"```\n(.*?)```", README, re.DOTALL)
-    for line in block.splitlines()
-    if line.startswith(("accelerate launch", "python ", "make "))
-]
+RESULTS = ROOT / "recipes" / "results"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
+TEXTS["recipes/configs/README.md"] = (ROOT / "recipes" / "configs" / "README.md").read_text(encoding="utf-8")
+
+
+def list_commands(text: str) -> list[str]:
+    """Return the commands of a page's blocks."""
+    blocks = re.findall(r"```\n(.*?)```", text, re.DOTALL)
+    starts = ("accelerate launch", "python ", "make ")
+    return [line for block in blocks for line in block.splitlines() if line.startswith(starts)]
+
+
+README = TEXTS["README.md"]
+COMMANDS = list_commands(README)
+RECIPE_COMMANDS = sorted({line for text in TEXTS.values() for line in list_commands(text) if "recipes/" in line})
 
 
 def find(start: str) -> list[str]:
@@ -50,8 +61,49 @@ def run(words: list[str], cwd: Path) -> subprocess.CompletedProcess:
 QUICK = ["--train.max_steps", "2", "--evaluation.resamples", "50"]
 
 
-def test_the_tables_are_those_of_the_results_files():
-    assert render_page(README, ROOT / "recipes" / "results") == README
+@pytest.mark.parametrize("page", TEXTS)
+def test_the_tables_are_those_of_the_results_files(page):
+    assert render_page(TEXTS[page], RESULTS) == TEXTS[page]
+
+
+def test_every_results_file_is_on_a_page():
+    marked = re.findall(r"<!-- (?:results|summary|comparison|benchmark): ([^>]+) -->", "".join(TEXTS.values()))
+    assert {file.stem for file in RESULTS.rglob("*.json")} <= set(" ".join(marked).split())
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_links_between_pages_lead_to_a_file_and_a_heading(page):
+    for link in re.findall(r"\]\((?!https?:)([^)#]*)(#[^)]+)?\)", TEXTS[page]):
+        path, anchor = (ROOT / page).parent / link[0] if link[0] else ROOT / page, link[1]
+        assert path.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor[1:] in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("command", RECIPE_COMMANDS)
+def test_every_option_of_a_command_is_known(command, run_recipe, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    words = shlex.split(command, comments=True)
+    place = next((number for number, word in enumerate(words) if re.fullmatch(r"recipes/\w+\.py", word)), None)
+    if place is None:
+        assert "-m" in words
+        return
+    code, out, err = run_recipe(Path(words[place]).stem, *words[place + 1 :], "--print_config")
+    assert (code, err) == (0, "")
+    assert out
+
+
+def test_pages_are_written_in_place_and_what_is_missing_is_named(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- summary: helpdesk-lora -->\n<!-- /summary -->\n")
+    main(str(page), str(RESULTS))
+    assert "| helpdesk-lora | text-classification |" in page.read_text()
+    page.write_text("<!-- results: helpdesk-lra -->\n<!-- /results -->\n")
+    with pytest.raises(UserError, match=r"no results file .*helpdesk-lra\.json; did you mean helpdesk-lora"):
+        main(str(page), str(RESULTS))
+    with pytest.raises(UserError, match="expected pages, then the folder of results files"):
+        main(str(RESULTS))
 
 
 def test_a_figure_that_is_no_share_stands_in_its_own_unit_with_its_signature_and_without_texts():
@@ -78,37 +130,37 @@ def test_the_summary_sets_each_experiment_beside_the_best_of_the_others():
     assert told == f"| fsdd-asr | asr | {figures} | 1.5 |"
 
 
-def test_a_ladder_s_rungs_stand_in_the_order_of_the_largest_budget_and_without_paths():
-    def rung(name, mean):
+def test_a_comparison_s_models_stand_in_the_order_of_the_largest_budget_and_without_paths():
+    def model(name, mean):
         draws = [{"value": mean, "command": "run /home/me"}]
         return {"name": name, "mean": mean, "least": mean - 0.01, "most": mean + 0.01, "draws": draws}
 
     budgets = [
-        {"budget": 5, "rungs": [rung("ganbert", 0.7), rung("dnn", 0.5), rung("lora", 0.6)]},
-        {"budget": "all", "rungs": [rung("dnn", 0.8), rung("lora", 0.9)]},
+        {"budget": 5, "rungs": [model("ganbert", 0.7), model("dnn", 0.5), model("lora", 0.6)]},
+        {"budget": "all", "rungs": [model("dnn", 0.8), model("lora", 0.9)]},
     ]
     found = {"decides": "accuracy", "lower_is_better": False, "budgets": budgets, "sentences": ["Use lora."]}
-    kept = shorten_ladder({**found, "hardware": "one machine", "command": "compare /home/me"})
+    kept = shorten_comparison({**found, "hardware": "one machine", "command": "compare /home/me"})
     assert "/home" not in json.dumps(kept)
-    lines = render_ladder(kept).splitlines()
+    lines = render_comparison(kept).splitlines()
     assert lines[0] == "| accuracy | 5 | all |"
     assert lines[2] == "| lora | 60.0 % (59.0 to 61.0) | 90.0 % (89.0 to 91.0) |"
     assert lines[4] == "| ganbert | 70.0 % (69.0 to 71.0) |  |"
     assert "Use lora." in lines
 
 
-def test_timings_stand_beside_the_first_way_s_and_without_paths():
-    ways = {
+def test_timings_stand_beside_the_first_method_s_and_without_paths():
+    methods = {
         name: {"rows_per_second": {"median": rate, "low": rate, "high": rate}} for name, rate in [("a", 6), ("b", 2)]
     }
-    size = {"rows": 600, "summary": ways, "timings": {"a": [{"rows_per_second": 6}]}}
+    size = {"rows": 600, "summary": methods, "timings": {"a": [{"rows_per_second": 6}]}}
     kept = shorten_benchmark({"sizes": [size], "hardware": "one machine", "command": "benchmark /home/me"})
     assert "/home" not in json.dumps(kept)
     assert "timings" not in kept["sizes"][0]
     assert render_benchmark(kept).splitlines()[-3:] == ["| b | 2.0 | 3.00 |", "", "On one machine."]
 
 
-def test_every_command_of_the_readme_is_known_to_these_tests():
+def test_every_command_of_the_readme_is_run_by_these_tests():
     tested = ("accelerate launch recipes/", "python recipes/push.py", "make finetune", "make test")
     assert [line for line in COMMANDS if not line.startswith(tested)] == []
     assert len(COMMANDS) == 10

@@ -1,4 +1,4 @@
-"""Repeated timings of several ways of doing the same: medians, a table and a figure."""
+"""Repeated timings of several methods that do the same: medians, a table and a figure."""
 
 from __future__ import annotations
 
@@ -15,47 +15,50 @@ COLUMNS: dict[str, tuple[str, float, str]] = {
     "peak_memory_bytes": ("peak memory, GiB", 2**-30, ".2f"),
     "accuracy": ("accuracy", 1, ".2%"),
     "seconds_to_target": ("s to target", 1, ".0f"),
-    "seconds": ("s in all", 1, ".0f"),
+    "seconds": ("total s", 1, ".0f"),
 }
 """Figure -> its heading, what it is multiplied by, and its format."""
 
 
 def summarize_timings(timings: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Return for each way and figure the median, the least and the greatest; the error of a way that never ran.
+    """Return for each method and figure the median, the least and the greatest; the error of a method that never ran.
 
     Args:
-        timings: Per way, one record of figures per repetition; a figure may be None, a record may be an `error`.
+        timings: Per method, one record of figures per repetition; a figure may be None, a record may be an `error`.
     """
     summary: dict[str, dict[str, Any]] = {}
-    for way, records in timings.items():
+    for method, records in timings.items():
         ran = [record for record in records if "error" not in record]
         if not ran:
-            summary[way] = {"error": records[-1]["error"]}
+            summary[method] = {"error": records[-1]["error"]}
             continue
-        summary[way] = {"repetitions": len(ran)}
+        summary[method] = {"repetitions": len(ran)}
         for name in COLUMNS:
             values = [record[name] for record in ran if record.get(name) is not None]
             if values:
-                low, middle, high = (float(f(values)) for f in (np.min, np.median, np.max))
-                summary[way][name] = {"median": middle, "low": low, "high": high}
+                summary[method][name] = {
+                    "median": float(np.median(values)),
+                    "low": float(min(values)),
+                    "high": float(max(values)),
+                }
     return summary
 
 
 def build_timing_table(summary: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return a Markdown table of medians, the rates with their spread and their ratio to the first way."""
-    ways = {way: figures for way, figures in summary.items() if "error" not in figures}
-    names = [name for name in COLUMNS if any(name in figures for figures in ways.values())]
-    first = next(iter(ways.values()), {}).get("rows_per_second", {}).get("median")
+    """Return a Markdown table of medians, the rates with their spread and their ratio to the first method."""
+    methods = {method: figures for method, figures in summary.items() if "error" not in figures}
+    names = [name for name in COLUMNS if any(name in figures for figures in methods.values())]
+    first = next(iter(methods.values()), {}).get("rows_per_second", {}).get("median")
     lines = [
-        "| way | " + " | ".join(COLUMNS[name][0] for name in names) + " | first way / this |",
+        "| method | " + " | ".join(COLUMNS[name][0] for name in names) + " | speed of the first / this |",
         "|---" * (len(names) + 2) + "|",
     ]
-    for way, figures in summary.items():
+    for method, figures in summary.items():
         if "error" in figures:
-            lines.append(f"| {way} | does not run: {figures['error']} |" + " |" * len(names))
+            lines.append(f"| {method} | does not run: {figures['error']} |" + " |" * len(names))
             continue
         cells = [_show(name, figures.get(name)) for name in names]
-        lines.append(f"| {way} | {' | '.join(cells)} | {first / figures['rows_per_second']['median']:.2f} |")
+        lines.append(f"| {method} | {' | '.join(cells)} | {first / figures['rows_per_second']['median']:.2f} |")
     return "\n".join(lines)
 
 
@@ -81,7 +84,7 @@ def _show(name: str, figure: Mapping[str, float] | None) -> str:
 
 
 def draw_timings(summary: Mapping[str, Mapping[str, Any]], title: str, path: Path) -> None:
-    """Draw the rates as bars with their spread, the first way on top.
+    """Draw the rates as bars with their spread, the first method on top.
 
     Args:
         summary: From `summarize_timings`.
@@ -90,13 +93,13 @@ def draw_timings(summary: Mapping[str, Mapping[str, Any]], title: str, path: Pat
     """
     from matplotlib.figure import Figure
 
-    ways = [way for way, figures in summary.items() if "error" not in figures][::-1]
-    rates = [summary[way]["rows_per_second"] for way in ways]
-    figure = Figure(figsize=(7, 0.45 * len(ways) + 1.1), layout="constrained")
+    methods = [method for method, figures in summary.items() if "error" not in figures][::-1]
+    rates = [summary[method]["rows_per_second"] for method in methods]
+    figure = Figure(figsize=(7, 0.45 * len(methods) + 1.1), layout="constrained")
     axes = figure.subplots()
     middle = np.array([rate["median"] for rate in rates])
     spread = np.abs(np.array([[rate["low"], rate["high"]] for rate in rates]).T - middle)
-    bars = axes.barh(ways, middle, xerr=spread, color="#1d5fa8", ecolor="#5b6471", capsize=3)
+    bars = axes.barh(methods, middle, xerr=spread, color="#1d5fa8", ecolor="#5b6471", capsize=3)
     axes.bar_label(bars, labels=[f"{value:,.0f}" for value in middle], padding=6)
     axes.margins(x=0.15)
     axes.set_xlabel("rows per second (median, least to greatest)")
@@ -106,7 +109,7 @@ def draw_timings(summary: Mapping[str, Mapping[str, Any]], title: str, path: Pat
 
 
 def draw_costs(sizes: Sequence[Mapping[str, Any]], title: str, dollars_per_hour: float | None, path: Path) -> None:
-    """Draw the seconds of each way's whole process against the rows, both in powers of ten.
+    """Draw the seconds of each method's whole process against the rows, both in powers of ten.
 
     Args:
         sizes: As for `build_timing_tables`, in ascending order of rows.
@@ -118,12 +121,13 @@ def draw_costs(sizes: Sequence[Mapping[str, Any]], title: str, dollars_per_hour:
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
-    for way in sizes[0]["summary"]:
-        ran = [(size["rows"], size["summary"][way]["seconds"]) for size in sizes if "seconds" in size["summary"][way]]
-        if ran:
-            middle = np.array([seconds["median"] for _, seconds in ran])
-            spread = np.abs(np.array([[seconds["low"], seconds["high"]] for _, seconds in ran]).T - middle)
-            axes.errorbar([rows for rows, _ in ran], middle, yerr=spread, marker="o", capsize=3, label=way)
+    for method in sizes[0]["summary"]:
+        figures = [(size["rows"], size["summary"][method].get("seconds")) for size in sizes]
+        measured = [(rows, seconds) for rows, seconds in figures if seconds is not None]
+        if measured:
+            middle = np.array([seconds["median"] for _, seconds in measured])
+            spread = np.abs(np.array([[seconds["low"], seconds["high"]] for _, seconds in measured]).T - middle)
+            axes.errorbar([rows for rows, _ in measured], middle, yerr=spread, marker="o", capsize=3, label=method)
     axes.set(xscale="log", yscale="log", xlabel="rows", ylabel="seconds of the whole process, median")
     axes.set_title(title, loc="left", fontsize=10)
     axes.spines["top"].set_visible(False)

@@ -2,7 +2,8 @@
 
 import sys
 
+from startup_llm.errors import run_recipe
 from startup_llm.runs.readme import main
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run_recipe(lambda: main(*sys.argv[1:]))

@@ -1,32 +1,50 @@
-"""Tables of a page, written from results files, so that no figure on it was typed.
+"""Tables of Markdown pages, written from results files, so that no figure on them was typed.
 
-`python -m startup_llm.runs.readme README.md recipes/results` fills each pair of marker lines
-`<!-- results: NAME -->` and `<!-- /results -->` from `recipes/results/NAME.json`, a list of shortened `results.json`.
-Likewise `<!-- ladder: NAME -->` and `<!-- /ladder -->`, from a comparison kept as `recipes/results/ladders/NAME.json`,
-and `<!-- benchmark: NAME -->` and `<!-- /benchmark -->`, from timings kept as `recipes/results/benchmarks/NAME.json`.
-Between `<!-- summary -->` and `<!-- /summary -->` stands a line for each such file. With `NAME=RUN,RUN` behind it, it
-first makes that file anew: from finished runs, which differ by their seed alone, or from a comparison or benchmark.
+`python -m startup_llm.runs.readme README.md docs/*.md recipes/results` writes what is between the markers of a page:
+
+- `<!-- results: NAME -->` to `<!-- /results -->`: the models of `NAME.json`, a list of shortened `results.json`.
+- `<!-- summary -->` to `<!-- /summary -->`: one line per such file; of some alone, `<!-- summary: NAME NAME -->`.
+- `<!-- comparison: NAME -->` to `<!-- /comparison -->`: a comparison of models, kept as `comparisons/NAME.json`.
+- `<!-- benchmark: NAME -->` to `<!-- /benchmark -->`: timings, kept as `benchmarks/NAME.json`.
+
+With `NAME=RUN,RUN` behind the folder, it first writes that file: from finished runs, which differ by their seed alone,
+or from a comparison or a benchmark.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 from startup_llm.benchmark.tables import build_timing_tables
+from startup_llm.errors import UserError, nearest, run_recipe
 from startup_llm.evaluation.metrics import is_share
 from startup_llm.run_folder import read_results
 from startup_llm.written_files import write_atomically
 
 _MARKED = re.compile(
-    r"(<!-- (?P<kind>results|ladder|benchmark): (?P<name>\S+) -->\n).*?(<!-- /(?P=kind) -->)", re.DOTALL
+    r"(<!-- (?P<kind>results|summary|comparison|benchmark)(: (?P<names>[^>]+?))? -->\n).*?(<!-- /(?P=kind) -->)",
+    re.DOTALL,
 )
-_SUMMARY = re.compile(r"(<!-- summary -->\n).*?(<!-- /summary -->)", re.DOTALL)
 _PRIVATE = ("mistakes", "confusions", "gallery", "samples", "history", "config", "command", "per_class", "plan")
+
+
+def read_kept_results(file: Path) -> Any:
+    """Read a results file that `keep_results` wrote: a list of runs, a comparison or a benchmark.
+
+    Raises:
+        UserError: If there is no such file.
+    """
+    if not file.is_file():
+        names = [other.stem for other in file.parent.glob("*.json")]
+        raise UserError(f"no results file {file}{nearest(file.stem, names)}")
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def render_page(page: str, folder: Path) -> str:
@@ -37,40 +55,73 @@ def render_page(page: str, folder: Path) -> str:
         folder: Where NAME.json lies.
     """
 
-    def fill(found: re.Match[str]) -> str:
-        place, render = _KINDS[found["kind"]]
-        kept = json.loads((folder / place / f"{found['name']}.json").read_text(encoding="utf-8"))
-        return f"{found[1]}{render(kept)}\n{found[4]}"
+    def fill(marked: re.Match[str]) -> str:
+        names = (marked["names"] or "").split()
+        if marked["kind"] == "summary":
+            names = names or sorted(file.stem for file in folder.glob("*.json"))
+            table = render_summary({name: read_kept_results(folder / f"{name}.json") for name in names})
+        else:
+            place, render = _KINDS[marked["kind"]]
+            table = render(read_kept_results(folder / place / f"{marked['names']}.json"))
+        return f"{marked[1]}{table}\n{marked[5]}"
 
-    runs = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))}
-    return _SUMMARY.sub(lambda found: f"{found[1]}{render_summary(runs)}\n{found[2]}", _MARKED.sub(fill, page))
+    return _MARKED.sub(fill, page)
+
+
+@dataclass(frozen=True)
+class ExperimentSummary:
+    """An experiment in one line: the trained model beside the best of the others.
+
+    Attributes:
+        task: Hub pipeline tag.
+        metric: Name of the primary metric, and whether lower is better.
+        baseline: Figure and name of the best other model.
+        trained: Figure, name and interval of the trained model.
+        minutes: Duration of the run.
+    """
+
+    task: str
+    metric: str
+    baseline: str
+    trained: str
+    minutes: str
+
+
+def summarize_experiment(results: Mapping[str, Any]) -> ExperimentSummary:
+    """Read the line of an experiment from its shortened results, whose last model is the trained one."""
+    metric, models = results["decides"], results["models"]
+    lower_is_better = metric in results["lower_is_better"]
+    *others, trained = [model for model in models if metric in models[model]]
+    best = (min if lower_is_better else max)(others, key=lambda model: models[model][metric]["value"])
+    scale, unit = (100, " %") if is_share(metric) else (1, "")
+    low, value, high = (scale * models[trained][metric][key] for key in ("low", "value", "high"))
+    places = 1 if unit or value >= 10 else 2
+    return ExperimentSummary(
+        task=results["task"],
+        metric=metric + " (lower is better)" * lower_is_better,
+        baseline=f"{scale * models[best][metric]['value']:.{places}f}{unit} {best}",
+        trained=f"{value:.{places}f}{unit} {trained} ({low:.{places}f} to {high:.{places}f})",
+        minutes=f"{results['seconds'] / 60:.1f}",
+    )
 
 
 def render_summary(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """Write a line per experiment as Markdown: what was trained, and the best of what it stands beside.
+    """Write a line per experiment as Markdown: the trained model, and the best of what it stands beside.
 
     Args:
-        runs: NAME -> the experiment's runs, which differ by their seed. The last model of a run is the trained one.
+        runs: NAME -> the experiment's runs, which differ by their seed.
     """
-    lines = ["| experiment | task | decides | best of the others | trained | minutes |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| experiment | task | primary metric | best baseline | trained model (95 % interval) | minutes |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, (first, *_) in runs.items():
-        metric, models = first["decides"], first["models"]
-        *others, trained = [model for model in models if metric in models[model]]
-        values = {model: models[model][metric]["value"] for model in others}
-        best = (min if metric in first["lower_is_better"] else max)(values, key=lambda model: values[model])
-        scale, unit = (100, " %") if is_share(metric) else (1, "")
-        low, value, high = (scale * models[trained][metric][key] for key in ("low", "value", "high"))
-        places = 1 if unit or value >= 10 else 2
-        other, value, low, high = (f"{number:.{places}f}" for number in (scale * values[best], value, low, high))
-        figures = f"{other}{unit} {best}", f"{value}{unit} {trained} ({low} to {high})"
-        arrow = " (lower is better)" * (metric in first["lower_is_better"])
-        cells = (name, first["task"], f"{metric}{arrow}", *figures, f"{first['seconds'] / 60:.1f}")
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(f"| {' | '.join((name, *astuple(summarize_experiment(first))))} |")
     return "\n".join(lines)
 
 
 def render_table(runs: Sequence[Mapping[str, Any]]) -> str:
-    """Write the ladder of one run, or of several that differ by their seed, as Markdown."""
+    """Write the models of one run, or of several that differ by their seed, as Markdown."""
     first, metric = runs[0], runs[0]["decides"]
     scale, unit = (100, " %") if is_share(metric) else (1, "")
     lines = [f"| model | {metric} | 95 % interval |", "|---|---|---|"]
@@ -83,38 +134,39 @@ def render_table(runs: Sequence[Mapping[str, Any]]) -> str:
         lines.append(f"| {name} | {mean}{spread} | {low:.1f} to {high:.1f} |")
     seconds = ", ".join(f"{run['seconds']:.0f} s" for run in runs)
     memory = max(run["peak_memory_bytes"] for run in runs) / 2**30
-    speed = first["throughput"].get("train_examples_per_second")
-    took = f"{seconds}, {memory:.1f} GiB at the most" + (
-        f", {speed:.0f} examples a second in training" if speed else ""
-    )
-    told = " ".join(f"{sentence}." for sentence in first["sentences"])
+    cost = f"Run time {seconds}, peak memory {memory:.1f} GiB"
+    if speed := first["throughput"].get("train_examples_per_second"):
+        cost += f", {speed:.0f} training examples per second"
+    conclusions = " ".join(f"{sentence}." for sentence in first["sentences"])
     if signature := first.get("signatures", {}).get(metric):
-        told += f" sacreBLEU's signature: `{signature}`."
-    return "\n".join([*lines, "", told, f"It took {took}, on {first['hardware']}."])
+        conclusions += f" sacreBLEU's signature: `{signature}`."
+    return "\n".join([*lines, "", conclusions, "", f"{cost}, on {first['hardware']}."])
 
 
-def render_ladder(comparison: Mapping[str, Any]) -> str:
-    """Write a comparison of recipes/compare.py as Markdown: a line per rung, the best at the largest budget first."""
+def render_comparison(comparison: Mapping[str, Any]) -> str:
+    """Write a comparison of recipes/compare.py as Markdown: a line per model, the best at the largest budget first."""
     budgets, metric = comparison["budgets"], comparison["decides"]
     scale, unit = (100, " %") if is_share(metric) else (1, "")
-    means = [{rung["name"]: rung for rung in entry["rungs"]} for entry in budgets]
-    order = sorted(means[-1].values(), key=lambda rung: rung["mean"], reverse=not comparison["lower_is_better"])
-    names = [rung["name"] for rung in order]
-    names += [name for rungs in means for name in rungs if name not in names]
+    budget_models = [{model["name"]: model for model in entry["rungs"]} for entry in budgets]
+    order = sorted(
+        budget_models[-1].values(), key=lambda model: model["mean"], reverse=not comparison["lower_is_better"]
+    )
+    names = [model["name"] for model in order]
+    names += [name for models in budget_models for name in models if name not in names]
     lines = [
         f"| {metric} | {' | '.join(str(entry['budget']) for entry in budgets)} |",
         "|---" * (len(budgets) + 1) + "|",
     ]
     for name in dict.fromkeys(names):
         cells = [
-            f"{scale * rungs[name]['mean']:.1f}{unit} ({scale * rungs[name]['least']:.1f} to "
-            f"{scale * rungs[name]['most']:.1f})"
-            if name in rungs
+            f"{scale * models[name]['mean']:.1f}{unit} ({scale * models[name]['least']:.1f} to "
+            f"{scale * models[name]['most']:.1f})"
+            if name in models
             else ""
-            for rungs in means
+            for models in budget_models
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", " ".join(comparison["sentences"]), f"On {comparison['hardware']}."])
+    return "\n".join([*lines, "", " ".join(comparison["sentences"]), "", f"On {comparison['hardware']}."])
 
 
 def render_benchmark(benchmark: Mapping[str, Any]) -> str:
@@ -124,7 +176,7 @@ def render_benchmark(benchmark: Mapping[str, Any]) -> str:
 
 _KINDS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "results": ("", render_table),
-    "ladder": ("ladders", render_ladder),
+    "comparison": ("comparisons", render_comparison),
     "benchmark": ("benchmarks", render_benchmark),
 }
 
@@ -139,7 +191,7 @@ def shorten_benchmark(benchmark: Mapping[str, Any]) -> dict[str, Any]:
     return {**_drop_private(benchmark), "sizes": sizes}
 
 
-def shorten_ladder(comparison: Mapping[str, Any]) -> dict[str, Any]:
+def shorten_comparison(comparison: Mapping[str, Any]) -> dict[str, Any]:
     """Return a comparison without commands, whose paths are local."""
     budgets = [
         {**entry, "rungs": [{**rung, "draws": [draw["value"] for draw in rung["draws"]]} for rung in entry["rungs"]]}
@@ -159,26 +211,46 @@ def shorten_results(results: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, "data": data, "calibration": {}}
 
 
-def main(page: str | Path, folder: str | Path, *kept: str) -> None:
-    """Keep the results of runs, then write the page's tables.
+def keep_results(folder: Path, name: str, runs: Sequence[str]) -> None:
+    """Write the results file NAME of finished runs, of a comparison or of a benchmark.
 
     Args:
-        page: Markdown file with marker lines.
-        folder: Where NAME.json lies.
-        *kept: `NAME=RUN,RUN`, `NAME=COMPARISON` or `NAME=BENCHMARK`.
+        folder: Where results files lie.
+        name: The file's name without its extension.
+        runs: Folders; several where runs differ by their seed alone.
     """
-    page, folder = Path(page), Path(folder)
-    for name, _, runs in (word.partition("=") for word in kept):
-        first, *others = (read_results(run) for run in runs.split(","))
-        if "budgets" in first:
-            kind, shortened = "ladder", shorten_ladder(first)
-        elif "sizes" in first:
-            kind, shortened = "benchmark", shorten_benchmark(first)
-        else:
-            kind, shortened = "results", [shorten_results(found) for found in (first, *others)]
-        write_atomically(folder / _KINDS[kind][0] / f"{name}.json", json.dumps(shortened, indent=1) + "\n")
-    write_atomically(page, render_page(page.read_text(encoding="utf-8"), folder))
+    first, *others = (read_results(run) for run in runs)
+    shortened: Any
+    if "budgets" in first:
+        kind, shortened = "comparison", shorten_comparison(first)
+    elif "sizes" in first:
+        kind, shortened = "benchmark", shorten_benchmark(first)
+    else:
+        kind, shortened = "results", [shorten_results(results) for results in (first, *others)]
+    write_atomically(folder / _KINDS[kind][0] / f"{name}.json", json.dumps(shortened, indent=1) + "\n")
+
+
+def main(*words: str) -> None:
+    """Keep the results of runs, then write the tables of pages.
+
+    Args:
+        *words: Markdown files with marker lines, the folder of results files, then perhaps `NAME=RUN,RUN`.
+
+    Raises:
+        UserError: If no page or no folder is named.
+    """
+    paths = [Path(word) for word in words if "=" not in word]
+    if len(paths) < 2 or not paths[-1].is_dir():
+        raise UserError(
+            f"{shlex.join(words) or 'nothing is named'}; expected pages, then the folder of results files, such as "
+            "README.md docs/*.md recipes/results"
+        )
+    *pages, folder = paths
+    for name, _, runs in (word.partition("=") for word in words if "=" in word):
+        keep_results(folder, name, runs.split(","))
+    for page in pages:
+        write_atomically(page, render_page(page.read_text(encoding="utf-8"), folder))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run_recipe(lambda: main(*sys.argv[1:]))
