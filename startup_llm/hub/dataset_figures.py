@@ -224,7 +224,7 @@ def _describe_copies(texts: Mapping[str, Sequence[str]]) -> str:
     folded = {split: [fold_text(text) for text in values] for split, values in texts.items()}
     told = [f"{len(values) - len(set(values)):,} rows of {split} repeat another" for split, values in folded.items()]
     told += [
-        f"{sum(text in known for text in folded[later]):,} of {later} stand in {earlier} too"
+        f"{sum(text in known for text in folded[later]):,} of {later} occur in {earlier} too"
         for earlier, later, known in _pair_splits(folded)
     ]
     return f"- Copies, case and white space ignored: {', '.join(told)}."
