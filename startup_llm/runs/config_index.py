@@ -14,8 +14,9 @@ from typing import Any
 
 import yaml
 
-from startup_llm.config import DEFAULT_DATASET, FinetuneConfig, GanConfig
+from startup_llm.config import DEFAULT_DATASET, FinetuneConfig
 from startup_llm.errors import UserError, run_recipe
+from startup_llm.gan.options import GanConfig
 from startup_llm.runs.readme import read_kept_results, summarize_experiment
 from startup_llm.tasks import load_task
 from startup_llm.written_files import write_atomically
