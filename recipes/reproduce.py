@@ -9,11 +9,11 @@ run without --trust_remote_code, files outside the working folder are read only 
 is given to the process that trains.
 """
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from startup_llm.children import run_child
 from startup_llm.command_line import parse_config
 from startup_llm.config import ReproduceConfig
 from startup_llm.errors import UserError, run_recipe
@@ -35,7 +35,7 @@ def main() -> None:
     confirm(reproduction, config)
     check_inputs(reproduction)
     print(f"makes {config.run} again in {reproduction.new_run}", flush=True)
-    done = subprocess.run(reproduction.command, env=reproduction.build_environment(), check=False)
+    done = run_child(reproduction.command, env=reproduction.build_environment())
     if done.returncode != 0:
         sys.exit(done.returncode)
     sys.exit(report(reproduction.lock, read_run_lock(reproduction.new_run)))

@@ -26,6 +26,7 @@ LAYERS = {
     "run_folder": 1,
     "written_files": 0,
     "plain_data": 0,
+    "children": 0,
     "errors": -1,
 }
 """Part of the project -> its height; imports point down only, or stay within a part."""

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from startup_llm.children import run_child
 from startup_llm.config import CompareConfig, DataConfig, list_changed
 from startup_llm.errors import UserError
 from startup_llm.run_folder import RunFolder, read_results
@@ -105,7 +106,7 @@ def _launch(recipe: Path, words: list[str], log: Path) -> None:
     log.parent.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "accelerate.commands.launch", str(recipe), *words]
     with log.open("w", encoding="utf-8") as output:
-        done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False)
+        done = run_child(command, stdout=output, stderr=subprocess.STDOUT)
     if done.returncode != 0:
         said = log.read_text(encoding="utf-8").splitlines()
         errors = [line for line in said if re.match(r"(error|[\w.]+Error): ", line)]

@@ -8,7 +8,6 @@ import json
 import os
 import runpy
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 import yaml
 from loopback_hub import TOKEN, LoopbackHub
 
+from startup_llm import children
 from startup_llm.config import PushConfig
 from startup_llm.hub.push import push
 from startup_llm.runs.lock_schema import OVERRIDES, check_lock
@@ -106,19 +106,17 @@ def test_a_model_from_scratch_is_made_again_to_the_same_numbers_and_bytes(
 @pytest.fixture
 def copy_instead_of_training(monkeypatch) -> Callable[[Callable[[dict], None]], list]:
     """Return a function that lets the new run be a copy of runs/first with a changed lock; it gives the calls."""
-    really_run, calls = subprocess.run, []
+    calls = []
 
     def install(change: Callable[[dict], None] = lambda lock: None) -> list:
         def run(words, **options):
-            if str(FINETUNE) not in words:
-                return really_run(words, **options)
             calls.append((words, options["env"]))
             target = Path(next(word for word in words if word.startswith("--run_dir=")).partition("=")[2])
             shutil.copytree("runs/first", target)
             change_lock(target, change)
             return SimpleNamespace(returncode=0)
 
-        monkeypatch.setattr(subprocess, "run", run)
+        monkeypatch.setattr(children, "run_child", run)
         return calls
 
     return install
