@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from startup_llm.config import (
     find_range,
 )
 from startup_llm.errors import UserError, nearest
+from startup_llm.plain_data import read_yaml_mapping
 from startup_llm.tasks.options import Section, choose_sections
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ def parse_config(
     if "--train.help" in argv and train_section:
         _build_parser(None, {}, train_section=True, documented=True).print_help()
         sys.exit(0)
+    _check_config_files(argv)
     chosen = _read_chosen(argv)
     sections = choose_sections(config_class, chosen)
     if any(word in ("-h", "--help") for word in argv):
@@ -208,6 +211,17 @@ def _build_parser(
 
         parser.add_class_arguments(TrainingArguments, "train", instantiate=False)
     return parser
+
+
+def _check_config_files(argv: Sequence[str]) -> None:
+    """Read each file that --config names within limits, before it is read for its options.
+
+    Raises:
+        UserError: If one is no plain file, no YAML mapping, or stands for too much.
+    """
+    for _, name, file in _list_given(argv):
+        if name == "config" and os.path.lexists(file):
+            read_yaml_mapping(Path(file))
 
 
 def _options(parser: ArgumentParser) -> dict[str, Any]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import os
 import stat
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +15,8 @@ from typing import IO, Any
 
 from startup_llm.errors import UserError, explain_os_error
 
+MAX_EXPANSION = 100
+MIN_EXPANDED_BYTES = 1 << 28
 MAX_JSON_BYTES = 1 << 30
 MAX_YAML_BYTES = 1 << 20
 MAX_YAML_NODES = 100_000
@@ -42,6 +47,55 @@ def check_regular_file(path: str | Path, name: str = "") -> None:
     if not stat.S_ISREG(mode):
         kind = _KINDS.get(stat.S_IFMT(mode), "no plain file")
         raise UserError(f"{name or path} is {kind}, expected a plain file; save its content as one, and name that")
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """Read a plain file; a pipe is not waited for.
+
+    Raises:
+        UserError: If it is no plain file.
+        OSError: If it cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            check_regular_file(path)
+        return file.read()
+
+
+def decompress_gzip(name: str, content: bytes) -> bytes:
+    """Decompress a gzip file's bytes, unless they would become a hundred times as many.
+
+    Raises:
+        UserError: If it is no whole gzip file, or expands too far.
+    """
+    parts, size, limit = [], 0, max(MIN_EXPANDED_BYTES, MAX_EXPANSION * len(content))
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
+            while part := stream.read(1 << 20):
+                parts.append(part)
+                if (size := size + len(part)) > limit:
+                    raise UserError(
+                        f"{name}: {len(content):,} bytes expand to more than {limit:,}; "
+                        "if that is right, decompress the file and name it without .gz"
+                    )
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{name}: not a readable gzip file ({error}); compress or copy it again") from error
+    return b"".join(parts)
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON.
+
+    Raises:
+        ValueError: If it is no JSON, is nested too deeply, or has a number of too many digits; the message says where.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{error.msg} at column {error.colno}") from None
 
 
 def read_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> Any:

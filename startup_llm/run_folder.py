@@ -22,11 +22,13 @@ import json
 import logging
 import os
 import stat
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from startup_llm.errors import REMEDY, UserError
+from startup_llm.plain_data import read_json, read_json_object
 from startup_llm.written_files import (
     MARKER,
     Marker,
@@ -48,6 +50,16 @@ _UNFINISHED = (
     "losses.png", "benchmark.png", "costs.png", ".gate-*", ".*.????????",
 )  # fmt: skip
 """Names in the folder of a run that is being written, for one that was killed before its files were listed."""
+_LOCK_BYTES = 1 << 26
+_RESULT_TYPES: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("task", "method", "decides", "problem_type", "run_name", "command", "test.sha256"), (str,)),
+    **dict.fromkeys(("config", "config.data", "config.model", "checkpoint", "data", "load", "processor"), (dict,)),
+    **dict.fromkeys(("models", "test", "versions", "throughput", "load.adapter_model_kwargs"), (dict,)),
+    **dict.fromkeys(("labels", "sentences", "comparisons", "entries", "failed", "history", "columns"), (list,)),
+    "seconds": (int, float),
+    "peak_memory_bytes": (int, float),
+}
+"""Types of what results hold and others read; a key that is missing is no fault here."""
 _LOGGER = logging.getLogger(__name__)
 _LOCK_TEXT = "lock of startup-llm; it may be deleted when no process uses it\n"
 
@@ -242,8 +254,15 @@ class RunFolder:
 
     def last_checkpoint(self) -> Path | None:
         """Return the newest whole checkpoint of the trainer, or None."""
-        found = [c for c in self.checkpoints.glob("checkpoint-*") if _is_json(c / "trainer_state.json")]
-        return max(found, key=lambda checkpoint: int(checkpoint.name.rsplit("-", 1)[1]), default=None)
+        numbered = {
+            int(number): folder
+            for folder in self.checkpoints.glob("checkpoint-*")
+            if (number := folder.name.removeprefix("checkpoint-")).isdecimal() and len(number) < 19
+        }
+        for number in sorted(numbered, reverse=True):
+            if is_whole_checkpoint(numbered[number]):
+                return numbered[number]
+        return None
 
     def _holds_work(self) -> bool:
         """Say whether an interrupted run left what it can go on from: a checkpoint, or runs of its own."""
@@ -260,7 +279,7 @@ class RunFolder:
     def read_plan(self) -> dict[str, Any] | None:
         """Return the plan that an unfinished run began with, or None."""
         file = self.path / PLAN
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        return read_json_object(file, max_bytes=_LOCK_BYTES) if file.is_file() else None
 
     def finish(self) -> None:
         """Give the run its final name; a run that it replaces goes only now.
@@ -343,11 +362,44 @@ def _refuse_foreign(place: str, foreign: list[str]) -> None:
         )
 
 
+def is_whole_checkpoint(folder: Path) -> bool:
+    """Say whether a trainer's checkpoint can be gone on from: its state is there, and no file of it is cut short.
+
+    What a kill or a full disk cut shows at once: JSON does not parse, the header of safetensors tells another size,
+    and PyTorch's files are zip files, whose list of contents stands at their end.
+    """
+    if not _is_json(folder / "trainer_state.json"):
+        return False
+    try:
+        files = [file for file in folder.rglob("*") if file.is_file()]
+        return all(
+            _is_whole_safetensors(file) if file.suffix == ".safetensors" else zipfile.is_zipfile(file)
+            for file in files
+            if file.suffix in (".safetensors", ".pt", ".pth", ".bin", ".pkl")
+        )
+    except OSError:
+        return False
+
+
+def _is_whole_safetensors(file: Path) -> bool:
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        size = file.stat().st_size
+        if not 2 <= length <= size - 8:
+            return False
+        try:
+            header = json.loads(stream.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+            return False
+    return size == 8 + length + max(ends, default=0)
+
+
 def _is_json(file: Path) -> bool:
     """Say whether a file is there and whole: what is cut by a signal while it is written does not parse."""
     try:
-        json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        read_json(file)
+    except UserError:
         return False
     return True
 
@@ -367,7 +419,40 @@ def read_results(run: str | Path) -> dict[str, Any]:
             else "expected a folder that recipes/finetune.py made"
         )
         raise UserError(f"no finished run in {run}; {hint}")
-    return _read_json(file)
+    results = read_json_object(file)
+    _check_results(results, file)
+    return results
+
+
+def require_results(results: Mapping[str, Any], run: str | Path, names: Sequence[str]) -> None:
+    """Refuse results that lack what is needed of them.
+
+    Args:
+        results: What `read_results` returned.
+        run: The run's folder, for the message.
+        names: The keys.
+
+    Raises:
+        UserError: If one is missing.
+    """
+    if missing := [name for name in names if results.get(name) is None]:
+        raise UserError(f"{Path(run) / RESULTS} has no {missing[0]}; name the folder of a run that trained a model")
+
+
+def _check_results(results: Mapping[str, Any], file: Path) -> None:
+    """Refuse results whose known values are of another type than a run writes."""
+    for name, kinds in _RESULT_TYPES.items():
+        value: Any = results
+        for key in name.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        if value is not None and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
+            expected = " or ".join(kind.__name__ for kind in kinds)
+            raise UserError(f"{file}: {name}: expected {expected}, got {value!r:.60}; copy the run again")
+    models = results.get("models") or {}
+    for model, scores in models.items() if isinstance(models, dict) else ():
+        for metric, score in scores.items() if isinstance(scores, dict) else [("", None)]:
+            if not isinstance(score, (dict, int, float)):
+                raise UserError(f"{file}: models.{model}.{metric}: expected a score, got {score!r:.60}; copy it again")
 
 
 def read_run_lock(run: str | Path) -> dict[str, Any]:
@@ -382,14 +467,7 @@ def read_run_lock(run: str | Path) -> dict[str, Any]:
         raise UserError(
             f"no {RUN_LOCK} in {run}: what the run was made from is not known; make it anew with recipes/finetune.py"
         )
-    return _read_json(file)
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file} is no JSON file ({error}); copy the run again") from None
+    return read_json_object(file, max_bytes=_LOCK_BYTES)
 
 
 def find_model(run: str | Path) -> tuple[Path, dict[str, Any]]:

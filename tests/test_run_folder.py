@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import errno
+import io
+import json
 import os
 import signal
 import stat
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -589,3 +592,58 @@ def test_a_signal_says_how_to_go_on_and_leaves_no_lock(number, code, steps, tmp_
         assert err == f"error: stopped by a signal; go on with run {tmp_path / 'a'} by --resume\n"
     else:
         assert err == "error: stopped by a signal\n"
+
+
+def write_checkpoint(folder: Path) -> dict[str, bytes]:
+    """Write the kinds of files that a trainer's checkpoint has, and return them."""
+    header = json.dumps({"weight": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
+    zipped = io.BytesIO()
+    with zipfile.ZipFile(zipped, "w") as archive:
+        archive.writestr("archive/data.pkl", b"x" * 100)
+    files = {
+        "model.safetensors": len(header).to_bytes(8, "little") + header + b"\0" * 16,
+        "optimizer.pt": zipped.getvalue(),
+        "rng_state.pth": zipped.getvalue(),
+        "training_args.bin": zipped.getvalue(),
+        "trainer_state.json": b'{"epoch": 1.0}',
+    }
+    folder.mkdir(parents=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return files
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.pt", "rng_state.pth", "training_args.bin", "trainer_state.json"]
+)
+@pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.99])
+def test_a_checkpoint_with_a_file_that_was_cut_is_passed_over_for_the_one_before(name, share, tmp_path):
+    with suppress(KeyboardInterrupt), RunFolder(tmp_path / "a") as run:
+        for step in (2, 4):
+            files = write_checkpoint(run.checkpoints / f"checkpoint-{step}")
+        raise KeyboardInterrupt
+    place = tmp_path / "a.partial" / "checkpoints"
+    (place / "checkpoint-elsewhere").mkdir()
+    with RunFolder(tmp_path / "a", resume=True) as run:
+        assert run.last_checkpoint() == run.checkpoints / "checkpoint-4"
+        (place / "checkpoint-4" / name).write_bytes(files[name][: int(share * len(files[name]))])
+        assert run.last_checkpoint() == run.checkpoints / "checkpoint-2"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[]", "expected a JSON object"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"seconds": ' + "1" * 5000 + "}", "is no JSON file"),
+        ('{"task": ["text-classification"]}', "task: expected str"),
+        ('{"config": {"data": []}}', r"config\.data: expected dict"),
+        ('{"models": {"lora": [0.5]}}', r"models\.lora\.: expected a score"),
+        ('{"labels": "ab"}', "labels: expected list"),
+        ('{"seconds": true}', "seconds: expected int or float"),
+    ],
+)
+def test_results_of_another_form_are_refused(content, words, tmp_path):
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(UserError, match=words):
+        read_results(tmp_path)

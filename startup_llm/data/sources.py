@@ -1,13 +1,11 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import hashlib
 import io
 import json
 import re
 import sys
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from startup_llm.config import DEFAULT_DATASET, DataConfig
-from startup_llm.errors import UserError, nearest
+from startup_llm.errors import UserError, explain_os_error, nearest
+from startup_llm.plain_data import decompress_gzip, parse_json, read_bytes
 
 if TYPE_CHECKING:
     import datasets
@@ -126,10 +125,7 @@ def read_table(name: str, content: bytes, readers: Mapping[str, Reader] = NO_REA
         raise UserError(f"{name}: the file is empty (0 bytes); expected a header and rows")
     extension = name.lower().removesuffix(".gz").rsplit(".", 1)[1]
     if name.lower().endswith(".gz"):
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise UserError(f"{name}: not a readable gzip file ({error}); compress or copy it again") from error
+        content = decompress_gzip(name, content)
     if extension in readers:
         table = readers[extension](name, _decode(name, content))
     elif extension == "parquet":
@@ -260,8 +256,8 @@ def _explain_broken_quote(name: str, text: str, delimiter: str) -> str:
 def _parse_json_document(text: str) -> list[dict[str, Any]] | None:
     """Return the rows of a file that is one JSON document, an object or a list of them; None for anything else."""
     try:
-        document = json.loads(text)
-    except json.JSONDecodeError:
+        document = parse_json(text)
+    except ValueError:
         return None
     rows = document if isinstance(document, list) else [document]
     return rows if rows and all(isinstance(row, dict) for row in rows) else None
@@ -274,11 +270,10 @@ def _read_json_lines(name: str, text: str) -> pyarrow.Table:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
+            row = parse_json(line)
+        except ValueError as error:
             raise UserError(
-                f"{name}: line {number} is not JSON ({error.msg} at column {error.colno}): {line.strip()[:60]!r}; "
-                "expected one object per line"
+                f"{name}: line {number} is not JSON ({error}): {line.strip()[:60]!r}; expected one object per line"
             ) from error
         if not isinstance(row, dict):
             raise UserError(
@@ -358,7 +353,7 @@ def _read_parquet(name: str, content: bytes) -> pyarrow.Table:
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bytes(path)
     except FileNotFoundError as error:
         folder = path.parent
         if not folder.is_dir():
@@ -369,6 +364,8 @@ def _read_bytes(path: Path) -> bytes:
         raise UserError(f"{path} is a folder, expected a file; name the folder with --data.data_dir") from error
     except PermissionError as error:
         raise UserError(f"{path} cannot be read: permission denied; change its permissions") from error
+    except (OSError, ValueError) as error:  # a name that is too long, links in a circle, a NUL in the name
+        raise UserError(f"{path!s:.200} cannot be read: {explain_os_error(error)}") from error
 
 
 def _load_files(

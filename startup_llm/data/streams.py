@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from startup_llm.data.sources import EXTENSIONS, KNOWN_EXTENSIONS, check_header
 from startup_llm.errors import UserError, nearest
+from startup_llm.plain_data import check_regular_file, parse_json
 from startup_llm.written_files import NewFile, find_owner
 
 if TYPE_CHECKING:
@@ -200,11 +201,11 @@ class RowSource:
             if strict and not line.strip():
                 continue
             try:
-                row = json.loads(line) if strict or line.lstrip().startswith("{") else None
-            except json.JSONDecodeError as error:
+                row = parse_json(line) if strict or line.lstrip().startswith("{") else None
+            except ValueError as error:
                 if strict:
                     raise UserError(
-                        f"{self.name}: line {number} is not JSON ({error.msg} at column {error.colno}): "
+                        f"{self.name}: line {number} is not JSON ({error}): "
                         f"{line.strip()[:60]!r}; expected one object per line"
                     ) from None
                 row = None
@@ -491,9 +492,16 @@ def _choose_format(path: str, row_format: str) -> str:
 
 
 def _check_file(path: Path) -> None:
-    if not path.exists():
+    if str(path).startswith(("/dev/fd/", "/dev/stdin", "/proc/self/fd/")):
+        return  # what a shell gives for <(command)
+    try:
+        os.stat(path)
+    except FileNotFoundError:
         siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(f"no such file: {path}{nearest(path.name, siblings)}")
+        raise UserError(f"no such file: {path}{nearest(path.name, siblings)}") from None
+    except (OSError, ValueError):
+        pass
+    check_regular_file(path)
 
 
 def _cut(rows: Iterator[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:

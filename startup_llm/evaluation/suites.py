@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from startup_llm.errors import UserError, nearest
 from startup_llm.evaluation import statistics
 from startup_llm.evaluation.metrics import Metric, Values
 from startup_llm.evaluation.report import find_run_model, format_interval, format_value, name_metric
+from startup_llm.plain_data import parse_json, read_yaml_mapping
 from startup_llm.run_folder import read_results
 
 
@@ -54,17 +55,12 @@ def read_suite(
     Raises:
         UserError: If there is no such suite, or an entry says what nobody knows.
     """
-    import yaml
-
     file = folder / f"{name}.yaml" if "/" not in name and not name.endswith((".yaml", ".yml")) else Path(name)
-    if not file.is_file():
+    if not os.path.lexists(file):
         shipped = sorted(path.stem for path in folder.glob("*.yaml"))
         raise UserError(f"no suite {name}{nearest(name, shipped)}; name a YAML file or one of {', '.join(shipped)}")
-    try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is no YAML file: {error}") from None
-    if not isinstance(found, dict) or not all(isinstance(entry, dict) for entry in found.values()):
+    found = read_yaml_mapping(file)
+    if not all(isinstance(entry, dict) for entry in found.values()):
         raise UserError(f"{file}: expected a mapping from an entry's name to its data section and metrics")
     for entry in only or ():
         if entry not in found:
@@ -171,7 +167,11 @@ def read_predictions(run: str | Path, entry: str, sha256: str) -> tuple[str, lis
     path = Path(run) / file
     if not path.is_file():
         raise UserError(f"no {file} in {run}; copy the whole folder, or make it again")
-    return name, [json.loads(line)[key] for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        return name, [parse_json(line)[key] for line in lines]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not as a run writes it ({error}); copy the run again, or make it again") from None
 
 
 def compare(

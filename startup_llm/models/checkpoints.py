@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import importlib.metadata
 import importlib.util
-import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from startup_llm import plain_data
 from startup_llm.errors import UserError, nearest
 from startup_llm.models.gguf import convert_once
 from startup_llm.models.hashes import compute_sha256
@@ -71,6 +72,13 @@ PACKAGED = {
 
 HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*/config.json", "README.md")
 """What is fetched from a Hub repository: no pickles, no Python code."""
+
+
+_JSON_OBJECTS = (
+    "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "generation_config.json", "preprocessor_config.json", "processor_config.json", "model.safetensors.index.json",
+)  # fmt: skip
+"""Files of a checkpoint that hold a JSON object, where they are there."""
 
 
 @dataclass(frozen=True)
@@ -206,28 +214,56 @@ def _describe(
     weights = sorted(path.glob("*.safetensors"))
     if not weights:
         raise UserError(_no_safetensors(name, [file.name for file in path.iterdir()]))
-    _check_files(name, path / "config.json", weights)
+    _check_files(name, path, weights)
     return Checkpoint(name, path, source, revision, weights_sha256 or compute_sha256(weights), _license(path))
 
 
-def _check_files(name: str, config: Path, weights: Iterable[Path]) -> None:
-    """Refuse a config that is no JSON object, and weights whose header does not go with their size."""
+def _check_files(name: str, folder: Path, weights: Sequence[Path]) -> None:
+    """Refuse JSON that is none, weights whose header does not go with their size, and a config of another model."""
+    for file in (*weights, *(folder / known for known in _JSON_OBJECTS)):
+        if os.path.lexists(file):
+            plain_data.check_regular_file(file, f"checkpoint {name}: {file.name}")
+    for known in _JSON_OBJECTS:
+        try:
+            is_object = isinstance(read_json(folder / known), dict)
+        except UserError:
+            is_object = False
+        if not is_object:
+            raise UserError(f"checkpoint {name}: {known} is not a JSON object; copy the checkpoint again")
+    tensors = sum(_count_tensors(name, file) for file in weights)
+    _check_sizes(name, read_json(folder / "config.json"), tensors, sum(file.stat().st_size for file in weights))
+
+
+def _count_tensors(name: str, file: Path) -> int:
     from safetensors import SafetensorError, safe_open
 
     try:
-        is_object = isinstance(read_json(config), dict)
-    except ValueError:
-        is_object = False
-    if not is_object:
-        raise UserError(f"checkpoint {name}: {config.name} is not a JSON object; copy the checkpoint again")
-    try:
-        for file in weights:
-            with safe_open(file, "numpy"):
-                pass
+        with safe_open(file, "numpy") as opened:
+            return len(opened.keys())
     except SafetensorError as error:
         raise UserError(
             f"checkpoint {name}: {file.name} is cut short or no safetensors file ({error}); copy it again"
         ) from None
+
+
+def _check_sizes(name: str, config: Mapping[str, Any], tensors: int, weights_bytes: int) -> None:
+    """Refuse sizes far from those of the weights, before a model of them is built.
+
+    A layer has a tensor at least, unless layers share theirs, as ALBERT's 12 do; a model of width n has a matrix of
+    n * n numbers at least, unless it is quantised.
+    """
+    for key, value in config.items():
+        if isinstance(value, dict):
+            _check_sizes(name, value, tensors, weights_bytes)
+        if not isinstance(value, int) or isinstance(value, bool):
+            continue
+        too_many = key.endswith(("layers", "n_layer", "num_blocks")) and value > max(1000, tensors)
+        too_wide = key in ("hidden_size", "d_model", "n_embd", "dim") and value**2 > max(1 << 28, 64 * weights_bytes)
+        if too_many or too_wide or (key == "vocab_size" and value > max(1 << 24, weights_bytes)):
+            raise UserError(
+                f"checkpoint {name}: config.json says {key} {value:,}, and its weights have {tensors:,} tensors of "
+                f"{weights_bytes:,} bytes; the two are not of one model: copy the checkpoint again"
+            )
 
 
 def _no_safetensors(name: str, files: Iterable[str]) -> str:
@@ -360,6 +396,10 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def read_json(path: Path) -> dict:
-    """Return a small JSON file of a checkpoint, or an empty dict where there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def read_json(path: Path) -> Any:
+    """Return a JSON file of a checkpoint, or an empty dict where there is none.
+
+    Raises:
+        UserError: If it is no JSON.
+    """
+    return plain_data.read_json(path) if path.is_file() else {}

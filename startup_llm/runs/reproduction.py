@@ -19,6 +19,7 @@ from startup_llm.data.task_data import compute_rows_sha256
 from startup_llm.errors import UserError
 from startup_llm.evaluation.environment import VARIABLES, withhold_secrets
 from startup_llm.models.hashes import compute_sha256
+from startup_llm.plain_data import read_yaml_mapping
 from startup_llm.run_folder import RESULTS, RUN_LOCK, read_run_lock
 from startup_llm.runs.lock import CHECKPOINT_FILES, find_files
 from startup_llm.runs.lock_schema import check_lock
@@ -183,15 +184,8 @@ def _list_launcher(lock: Mapping[str, Any], name: str) -> list[str]:
 
 def _check_values(file: Path, name: str) -> None:
     """Refuse values of a config that would name a class to import, or another file to read options from."""
-    import yaml
-
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError):
-        values = None
-    if not isinstance(values, dict):
-        raise UserError(f"config.yaml of {name} is no YAML mapping; copy the run again")
-    waiting = [values]
+    values = read_yaml_mapping(file)
+    waiting: list[Any] = [values]
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):

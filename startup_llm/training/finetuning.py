@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import gc
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from startup_llm.config import LinearHead
 from startup_llm.errors import UserError
 from startup_llm.evaluation.metrics import rank_metrics
 from startup_llm.models.adapters import add_lora, choose_layers
+from startup_llm.models.checkpoints import read_json
 from startup_llm.models.sequence_classifier import find_output_layer
 from startup_llm.run_folder import PLAN
 from startup_llm.tasks.base import Task
@@ -149,7 +149,7 @@ def find_attention_shape(task: Task, data: TaskData, checkpoint: Checkpoint, pro
     most = min(max(TOKENS_PER_BATCH["cpu"] // median, 1), 64)
     middle = lengths[max((len(lengths) - most) // 2, 0) :][:most]
     file = Path(checkpoint.path, "config.json")
-    told = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    told = read_json(file)
     heads, width = (next((told[name] for name in names if told.get(name)), None) for names in _SIZES)
     sizes = {"heads": heads, "head_width": width // heads} if heads and width else {}
     return AttentionShape(tuple(map(int, middle)), **sizes)

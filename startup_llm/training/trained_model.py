@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from startup_llm.config import DEFAULT_TASK, EvaluateConfig, ModelConfig, TextModelConfig
 from startup_llm.errors import UserError
 from startup_llm.models.checkpoints import NoCheckpoint, load_checkpoint
+from startup_llm.plain_data import read_json_object
 from startup_llm.run_folder import RESULTS, find_model, read_results
 from startup_llm.tasks import load_task
 from startup_llm.tasks.options import load_options
@@ -81,7 +81,9 @@ def load_trained_processor(task: Task, checkpoint: Checkpoint) -> Any:
 def _load_adapter(folder: Path, results: dict[str, Any], task: Task, config: EvaluateConfig) -> tuple[Any, Any]:
     from peft import PeftModel
 
-    named = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    named = read_json_object(folder / "adapter_config.json").get("base_model_name_or_path")
+    if not isinstance(named, str) and config.checkpoint is None:
+        raise UserError(f"the adapter {folder} does not say its base; name it with --checkpoint")
     base = load_checkpoint(ModelConfig(checkpoint=config.checkpoint or named, revision=config.revision))
     labels = results.get("labels") or []
     if task.peft_task_type in ("SEQ_CLS", "TOKEN_CLS") and not results:
