@@ -1,7 +1,8 @@
-"""Tune a chat checkpoint on preferences between two answers (DPO), and prove that it now prefers the better one.
+"""Tune a chat checkpoint on what people preferred (DPO, ORPO, KTO), and prove that it now prefers the better answer.
 
 accelerate launch recipes/align.py --config recipes/configs/qwen3_dpo.yaml
 accelerate launch recipes/align.py --model.checkpoint runs/NAME/model --data.train_file preferences.jsonl
+accelerate launch recipes/align.py --method kto --data.train_file feedback.jsonl
 """
 
 import functools
@@ -38,7 +39,7 @@ def align(config: AlignConfig, train_section: dict, config_text: str, run: RunFo
     name_checkpoint(task, config.model)  # one has to be, before the data is read
 
     with stage("data"):
-        preferences.check_preference_tuning(config)
+        preferences.check_preference_tuning(config, train_section)
         data = task.load_data(config.data, config.evaluation)
         task.check_method(config.method, data)
         say("\n  ".join([f"data: {data.describe()}", *data.notes]))

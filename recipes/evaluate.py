@@ -106,7 +106,10 @@ def measure_entry(entry: Any, config: EvaluateConfig, others: list[str], run: Ru
     task, model, processor = load_trained_model(name, config, entry.task)
     given = benchmarks.merge_data(entry.data, list_changed(config.data))
     evaluation = build_section(task.tag, "evaluation", list_changed(config.evaluation))
-    data = task.load_data(build_section(task.tag, "data", given), evaluation)
+    loaded = task.load_data(build_section(task.tag, "data", given), evaluation)
+    data = task.fit_data(loaded, processor)
+    for note in data.notes[len(loaded.notes) :]:
+        print(note)
     test = data.splits["test"]
     encoded, _ = task.encode_split("test", data, processor)
     plan = plan_speed().exact()

@@ -67,6 +67,7 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
         find_shape = functools.partial(finetuning.find_attention_shape, task, data, checkpoint, processor)
         plan = finetuning.choose_plan(config, run, find_shape)
         prepared = finetuning.prepare(task, data, config, checkpoint, processor, plan)
+        data = prepared.data
         about = f"checkpoint: {checkpoint.name} ({checkpoint.source})"
         say("\n  ".join([about, *prepared.task_model.notes, *prepared.plan.reasons, *prepared.describe_truncation()]))
 
@@ -83,9 +84,11 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
         with stage("label names"):
             finetuning.start_from_label_names(prepared)
 
-    if task.answers_untuned:
+    untuned_gallery = []
+    if prepared.task_model.answers_untuned:
         with stage("untuned"):
-            predictions["untuned"] = finetuning.predict_untuned(prepared)
+            untuned, untuned_gallery = finetuning.predict_untuned(prepared, config.evaluation)
+            predictions |= untuned
 
     def preflight(trainer: HeadTrainer) -> None:
         taken = {"elapsed_seconds": stage.total, "probe_seconds": stage.seconds.get("probe")}
@@ -108,6 +111,7 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
         command=shlex.join(["accelerate", "launch", "recipes/finetune.py", *sys.argv[1:]]),
         estimate=estimates[0] if estimates else None,
         audit=audit,
+        untuned_gallery=untuned_gallery,
         data_card=read_dataset_card(config.data, Path(__file__).parents[1] / "data_cards"),
     )  # fmt: skip
     say("\n".join(sentences))

@@ -334,17 +334,19 @@ class FinetuneConfig:
 
 @dataclass(frozen=True)
 class AlignConfig:
-    """Train a chat checkpoint on preferences between two answers (DPO), and compare it with the model before."""
+    """Tune a chat checkpoint on what people preferred, and compare it with the model before."""
 
     task: str = "text-generation"
     """Hub pipeline tag of the task."""
-    method: Literal["dpo"] = "dpo"
-    """dpo: an adapter trained by direct preference optimization (Rafailov et al. 2023); without it, the model is the
-    reference."""
+    method: Literal["dpo", "orpo", "kto"] = "dpo"
+    """An adapter trained on pairs of answers by direct preference optimization (dpo, Rafailov et al. 2023; without it,
+    the model is the reference) or odds ratios without a reference (orpo, Hong et al. 2024), or on single answers that
+    were judged good or bad (kto, Ethayarajh et al. 2024)."""
     beta: Annotated[float, Range(above=0)] = 0.1
-    """Strength of the penalty for moving away from the reference; a smaller value lets the model move further."""
+    """Strength of the penalty for moving away from the reference (dpo, kto); a smaller value lets the model move
+    further. For orpo the weight of the odds ratio."""
     run_dir: str | None = None
-    """Where the run is kept; default runs/DATASET-dpo."""
+    """Where the run is kept; default runs/DATASET-METHOD."""
     overwrite: bool = False
     """Replace a finished run."""
     resume: bool = False
@@ -652,6 +654,8 @@ TRAIN_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "probe": {"num_train_epochs": 0},
     "zero-shot": {"num_train_epochs": 0},
     "dpo": {"learning_rate": 5e-5, "num_train_epochs": 1, "per_device_train_batch_size": 8},
+    "orpo": {"learning_rate": 5e-5, "num_train_epochs": 1, "per_device_train_batch_size": 8},
+    "kto": {"learning_rate": 5e-5, "num_train_epochs": 1, "per_device_train_batch_size": 8},
     "dnn": {"learning_rate": 5e-3, "num_train_epochs": 20},
     "transformer": {"learning_rate": 1e-3, "num_train_epochs": 20},
     "t5": {"learning_rate": 1e-3, "num_train_epochs": 20},

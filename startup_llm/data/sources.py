@@ -6,13 +6,14 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from startup_llm.config import DEFAULT_DATASET, DataConfig
+from startup_llm.data.columns import LABEL_NAMES, PAIR_NAMES, TEXT_NAMES
 from startup_llm.errors import UserError, explain_os_error, nearest
 from startup_llm.plain_data import decompress_gzip, parse_json, read_bytes
 
@@ -32,6 +33,9 @@ SPLIT_ALIASES = {
 Reader = Callable[[str, str], "pyarrow.Table"]
 """From a file's name and its text to its rows."""
 NO_READERS: Mapping[str, Reader] = {}
+READ_NAMES = frozenset((*TEXT_NAMES, *LABEL_NAMES, *(name for pair in PAIR_NAMES for name in pair)))
+"""Columns that a task may read by itself: their values have one type."""
+_JSON_FIELD = {b"json": b"text"}
 
 
 def _list_extensions(extensions: tuple[str, ...]) -> str:
@@ -57,14 +61,23 @@ class LoadedData:
     """Sentences about decisions made while loading, to be said aloud."""
     sources: list[dict[str, Any]]
     """One record per split: files with sha256 and rows, or Hub id with revision and fingerprint."""
+    json_columns: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Split -> its columns among those asked for as JSON whose cells are JSON text, as they stand in the file."""
 
 
-def load_splits(data: DataConfig, readers: Mapping[str, Reader] = NO_READERS) -> LoadedData:
+def load_splits(
+    data: DataConfig, readers: Mapping[str, Reader] = NO_READERS, *, as_json: Collection[str] = ()
+) -> LoadedData:
     """Load the splits that `data` names: local files, a folder, a shipped dataset or one from the Hub.
+
+    A column of JSON files whose values have several types is kept as JSON text, and a note says so; it is an error
+    for a column that is named in `data`, or by whose name a task would read it.
 
     Args:
         data: Where the rows come from. Files and folders take the place of a dataset named beside them.
         readers: What reads files of further extensions, such as conll.
+        as_json: Columns of JSON files whose lists and objects are kept as JSON text: a table would give every object
+            of a column the same keys.
 
     Raises:
         UserError: if a file, folder, dataset, subset or split does not exist or cannot be read.
@@ -77,7 +90,7 @@ def load_splits(data: DataConfig, readers: Mapping[str, Reader] = NO_READERS) ->
             f"data.data_dir ({data.data_dir}) and data.{split}_file ({files}) are both given; leave one of them out"
         )
     if data.data_dir:
-        return _load_folder(Path(data.data_dir), data, readers)
+        return _load_folder(Path(data.data_dir), data, readers, as_json)
     if given_files:
         if "train" not in given_files:
             split, files = next(iter(given_files.items()))
@@ -88,7 +101,8 @@ def load_splits(data: DataConfig, readers: Mapping[str, Reader] = NO_READERS) ->
             split: [Path(file) for file in ([files] if isinstance(files, str) else files)]
             for split, files in given_files.items()
         }
-        return _load_files(paths, _notes_on_replaced_dataset(data, "data.train_file"), readers)
+        notes = _notes_on_replaced_dataset(data, "data.train_file")
+        return _load_files(paths, notes, readers, JsonColumns(as_json, _list_named_columns(data)))
     name = data.dataset or DEFAULT_DATASET
     shipped = list_shipped_datasets()
     if name in shipped or data.dataset is None:
@@ -102,7 +116,31 @@ def list_shipped_datasets() -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if (entry / "train.jsonl").is_file())
 
 
-def read_table(name: str, content: bytes, readers: Mapping[str, Reader] = NO_READERS) -> pyarrow.Table:
+@dataclass(frozen=True)
+class JsonColumns:
+    """Which columns of JSON files may be kept as JSON text.
+
+    Attributes:
+        exact: Those whose lists and objects always are.
+        named: Those that are read, whose values have one type; others become JSON text where they have several.
+    """
+
+    exact: Collection[str] = ()
+    named: Collection[str] = READ_NAMES
+
+
+def _list_named_columns(data: DataConfig) -> set[str]:
+    """Return the columns that are read: those that the options ending in _column name, and the well-known ones."""
+    values = [value for name, value in vars(data).items() if name.endswith("_column")]
+    return {*READ_NAMES, *(name for value in values for name in ([value] if isinstance(value, str) else value or []))}
+
+
+def read_table(
+    name: str,
+    content: bytes,
+    readers: Mapping[str, Reader] = NO_READERS,
+    json_columns: JsonColumns | None = None,
+) -> pyarrow.Table:
     """Parse one file's bytes by the extension of its name.
 
     CSV and TSV cells are strings as they stand in the file: nothing is guessed to be a number or missing.
@@ -111,6 +149,7 @@ def read_table(name: str, content: bytes, readers: Mapping[str, Reader] = NO_REA
         name: File name or path, for the extension and the errors.
         content: The file's bytes, gzip-compressed where the name ends in .gz.
         readers: What reads files of further extensions.
+        json_columns: Columns of a JSON file that may be kept as JSON text; default none.
 
     Returns:
         A table with at least one row.
@@ -135,7 +174,10 @@ def read_table(name: str, content: bytes, readers: Mapping[str, Reader] = NO_REA
     else:
         text = _decode(name, content)
         rows = _parse_json_document(text) if extension == "json" else None
-        table = _read_json_lines(name, text) if rows is None else _build_table(name, rows, range(1, len(rows) + 1))
+        lines: Sequence[int] = range(1, len(rows or ()) + 1)
+        if rows is None:
+            rows, lines = _read_json_lines(name, text)
+        table = _build_table(name, rows, lines, json_columns)
     if table.num_rows == 0:
         raise UserError(f"{name}: no rows (columns: {', '.join(table.column_names) or 'none'}); expected at least one")
     return table
@@ -263,8 +305,8 @@ def _parse_json_document(text: str) -> list[dict[str, Any]] | None:
     return rows if rows and all(isinstance(row, dict) for row in rows) else None
 
 
-def _read_json_lines(name: str, text: str) -> pyarrow.Table:
-    """Read one JSON object per line."""
+def _read_json_lines(name: str, text: str) -> tuple[list[dict[str, Any]], list[int]]:
+    """Read one JSON object per line; return them and their lines."""
     rows, lines = [], []
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -282,24 +324,31 @@ def _read_json_lines(name: str, text: str) -> pyarrow.Table:
             )
         rows.append(row)
         lines.append(number)
-    return _build_table(name, rows, lines)
+    return rows, lines
 
 
-def _build_table(name: str, rows: Sequence[dict[str, Any]], lines: Sequence[int]) -> pyarrow.Table:
+def _build_table(
+    name: str, rows: Sequence[dict[str, Any]], lines: Sequence[int], json_columns: JsonColumns | None
+) -> pyarrow.Table:
     """Build a table of JSON objects; a key that a row lacks is missing there.
 
     Args:
         name: The file, for the errors.
         rows: The objects.
         lines: Line of each, for the errors.
+        json_columns: Columns that may be kept as JSON text; None for none.
     """
     import pyarrow
 
-    columns = {}
+    columns, fields = [], []
     for column in dict.fromkeys(key for row in rows for key in row):
         values = [row.get(column) for row in rows]
         try:
-            columns[column] = pyarrow.array(values)
+            is_exact = json_columns is not None and column in json_columns.exact
+            if is_exact and any(isinstance(value, (list, dict)) for value in values):
+                found, metadata = _write_json(values), _JSON_FIELD
+            else:
+                found, metadata = pyarrow.array(values), None
         except UnicodeEncodeError:
             line = next(line for line, value in zip(lines, values, strict=True) if not _is_encodable(value))
             raise UserError(
@@ -311,11 +360,28 @@ def _build_table(name: str, rows: Sequence[dict[str, Any]], lines: Sequence[int]
             line, value = next(
                 (line, value) for line, value in zip(lines, values, strict=True) if not _have_one_type(first, value)
             )
-            raise UserError(
+            fault = (
                 f"{name}: line {line}: {column!r} is {json.dumps(value)[:50]} ({type(value).__name__}), which does "
-                f"not go with {json.dumps(first)[:60]} ({type(first).__name__}) in an earlier row; use one type"
-            ) from error
-    return pyarrow.table(columns)
+                f"not go with {json.dumps(first)[:60]} ({type(first).__name__}) in an earlier row"
+            )
+            if json_columns is None or column in json_columns.named:
+                raise UserError(f"{fault}; use one type") from error
+            found, metadata = _write_json(values), {b"fault": fault.encode()}
+        columns.append(found)
+        fields.append(pyarrow.field(column, found.type, metadata=metadata))
+    return pyarrow.table(columns, schema=pyarrow.schema(fields))
+
+
+def _write_json(values: Sequence[Any]) -> pyarrow.Array:
+    """Return values as JSON text; a missing one stays missing.
+
+    Raises:
+        UnicodeEncodeError: On half of a surrogate pair.
+    """
+    import pyarrow
+
+    cells = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
+    return pyarrow.array(cells, pyarrow.string())
 
 
 def _have_one_type(first: object, second: object) -> bool:
@@ -369,19 +435,23 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _load_files(
-    files: dict[str, list[Path]], notes: list[str], readers: Mapping[str, Reader] = NO_READERS
+    files: dict[str, list[Path]],
+    notes: list[str],
+    readers: Mapping[str, Reader] = NO_READERS,
+    json_columns: JsonColumns | None = None,
 ) -> LoadedData:
     import datasets
     import pyarrow
     from datasets.table import InMemoryTable
 
-    splits, sources = {}, []
+    splits, sources, exact = {}, [], {}
+    notes = list(notes)
     for split, paths in files.items():
         tables: list[pyarrow.Table] = []
         records = []
         for path in paths:
             content = _read_bytes(path)
-            table = read_table(str(path), content, readers)
+            table = read_table(str(path), content, readers, json_columns)
             is_json = path.name.lower().removesuffix(".gz").endswith((".jsonl", ".json"))
             if tables and not is_json and set(table.column_names) != set(tables[0].column_names):
                 raise UserError(
@@ -391,6 +461,8 @@ def _load_files(
             tables.append(table)
             digest = hashlib.sha256(content).hexdigest()
             records.append({"path": str(path), "sha256": digest, "rows": table.num_rows})
+        exact[split], told = _align_json_columns(tables)
+        notes += told
         try:
             joined = pyarrow.concat_tables(tables, promote_options="permissive")
         except pyarrow.ArrowException as error:
@@ -406,7 +478,26 @@ def _load_files(
                 f"{paths[0]}: a column's type is not supported ({error}); save it as text or number"
             ) from error
         sources.append({"split": split, "files": records, "rows": joined.num_rows})
-    return LoadedData(datasets.DatasetDict(splits), notes, sources)
+    return LoadedData(datasets.DatasetDict(splits), notes, sources, exact)
+
+
+def _align_json_columns(tables: list[pyarrow.Table]) -> tuple[frozenset[str], list[str]]:
+    """Write a column as JSON text in each of a split's tables where it is so in one; the list is changed.
+
+    Returns:
+        The columns that were asked for as JSON, and a note on each other one.
+    """
+    fields = [field for table in tables for field in table.schema if field.metadata]
+    exact = frozenset(field.name for field in fields if b"json" in field.metadata)
+    faults = {field.name: field.metadata[b"fault"].decode() for field in fields if b"fault" in field.metadata}
+    written = {(number, field.name) for number, table in enumerate(tables) for field in table.schema if field.metadata}
+    for number, table in enumerate(tables):
+        for name in (*exact, *faults):
+            if name in table.column_names and (number, name) not in written:
+                place = table.column_names.index(name)
+                table = table.set_column(place, name, _write_json(table[name].to_pylist()))
+        tables[number] = table
+    return exact, [f"A column is kept as JSON text: {fault}." for fault in faults.values()]
 
 
 def _notes_on_replaced_dataset(data: DataConfig, option: str) -> list[str]:
@@ -415,7 +506,9 @@ def _notes_on_replaced_dataset(data: DataConfig, option: str) -> list[str]:
     return [f"{option} is given, so the dataset {data.dataset} is not used."]
 
 
-def _load_folder(folder: Path, data: DataConfig, readers: Mapping[str, Reader]) -> LoadedData:
+def _load_folder(
+    folder: Path, data: DataConfig, readers: Mapping[str, Reader], as_json: Collection[str]
+) -> LoadedData:
     """Find the split files of a folder by their names and load them."""
     if not folder.is_dir():
         siblings = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
@@ -443,7 +536,8 @@ def _load_folder(folder: Path, data: DataConfig, readers: Mapping[str, Reader]) 
             f"validation.csv, test.csv or another of {_list_extensions(known)}"
         )
     files = {split: _check_one_file_or_all_shards(folder, found[name]) for split, name in chosen.items()}
-    return _use_validation_for_hidden_test(_load_files(files, notes, readers), data)
+    json_columns = JsonColumns(as_json, _list_named_columns(data))
+    return _use_validation_for_hidden_test(_load_files(files, notes, readers, json_columns), data)
 
 
 def _check_one_file_or_all_shards(folder: Path, found: list[tuple[Path, re.Match[str]]]) -> list[Path]:
@@ -620,4 +714,6 @@ def _use_validation_for_hidden_test(loaded: LoadedData, data: DataConfig) -> Loa
         note = f"{told}, so the validation split is used as the test and validation rows are cut from train."
     else:
         note = f"{told}, so it is not used and test rows are cut from train."
-    return LoadedData(datasets.DatasetDict(splits), [*loaded.notes, note], sources)
+    names = {"validation": "test"} if "test" in splits else {}
+    json_columns = {names.get(split, split): found for split, found in loaded.json_columns.items() if split != "test"}
+    return LoadedData(datasets.DatasetDict(splits), [*loaded.notes, note], sources, json_columns)

@@ -25,6 +25,7 @@ class TaskData:
         corpus: The texts that test queries search, with id and text; None where nothing is searched.
         unlabelled: The training rows that `data.labels_per_class` leaves out, without their labels; None where it is
             not given.
+        loaded: The splits as they were loaded, where a processor changed them since; None where they are the same.
     """
 
     splits: datasets.DatasetDict
@@ -34,6 +35,7 @@ class TaskData:
     sources: list[dict[str, Any]] = field(default_factory=list)
     unlabelled: datasets.Dataset | None = None
     corpus: datasets.Dataset | None = None
+    loaded: datasets.DatasetDict | None = None
 
     def describe(self) -> str:
         """Say how many rows there are and what they are labelled with."""

@@ -25,6 +25,7 @@ class TaskModel:
         mask_positions: Positions of the attention mask that make one unit of an encoded row's `length`, such as the
             samples of a frame.
         no_adapter: Why no adapter can be trained, and what to do; None where one can.
+        answers_untuned: Whether it answers before it is tuned: the task needs no weights that the checkpoint lacks.
     """
 
     model: PreTrainedModel
@@ -36,3 +37,4 @@ class TaskModel:
     processor_details: Mapping[str, Any] = field(default_factory=dict)
     mask_positions: int = 1
     no_adapter: str | None = None
+    answers_untuned: bool = False

@@ -46,6 +46,7 @@ def finish_run(
     estimate: Estimate | None = None,
     audit: Mapping[str, Any] | None = None,
     load_code: str | None = None,
+    untuned_gallery: Sequence[Mapping[str, Any]] = (),
 ) -> list[str]:
     """Predict the test rows, score every model on them, pass the reload gate, and write what a finished run holds.
 
@@ -68,6 +69,7 @@ def finish_run(
         estimate: What the run was expected to take.
         audit: What was found in the rows before training, as `audit_task_data` tells it.
         load_code: Python that loads the model from the Hub repository REPOSITORY, where no pipeline does.
+        untuned_gallery: Items of the gallery that the checkpoint gave before it was tuned.
 
     Returns:
         The comparisons in sentences.
@@ -95,7 +97,7 @@ def finish_run(
         scores = score_models(metrics, task.references(test), predictions, candidate, config.evaluation)
         errors = task.describe_errors(test, outputs, predictions[candidate], data)
         written = task.write_samples(model, prepared.processor, test)
-        gallery = [*errors.pop("gallery", []), *written, *trained.samples]
+        gallery = _add_untuned([*errors.pop("gallery", []), *written], untuned_gallery) + trained.samples
         errors |= {"gallery": gallery} if gallery else {}
         task.predictor.write_files(run.path, data, outputs, prepared.processor)
     with stage("reload gate"):
@@ -180,3 +182,24 @@ def finish_run(
     run.write_json("results.json", results)
     run.finish()
     return scores["sentences"]
+
+
+def _add_untuned(
+    gallery: Sequence[Mapping[str, Any]], untuned: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """Put what the checkpoint wrote before it was tuned beside what the tuned model writes for the same row."""
+    before = {json.dumps(_name_item(item)): item["pairs"][-1][1] for item in untuned if _is_written(item)}
+    return [
+        {**item, "pairs": [*item["pairs"][:-1], ["untuned", before[key]], item["pairs"][-1]]}
+        if _is_written(item) and (key := json.dumps(_name_item(item))) in before
+        else item
+        for item in gallery
+    ]
+
+
+def _is_written(item: Mapping[str, Any]) -> bool:
+    return bool(item.get("pairs")) and item["pairs"][-1][0] == "written"
+
+
+def _name_item(item: Mapping[str, Any]) -> list[Any]:
+    return [item["title"], item["pairs"][:-1]]

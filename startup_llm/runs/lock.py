@@ -73,7 +73,7 @@ def build_run_lock(
         "data": sources,
         "splits": {
             name: {"rows": len(rows), "sha256": compute_rows_sha256(rows)}
-            for name, rows in prepared.data.splits.items()
+            for name, rows in (prepared.data.loaded or prepared.data.splits).items()
         },
         "checkpoint": {
             "name": _shorten(checkpoint.name),

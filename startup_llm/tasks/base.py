@@ -80,7 +80,6 @@ class Task(ABC, Generic[Data, Model]):
         selects_by_loss: Whether the validation loss chooses the best checkpoint, not the primary metric.
         cuts_long_rows: Whether what is beyond the processor's longest length is lost.
         samples_each_epoch: Whether `write_samples` is shown after epochs too.
-        answers_untuned: Whether a checkpoint answers before it is tuned, so that it is a rung.
         splits_batches: Whether a batch's loss is the mean over its rows, so that it can be computed in parts.
         known_metrics: Every metric that some rows of the task are measured by.
         known_baselines: Every baseline of some rows of the task, by name.
@@ -101,7 +100,6 @@ class Task(ABC, Generic[Data, Model]):
     cuts_long_rows = True
     known_metrics: tuple[Metric, ...] = ()
     known_baselines: ClassVar[Mapping[str, Baseline]] = {}
-    answers_untuned = False
     splits_batches = True
     samples_each_epoch = False
 
@@ -141,11 +139,19 @@ class Task(ABC, Generic[Data, Model]):
             raise NotImplementedError(f"{self.tag} reads no text")
         return load_tokenizer(checkpoint, model.max_length_tokens, model.trust_remote_code)
 
+    def fit_data(self, data: TaskData, processor: Any) -> TaskData:
+        """Complete the rows by what the processor alone tells, such as the turns that a chat template leaves out.
+
+        Raises:
+            UserError: If the processor cannot read a row.
+        """
+        return data
+
     def check_method(self, method: str, data: TaskData) -> None:
         """Refuse a method by which the rows cannot be learnt.
 
         Args:
-            method: lora, full, probe or dpo.
+            method: lora, full, probe, zero-shot, dpo, orpo or kto.
             data: The rows.
 
         Raises:
@@ -155,8 +161,8 @@ class Task(ABC, Generic[Data, Model]):
             raise UserError(f"--method probe: {self.tag} has no linear probe; use lora or full")
         if method == "zero-shot":
             raise UserError(f"--method zero-shot: {self.tag} has no names of labels to compare; use lora or full")
-        if method == "dpo":
-            raise UserError(f"--method dpo: {self.tag} has no preferences between two texts; use recipes/finetune.py")
+        if method in ("dpo", "orpo", "kto"):
+            raise UserError(f"--method {method}: {self.tag} has no preferences between texts; use recipes/finetune.py")
 
     @abstractmethod
     def build_model(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
 
-    from startup_llm.config import PredictConfig
+    from startup_llm.config import EvaluationConfig, PredictConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.tasks.base import Task
 
@@ -109,6 +109,22 @@ class Predictor(ABC):
     @abstractmethod
     def example(self, config: Any) -> dict[str, Any]:
         """Return an answer with every key and no empty list, which tells a table's columns and their types."""
+
+    def add_examples(
+        self, data: TaskData, processor: Any, model: Any, evaluation: EvaluationConfig
+    ) -> tuple[TaskData, Any] | None:
+        """Put training rows with their answers before the test rows, for a model that is prompted instead of tuned.
+
+        Args:
+            data: The rows.
+            processor: What encodes them.
+            model: The checkpoint's.
+            evaluation: How many examples.
+
+        Returns:
+            The data with such test rows, and a processor with room for them; None where no prompt has an answer.
+        """
+        return None
 
 
 class LabelPredictor(Predictor):

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-    from startup_llm.config import AlignConfig, FinetuneConfig, PretrainConfig, SpeedConfig
+    from startup_llm.config import AlignConfig, EvaluationConfig, FinetuneConfig, PretrainConfig, SpeedConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.evaluation.metrics import Metric, Values
     from startup_llm.models.checkpoints import Checkpoint
@@ -78,6 +78,7 @@ class Prepared:
         truncation: What was cut, per split.
         plan: How to compute here.
         kept_states: What stands in for the blocks below the adapter; None where a row's states may change.
+        notes: Sentences on what the processor does not take of the rows as they stand.
     """
 
     task: Task
@@ -89,19 +90,21 @@ class Prepared:
     truncation: dict[str, Truncation]
     plan: SpeedPlan
     kept_states: KeptStates | None = None
+    notes: tuple[str, ...] = ()
 
     def score(self, model: Any, encoded: Dataset, plan: SpeedPlan | None = None) -> list[np.ndarray]:
         """Return for each encoded row the numbers by which two copies of a model are compared."""
         return predict_scores(self.task, model, encoded, self.processor, plan or self.plan)
 
     def describe_truncation(self) -> list[str]:
-        """Say for each split how much was cut, where anything was."""
-        return [
+        """Say what the processor does not take of the rows, and for each split how much was cut."""
+        cuts = [
             f"{name}: {cut.rows} rows cut{f' ({cut.targets} of them in their target)' if cut.targets else ''}, "
             f"{cut.tokens_share:.2%} of the tokens lost"
             for name, cut in self.truncation.items()
             if cut.rows
         ]
+        return [*self.notes, *cuts]
 
     def rebuild(self, config: FinetuneConfig | AlignConfig) -> PreTrainedModel:
         """Load the checkpoint with a fresh head once more, in float32."""
@@ -202,7 +205,7 @@ def prepare(
     processor: Any,
     plan: SpeedPlan,
 ) -> Prepared:
-    """Build the model and encode every split.
+    """Complete the rows by what the processor tells, build the model and encode every split.
 
     Raises:
         UserError: If the task's rows cannot be learnt by the method, or the model lacks the kernel asked for.
@@ -210,11 +213,13 @@ def prepare(
     task.check_method(config.method, data)
     if config.method == "lora" and config.lora.quantize and is_sharded():
         raise UserError("lora.quantize: weights in four bits are not cut into shards; use recipes/accelerate/ddp.yaml")
+    known, data = len(data.notes), task.fit_data(data, processor)
     task_model = task.build_model(checkpoint, processor, data, config.model, plan.attention_kernel)
     plan = settle_kernel(plan, config.speed, task_model.model, checkpoint.name)
     if config.method == "lora" and task_model.no_adapter:
         raise UserError(f"--method lora: {task_model.no_adapter}")
     prepared = encode_splits(task, data, checkpoint, processor, task_model, plan)
+    prepared = replace(prepared, notes=tuple(data.notes[known:]))
     return replace(prepared, kept_states=_keep_states(prepared, config)) if config.method == "lora" else prepared
 
 
@@ -322,12 +327,27 @@ def start_from_label_names(prepared: Prepared) -> None:
     write_head(find_output_layer(model), weight, np.zeros(len(names), dtype=weight.dtype))
 
 
-def predict_untuned(prepared: Prepared) -> Values:
-    """Return what the checkpoint predicts for the test rows before it is tuned."""
-    outputs = prepared.predict(prepared.task_model.model, prepared.encoded["test"])
-    return prepared.task.read_predictions(
-        outputs, prepared.encoded["test"], prepared.data.splits["test"], prepared.data
-    )
+def predict_untuned(
+    prepared: Prepared, evaluation: EvaluationConfig
+) -> tuple[dict[str, Values], list[dict[str, Any]]]:
+    """Return what the checkpoint predicts for the test rows before it is tuned.
+
+    Returns:
+        Predictions of `untuned`, and where prompts have answers of `few-shot`, which has training rows before it; and
+        items of the report's gallery, as the tuned model will have them.
+    """
+    task, model, data = prepared.task, prepared.task_model.model, prepared.data
+    test = data.splits["test"]
+    outputs = prepared.predict(model, prepared.encoded["test"])
+    predictions = {"untuned": task.read_predictions(outputs, prepared.encoded["test"], test, data)}
+    gallery = task.describe_errors(test, outputs, predictions["untuned"], data).get("gallery", [])
+    gallery += task.write_samples(model, prepared.processor, test)
+    if found := task.predictor.add_examples(data, prepared.processor, model, evaluation):
+        longer, processor = found
+        encoded, _ = task.encode_split("test", longer, processor)
+        outputs = predict_outputs(task, model, encoded, processor, prepared.plan)
+        predictions["few-shot"] = task.read_predictions(outputs, encoded, longer.splits["test"], longer)
+    return predictions, gallery
 
 
 def train(

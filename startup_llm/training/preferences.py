@@ -1,4 +1,4 @@
-"""Preference tuning through TRL's DPOTrainer: the adapter is trained, and without it the model is the reference."""
+"""Preference tuning through TRL's trainers: the adapter is trained, and without it the model is the reference."""
 
 from __future__ import annotations
 
@@ -6,31 +6,45 @@ import copy
 import dataclasses
 import gc
 import importlib.util
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from startup_llm.errors import UserError
 from startup_llm.models.adapters import plan_lora
+from startup_llm.tasks.text_generation.chat import read_arguments
+from startup_llm.tasks.text_generation.conversations import count_shared
+from startup_llm.tasks.text_generation.messages import list_template_messages
 from startup_llm.tasks.text_generation.options import GenerationData
 from startup_llm.training.finetuning import Prepared, Trained
 from startup_llm.training.trainer import SampleWriter, TrainingClock, build_training_arguments
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from datasets import Dataset
 
     from startup_llm.config import AlignConfig
     from startup_llm.run_folder import RunFolder
 
 
-def check_preference_tuning(config: AlignConfig) -> None:
-    """Refuse what TRL's trainer does not do, and a missing TRL, before anything is computed.
+def check_preference_tuning(config: AlignConfig, section: Mapping[str, Any]) -> None:
+    """Refuse what TRL's trainers do not do, and a missing TRL, before anything is computed.
+
+    Args:
+        config: Its method and data.
+        section: The `train` section.
 
     Raises:
         UserError: If either is the case.
     """
     if isinstance(config.data, GenerationData) and config.data.packing:
         raise UserError("data.packing: preferences are compared pair by pair and not packed; leave it out")
+    if config.method == "kto" and section["per_device_train_batch_size"] < 2:
+        raise UserError(
+            "train.per_device_train_batch_size 1: kto compares an answer with another of its batch; use at least 2"
+        )
     if importlib.util.find_spec("trl") is None:
         raise UserError("preference tuning needs TRL, which is not installed; pip install 'startup-llm[preferences]'")
 
@@ -52,17 +66,17 @@ def remember_reference(prepared: Prepared) -> tuple[Prepared, list[list[float]]]
 
 
 def train_on_preferences(prepared: Prepared, config: AlignConfig, section: dict[str, Any], run: RunFolder) -> Trained:
-    """Train an adapter by DPO and keep the best checkpoint's weights.
+    """Train an adapter by the config's method and keep the best checkpoint's weights.
 
     Args:
         prepared: Rows and model.
-        config: Adapter, beta, and whether to resume.
+        config: Method, adapter, beta, and whether to resume.
         section: The `train` section.
         run: Where checkpoints go.
     """
-    from trl import DPOConfig, DPOTrainer
-
-    splits = {name: _list_pairs(rows) for name, rows in prepared.data.splits.items()}
+    trainer_class, arguments_class = _load_trainer(config.method)
+    list_rows = _list_feedback if config.method == "kto" else _list_pairs
+    splits = {name: list_rows(rows) for name, rows in prepared.data.splits.items()}
     validation = splits.get("validation")
     arguments = build_training_arguments(
         section,
@@ -70,14 +84,14 @@ def train_on_preferences(prepared: Prepared, config: AlignConfig, section: dict[
         prepared.plan,
         "loss" if validation is not None else "",
         lower_is_better=True,
-        arguments_class=DPOConfig,
+        arguments_class=arguments_class,
         beta=config.beta,
         max_length=prepared.processor.model_max_length,
     )
     clock = TrainingClock()
     writer = SampleWriter(prepared.task, prepared.processor, prepared.data, prepared.plan)
     model = prepared.task_model.model
-    trainer = DPOTrainer(
+    trainer = trainer_class(
         model=model,
         args=arguments,
         train_dataset=splits["train"],
@@ -101,15 +115,50 @@ def train_on_preferences(prepared: Prepared, config: AlignConfig, section: dict[
     return Trained(trained, history, parameters, throughput, writer.samples)
 
 
+def _load_trainer(method: str) -> tuple[Any, Any]:
+    """Return TRL's trainer of a method and the class of its arguments."""
+    if method == "dpo":
+        from trl import DPOConfig, DPOTrainer
+
+        return DPOTrainer, DPOConfig
+    if method == "kto":
+        from trl import KTOConfig, KTOTrainer
+
+        return KTOTrainer, KTOConfig
+    with warnings.catch_warnings():  # that its place in TRL may change
+        warnings.simplefilter("ignore")
+        from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+    return ORPOTrainer, ORPOConfig
+
+
 def _list_pairs(rows: Dataset) -> Dataset:
-    """Return the form that TRL takes: the prompt's messages, and one message for each of the two answers."""
+    """Return the form that TRL takes: the messages that two conversations share, and those of each behind them."""
     import datasets
 
-    chosen, rejected = list(rows["chosen"]), list(rows["rejected"])
-    return datasets.Dataset.from_dict(
-        {
-            "prompt": [messages[:-1] for messages in chosen],
-            "chosen": [messages[-1:] for messages in chosen],
-            "rejected": [messages[-1:] for messages in rejected],
-        }
-    )
+    found = []
+    for row in rows:
+        shared = count_shared(row["chosen"], row["rejected"])
+        chosen, rejected = list_template_messages(row["chosen"]), list_template_messages(row["rejected"])
+        parts = {"prompt": chosen[:shared], "chosen": chosen[shared:], "rejected": rejected[shared:]}
+        found.append({**parts, **_list_arguments(row)})
+    return datasets.Dataset.from_list(found)
+
+
+def _list_feedback(rows: Dataset) -> Dataset:
+    """Return the form that TRL takes: the prompt's messages, the judged answer, and whether it is good."""
+    import datasets
+
+    found = []
+    for row in rows:
+        messages = list_template_messages(row["messages"])
+        parts = {"prompt": messages[:-1], "completion": messages[-1:], "label": row["label"]}
+        found.append({**parts, **_list_arguments(row)})
+    return datasets.Dataset.from_list(found)
+
+
+def _list_arguments(row: dict[str, Any]) -> dict[str, Any]:
+    """Return TRL's columns of what a chat template takes beside the messages."""
+    given = read_arguments(row)
+    options = {**given.get("chat_template_kwargs", {}), **{k: v for k, v in given.items() if k == "documents"}}
+    found = {"tools": given["tools"]} if "tools" in given else {}
+    return {**found, "chat_template_kwargs": options} if options else found

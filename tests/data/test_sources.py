@@ -104,9 +104,9 @@ def test_missing_folder_of_a_file_is_named(tmp_path):
         ("a.xlsx", "x", ["a.xlsx", "unknown file type", ".parquet"]),
         ("a.jsonl", '{"text": "a"}\n{"text": "b"\n', ["line 2 is not JSON", '{"text": "b"']),
         ("a.jsonl", '{"text": "a"}\n[1]\n', ["line 2 holds a JSON list"]),
-        ("a.jsonl", '{"t": "a"}\n\n{"t": 5}\n', ["line 3", "'t' is 5 (int)", '"a" (str)']),
-        ("a.jsonl", '{"t": 1}\n{"t": 99999999999999999999}\n', ["line 2", "99999999999999999999"]),
-        ("a.jsonl", '{"t": [1]}\n{"t": ["a"]}\n', ["line 2", "'t' is [\"a\"]"]),
+        ("a.jsonl", '{"text": "a"}\n\n{"text": 5}\n', ["line 3", "'text' is 5 (int)", '"a" (str)']),
+        ("a.jsonl", '{"label": 1}\n{"label": 99999999999999999999}\n', ["line 2", "99999999999999999999"]),
+        ("a.jsonl", '{"label": [1]}\n{"label": ["a"]}\n', ["line 2", "'label' is [\"a\"]"]),
         ("a.jsonl", '{"t": "a"}\n{"t": "\\ud83d"}\n', ["line 2", "surrogate"]),
         (
             "a.csv",

@@ -182,11 +182,18 @@ def build_speech_recogniser(
             "pad_token_id": processor.tokenizer.pad_token_id,
             "ignore_mismatched_sizes": True,
         }
-        model, _ = load_model(AutoModelForCTC, checkpoint, attention_kernel, trust_remote_code, **arguments)
+        model, loading = load_model(AutoModelForCTC, checkpoint, attention_kernel, trust_remote_code, **arguments)
+        drawn = [*loading["missing_keys"], *loading["mismatched_keys"]]
         model.config.ctc_loss_reduction, model.config.ctc_zero_infinity = "mean", True
         _settle(model, processor.feature_extractor, dropout, shortest_seconds, warp_spectrum)
         positions = count_mask_positions(processor.feature_extractor)
-        return TaskModel(model, head_modules=("lm_head",), load_arguments=arguments, mask_positions=positions)
+        return TaskModel(
+            model,
+            head_modules=("lm_head",),
+            load_arguments=arguments,
+            mask_positions=positions,
+            answers_untuned=not drawn,
+        )
     if config.model_type not in MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES:
         raise UserError(
             f"checkpoint {checkpoint.name} is of type {config.model_type}, which recognises no speech in transformers "
@@ -202,7 +209,8 @@ def build_speech_recogniser(
         model.generation_config.language, model.generation_config.task = language, "transcribe"
         model.generation_config.forced_decoder_ids = None
     _settle(model, processor.feature_extractor, dropout, shortest_seconds, warp_spectrum)
-    return TaskModel(model, mask_positions=count_mask_positions(processor.feature_extractor))
+    positions = count_mask_positions(processor.feature_extractor)
+    return TaskModel(model, mask_positions=positions, answers_untuned=True)
 
 
 def build_audio_classifier(

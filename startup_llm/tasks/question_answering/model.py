@@ -45,10 +45,13 @@ def build_question_answerer(
         choose="a BERT-, RoBERTa- or DeBERTa-style checkpoint",
     )
     shape = {"num_labels": 2}  # a checkpoint may have had labels of its own
-    model, _ = load_model(AutoModelForQuestionAnswering, checkpoint, attention_kernel, trust_remote_code, **shape)
+    model, loading = load_model(
+        AutoModelForQuestionAnswering, checkpoint, attention_kernel, trust_remote_code, **shape
+    )
     model.config.null_threshold = null_threshold
     set_dropout(model, dropout)
-    return TaskModel(model, head_modules=find_head_modules(model), load_arguments=shape)
+    heads = find_head_modules(model)
+    return TaskModel(model, head_modules=heads, load_arguments=shape, answers_untuned=not loading["missing_keys"])
 
 
 def compute_span_logits(model: Any, batch: dict[str, Tensor]) -> list[np.ndarray]:

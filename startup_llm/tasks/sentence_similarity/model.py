@@ -152,7 +152,9 @@ def build_sentence_encoder(
     if not (checkpoint.path / "modules.json").is_file():
         notes.append(f"{checkpoint.name} was not trained to compare texts: without tuning it may do so badly")
     unread = ("pooler",) if getattr(model, "pooler", None) is not None else ()  # the loss does not reach it
-    return TaskModel(model, pooling=processor.pooling, constant_modules=unread, notes=tuple(notes))
+    return TaskModel(
+        model, pooling=processor.pooling, constant_modules=unread, notes=tuple(notes), answers_untuned=True
+    )
 
 
 def compute_ranking_loss(queries: Tensor, documents: Tensor, groups: Tensor) -> Tensor:

@@ -60,7 +60,6 @@ class SentenceSimilarity(Task[SimilarityData, SentenceModel]):
     predictor_class = SearchPredictor
     saved_model_class = SavedSentenceEncoder
     computes_loss = True
-    answers_untuned = True
     splits_batches = False
     known_metrics = (NDCG_AT_10, MRR_AT_10, RECALL_AT_100, PRECISION_AT_1, RECALL_AT_10, SPEARMAN, PEARSON)
     known_baselines = {  # noqa: RUF012

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,11 @@ from startup_llm.tasks.text_generation.chat_templates import (
     find_end_of_turn,
     render_conversation,
     tokenize_conversation,
+    tokenize_text,
 )
 from startup_llm.tasks.text_generation.continuation import IS_PROMPT
 from startup_llm.tasks.text_generation.conversations import join_answers
+from startup_llm.tasks.text_generation.messages import is_learnt, list_words
 from startup_llm.tasks.text_generation.metrics import (
     BITS_PER_BYTE,
     BYTE_PERPLEXITY,
@@ -33,8 +36,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from startup_llm.evaluation.baselines import Baseline
-
-    Messages = list[dict[str, str]]
+    from startup_llm.tasks.text_generation.messages import Messages
 
     Tokenized = list[tuple[list[int], list[int]]]
 
@@ -79,7 +81,7 @@ class Conversations:
         for place, row in enumerate(rows):
             for name in self.columns:
                 try:
-                    ids, said = tokenize_conversation(processor, row[name], end)
+                    ids, said = tokenize_conversation(processor, row[name], end, read_arguments(row))
                 except UserError as error:
                     raise UserError(f"row {row.get('row', place + 1)}: {error}") from None
                 labels = [token if is_said else -100 for token, is_said in zip(ids, said, strict=True)]
@@ -106,16 +108,16 @@ class Conversations:
         return datasets.Dataset.from_dict(columns), Truncation(len(longer), share, 0.0)
 
     def list_answers(self, rows: Dataset) -> list[str]:
-        """Return each thing that the assistant says."""
-        told = (messages for name in self.columns for messages in rows[name])
-        return [message["content"] for messages in told for message in messages if message["role"] == "assistant"]
+        """Return each thing that the assistant says and that is learnt."""
+        conversations = (messages for name in self.columns for messages in rows[name])
+        return [list_words(message) for messages in conversations for message in messages if is_learnt(message)]
 
     def references(self, rows: Dataset) -> list[Any]:
         """Return the assistant's words."""
         return [join_answers(messages) for messages in rows[self.columns[0]]]
 
     def read_predictions(
-        self, nats: np.ndarray, tokens: np.ndarray, encoded: Dataset, written: Sequence[str]
+        self, nats: np.ndarray, tokens: np.ndarray, encoded: Dataset, rows: Dataset, written: Sequence[str]
     ) -> list[Any]:
         """Return each row's prediction: [nats, tokens] of the assistant's words.
 
@@ -123,6 +125,7 @@ class Conversations:
             nats: Negative log-likelihood of each conversation, shape (rows * conversations in a row,).
             tokens: Number of tokens that were predicted there, same shape.
             encoded: The encoded rows.
+            rows: The raw rows.
             written: What was written after each prompt, where there are prompts.
         """
         return [[float(total), float(count)] for total, count in zip(nats, tokens, strict=True)]
@@ -140,10 +143,14 @@ class Conversations:
             for title, place in (("Hardest to predict", int(order[-1])), ("Easiest to predict", int(order[0])))
         ]
 
-    def list_questions(self, rows: Dataset) -> list[tuple[Messages, str]]:
-        """Return the first conversations up to their last answer, and that answer."""
-        shown = rows.select(range(min(SHOWN, len(rows))))[self.columns[0]]
-        return [(messages[:-1], messages[-1]["content"]) for messages in shown if len(messages) > 1]
+    def list_questions(self, rows: Dataset) -> list[tuple[Messages, dict[str, Any], str]]:
+        """Return the first conversations up to their last answer, what a template takes beside it, and that answer."""
+        shown = rows.select(range(min(SHOWN, len(rows))))
+        return [
+            (row[self.columns[0]][:-1], read_arguments(row), list_words(row[self.columns[0]][-1]))
+            for row in shown
+            if len(row[self.columns[0]]) > 1
+        ]
 
 
 class AnsweredConversations(Conversations):
@@ -175,7 +182,7 @@ class AnsweredConversations(Conversations):
         """
         import datasets
 
-        whole = [encode_prompt(processor, messages[:-1]) for messages in rows["messages"]]
+        whole = [encode_prompt(processor, row["messages"][:-1], arguments=read_arguments(row)) for row in rows]
         ids = [prompt[-(processor.model_max_length // 2) :] for prompt in whole]
         lengths, before = np.array(list(map(len, ids))), np.array(list(map(len, whole)))
         columns = {
@@ -197,10 +204,10 @@ class AnsweredConversations(Conversations):
         return [{"likelihood": words, "answer": answer} for words, answer in pairs]
 
     def read_predictions(
-        self, nats: np.ndarray, tokens: np.ndarray, encoded: Dataset, written: Sequence[str]
+        self, nats: np.ndarray, tokens: np.ndarray, encoded: Dataset, rows: Dataset, written: Sequence[str]
     ) -> list[dict[str, Any]]:
         """Return each row's likelihood, [nats, tokens], and its answer."""
-        pairs = zip(super().read_predictions(nats, tokens, encoded, written), written, strict=True)
+        pairs = zip(super().read_predictions(nats, tokens, encoded, rows, written), written, strict=True)
         return [{"likelihood": likelihood, "answer": answer} for likelihood, answer in pairs]
 
     def show(self, rows: Dataset, predictions: Sequence[Any]) -> list[dict[str, Any]]:
@@ -236,13 +243,10 @@ class Preferences(Conversations):
         return encoded, replace(cut, tokens_share=lost, targets=cut.rows)
 
     def read_predictions(
-        self, nats: np.ndarray, tokens: np.ndarray, encoded: Dataset, written: Sequence[str]
+        self, nats: np.ndarray, tokens: np.ndarray, encoded: Dataset, rows: Dataset, written: Sequence[str]
     ) -> list[list[float]]:
         """Return [reward margin, margin] of each row."""
-        before = nats
-        if "_reference" in encoded.column_names:
-            owners = [row[0] for row in encoded["_rows"]]
-            before = np.bincount(owners, weights=np.asarray(encoded["_reference"]), minlength=len(nats))
+        before = _read_reference(encoded, nats)
         margin = nats[1::2] - nats[::2]
         reward = margin - (before[1::2] - before[::2])
         return [[float(gained), float(own)] for gained, own in zip(reward, margin, strict=True)]
@@ -256,15 +260,64 @@ class Preferences(Conversations):
                 "kind": "text",
                 "pairs": [
                     ["asked", rows["chosen"][place][-2]["content"] if len(rows["chosen"][place]) > 1 else ""],
-                    ["chosen", rows["chosen"][place][-1]["content"]],
-                    ["rejected", rows["rejected"][place][-1]["content"]],
+                    ["chosen", list_words(rows["chosen"][place][-1])],
+                    ["rejected", list_words(rows["rejected"][place][-1])],
                 ],
             }
             for title, place in (("Least margin", int(order[0])), ("Largest margin", int(order[-1])))
         ]
 
 
-FORMS = (Preferences(), AnsweredConversations(), Conversations())
+class Feedback(Conversations):
+    """Rows with messages and label: whether people found the answer good.
+
+    A prediction is [reward, reward] in nats, positive where tuning moved the model the right way: how much likelier
+    it finds a good answer, or less likely a bad one, than the model before. Without a column `_reference` in the
+    encoded rows it is 0.
+    """
+
+    known_by = ("messages", "label")
+    metrics = (REWARD_ACCURACY,)
+    relative_metrics = (REWARD_ACCURACY,)
+    baselines = {}  # noqa: RUF012
+
+    def read_predictions(
+        self, nats: np.ndarray, tokens: np.ndarray, encoded: Dataset, rows: Dataset, written: Sequence[str]
+    ) -> list[list[float]]:
+        """Return the reward of each row, signed by its label."""
+        signs = np.where(np.asarray(rows["label"], dtype=bool), 1.0, -1.0)
+        return [[float(reward)] * 2 for reward in signs * (_read_reference(encoded, nats) - nats)]
+
+    def show(self, rows: Dataset, predictions: Sequence[Any]) -> list[dict[str, Any]]:
+        """Show the answers that tuning moved the wrong way and the right way most."""
+        order = np.argsort([prediction[0] for prediction in predictions])
+        return [
+            {
+                "title": f"{title}: row {rows['row'][place]}, {predictions[place][0]:+.2f} nats the right way",
+                "kind": "text",
+                "pairs": [
+                    *([message["role"], list_words(message)] for message in rows["messages"][place]),
+                    ["judged", "good" if rows["label"][place] else "bad"],
+                ],
+            }
+            for title, place in (("Least reward", int(order[0])), ("Largest reward", int(order[-1])))
+        ]
+
+
+def _read_reference(encoded: Dataset, nats: np.ndarray) -> np.ndarray:
+    """Return the nats that the model before gave each conversation; without them the model's own."""
+    if "_reference" not in encoded.column_names:
+        return nats
+    owners = [row[0] for row in encoded["_rows"]]
+    return np.bincount(owners, weights=np.asarray(encoded["_reference"]), minlength=len(nats))
+
+
+def read_arguments(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a row gives the chat template beside its messages."""
+    return json.loads(row.get("arguments") or "{}")
+
+
+FORMS = (Preferences(), Feedback(), AnsweredConversations(), Conversations())
 
 
 def find_form(columns: Collection[str]) -> Conversations | None:
@@ -336,8 +389,12 @@ def pack_conversations(encoded: Dataset, size: int) -> Dataset:
     )
 
 
-def encode_prompt(processor: PreTrainedTokenizerBase, messages: Messages, most: int | None = None) -> list[int]:
+def encode_prompt(
+    processor: PreTrainedTokenizerBase,
+    messages: Messages,
+    most: int | None = None,
+    arguments: Mapping[str, Any] | None = None,
+) -> list[int]:
     """Return the tokens of a conversation with the assistant's turn opened; of a long one the last `most`."""
-    text = render_conversation(processor, messages, answer=True)
-    ids = processor(text, add_special_tokens=False, verbose=False)["input_ids"]
+    ids, _ = tokenize_text(processor, render_conversation(processor, messages, answer=True, arguments=arguments))
     return ids if most is None else ids[-most:]

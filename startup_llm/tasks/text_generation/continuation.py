@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MOST_WRITTEN_TOKENS = 200
-"""So many tokens are written by a model whose generation config says no number itself."""
+"""So many tokens are written by a model that says no number itself."""
+ANSWER_LIMIT = "max_answer_tokens"
+"""Key of a chat model's config: how many tokens it writes where its generation config says no number."""
 PROMPTS_AT_ONCE = 32
 PROMPT_TOKENS = 16
 """Tokens of a passage that are continued to show what a model writes."""
@@ -37,12 +39,13 @@ def continue_prompts(
         model: A causal language model, perhaps with an adapter.
         tokenizer: Tells the padding and the longest text, prompt and continuation together.
         prompts: Token ids of each, fewer than the longest text has.
-        most: Most tokens to be written; default what the model's generation config says.
+        most: Most tokens to be written; default what the model's generation config says, or its config.
         **how: Further arguments of `generate`, before those of the generation config.
     """
     import torch
 
-    most = most or model.generation_config.max_new_tokens or MOST_WRITTEN_TOKENS
+    own = model.generation_config.max_new_tokens or getattr(model.config, ANSWER_LIMIT, None)
+    most = most or own or MOST_WRITTEN_TOKENS
     rooms = [max(1, min(most, tokenizer.model_max_length - len(ids))) for ids in prompts]
     order = sorted(range(len(prompts)), key=lambda place: (rooms[place], len(prompts[place])))
     ends = how.get("eos_token_id", model.generation_config.eos_token_id)

@@ -4,35 +4,40 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from startup_llm.data.bad_rows import leave_out
-from startup_llm.data.rows_to_predict import find_text_fault
+from startup_llm.data.bad_rows import leave_out, list_numbers
 from startup_llm.data.sources import LoadedData
 from startup_llm.data.splits import make_splits, read_groups, sample_rows
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError
+from startup_llm.tasks.text_generation.feedback import find_feedback, read_label
+from startup_llm.tasks.text_generation.messages import (
+    MessageFault,
+    Messages,
+    find_conversation_fault,
+    is_learnt,
+    list_words,
+    read_messages,
+)
 from startup_llm.tasks.text_generation.options import GenerationData
 
 if TYPE_CHECKING:
     import datasets
 
     Row = dict[str, Any]
-    Messages = list[dict[str, str]]
 
-ROLES = {
-    "system": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "model": "assistant",
-}
-"""The names that data sets give the three roles."""
 SHAREGPT_NAMES = ("conversations", "conversation")
+PROMPT_NAMES = ("prompt", "instruction", "question", "messages", *SHAREGPT_NAMES)
+"""Columns that may hold what two answers are compared on, the first that a row has."""
 ANSWERS = ("chosen", "rejected")
+TEMPLATE_COLUMNS = ("tools", "documents", "chat_template_kwargs")
+"""Columns beside a conversation that a chat template takes as arguments."""
+BESIDE_COLUMNS = ("system", "history", *TEMPLATE_COLUMNS)
+JSON_COLUMNS = ("messages", *SHAREGPT_NAMES, "prompt", "completion", *ANSWERS, *BESIDE_COLUMNS)
+"""Columns whose objects keep the keys that they have in a JSON file."""
 
 
 def find_conversation_form(rows: datasets.Dataset, data: GenerationData) -> str | None:
@@ -69,8 +74,9 @@ def build_conversations(loaded: LoadedData, data: GenerationData, form: str) -> 
         form: From `find_conversation_form`.
 
     Returns:
-        Splits with row and messages, a list of {role, content}; for preferences row, chosen and rejected, each the
-        whole conversation.
+        Splits with row and messages, as `messages` describes them, and label where people judged them; for
+        preferences row, chosen and rejected, each the whole conversation. Where rows have what a chat template takes
+        beside the messages, `arguments` holds it as a JSON object.
 
     Raises:
         UserError: If a conversation is bad and not to be left out; it names the row and the message.
@@ -80,32 +86,27 @@ def build_conversations(loaded: LoadedData, data: GenerationData, form: str) -> 
     names = FORM_COLUMNS.get(form, (data.text_column or "",))
     if form == "dialogue" and not data.text_column:
         raise UserError("data.speakers is given; name the column of the dialogues with --data.text_column")
-    read = FORMS[form] if form in FORMS else _build_dialogue_reader(names[0], data.speakers)
-    keep, group = ANSWERS if form == "preference" else ("messages",), data.group_column
-    splits, notes = {}, [f"{FORM_NOTES[form]} from column{'s' * (len(names) > 1)} {', '.join(map(repr, names))}."]
+    reader = _RowReader(
+        form,
+        FORMS[form] if form in FORMS else _build_dialogue_reader(names[0], data.speakers),
+        ANSWERS if form == "preference" else ("messages",),
+        None if form == "preference" else find_feedback(loaded.splits),
+    )
+    keep, group, feedback = reader.keep, data.group_column, reader.feedback
+    notes = [f"{FORM_NOTES[form]} from column{'s' * (len(names) > 1)} {', '.join(map(repr, names))}."]
+    splits: dict[str, dict[str, list[Any]]] = {}
     for split, rows in loaded.splits.items():
         for name in names:
             if name not in rows.column_names:
                 raise UserError(f"the {split} split has no column {name!r}, only {', '.join(rows.column_names)}")
-        kept: dict[str, list[Any]] = {"row": [], **{name: [] for name in keep}}
-        if group:
-            kept[group] = []
-            groups = read_groups(rows, group) if split == "train" or group in rows.column_names else [None] * len(rows)
-        faults = []
-        for place, row in enumerate(rows, start=1):
-            found, fault = _read_row(read, row, form)
-            if fault:
-                faults.append((place, fault))
-                continue
-            kept["row"].append(place)
-            for name in keep:
-                kept[name].append(found[name])
-            if group:
-                kept[group].append(groups[place - 1])
-        notes += leave_out(faults, len(rows), split, "conversations", skip_bad=data.skip_bad)[1]
-        splits[split] = datasets.Dataset.from_dict(kept)
-    cut, decided = make_splits(datasets.DatasetDict(splits), data, group_by=group)
-    cut = datasets.DatasetDict({name: rows.select_columns(["row", *keep]) for name, rows in cut.items()})
+        splits[split], told = reader.read(rows, split, loaded.json_columns.get(split, ()), data)
+        notes += told
+    if feedback:
+        notes.append(_settle_feedback(splits, feedback))
+    notes += _name_unused(loaded.splits["train"], {*names, group or "", feedback or ""}, form)
+    columns = [name for name in ("row", *keep, "arguments", "label") if _is_needed(splits, name)]
+    cut, decided = make_splits(_build_splits(splits, [*columns, *([group] if group else [])]), data, group_by=group)
+    cut = datasets.DatasetDict({name: rows.select_columns(columns) for name, rows in cut.items()})
     notes += decided + _treat_overlap(cut, data, keep)
     for name, most in (("train", data.max_train_rows), ("test", data.max_test_rows)):
         if most is not None and most < len(cut[name]):
@@ -114,19 +115,193 @@ def build_conversations(loaded: LoadedData, data: GenerationData, form: str) -> 
     return TaskData(cut, notes=[*loaded.notes, *notes], sources=loaded.sources)
 
 
+@dataclass(frozen=True)
+class _RowReader:
+    """How the rows of a split are read.
+
+    Attributes:
+        form: A key of `FORM_NOTES`.
+        read_row: From a raw row to its conversations.
+        keep: The conversations of a row.
+        feedback: Column that says whether the answer is good, or None.
+    """
+
+    form: str
+    read_row: Callable[[Row], Row]
+    keep: tuple[str, ...]
+    feedback: str | None
+
+    def read(
+        self, rows: datasets.Dataset, split: str, exact: Collection[str], data: GenerationData
+    ) -> tuple[dict[str, list[Any]], list[str]]:
+        """Return the columns of a split's good rows, and notes on the others.
+
+        Args:
+            rows: The raw rows.
+            split: Its name, for the notes.
+            exact: Columns of JSON text.
+            data: The column of groups, and whether bad rows are left out.
+
+        Raises:
+            UserError: If a row is bad and not to be left out.
+        """
+        columns, group = [*self.keep, "arguments"], data.group_column
+        if self.feedback:
+            columns.append("label")
+        kept: dict[str, list[Any]] = {name: [] for name in ("row", *columns)}
+        if group:
+            kept[group] = []
+            groups = read_groups(rows, group) if split == "train" or group in rows.column_names else [None] * len(rows)
+        faults, unjudged = [], []
+        for place, row in enumerate(rows, start=1):
+            label = read_label(row[self.feedback]) if self.feedback else None
+            if self.feedback and label is None:
+                unjudged.append(place)
+                continue
+            found, fault = _read_row(self.read_row, _decode(row, exact), self.form)
+            if fault:
+                faults.append((place, fault))
+                continue
+            for name, value in {**found, "row": place, "label": label}.items():
+                if name in kept:
+                    kept[name].append(value)
+            if group:
+                kept[group].append(groups[place - 1])
+        notes = leave_out(faults, len(rows), split, "conversations", skip_bad=data.skip_bad)[1]
+        if unjudged:
+            notes.append(
+                f"{len(unjudged):,} {split} rows were left out, which column {self.feedback!r} neither accepts nor "
+                f"rejects (rows {list_numbers(unjudged)})."
+            )
+        return kept, notes
+
+
+def _decode(row: Row, exact: Collection[str]) -> Row:
+    """Return a row's values: of columns of JSON text what it says, of others objects without their missing keys."""
+    return {
+        name: json.loads(value) if name in exact and isinstance(value, str) else _drop_missing(value)
+        for name, value in row.items()
+    }
+
+
+def _drop_missing(value: Any) -> Any:
+    """Leave out the keys without a value, which a table gives an object that another row's has."""
+    if isinstance(value, dict):
+        return {key: _drop_missing(inner) for key, inner in value.items() if inner is not None}
+    return [_drop_missing(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _settle_feedback(splits: dict[str, dict[str, list[Any]]], column: str) -> str:
+    """Say how many answers are good; of rows with bad ones the last turn alone is judged, and learnt.
+
+    Rows that are all good are conversations like others: their labels are dropped.
+    """
+    labels = [label for kept in splits.values() for label in kept["label"]]
+    if all(labels):
+        for kept in splits.values():
+            del kept["label"]
+        return f"Column {column!r} accepts every row."
+    for kept in splits.values():
+        for messages in kept["messages"]:
+            for message in messages[:-1]:
+                if message["role"] == "assistant":
+                    message["learn"] = False
+    return f"Feedback from column {column!r}: {labels.count(True):,} good answers, {labels.count(False):,} bad ones."
+
+
+def _name_unused(rows: datasets.Dataset, used: set[str], form: str) -> list[str]:
+    """Name the columns that are not read."""
+    if form != "dialogue":
+        used = used | set(BESIDE_COLUMNS)
+    if form == "alpaca":
+        used = used | {"input"}
+    if form == "preference":
+        prompt = next((name for name in PROMPT_NAMES if name in rows.column_names), "")
+        used = used | {prompt, *(["input"] if prompt == "instruction" else [])}
+    unused = [name for name in rows.column_names if name not in used]
+    return [f"Columns that are not used: {', '.join(map(repr, unused))}."] if unused else []
+
+
+def _is_needed(splits: Mapping[str, Mapping[str, list[Any]]], name: str) -> bool:
+    return all(name in kept for kept in splits.values()) and any(
+        value is not None for kept in splits.values() for value in kept[name]
+    )
+
+
+def _build_splits(splits: Mapping[str, Mapping[str, list[Any]]], columns: Sequence[str]) -> datasets.DatasetDict:
+    """Return the rows with the same types in each split; a message has `extra` and `learn` where any has."""
+    import datasets
+
+    parts = [name for name in columns if name in ("messages", *ANSWERS)]
+    keys = {
+        key
+        for kept in splits.values()
+        for name in parts
+        for messages in kept[name]
+        for message in messages
+        for key in message
+    }
+    text = datasets.Value("string")
+    kinds = {"role": text, "content": text, "extra": text, "learn": datasets.Value("bool")}
+    message = {key: kind for key, kind in kinds.items() if key in keys}
+    types = {
+        "row": datasets.Value("int64"),
+        "arguments": text,
+        "label": datasets.Value("bool"),
+        **{name: datasets.List(message) for name in parts},
+    }
+
+    def build(kept: Mapping[str, list[Any]]) -> datasets.Dataset:
+        filled = {name: kept[name] for name in columns if name not in parts}
+        filled |= {
+            name: [[{key: one.get(key) for key in message} for one in messages] for messages in kept[name]]
+            for name in parts
+        }
+        rows = datasets.Dataset.from_dict({name: filled[name] for name in columns})
+        return rows.cast(datasets.Features({**rows.features, **{n: types[n] for n in columns if n in types}}))
+
+    return datasets.DatasetDict({split: build(kept) for split, kept in splits.items()})
+
+
+def replace_messages(
+    rows: datasets.Dataset, changed: Sequence[Mapping[str, Any]], columns: Sequence[str]
+) -> datasets.Dataset:
+    """Return rows with other messages; the same object where none are left out and no message is another.
+
+    Args:
+        rows: The rows, for their types.
+        changed: Those that are kept, with their messages, some of which may have `learn`.
+        columns: A row's conversations.
+    """
+    import datasets
+
+    if len(changed) == len(rows) and all(
+        found[name] == row[name] for found, row in zip(changed, rows, strict=True) for name in columns
+    ):
+        return rows
+    features = dict(rows.features)
+    for name in columns:
+        features[name] = datasets.List({**features[name].feature, "learn": datasets.Value("bool")})
+    filled = [
+        {**row, **{name: [{"learn": None, **message} for message in row[name]] for name in columns}} for row in changed
+    ]
+    return datasets.Dataset.from_list(filled, features=datasets.Features(features))
+
+
 def add_answers(data: TaskData) -> TaskData:
     """Give each conversation a column `answer`, its last message: what is to be written for those before it.
 
     Raises:
-        UserError: If a test row has nothing before it.
+        UserError: If a test row has nothing before it, or its answer is a call alone.
     """
     import datasets
 
     for row in data.splits["test"]:
-        if len(row["messages"]) < 2:
+        fault = "" if len(row["messages"]) > 1 else "has nothing before its answer, expected a question"
+        if fault or not row["messages"][-1]["content"]:
             raise UserError(
-                f"evaluation.generate: the test split's row {row['row']} has nothing before its answer, expected a "
-                "question; leave the row or the option out"
+                f"evaluation.generate: the test split's row {row['row']} {fault or 'ends with a call, not words'}; "
+                "leave the row or the option out"
             )
     splits = {
         name: rows.add_column("answer", [messages[-1]["content"] for messages in rows["messages"]])
@@ -135,59 +310,29 @@ def add_answers(data: TaskData) -> TaskData:
     return replace(data, splits=datasets.DatasetDict(splits))
 
 
-def find_conversation_fault(messages: Any, *, question: bool = False) -> str | None:
-    """Return what is wrong with a conversation, such as "message 3 (user) is empty"; None where nothing is.
-
-    Args:
-        messages: A list of {role, content}.
-        question: Whether it is to be answered, so that it ends with the user; otherwise it ends with the assistant.
-    """
-    if not isinstance(messages, list) or not messages:
-        return "has no messages"
-    roles = []
-    for place, message in enumerate(messages, start=1):
-        if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
-            return f"message {place} is {str(message)[:50]}, expected a role and a content"
-        role, content = message["role"], message["content"]
-        if role not in ("system", "user", "assistant"):
-            return f"message {place} has the role {role!r}, expected system, user or assistant"
-        if not isinstance(content, str) or not content.strip():
-            return f"message {place} ({role}) is {'empty' if content is None or isinstance(content, str) else content}"
-        if fault := find_text_fault(content):
-            return f"message {place} ({role}) {fault}"
-        if role == "system" and place > 1:
-            return f"message {place} is a system message, which may only come first"
-        if roles and role == roles[-1]:
-            return f"messages {place - 1} and {place} are both the {role}'s"
-        roles.append(role)
-    if question:
-        return None if roles[-1] == "user" else f"ends with the {roles[-1]}, so there is nothing to answer"
-    if "assistant" not in roles:
-        return "has no turn of the assistant"
-    return None if roles[-1] == "assistant" else f"ends with the {roles[-1]}, expected an answer of the assistant"
-
-
 def render_plain(messages: Messages) -> tuple[str, list[bool]]:
-    """Write a conversation as lines `role: words`, and tell which characters are the assistant's.
+    """Write a conversation as lines `role: words`, and tell which characters are the assistant's that are learnt.
 
     A line end closes each turn; the assistant's own count as its words, as the end of a turn does for a model.
     """
     text, own = "", []
     for message in messages:
-        opening, words = f"{message['role']}: ", message["content"] + "\n"
+        opening, words = f"{message['role']}: ", list_words(message) + "\n"
         text += opening + words
-        own += [False] * len(opening) + [message["role"] == "assistant"] * len(words)
+        own += [False] * len(opening) + [is_learnt(message)] * len(words)
     return text, own
 
 
 def join_answers(messages: Messages) -> str:
-    """Return the assistant's words, each turn closed by a line end: the text that a conversation's figures are of."""
-    return "".join(message["content"] + "\n" for message in messages if message["role"] == "assistant")
+    """Return the assistant's words that are learnt, each turn closed by a line end: what figures are of."""
+    return "".join(list_words(message) + "\n" for message in messages if is_learnt(message))
 
 
 def _read_row(read: Callable[[Row], Row], row: Row, form: str) -> tuple[Row, str | None]:
     try:
-        found = read(row)
+        found = {**read(row), "arguments": _read_arguments(row)}
+    except MessageFault as fault:
+        return {}, str(fault)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         return {}, f"is no conversation of the form {form} ({str(error)[:80]})"
     if form == "preference":
@@ -196,52 +341,113 @@ def _read_row(read: Callable[[Row], Row], row: Row, form: str) -> tuple[Row, str
                 return {}, f"column {name!r}: {fault}"
         if found["chosen"] == found["rejected"]:
             return {}, "chosen and rejected are the same answer"
-        if found["chosen"][:-1] != found["rejected"][:-1]:
-            return {}, "chosen and rejected answer different questions"
-        return found, None
+        shared = count_shared(found["chosen"], found["rejected"])
+        behind = [found[name][shared]["role"] for name in ANSWERS if shared < len(found[name])]
+        if behind == ["assistant", "assistant"]:
+            return found, None
+        return {}, "chosen and rejected answer different questions"
     return found, find_conversation_fault(found["messages"])
 
 
-def _read_messages(row: Row) -> Row:
-    return {"messages": _standardize(row["messages"])}
+def count_shared(chosen: Messages, rejected: Messages) -> int:
+    """Return how many messages two conversations begin with alike."""
+    pairs = zip(chosen, rejected, strict=False)
+    return next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(chosen), len(rejected)))
 
 
-def _read_sharegpt(row: Row) -> Row:
-    name = next(name for name in SHAREGPT_NAMES if name in row)
-    return {"messages": _standardize(row[name])}
+def _read_arguments(row: Row) -> str | None:
+    """Return what a chat template takes beside the messages, as a JSON object; None for nothing."""
+    found = {}
+    for name in TEMPLATE_COLUMNS:
+        value = row.get(name)
+        if isinstance(value, str) and value.strip():
+            try:
+                value = json.loads(value)
+            except ValueError:
+                raise MessageFault(f"column {name!r} is {value[:50]!r}, expected JSON") from None
+        if not value:
+            continue
+        expected = dict if name == "chat_template_kwargs" else list
+        if not isinstance(value, expected) or not all(isinstance(one, (dict, str)) for one in value):
+            kind = "an object" if expected is dict else "a list of objects"
+            raise MessageFault(f"column {name!r} is {str(value)[:50]!r}, expected {kind}")
+        found[name] = value
+    return json.dumps(found, ensure_ascii=False) if found else None
 
 
-def _standardize(messages: Any) -> Messages:
-    """Name roles and contents alike; what is not known stays for `find_conversation_fault`."""
-    if isinstance(messages, str):
-        messages = json.loads(messages)
-    standard = []
-    for message in messages or []:
-        role = message.get("role", message.get("from"))
-        standard.append({"role": ROLES.get(role, role), "content": message.get("content", message.get("value"))})
-    return standard
+def _add_beside(messages: Messages, row: Row) -> Messages:
+    """Put the columns system and history before a conversation.
+
+    Raises:
+        MessageFault: If the conversation begins with another system message.
+    """
+    history = row.get("history") or []
+    if history and all(isinstance(turn, (list, tuple)) for turn in history):
+        pairs = [zip(("user", "assistant"), turn, strict=True) for turn in history]
+        history = [{"role": role, "content": words} for turn in pairs for role, words in turn]
+    messages = [*read_messages(history), *messages]
+    system = row.get("system")
+    if not isinstance(system, str) or not system.strip():
+        return messages
+    if messages and messages[0]["role"] == "system":
+        if messages[0]["content"] != system:
+            raise MessageFault("message 1 is a system message other than the one in column 'system'")
+        return messages
+    return [{"role": "system", "content": system}, *messages]
+
+
+def _read_conversation(name: str) -> Callable[[Row], Row]:
+    """Return what reads the messages in a column."""
+    return lambda row: {"messages": _add_beside(read_messages(row[name]), row)}
 
 
 def _read_prompt_completion(row: Row) -> Row:
-    return {"messages": _join(row["prompt"], row["completion"])}
+    return {"messages": _add_beside(_join(row["prompt"], row["completion"]), row)}
 
 
 def _join(prompt: Any, answer: Any) -> Messages:
-    """Put an answer behind a prompt, each a text or messages; an answer may repeat the prompt's messages."""
-    asked = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else _standardize(prompt)
-    said = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else _standardize(answer)
-    return said if said[: len(asked)] == asked else [*asked, *said]
+    """Put an answer behind a prompt, each a text, a message or messages, which may repeat the prompt's."""
+    if isinstance(prompt, str) and isinstance(answer, str) and _read_human_turns(prompt):
+        answer = answer.strip()
+    asked, said = _read_side(prompt, "user"), _read_side(answer, "assistant")
+    return said if asked and said[: len(asked)] == asked else [*asked, *said]
+
+
+def _read_side(side: Any, role: str) -> Messages:
+    """Read a prompt or an answer: messages, one message, or a text, in turns `Human:` and `Assistant:` perhaps."""
+    if isinstance(side, str):
+        return _read_human_turns(side) or [{"role": role, "content": side}]
+    return read_messages([side] if isinstance(side, dict) else side)
+
+
+def _read_human_turns(text: str) -> Messages:
+    """Read a text of turns that begin with `Human:` and `Assistant:` on lines of their own; none for another text."""
+    if not re.match(r"\s*Human:", text):
+        return []
+    parts = re.split(r"(?:^|\n\n)\s*(Human|Assistant):", text)
+    roles = {"Human": "user", "Assistant": "assistant"}
+    turns = zip(parts[1::2], parts[2::2], strict=True)
+    return [{"role": roles[name], "content": words.strip()} for name, words in turns if words.strip()]
+
+
+def _read_instruction(row: Row) -> str:
+    given = row.get("input")
+    return row["instruction"] + (f"\n\n{given}" if isinstance(given, str) and given.strip() else "")
 
 
 def _read_alpaca(row: Row) -> Row:
-    given = row.get("input")
-    question = row["instruction"] + (f"\n\n{given}" if isinstance(given, str) and given.strip() else "")
-    return {"messages": _join(question, row["output"])}
+    return {"messages": _add_beside(_join(_read_instruction(row), row["output"]), row)}
 
 
 def _read_preference(row: Row) -> Row:
-    prompt = row.get("prompt") or []
-    return {name: _join(prompt, row[name]) for name in ANSWERS}
+    name = next((name for name in PROMPT_NAMES if row.get(name)), None)
+    prompt = [] if name is None else _read_instruction(row) if name == "instruction" else row[name]
+    if name is None and all(isinstance(row[side], str) and not _read_human_turns(row[side]) for side in ANSWERS):
+        raise MessageFault(
+            f"has no prompt; expected a column {', '.join(PROMPT_NAMES[:3])}, or whole conversations in chosen and "
+            "rejected"
+        )
+    return {side: _add_beside(_join(prompt, row[side]), row) for side in ANSWERS}
 
 
 def _build_dialogue_reader(column: str, speakers: dict[str, str]) -> Callable[[Row], Row]:
@@ -295,9 +501,9 @@ def _treat_overlap(splits: datasets.DatasetDict, data: GenerationData, columns: 
 
 FORMS: dict[str, Callable[[Row], Row]] = {
     "preference": _read_preference,
-    "messages": _read_messages,
-    "conversations": _read_sharegpt,
-    "conversation": _read_sharegpt,
+    "messages": _read_conversation("messages"),
+    "conversations": _read_conversation("conversations"),
+    "conversation": _read_conversation("conversation"),
     "prompt-completion": _read_prompt_completion,
     "alpaca": _read_alpaca,
 }

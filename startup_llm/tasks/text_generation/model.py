@@ -44,4 +44,4 @@ def build_causal_language_model(
     if getattr(model.config, "is_encoder_decoder", False) or type(model).__name__.startswith(("Bert", "Roberta")):
         raise UserError(f"checkpoint {checkpoint.name} ({type(model).__name__}) does not read from left to right")
     set_dropout(model, dropout)
-    return TaskModel(model)
+    return TaskModel(model, answers_untuned=True)

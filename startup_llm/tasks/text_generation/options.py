@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from startup_llm.config import (
     CheckedData,
     Count,
     EvaluationConfig,
     GroupedData,
+    Range,
     ScratchTransformer,
     TaskOptions,
     TextModelConfig,
@@ -43,6 +44,9 @@ class ChatEvaluation(EvaluationConfig):
     generate: bool = False
     """Let a chat model write the last answer of each test conversation, the most probable token at each step, and
     measure its overlap with the reference answer (ROUGE, BLEU, chrF); this takes time."""
+    few_shot_examples: Annotated[int, Range(least=0)] = 3
+    """With generate: training rows whose answers stand before each prompt of the baseline few-shot, which is the
+    checkpoint before it is tuned; 0 leaves it out."""
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,11 @@ import numpy as np
 from startup_llm.models.checkpoints import read_json
 from startup_llm.run_folder import find_model
 from startup_llm.tasks.prediction import Predictor
-from startup_llm.tasks.text_generation.chat import encode_prompt, find_form
+from startup_llm.tasks.text_generation.chat import AnsweredConversations, encode_prompt, find_form
 from startup_llm.tasks.text_generation.continuation import list_tokens, write_texts
-from startup_llm.tasks.text_generation.conversations import find_conversation_fault
+from startup_llm.tasks.text_generation.few_shot import add_examples
+from startup_llm.tasks.text_generation.messages import MessageFault, find_conversation_fault, read_messages
+from startup_llm.tasks.text_generation.options import ChatEvaluation
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-    from startup_llm.config import PredictConfig
+    from startup_llm.config import EvaluationConfig, PredictConfig
+    from startup_llm.data.task_data import TaskData
     from startup_llm.tasks.base import Task
 
 
@@ -35,7 +38,10 @@ class ContinuationPredictor(Predictor):
     def find_fault(self, column: str, value: Any) -> str | None:
         """Return what is wrong with a prompt, which is a text or a conversation."""
         if isinstance(value, list):
-            return find_conversation_fault(value, question=True)
+            try:
+                return find_conversation_fault(read_messages(value), question=True)
+            except MessageFault as fault:
+                return str(fault)
         return super().find_fault(column, value)
 
     def prepare(
@@ -61,7 +67,7 @@ class ContinuationPredictor(Predictor):
         if self._converses:
             prompts = [[{"role": "user", "content": text}] if isinstance(text, str) else text for text in prompts]
         if prompts and isinstance(prompts[0], list):
-            ids = [encode_prompt(processor, messages, most) for messages in prompts]
+            ids = [encode_prompt(processor, read_messages(messages), most) for messages in prompts]
         else:
             ids = processor(prompts, add_special_tokens=False, verbose=False)["input_ids"]
         ids = [prompt[-most:] for prompt in ids]
@@ -80,3 +86,13 @@ class ContinuationPredictor(Predictor):
     def example(self, config: Any) -> dict[str, Any]:
         """Return an answer of the right types."""
         return {"generated_text": ""}
+
+    def add_examples(
+        self, data: TaskData, processor: PreTrainedTokenizerBase, model: Any, evaluation: EvaluationConfig
+    ) -> tuple[TaskData, PreTrainedTokenizerBase] | None:
+        """Put training conversations before the test ones, where answers are written."""
+        form = find_form(data.splits["test"].column_names)
+        if not isinstance(evaluation, ChatEvaluation) or not isinstance(form, AnsweredConversations):
+            return None
+        count = evaluation.few_shot_examples
+        return add_examples(data, processor, model, count, evaluation.seed) if count else None

@@ -9,8 +9,13 @@ import numpy as np
 
 from startup_llm.tasks.saved_model import SavedModel
 from startup_llm.tasks.text_generation.chat import AnsweredConversations, encode_prompt, find_form
-from startup_llm.tasks.text_generation.chat_templates import find_end_of_turn
+from startup_llm.tasks.text_generation.chat_templates import (
+    find_end_of_turn,
+    list_marked_tokens,
+    render_conversation,
+)
 from startup_llm.tasks.text_generation.continuation import GREEDY, PROMPT_TOKENS, compute_rows, continue_prompts
+from startup_llm.tasks.text_generation.messages import list_template_messages, read_messages
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -58,7 +63,7 @@ class SavedLanguageModel(SavedModel):
         form = find_form(rows.column_names)
         for prompt in self._list_prompts(rows, tokenizer, most):
             if form:
-                ids = torch.tensor([encode_prompt(tokenizer, prompt, tokenizer.model_max_length)])
+                ids = torch.tensor([encode_prompt(tokenizer, read_messages(prompt), tokenizer.model_max_length)])
             else:
                 ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
             with torch.inference_mode():
@@ -72,9 +77,14 @@ class SavedLanguageModel(SavedModel):
         """Return short prompts: the beginnings of passages, or questions of conversations."""
         if form := find_form(rows.column_names):
             room = tokenizer.model_max_length - most
-            questions = [question for question, _ in form.list_questions(rows)]
-            fitting = [q for q in questions if len(encode_prompt(tokenizer, q, room + 1)) <= room]
-            begun = [[{**question[-1], "content": question[-1]["content"][: room // 8]}] for question in questions]
-            return (fitting or begun)[:CHECKED_PROMPTS]
+            questions = [list_template_messages(asked) for asked, _, _ in form.list_questions(rows)]
+            begun = [[{"role": "user", "content": asked[-1]["content"][: room // 8]}] for asked in questions]
+            fitting = [q for q in questions if len(encode_prompt(tokenizer, read_messages(q), room + 1)) <= room]
+            # a pipeline takes control tokens in somebody's words for the template's
+            return [prompt for prompt in fitting or begun if not _has_marks(tokenizer, prompt)][:CHECKED_PROMPTS]
         passages = tokenizer(rows["text"][:CHECKED_PROMPTS], add_special_tokens=False, verbose=False)["input_ids"]
         return [tokenizer.decode(ids[: min(PROMPT_TOKENS, most)]) for ids in passages]
+
+
+def _has_marks(tokenizer: Any, prompt: list[dict[str, Any]]) -> bool:
+    return bool(list_marked_tokens(tokenizer, render_conversation(tokenizer, read_messages(prompt), answer=True)))

@@ -15,6 +15,7 @@ from startup_llm.tasks.base import Collator, Task, Truncation
 from startup_llm.tasks.text_generation.baselines import ANSWER_BASELINES, NGRAM_BASELINES
 from startup_llm.tasks.text_generation.chat import (
     FORMS,
+    Feedback,
     Preferences,
     encode_prompt,
     find_form,
@@ -22,6 +23,7 @@ from startup_llm.tasks.text_generation.chat import (
 )
 from startup_llm.tasks.text_generation.chat_templates import find_end_of_turn, hash_chat_template, set_chat_template
 from startup_llm.tasks.text_generation.continuation import (
+    ANSWER_LIMIT,
     GREEDY,
     IS_PROMPT,
     PROMPT_TOKENS,
@@ -29,6 +31,7 @@ from startup_llm.tasks.text_generation.continuation import (
     write_texts,
 )
 from startup_llm.tasks.text_generation.conversations import (
+    JSON_COLUMNS,
     add_answers,
     build_conversations,
     find_conversation_form,
@@ -42,6 +45,7 @@ from startup_llm.tasks.text_generation.running_text import (
     load_running_text,
 )
 from startup_llm.tasks.text_generation.saved_model import SavedLanguageModel
+from startup_llm.tasks.text_generation.template_losses import fit_conversations
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -56,14 +60,16 @@ if TYPE_CHECKING:
 
 SAMPLES = 3
 MOST_MEASURED_ANSWERS = 1_000
+PAIR_METHODS = ("dpo", "orpo")
+"""Methods that compare two answers."""
 
 
 class TextGeneration(Task[GenerationData, ChatModel]):
     """An output is the negative log-likelihood of each token after an encoded row's first, in nats.
 
     Rows are passages of running text (columns text and ends), conversations (messages, and answer where the last one
-    is to be written too) or preferences (chosen and rejected); `find_form` tells them apart. The output of an encoded
-    row that is a prompt is what the model writes after it.
+    is to be written too), preferences (chosen and rejected) or feedback (messages and label); `find_form` tells them
+    apart. The output of an encoded row that is a prompt is what the model writes after it.
     """
 
     tag = "text-generation"
@@ -88,8 +94,9 @@ class TextGeneration(Task[GenerationData, ChatModel]):
         if not isinstance(evaluation, ChatEvaluation) or not evaluation.generate:
             return loaded
         form = find_form(loaded.splits["test"].column_names)
-        if form is None or isinstance(form, Preferences):
-            kind = "preferences between two answers" if form else "running text"
+        if form is None or isinstance(form, (Preferences, Feedback)):
+            kinds = {Preferences: "preferences between two answers", Feedback: "answers that people judged"}
+            kind = kinds.get(type(form), "running text")
             raise UserError(f"evaluation.generate: the rows are {kind}, expected conversations; leave it out")
         return add_answers(loaded)
 
@@ -101,7 +108,7 @@ class TextGeneration(Task[GenerationData, ChatModel]):
         """
         if find_text_files(data):
             return load_running_text(data)
-        loaded = load_splits(data)
+        loaded = load_splits(data, as_json=JSON_COLUMNS)
         if form := find_conversation_form(loaded.splits["train"], data):
             return build_conversations(loaded, data, form)
         return load_running_text(data, loaded)
@@ -120,14 +127,33 @@ class TextGeneration(Task[GenerationData, ChatModel]):
         return tokenizer
 
     def check_method(self, method: str, data: TaskData) -> None:
-        """Refuse preferences without DPO, whose rejected answers would be learnt, and DPO without preferences."""
+        """Refuse a method that would learn bad answers like good ones, and one for rows of another form."""
         form, columns = find_form(data.splits["train"].column_names), ", ".join(data.splits["train"].column_names)
-        if isinstance(form, Preferences) and method != "dpo":
-            raise UserError(f"--method {method}: the rows are preferences ({columns}); tune with recipes/align.py")
-        if not isinstance(form, Preferences) and method == "dpo":
-            raise UserError(f"--method dpo needs the columns chosen and rejected; the rows hold {columns}")
-        if method != "dpo":
+        if isinstance(form, Preferences) and method not in PAIR_METHODS:
+            raise UserError(
+                f"--method {method}: the rows are preferences ({columns}); tune with recipes/align.py "
+                f"--method {' or '.join(PAIR_METHODS)}"
+            )
+        if isinstance(form, Feedback) and method != "kto":
+            labels = [label for rows in data.splits.values() for label in rows["label"]]
+            raise UserError(
+                f"--method {method}: {labels.count(False):,} of {len(labels):,} answers were judged bad and would be "
+                "learnt like good ones; tune with recipes/align.py --method kto, or keep the good rows in a file of "
+                "their own"
+            )
+        if not isinstance(form, Preferences) and method in PAIR_METHODS:
+            raise UserError(f"--method {method} needs the columns chosen and rejected; the rows hold {columns}")
+        if not isinstance(form, Feedback) and method == "kto":
+            raise UserError(f"--method kto needs a column label of true and false; the rows hold {columns}")
+        if method not in (*PAIR_METHODS, "kto"):
             super().check_method(method, data)
+
+    def fit_data(self, data: TaskData, processor: PreTrainedTokenizerBase) -> TaskData:
+        """Mark the turns that the chat template does not write as they stand, and name what else it leaves out."""
+        form = find_form(data.splits["test"].column_names)
+        if form is None:
+            return data
+        return fit_conversations(data, processor, form.columns, by_trl=isinstance(form, (Preferences, Feedback)))
 
     def build_model(
         self,
@@ -139,8 +165,9 @@ class TextGeneration(Task[GenerationData, ChatModel]):
     ) -> TaskModel:
         """Load a GPT-style checkpoint; where it is to converse, it stops writing at the end of a turn.
 
-        Its config tells whether it is, for whoever has the model's folder alone. Where it does not say how much it
-        writes, the answers of the training split do: twice as much as the longest.
+        Its config tells whether it is, for whoever has the model's folder alone, and how many tokens are written where
+        neither a person nor its generation config says so: twice the longest answer of the training split. Of its
+        generation config nothing is changed but the end of a turn, where that is missing.
         """
         built = build_causal_language_model(
             checkpoint,
@@ -155,13 +182,13 @@ class TextGeneration(Task[GenerationData, ChatModel]):
         if form:
             generation = built.model.generation_config
             known = generation.eos_token_id if isinstance(generation.eos_token_id, list) else [generation.eos_token_id]
-            ends = dict.fromkeys([find_end_of_turn(processor), *known, processor.eos_token_id])
-            generation.eos_token_id = [token for token in ends if token is not None]
-            generation.pad_token_id = processor.pad_token_id
-            if generation.max_new_tokens is None:
-                longest = sorted(form.list_answers(data.splits["train"]), key=len)[-MOST_MEASURED_ANSWERS:]
-                ids = processor(longest, add_special_tokens=False, verbose=False)["input_ids"]
-                generation.max_new_tokens = min(2 * max(map(len, ids)) + 1, processor.model_max_length)
+            if (end := find_end_of_turn(processor)) not in known:
+                ends = dict.fromkeys([end, *known, processor.eos_token_id])
+                generation.eos_token_id = [token for token in ends if token is not None]
+            longest = sorted(form.list_answers(data.splits["train"]), key=len)[-MOST_MEASURED_ANSWERS:]
+            ids = processor(longest, add_special_tokens=False, verbose=False)["input_ids"]
+            limit = min(2 * max(map(len, ids)) + 1, processor.model_max_length)
+            setattr(built.model.config, ANSWER_LIMIT, limit)
         return built
 
     def encode(self, rows: Dataset, processor: PreTrainedTokenizerBase) -> tuple[Dataset, Truncation]:
@@ -251,7 +278,7 @@ class TextGeneration(Task[GenerationData, ChatModel]):
         wanted = np.concatenate([block[1:] for block in encoded["labels"]]) != -100
         texts = len(rows) * len(form.columns)
         nats = np.bincount(owners[wanted], weights=np.concatenate(outputs)[wanted], minlength=texts)
-        return form.read_predictions(nats, np.bincount(owners[wanted], minlength=texts), encoded, written)
+        return form.read_predictions(nats, np.bincount(owners[wanted], minlength=texts), encoded, rows, written)
 
     def describe_errors(
         self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Any, data: TaskData
@@ -268,7 +295,7 @@ class TextGeneration(Task[GenerationData, ChatModel]):
             questions = form.list_questions(rows)
             with torch.inference_mode():
                 most = processor.model_max_length // 2
-                prompts = [encode_prompt(processor, question, most) for question, _ in questions]
+                prompts = [encode_prompt(processor, asked, most, arguments) for asked, arguments, _ in questions]
                 answers = write_texts(model, processor, prompts, do_sample=False)
             return [
                 {
@@ -276,7 +303,7 @@ class TextGeneration(Task[GenerationData, ChatModel]):
                     "kind": "text",
                     "pairs": [[question[-1]["role"], question[-1]["content"]], ["meant", meant], ["written", answer]],
                 }
-                for (question, meant), answer in zip(questions, answers, strict=True)
+                for (question, _, meant), answer in zip(questions, answers, strict=True)
             ]
         encoded = processor(rows["text"][:SAMPLES], add_special_tokens=False, verbose=False)["input_ids"]
         prompts = [ids[: min(PROMPT_TOKENS, processor.model_max_length // 2)] for ids in encoded]

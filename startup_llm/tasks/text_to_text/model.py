@@ -51,7 +51,7 @@ def build_sequence_to_sequence(
             model.generation_config.forced_bos_token_id = token
         else:  # mBART, whose texts end with it
             model.config.decoder_start_token_id = model.generation_config.decoder_start_token_id = token
-    return TaskModel(model)
+    return TaskModel(model, answers_untuned=True)
 
 
 def set_languages(tokenizer: Any, source: str | None, target: str | None) -> None:

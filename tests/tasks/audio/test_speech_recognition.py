@@ -171,7 +171,7 @@ def test_the_config_of_librispeech_runs_on_a_local_copy(sounds, checkpoints, tmp
         "--run_dir", run, "--train.max_steps", 2,
     )  # fmt: skip
     results = json.loads((run / "results.json").read_text())
-    assert results["models"].keys() == {"lora", "most-frequent-text"}
+    assert results["models"].keys() == {"lora", "untuned", "most-frequent-text"}
     assert results["decides"] == "normalized_word_error_rate"
     assert results["comparisons"][0]["metric"] == results["decides"]
     assert "word_error_rate" in results["models"]["lora"]

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
+from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError
 from startup_llm.models.checkpoints import load_checkpoint
 from startup_llm.tasks import load_task
@@ -99,6 +100,18 @@ def test_a_tiny_model_learns_answers_and_their_absence_by_heart(taught):
     gate = results["reload_gate"]
     assert max(gate["merged_max_difference"], gate["pipeline_max_difference"]) < gate["tolerance"]
     assert "6 of the 24 train questions have no answer." in out
+
+
+@pytest.mark.parametrize("is_tuned", [True, False])
+def test_a_checkpoint_that_answers_already_is_a_baseline(taught, tiny_checkpoint, is_tuned):
+    folder, _, _ = taught
+    task, name = load_task("question-answering"), folder / "run" / "model" if is_tuned else tiny_checkpoint("bert")
+    config = QuestionAnsweringModel(checkpoint=str(name), max_length_tokens=64)
+    checkpoint = load_checkpoint(config)
+    rows = {"question": ["who?"], "context": ["a b"], "answers": [["a"]]}
+    data = TaskData(datasets.DatasetDict({"train": datasets.Dataset.from_dict(rows)}))
+    built = task.build_model(checkpoint, task.load_processor(checkpoint, config), data, config, None)
+    assert built.answers_untuned is is_tuned
 
 
 def test_the_report_shows_spans_and_kinds_of_questions(taught):

@@ -252,7 +252,7 @@ def test_preferences_are_judged_against_the_model_before():
 def test_the_last_answer_is_written_beside_the_likelihoods_of_all(tmp_path):
     data, plain = load_rows(tmp_path, turns=2, evaluation=GENERATE), load_rows(tmp_path, turns=2)
     _, tokenizer, model = build(tmp_path, "llama", data)
-    assert model.generation_config.max_new_tokens == 1 + 2 * max(
+    assert model.config.max_answer_tokens == 1 + 2 * max(
         len(tokenizer(row["messages"][turn]["content"])["input_ids"])
         for row in data.splits["train"]
         for turn in (1, 3)
@@ -271,7 +271,8 @@ def test_the_last_answer_is_written_beside_the_likelihoods_of_all(tmp_path):
         inputs = tokenizer.apply_chat_template(
             row["messages"][:3], add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
-        ids = model.generate(**inputs, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+        how = {"pad_token_id": tokenizer.pad_token_id, "max_new_tokens": model.config.max_answer_tokens}
+        ids = model.generate(**inputs, do_sample=False, **how)
         text = tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         assert prediction["answer"] == text.strip()
     for name in ("train", "test"):

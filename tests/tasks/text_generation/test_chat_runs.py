@@ -64,8 +64,13 @@ def test_smollm2_chat_learns_replies_and_stops_behind_them_in_every_way_of_askin
     titles = [item["title"] for item in results["gallery"]]
     assert any("after epoch" in title for title in titles)
     shown = next(item["pairs"] for item in results["gallery"] if item["title"] == "An answer by the model")
-    assert [kind for kind, _ in shown] == ["user", "meant", "written"]
-    assert shown[1][1] == shown[2][1]
+    assert [kind for kind, _ in shown] == ["user", "meant", "untuned", "written"]
+    assert shown[1][1] == shown[3][1] != shown[2][1]
+    assert results["models"]["untuned"]["perplexity"]["value"] > 10
+    assert results["models"]["few-shot"].keys() == results["models"]["full"].keys()
+    compared = {(one["b"], one["metric"]) for one in results["comparisons"]}
+    assert {("untuned", "rouge_l"), ("untuned", "bits_per_byte"), ("few-shot", "rouge_l")} <= compared
+    assert ">untuned<" in (run / "report.html").read_text()
 
     model = AutoModelForCausalLM.from_pretrained(run / "model")
     tokenizer = AutoTokenizer.from_pretrained(run / "model")
@@ -135,7 +140,7 @@ def test_dialogsum_chat_runs_on_a_gpt(run_recipe, tmp_path):
     assert "1 train conversations were left out (rows 4; the first: " in out
     results, _ = read_run(tmp_path / "run")
     assert results["decides"] == "bits_per_byte"
-    written = {"copy", "first-sentence", "first-three-sentences", "most-frequent-answer"}
+    written = {"copy", "first-sentence", "first-three-sentences", "most-frequent-answer", "untuned", "few-shot"}
     assert set(results["models"]) == {"character-unigram", "character-trigram", "character-sixgram", "lora"} | written
     assert results["models"]["lora"].keys() > {"rouge_l", "rouge_1", "rouge_2", "bleu", "chrf", "bits_per_byte"}
     assert results["data"]["license"] == "cc-by-nc-sa-4.0"
@@ -175,6 +180,52 @@ def test_qwen3_dpo_learns_a_preference(run_recipe, tmp_path):
     measured = json.loads((tmp_path / "evaluated" / "results.json").read_text())["entries"][0]["metrics"]
     assert measured.keys() == {"preference_accuracy"}  # there is no model before to have a reward against
     assert measured["preference_accuracy"]["value"] == results["models"]["dpo"]["preference_accuracy"]["value"]
+
+
+def test_orpo_learns_a_preference(run_recipe, tmp_path):
+    checkpoint = build_chat_checkpoint("llama", tmp_path / "base", TEMPLATES["chatml"])
+    rows = [
+        {"prompt": f"where is it {n}?", "chosen": f"thanks, on its way {n}", "rejected": f"no, reset the password {n}"}
+        for n in range(40)
+    ]
+    write(tmp_path, "train", rows[:30])
+    write(tmp_path, "test", rows[30:])
+    words = ["--method", "orpo", "--model.checkpoint", checkpoint, "--data.data_dir", tmp_path, *FEW_STEPS]
+    words += ["--train.learning_rate", 1e-2, "--train.max_steps", 6, "--run_dir", tmp_path / "run"]
+    code, _, err = run_recipe("align", *words)
+    assert code == 0, err[-3000:]
+    results, _ = read_run(tmp_path / "run")
+    assert results["models"]["orpo"]["reward_accuracy"]["low"] > 0.5
+    assert results["models"]["before"]["reward_accuracy"]["value"] == 0.5
+
+
+def test_kto_learns_what_was_judged_good_and_unlearns_the_rest(run_recipe, tmp_path):
+    checkpoint = build_chat_checkpoint("llama", tmp_path / "base", TEMPLATES["chatml"])
+    rows = [
+        {
+            "prompt": f"where is it {n}?",
+            "completion": f"thanks, on its way {n}" if n % 2 else f"no, reset the password {n}",
+            "label": bool(n % 2),
+        }
+        for n in range(60)
+    ]
+    write(tmp_path, "train", rows[:40])
+    write(tmp_path, "test", rows[40:])
+    words = ["--method", "kto", "--model.checkpoint", checkpoint, "--data.data_dir", tmp_path, *FEW_STEPS]
+    words += ["--train.learning_rate", 1e-2, "--train.max_steps", 10, "--run_dir", tmp_path / "run"]
+    code, out, err = run_recipe("align", *words)
+    assert code == 0, err[-3000:]
+    assert "Feedback from column 'label': 30 good answers, 30 bad ones." in out
+    results, _ = read_run(tmp_path / "run")
+    assert results["models"]["kto"]["reward_accuracy"]["low"] > 0.5
+    assert results["models"]["before"]["reward_accuracy"]["value"] == 0.5
+    assert results["gallery"][0]["pairs"][-1][0] == "judged"
+    code, _, err = run_recipe("align", *words, "--overwrite", "true", "--train.per_device_train_batch_size", 1)
+    assert code == 2
+    assert "kto compares an answer with another of its batch; use at least 2" in err
+    code, _, err = run_recipe("finetune", "--task", "text-generation", *words[2:], "--overwrite", "true")
+    assert code == 2
+    assert "--method lora: 30 of 60 answers were judged bad and would be learnt like good ones" in err
 
 
 @pytest.mark.parametrize(

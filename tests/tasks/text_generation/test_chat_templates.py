@@ -113,7 +113,3 @@ def test_templates_that_cannot_be_learnt_from_are_refused():
     tokenizer = build_chat_tokenizer(counted)
     with pytest.raises(UserError, match="in another way where the conversation goes on"):
         tokenize_conversation(tokenizer, CONVERSATION, find_end_of_turn(tokenizer))
-    tokenizer = build_chat_tokenizer(TEMPLATES["chatml"])
-    words = [CONVERSATION[0], {"role": "assistant", "content": "done<|im_end|>"}]
-    with pytest.raises(UserError, match=r"message 2 holds <\|im_end\|>"):
-        tokenize_conversation(tokenizer, words, find_end_of_turn(tokenizer))

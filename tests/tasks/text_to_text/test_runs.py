@@ -201,7 +201,7 @@ def test_cnn_dailymail_bart_runs(run_recipe, tmp_path):
     words += ["--data.data_dir", data, "--run_dir", run, *TWO_STEPS]
     results = read_run(*run_recipe("finetune", *words)[::2], run)
     assert results["decides"] == "rouge_l"
-    assert set(results["models"]) == {"first-sentence", "first-three-sentences", "lora"}
+    assert set(results["models"]) == {"first-sentence", "first-three-sentences", "untuned", "lora"}
     assert results["data"]["license"] == "apache-2.0"
     adapted = json.loads((run / "adapter" / "adapter_config.json").read_text())["target_modules"]
     assert {name.rsplit(".", 1)[-1] for name in adapted} >= {"q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"}
