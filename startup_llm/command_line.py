@@ -1,12 +1,15 @@
-"""The command line: a YAML file (`--config`) and dotted options that override it become a config."""
+"""The command line: a YAML file (`--config`) and dotted options that override it become a recipe's session."""
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
@@ -17,10 +20,14 @@ from startup_llm.config import (
     TRAIN_RANGES,
     Range,
     ScratchModelConfig,
+    default_run_dir,
     find_range,
 )
 from startup_llm.errors import UserError, nearest
 from startup_llm.plain_data import read_yaml_mapping
+from startup_llm.reporter import Reporter
+from startup_llm.run_folder import RunFolder
+from startup_llm.session import Session
 from startup_llm.tasks.options import Section, choose_sections
 
 if TYPE_CHECKING:
@@ -31,6 +38,97 @@ Config = TypeVar("Config", bound="DataclassInstance")
 
 CHOOSING = ("task", "method", "model.name")
 """Options that are read first, because they choose the options of the sections and their defaults."""
+
+
+def read_session(
+    recipe: str,
+    config_class: type[Config],
+    reporter: Reporter,
+    *,
+    train_section: bool = False,
+    one_process: bool = False,
+) -> Session[Config]:
+    """Read the command line of a recipe.
+
+    Args:
+        recipe: The recipe's `__file__`.
+        config_class: One of the config dataclasses.
+        reporter: What the main process shows things by.
+        train_section: Whether there is a `train` section.
+        one_process: Whether the recipe runs in one process, which `python` starts.
+
+    Raises:
+        UserError: If an option is wrong, or there are several processes where one is expected.
+    """
+    config, section, text = parse_config(config_class, train_section=train_section)
+    file = Path(recipe)
+    path = f"recipes/{file.name}"
+    if one_process:
+        require_one_process(path)
+    hide_library_warnings()
+    launcher = ["python"] if one_process else ["accelerate", "launch"]
+    return Session(
+        config,
+        train_section=section,
+        config_text=text,
+        recipe=file.absolute(),
+        command=shlex.join([*launcher, path, *sys.argv[1:]]),
+        reporter=reporter if os.environ.get("RANK", "0") == "0" else Reporter(),
+    )
+
+
+@contextmanager
+def open_session(
+    recipe: str,
+    config_class: type[Config],
+    reporter: Reporter,
+    *,
+    name_run: Callable[[Config], str] = lambda config: default_run_dir(config.data, config.method),
+    train_section: bool = False,
+    one_process: bool = False,
+) -> Iterator[Session[Config]]:
+    """Read the command line of a recipe and hold its run folder while the block lasts.
+
+    Args:
+        recipe: The recipe's `__file__`.
+        config_class: One of the config dataclasses, with `run_dir` and `overwrite`.
+        reporter: What the main process shows things by.
+        name_run: Gives the folder of a config without `run_dir`.
+        train_section: Whether there is a `train` section.
+        one_process: Whether the recipe runs in one process, which `python` starts.
+
+    Raises:
+        UserError: If an option is wrong, or the folder may not be written.
+    """
+    session = read_session(recipe, config_class, reporter, train_section=train_section, one_process=one_process)
+    config: Any = session.config
+    path, resume = config.run_dir or name_run(config), getattr(config, "resume", False)
+    with RunFolder(path, overwrite=config.overwrite, resume=resume, config=config) as run:
+        yield replace(session, folder=run)
+
+
+def hide_library_warnings() -> None:
+    """Keep the warnings that libraries address to those who write code from those who run it.
+
+    Warnings about this package's own code stay, and `PYTHONWARNINGS=default` or `python -W` shows all.
+    """
+    if not sys.warnoptions:
+        for category in (FutureWarning, DeprecationWarning, UserWarning):
+            warnings.filterwarnings("ignore", category=category, module=r"(?!startup_llm\b|__main__)")
+
+
+def require_one_process(recipe: str) -> None:
+    """Refuse to be one of several processes, which would all write the same files.
+
+    Args:
+        recipe: Path of the recipe as it is typed, such as recipes/evaluate.py.
+
+    Raises:
+        UserError: If a launcher started more than one.
+    """
+    processes = int(os.environ.get("WORLD_SIZE") or 1)
+    if processes > 1:
+        raise UserError(f"{recipe} runs in one process, got {processes}; start it with python {recipe}")
 
 
 def parse_config(

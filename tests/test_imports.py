@@ -17,6 +17,7 @@ LAYERS = {
     "hub": 6,
     "command_line": 6,
     "training": 6,
+    "session": 5,
     "tasks": 5,
     "evaluation": 4,
     "audit": 4,
@@ -27,6 +28,7 @@ LAYERS = {
     "written_files": 0,
     "plain_data": 0,
     "children": 0,
+    "reporter": 0,
     "errors": -1,
 }
 """Part of the project -> its height; imports point down only, or stay within a part."""
@@ -41,8 +43,10 @@ LIGHT = [
     "startup_llm.errors",
     "startup_llm.command_line",
     "startup_llm.config",
+    "startup_llm.reporter",
     "startup_llm.run_folder",
     "startup_llm.written_files",
+    "startup_llm.session",
     "startup_llm.tasks",
     "startup_llm.tasks.base",
     "startup_llm.data.classification",

@@ -66,9 +66,12 @@ def render_markdown(content: dict[str, Any]) -> str:
     return "\n".join(_render(content)) + "\n"
 
 
-def summarize(content: dict[str, Any]) -> list[str]:
-    """Return a line per finding: severity, kind, rows, meaning."""
-    return [f"{f['severity']:8} {f['kind']:30} {f['count']:>9,}  {f['meaning']}" for f in content["findings"]]
+def summarize(content: dict[str, Any] | None) -> list[str]:
+    """Return a line per finding: severity, kind, rows, meaning. None stands for rows without texts."""
+    if content is None:
+        return ["the rows are no texts, which is all that it looks at"]
+    lines = [f"{f['severity']:8} {f['kind']:30} {f['count']:>9,}  {f['meaning']}" for f in content["findings"]]
+    return lines or ["nothing was found"]
 
 
 def _render(content: dict[str, Any]) -> Iterator[str]:

@@ -240,6 +240,7 @@ def _train_ours(
 
     from startup_llm.config import SHARED_TRAIN_DEFAULTS, TRAIN_DEFAULTS
     from startup_llm.run_folder import RunFolder
+    from startup_llm.session import Session
     from startup_llm.tasks import load_task
     from startup_llm.tasks.checkpoint import load_task_checkpoint
     from startup_llm.training import finetuning
@@ -252,9 +253,10 @@ def _train_ours(
     section = {**SHARED_TRAIN_DEFAULTS, **TRAIN_DEFAULTS[method], "num_train_epochs": config.epochs}
     section |= {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
     with tempfile.TemporaryDirectory() as folder, RunFolder(Path(folder) / "run") as run:
+        session = Session(run_config, run, section)
         processor = task.load_processor(checkpoint, config.model)
         find_shape = functools.partial(finetuning.find_attention_shape, task, data, checkpoint, processor)
-        plan_here = finetuning.choose_plan(run_config, run, find_shape)
+        plan_here = finetuning.choose_plan(session, find_shape)
         prepared = finetuning.prepare(task, data, run_config, checkpoint, processor, plan_here)
         feature_norm = finetuning.start_from_probe(prepared)[1]
         test = prepared.encoded["test"]
@@ -271,7 +273,7 @@ def _train_ours(
             model.append(trainer.model)
             trainer.add_callback(clock.callback())
 
-        finetuning.train(prepared, run_config, section, run, feature_norm, before)
+        finetuning.train(prepared, session, feature_norm, before)
     lengths = prepared.encoded["train"]["length"]
     kept = prepared.kept_states.blocks if prepared.kept_states else ()
     return clock.read(len(lengths), config.epochs, float(np.mean(lengths)), model[0], kept)

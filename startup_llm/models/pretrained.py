@@ -127,7 +127,7 @@ class _QuietLoading:
     def __enter__(self) -> None:
         from transformers.utils import logging
 
-        self.verbosity = logging.get_verbosity()
+        self.verbosity, self.shows_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
         logging.set_verbosity_error()
         logging.disable_progress_bar()
 
@@ -135,4 +135,5 @@ class _QuietLoading:
         from transformers.utils import logging
 
         logging.set_verbosity(self.verbosity)
-        logging.enable_progress_bar()
+        if self.shows_bars:
+            logging.enable_progress_bar()

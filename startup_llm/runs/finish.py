@@ -7,91 +7,73 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from startup_llm.data.task_data import compute_rows_sha256
-from startup_llm.evaluation.environment import describe_hardware, read_peak_memory_bytes, read_versions
 from startup_llm.evaluation.metrics import rank_metrics
 from startup_llm.evaluation.report import build_report
 from startup_llm.evaluation.results import SCHEMA_VERSION, score_models
+from startup_llm.hub.dataset_card import read_dataset_card
 from startup_llm.hub.model_card import build_model_card
-from startup_llm.run_folder import RUN_LOCK
+from startup_llm.run_folder import RESULTS, RUN_LOCK
 from startup_llm.runs.lock import build_run_lock
 from startup_llm.training.finetuning import check_against_training
+from startup_llm.training.pretraining import RANDOM_WEIGHTS
 from startup_llm.training.reload_gate import check_reload
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
-    from startup_llm.config import AlignConfig, FinetuneConfig, PretrainConfig
-    from startup_llm.evaluation.environment import StageClock
-    from startup_llm.run_folder import RunFolder
+    from startup_llm.session import Session
     from startup_llm.training.finetuning import Prepared, Trained
     from startup_llm.training.preflight import Estimate
 
 
 def finish_run(
-    run: RunFolder,
-    config: FinetuneConfig | AlignConfig | PretrainConfig,
-    config_text: str,
-    train_section: Mapping[str, Any],
+    session: Session,
     prepared: Prepared,
     trained: Trained,
     model: Any,
     predictions: dict[str, Sequence[Any]],
     *,
-    candidate: str,
-    base: Path,
-    stage: StageClock,
-    command: str,
-    data_card: Mapping[str, Any],
-    estimate: Estimate | None = None,
     audit: Mapping[str, Any] | None = None,
-    load_code: str | None = None,
+    estimate: Estimate | None = None,
     untuned_gallery: Sequence[Mapping[str, Any]] = (),
-) -> list[str]:
+) -> dict[str, Any] | None:
     """Predict the test rows, score every model on them, pass the reload gate, and write what a finished run holds.
 
     Every process predicts; the main one does the rest.
 
     Args:
-        run: The run's folder, models already in it.
-        config: The run's config.
-        config_text: The same as YAML.
-        train_section: The `train` section.
+        session: The run, models already in its folder.
         prepared: Data, checkpoint and model.
         trained: What training left.
         model: The model as it was saved.
-        predictions: Test predictions of the baselines, by name; the candidate's are added.
-        candidate: Name of the model that has to prove itself.
-        base: Folder of the checkpoint that an adapter stands on.
-        stage: Seconds per stage.
-        command: The command line that made the run.
-        data_card: License and language of the dataset.
-        estimate: What the run was expected to take.
+        predictions: Test predictions of the baselines, by name; the trained model's are added.
         audit: What was found in the rows before training, as `audit_task_data` tells it.
-        load_code: Python that loads the model from the Hub repository REPOSITORY, where no pipeline does.
+        estimate: What the run was expected to take.
         untuned_gallery: Items of the gallery that the checkpoint gave before it was tuned.
 
     Returns:
-        The comparisons in sentences.
+        What `results.json` holds; None in the other processes.
 
     Raises:
         ReloadError: If what was saved does not give the model's outputs.
     """
+    config, run, stage = session.config, session.run, session.stage
     task, data, test = prepared.task, prepared.data, prepared.data.splits["test"]
+    candidate = "linear-probe" if config.method == "probe" else config.method
     with stage("evaluate"):
         encoded = prepared.encoded["test"]
         first = encoded.select(range(min(256, len(test), len(encoded))))  # without what stands behind the rows
         check_against_training(trained, model, prepared, first)
-        start = stage.total
+        start = session.clock.total
         outputs = prepared.predict(model, encoded)
-        predict_seconds = stage.total - start
+        predict_seconds = session.clock.total - start
         predictions[candidate] = task.read_predictions(outputs, encoded, test, data)
         sample = test.shuffle(seed=0).select(range(min(64, len(test))))
         exact = prepared.score(
             model, task.saved_model.encode_sample(sample, prepared.processor), prepared.plan.exact()
         )
     if not run.is_writer:
-        return []
+        return None
     with stage("statistics"):
         metrics = rank_metrics(task.metrics(data), config.evaluation.decides)
         scores = score_models(metrics, task.references(test), predictions, candidate, config.evaluation)
@@ -101,87 +83,106 @@ def finish_run(
         errors |= {"gallery": gallery} if gallery else {}
         task.predictor.write_files(run.path, data, outputs, prepared.processor)
     with stage("reload gate"):
-        arguments = prepared.task_model.load_arguments
+        base, arguments = prepared.checkpoint.path, prepared.task_model.load_arguments
         gate = check_reload(run, task=task.tag, rows=sample, outputs=exact, base=base, load_arguments=arguments)
-    throughput = {**trained.throughput, "predict_examples_per_second": len(test) / predict_seconds}
-    checkpoint, network = prepared.checkpoint, prepared.task_model.model
     results = {
+        **_describe_rows(session, prepared),
+        **scores,
+        **errors,
+        "history": trained.history,
+        "checkpoint": prepared.describe_checkpoint(trained.trainable_parameters),
+        "audit": audit,
+        "reload_gate": dict(gate),
+        "load": _describe_loading(session, prepared),
+        "lock": RUN_LOCK,
+        "estimate": estimate.as_dict() if estimate else None,
+        "throughput": {**trained.throughput, "predict_examples_per_second": len(test) / predict_seconds},
+        "seed": session.train_section["seed"],
+        **session.describe(),
+    }
+    return write_run(session, results, {"row": test["row"], **predictions}, prepared)
+
+
+def write_run(
+    session: Session, results: Mapping[str, Any], predictions: Mapping[str, Sequence[Any]], prepared: Prepared | None
+) -> dict[str, Any]:
+    """Write config, predictions, report, card and numbers into a run's folder, and give it its final name.
+
+    Args:
+        session: The run.
+        results: What `results.json` will hold.
+        predictions: Columns of `predictions.jsonl`, of one length.
+        prepared: What the run's lock is made from; None for a run that cannot be reproduced from a lock.
+
+    Returns:
+        The results as they read back.
+    """
+    run, results = session.run, json.loads(json.dumps(results, default=str))
+    run.write_text("config.yaml", session.config_text)
+    columns = [values.tolist() if hasattr(values, "tolist") else values for values in predictions.values()]
+    lines = [json.dumps(dict(zip(predictions, values, strict=True))) for values in zip(*columns, strict=True)]
+    run.write_text("predictions.jsonl", "\n".join(lines) + "\n")
+    run.write_text("report.html", build_report(results))
+    run.write_text("README.md", build_model_card(results))
+    if prepared is not None:
+        lock = build_run_lock(run, session.config_text, session.train_section, prepared, results)
+        run.write_json(RUN_LOCK, lock)
+    run.write_json(RESULTS, results)
+    run.finish()
+    return results
+
+
+def describe_dataset(session: Session, prepared: Prepared) -> dict[str, Any]:
+    """Return what `results.json` says of where the rows came from, and of the licence of a named dataset."""
+    data = session.config.data
+    return {
+        "dataset": data.named_dataset,
+        "subset": data.subset,
+        "revision": data.revision,
+        **read_dataset_card(data, session.data_cards),
+        "notes": prepared.data.notes,
+        "sources": prepared.data.sources,
+    }
+
+
+def _describe_rows(session: Session, prepared: Prepared) -> dict[str, Any]:
+    """Return what `results.json` says of the task, its rows, and how they were read and computed."""
+    task, data, test = prepared.task, prepared.data, prepared.data.splits["test"]
+    limit = getattr(prepared.processor, "model_max_length", None) if task.cuts_long_rows else None
+    return {
         "schema_version": SCHEMA_VERSION,
-        "task": prepared.task.tag,
+        "task": task.tag,
         "problem_type": data.problem_type,
-        "method": config.method,
-        "run_name": run.final.name,
+        "method": session.config.method,
         "test": {"rows": len(test), "sha256": compute_rows_sha256(test)},
         "rows": {name: len(rows) for name, rows in data.splits.items()},
         "columns": test.column_names,
         "labels": list(data.label_names),
-        **scores,
-        **errors,
-        "history": trained.history,
-        "checkpoint": {
-            "name": checkpoint.name,
-            "revision": checkpoint.revision,
-            "source": checkpoint.source,
-            "sha256": checkpoint.weights_sha256,
-            "license": checkpoint.license,
-            "architecture": type(network).__name__,
-            "pooling": prepared.task_model.pooling,
-            "parameters": sum(p.numel() for p in network.parameters()),
-            "trainable_parameters": trained.trainable_parameters,
-        },
-        "data": {
-            "dataset": config.data.named_dataset,
-            "subset": config.data.subset,
-            "revision": config.data.revision,
-            **data_card,
-            "notes": data.notes,
-            "sources": data.sources,
-        },
-        "audit": audit,
+        "data": describe_dataset(session, prepared),
         "truncation": {
-            "max_length_tokens": getattr(prepared.processor, "model_max_length", None)
-            if task.cuts_long_rows
-            else None,
+            "max_length_tokens": limit,
             **{name: asdict(cut) for name, cut in prepared.truncation.items()},
         },
         "processor": dict(prepared.task_model.processor_details),
-        "reload_gate": dict(gate),
-        "load": {
-            "adapter_model_kwargs": dict(prepared.task_model.load_arguments),
-            "auto_class": None if load_code else task.saved_model.find_auto_class(str(run.model)),
-            "auto_processor": task.saved_model.auto_processor,
-            "pipeline_arguments": dict(task.saved_model.pipeline_arguments),
-            "python": load_code or task.saved_model.load_code,
-            "library": "startup-llm" if load_code else task.saved_model.library,
-        },
         "plan": prepared.plan.as_dict(),
-        "command": command,
-        "lock": RUN_LOCK,
-        "config": {**asdict(config), "train": dict(train_section)},
-        "seed": train_section["seed"],
-        "estimate": estimate.as_dict() if estimate else None,
-        "seconds": stage.total,
-        "stage_seconds": dict(stage.seconds),
-        "energy": stage.energy.read(),
-        "peak_memory_bytes": read_peak_memory_bytes(),
-        "throughput": dict(throughput),
-        "versions": read_versions(),
-        "hardware": describe_hardware(),
     }
-    results = json.loads(json.dumps(results, default=str))
-    run.write_text("config.yaml", config_text)
-    columns = [values.tolist() if hasattr(values, "tolist") else values for values in predictions.values()]
-    lines = [
-        json.dumps({"row": row, **dict(zip(predictions, values, strict=True))})
-        for row, *values in zip(test["row"], *columns, strict=True)
-    ]
-    run.write_text("predictions.jsonl", "\n".join(lines) + "\n")
-    run.write_text("report.html", build_report(results))
-    run.write_text("README.md", build_model_card(results))
-    run.write_json(RUN_LOCK, build_run_lock(run, config_text, train_section, prepared, results))
-    run.write_json("results.json", results)
-    run.finish()
-    return scores["sentences"]
+
+
+def _describe_loading(session: Session, prepared: Prepared) -> dict[str, Any]:
+    """Return what `results.json` says of how others load the model."""
+    task, config = prepared.task, session.config
+    load_code = None
+    if prepared.checkpoint is RANDOM_WEIGHTS:
+        load_code = task.reference_models.find_load_code(config.model.name)
+    saved = task.saved_model
+    return {
+        "adapter_model_kwargs": dict(prepared.task_model.load_arguments),
+        "auto_class": None if load_code else saved.find_auto_class(str(session.run.model)),
+        "auto_processor": saved.auto_processor,
+        "pipeline_arguments": dict(saved.pipeline_arguments),
+        "python": load_code or saved.load_code,
+        "library": "startup-llm" if load_code else saved.library,
+    }
 
 
 def _add_untuned(

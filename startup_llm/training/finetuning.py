@@ -27,6 +27,7 @@ from startup_llm.training.inference import extract_features, list_features, pred
 from startup_llm.training.kept_states import KeptStates, find_lower_blocks, number_rows
 from startup_llm.training.probe import compute_feature_norm, fit_linear_probe, write_head
 from startup_llm.training.processes import call_on_main_process, is_sharded
+from startup_llm.training.progress import TrainingProgress, replace_console
 from startup_llm.training.reload_gate import ReloadError
 from startup_llm.training.shards import Shards, check_checkpoint
 from startup_llm.training.speed import (
@@ -38,19 +39,18 @@ from startup_llm.training.speed import (
     store_frozen_weights,
     use_plan,
 )
-from startup_llm.training.trainer import SampleWriter, build_trainer, build_training_arguments
+from startup_llm.training.trainer import HeadRate, SampleWriter, build_trainer, build_training_arguments
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from torch import nn
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, TrainingArguments
 
     from startup_llm.config import AlignConfig, EvaluationConfig, FinetuneConfig, PretrainConfig, SpeedConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.evaluation.metrics import Metric, Values
     from startup_llm.models.checkpoints import Checkpoint
     from startup_llm.models.task_model import TaskModel
-    from startup_llm.run_folder import RunFolder
+    from startup_llm.session import Session
     from startup_llm.tasks.base import Truncation
     from startup_llm.training.trainer import HeadTrainer
 
@@ -96,15 +96,30 @@ class Prepared:
         """Return for each encoded row the numbers by which two copies of a model are compared."""
         return predict_scores(self.task, model, encoded, self.processor, plan or self.plan)
 
-    def describe_truncation(self) -> list[str]:
-        """Say what the processor does not take of the rows, and for each split how much was cut."""
-        cuts = [
+    def describe(self) -> list[str]:
+        """Return notes on the model, the plan and what the processor does not take, and how much of each split was cut."""
+        cut_splits = [
             f"{name}: {cut.rows} rows cut{f' ({cut.targets} of them in their target)' if cut.targets else ''}, "
             f"{cut.tokens_share:.2%} of the tokens lost"
             for name, cut in self.truncation.items()
             if cut.rows
         ]
-        return [*self.notes, *cuts]
+        return [*self.task_model.notes, *self.plan.reasons, *self.notes, *cut_splits]
+
+    def describe_checkpoint(self, trainable_parameters: int) -> dict[str, Any]:
+        """Return what `results.json` says of the model that the run began with."""
+        checkpoint, network = self.checkpoint, self.task_model.model
+        return {
+            "name": checkpoint.name,
+            "revision": checkpoint.revision,
+            "source": checkpoint.source,
+            "sha256": checkpoint.weights_sha256,
+            "license": checkpoint.license,
+            "architecture": type(network).__name__,
+            "pooling": self.task_model.pooling,
+            "parameters": sum(p.numel() for p in network.parameters()),
+            "trainable_parameters": trainable_parameters,
+        }
 
     def rebuild(self, config: FinetuneConfig | AlignConfig) -> PreTrainedModel:
         """Load the checkpoint with a fresh head once more, in float32."""
@@ -158,26 +173,22 @@ def find_attention_shape(task: Task, data: TaskData, checkpoint: Checkpoint, pro
     return AttentionShape(tuple(map(int, middle)), **sizes)
 
 
-def choose_plan(
-    config: FinetuneConfig | AlignConfig | PretrainConfig,
-    run: RunFolder,
-    find_shape: Callable[[], AttentionShape | None] | None = None,
-) -> SpeedPlan:
+def choose_plan(session: Session, find_shape: Callable[[], AttentionShape | None] | None = None) -> SpeedPlan:
     """Choose one plan for all processes and keep it in the run's folder; a resumed run computes as it began.
 
     Args:
-        config: What is not to be chosen.
-        run: Where the plan is kept.
+        session: Its config says what is not to be chosen.
         find_shape: See `plan_speed`.
 
     Raises:
         UserError: If the config asks for what cannot be, or for another plan than the interrupted run's.
     """
+    config = session.config
 
     def choose() -> SpeedPlan:
-        stored = run.read_plan() if config.resume else None
+        stored = session.run.read_plan() if config.resume else None
         plan = resume_plan(stored, config.speed) if stored else plan_speed(config.speed, find_shape)
-        run.write_json(PLAN, stored or plan.as_dict())
+        session.run.write_json(PLAN, stored or plan.as_dict())
         return replace(plan, reasons=(*plan.reasons, *_describe_idle_gpus()))
 
     plan = call_on_main_process(choose)
@@ -352,9 +363,7 @@ def predict_untuned(
 
 def train(
     prepared: Prepared,
-    config: FinetuneConfig,
-    section: dict[str, Any],
-    run: RunFolder,
+    session: Session[FinetuneConfig],
     feature_norm: float | None,
     before: Callable[[HeadTrainer], None] | None = None,
 ) -> Trained:
@@ -362,13 +371,11 @@ def train(
 
     Args:
         prepared: Rows and model.
-        config: The method, and whether to resume.
-        section: The `train` section.
-        run: Where checkpoints go.
+        session: The method, the `train` section, and where checkpoints go.
         feature_norm: Norm of the features that the head reads; None for a head that learns at the common rate.
         before: Called with the trainer before its first step.
     """
-    task_model, plan = prepared.task_model, prepared.plan
+    task_model, plan, config = prepared.task_model, prepared.plan, session.config
     model: Any = task_model.model
     kept = None
     if config.method in ("probe", "zero-shot"):
@@ -386,27 +393,24 @@ def train(
         store_frozen_weights(model, plan.frozen_dtype)
         if not plan.plain:
             fuse_lora(model)
-        if not section.get("neftune_noise_alpha"):  # which changes what the lower blocks read
+        if not session.train_section.get("neftune_noise_alpha"):  # which changes what the lower blocks read
             kept = prepared.kept_states
     else:
         for name in task_model.constant_modules:
             model.get_submodule(name).requires_grad_(False)
-    rates: dict[str, Any] = {"head_parameters": [], "head_learning_rate": 0.0}
+    head_rate = None
     if feature_norm is not None and isinstance(config.model, LinearHead):
         parameters = list(_trained_output_layer(model).parameters())
-        rates = {"head_parameters": parameters, "head_learning_rate": config.model.head_learning_rate / feature_norm}
-    return run_trainer(prepared, model, config, section, run, **rates, before=before, kept_states=kept)
+        head_rate = HeadRate(parameters, config.model.head_learning_rate / feature_norm)
+    return run_trainer(prepared, model, session, head_rate=head_rate, before=before, kept_states=kept)
 
 
 def run_trainer(
     prepared: Prepared,
     model: Any,
-    config: FinetuneConfig | PretrainConfig,
-    section: dict[str, Any],
-    run: RunFolder,
+    session: Session[FinetuneConfig] | Session[PretrainConfig],
     *,
-    head_parameters: list[nn.Parameter],
-    head_learning_rate: float,
+    head_rate: HeadRate | None = None,
     before: Callable[[HeadTrainer], None] | None = None,
     kept_states: KeptStates | None = None,
 ) -> Trained:
@@ -415,49 +419,41 @@ def run_trainer(
     Args:
         prepared: Rows, collator and plan.
         model: What is trained: the weights that ask for a gradient.
-        config: Early stopping, the deciding metric, and whether to resume.
-        section: The `train` section.
-        run: Where checkpoints go.
-        head_parameters: Parameters with a learning rate of their own; may be none.
-        head_learning_rate: Their learning rate.
+        session: The `train` section, early stopping, the deciding metric, whether to resume, and where checkpoints go.
+        head_rate: Parameters with a learning rate of their own, or None.
         before: Called with the trainer before its first step.
         kept_states: What stands in for lower blocks that learn nothing.
     """
-    plan = prepared.plan
+    plan, config = prepared.plan, session.config
     task, validation = prepared.task, prepared.encoded.get("validation")
     metric = rank_metrics(task.metrics(prepared.data), config.evaluation.decides)[0]
     by_metric = not task.selects_by_loss
     decides = metric.name if by_metric else "loss"
+    lower_is_better = not by_metric or metric.lower_is_better
     arguments = build_training_arguments(
-        section,
-        run.checkpoints,
+        session.train_section,
+        session.run.checkpoints,
         plan,
         decides if validation is not None else "",
-        lower_is_better=not by_metric or metric.lower_is_better,
+        lower_is_better=lower_is_better,
     )
     train_rows = prepared.encoded["train"]
     if task.packer is not None and isinstance(config.data, GenerationData) and config.data.packing:
-        if plan.attention_kernel == "flash_attention_2":
-            raise UserError("data.packing: flash_attention_2 tells packed rows apart one by one only; use sdpa")
-        if arguments.use_cache:
-            raise UserError("data.packing: with train.use_cache a model does not tell packed rows apart; leave it out")
-        train_rows = task.packer(train_rows, prepared.processor)
+        train_rows = _pack(task.packer, prepared, arguments)
     shards = Shards(model) if is_sharded() else None
+    if shards and head_rate:
+        head_rate = replace(head_rate, parameters=shards.find(head_rate.parameters))
     trainer, clock = build_trainer(
         shards.model if shards else model,
         arguments,
+        prepared,
         train_rows=train_rows,
-        validation_rows=validation.sort("length") if validation is not None else None,
-        task=task,
-        processor=prepared.processor,
         compute_metrics=_metric_of(prepared, metric) if by_metric else None,
-        head_parameters=shards.find(head_parameters) if shards else head_parameters,
-        head_learning_rate=head_learning_rate,
-        tokens_per_batch=None if plan.plain or not task.splits_batches else plan.tokens_per_batch,
-        mask_positions=prepared.task_model.mask_positions,
+        head_rate=head_rate,
         early_stopping_patience=config.early_stopping_patience,
         kept_states=kept_states,
     )
+    replace_console(trainer, TrainingProgress(session.reporter, decides, lower_is_better=lower_is_better))
     writer = SampleWriter(task, prepared.processor, prepared.data, plan)
     trainer.add_callback(writer)
     if shards:
@@ -465,7 +461,7 @@ def run_trainer(
         trainer.add_callback(shards)
     if before is not None:
         before(trainer)
-    last = run.last_checkpoint() if config.resume else None
+    last = session.run.last_checkpoint() if config.resume else None
     if last:
         call_on_main_process(functools.partial(check_checkpoint, last, arguments.world_size))
     trainer.train(resume_from_checkpoint=str(last) if last else None)
@@ -473,23 +469,26 @@ def run_trainer(
     if shards:
         shards.gather()
         trainer.accelerator.free_memory()
-    throughput = {}
-    if clock.seconds:
-        examples = (
-            clock.steps * arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-        )
-        examples = min(examples, round(len(train_rows) * arguments.num_train_epochs))
-        tokens = float(np.mean(train_rows["length"]))
-        throughput = {
-            "train_examples_per_second": examples / clock.seconds,
-            "train_tokens_per_second": examples * tokens / clock.seconds,
-        }
+    throughput = clock.measure_throughput(arguments, len(train_rows), float(np.mean(train_rows["length"])))
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return Trained(model, trainer.state.log_history, trainable, throughput, writer.samples)
 
 
+def _pack(pack: Callable[[Dataset, Any], Dataset], prepared: Prepared, arguments: TrainingArguments) -> Dataset:
+    """Return the training rows several to a row.
+
+    Raises:
+        UserError: If the model would not tell them apart.
+    """
+    if prepared.plan.attention_kernel == "flash_attention_2":
+        raise UserError("data.packing: flash_attention_2 tells packed rows apart one by one only; use sdpa")
+    if arguments.use_cache:
+        raise UserError("data.packing: with train.use_cache a model does not tell packed rows apart; leave it out")
+    return pack(prepared.encoded["train"], prepared.processor)
+
+
 def save_model(
-    trained: Trained, prepared: Prepared, config: FinetuneConfig | AlignConfig, run: RunFolder
+    trained: Trained, prepared: Prepared, session: Session[FinetuneConfig] | Session[AlignConfig]
 ) -> PreTrainedModel:
     """Write the adapter and the merged model, and return the merged one as it was written: float32 throughout.
 
@@ -498,7 +497,7 @@ def save_model(
     """
     from accelerate import PartialState
 
-    model = trained.model
+    model, run = trained.model, session.run
     if hasattr(model, "peft_config"):
         from peft import PeftModel
 
@@ -510,7 +509,7 @@ def save_model(
             prepared.processor.save_pretrained(run.adapter)
         PartialState().wait_for_everyone()
         gc.collect()
-        model = PeftModel.from_pretrained(prepared.rebuild(config), str(run.adapter)).merge_and_unload()
+        model = PeftModel.from_pretrained(prepared.rebuild(session.config), str(run.adapter)).merge_and_unload()
     if run.is_writer:
         model.save_pretrained(run.model)
         prepared.processor.save_pretrained(run.model)

@@ -18,6 +18,7 @@ from startup_llm.tasks.text_generation.conversations import count_shared
 from startup_llm.tasks.text_generation.messages import list_template_messages
 from startup_llm.tasks.text_generation.options import GenerationData
 from startup_llm.training.finetuning import Prepared, Trained
+from startup_llm.training.progress import TrainingProgress, replace_console
 from startup_llm.training.trainer import SampleWriter, TrainingClock, build_training_arguments
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from startup_llm.config import AlignConfig
-    from startup_llm.run_folder import RunFolder
+    from startup_llm.session import Session
 
 
 def check_preference_tuning(config: AlignConfig, section: Mapping[str, Any]) -> None:
@@ -65,21 +66,20 @@ def remember_reference(prepared: Prepared) -> tuple[Prepared, list[list[float]]]
     return dataclasses.replace(prepared, encoded=remembered), list(predictions)
 
 
-def train_on_preferences(prepared: Prepared, config: AlignConfig, section: dict[str, Any], run: RunFolder) -> Trained:
+def train_on_preferences(prepared: Prepared, session: Session[AlignConfig]) -> Trained:
     """Train an adapter by the config's method and keep the best checkpoint's weights.
 
     Args:
         prepared: Rows and model.
-        config: Method, adapter, beta, and whether to resume.
-        section: The `train` section.
-        run: Where checkpoints go.
+        session: Method, adapter, beta, the `train` section, whether to resume, and where checkpoints go.
     """
+    config, run = session.config, session.run
     trainer_class, arguments_class = _load_trainer(config.method)
     list_rows = _list_feedback if config.method == "kto" else _list_pairs
     splits = {name: list_rows(rows) for name, rows in prepared.data.splits.items()}
     validation = splits.get("validation")
     arguments = build_training_arguments(
-        section,
+        session.train_section,
         run.checkpoints,
         prepared.plan,
         "loss" if validation is not None else "",
@@ -100,13 +100,10 @@ def train_on_preferences(prepared: Prepared, config: AlignConfig, section: dict[
         peft_config=plan_lora(model, config.lora, task_type=prepared.task.peft_task_type),
         callbacks=[clock, writer],
     )
+    replace_console(trainer, TrainingProgress(session.reporter, "loss", lower_is_better=True))
     last = run.last_checkpoint() if config.resume else None
     trainer.train(resume_from_checkpoint=str(last) if last else None)
-    throughput = {}
-    if clock.seconds:
-        rows = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-        most = round(len(splits["train"]) * arguments.num_train_epochs)
-        throughput = {"train_examples_per_second": min(clock.steps * rows, most) / clock.seconds}
+    throughput = clock.measure_throughput(arguments, len(splits["train"]))
     trained = trainer.accelerator.unwrap_model(trainer.model)
     parameters = sum(p.numel() for p in trained.parameters() if p.requires_grad)
     history = trainer.state.log_history

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,8 +13,11 @@ import numpy as np
 
 from startup_llm.errors import UserError
 from startup_llm.evaluation.environment import read_peak_memory_bytes
+from startup_llm.training.processes import is_sharded
 
 if TYPE_CHECKING:
+    from startup_llm.config import FinetuneConfig
+    from startup_llm.session import Session
     from startup_llm.training.finetuning import Prepared
     from startup_llm.training.trainer import HeadTrainer
 
@@ -51,6 +55,52 @@ class Estimate:
         parts.append(f"{self.peak_memory_bytes / 2**30:.1f} GiB")
         parts += [f"${self.dollars:.2f}"] if self.dollars is not None else []
         return "about " + ", ".join(parts)
+
+
+class Preflight:
+    """Estimates a run before its first step; `finetuning.train` calls it with the trainer.
+
+    Args:
+        session: Shows the estimate, and says whether the run ends with it.
+        prepared: Rows and plan.
+
+    Attributes:
+        estimate: What was estimated; None before, and for a model in shards.
+    """
+
+    def __init__(self, session: Session[FinetuneConfig], prepared: Prepared) -> None:
+        self._session, self._prepared = session, prepared
+        self.estimate: Estimate | None = None
+
+    def __call__(self, trainer: HeadTrainer) -> None:
+        """Estimate the run; end the process where that is all that is asked for."""
+        if is_sharded():
+            return  # a step is timed with the whole model
+        clock, options = self._session.clock, self._session.config.preflight
+        self.estimate = estimate_run(
+            trainer,
+            self._prepared,
+            elapsed_seconds=clock.total,
+            probe_seconds=clock.seconds.get("probe"),
+            dollars_per_hour=options.dollars_per_hour,
+        )
+        self._session.report(f"preflight: {self.estimate}")
+        if options.only:
+            sys.exit(0)
+
+
+def check_preflight(config: FinetuneConfig) -> None:
+    """Refuse to estimate what takes no steps, or steps that are not timed.
+
+    Raises:
+        UserError: If nothing but such an estimate is asked for.
+    """
+    if config.preflight.only and config.method in ("probe", "zero-shot"):
+        raise UserError(
+            f"preflight.only: --method {config.method} trains in no steps that could be timed; leave it out"
+        )
+    if config.preflight.only and is_sharded():
+        raise UserError("preflight.only: a model in shards is not timed beforehand; leave it out")
 
 
 def estimate_run(

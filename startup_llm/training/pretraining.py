@@ -12,7 +12,7 @@ from startup_llm.training.finetuning import Prepared, Trained, encode_splits, ru
 if TYPE_CHECKING:
     from startup_llm.config import PretrainConfig
     from startup_llm.data.task_data import TaskData
-    from startup_llm.run_folder import RunFolder
+    from startup_llm.session import Session
     from startup_llm.tasks.base import Task
     from startup_llm.training.speed import SpeedPlan
 
@@ -33,16 +33,16 @@ def prepare(task: Task, data: TaskData, config: PretrainConfig, plan: SpeedPlan)
     return encode_splits(task, data, RANDOM_WEIGHTS, processor, task_model, plan)
 
 
-def train(prepared: Prepared, config: PretrainConfig, section: dict[str, Any], run: RunFolder) -> Trained:
+def train(prepared: Prepared, session: Session[PretrainConfig]) -> Trained:
     """Train every weight and keep the best checkpoint's."""
-    model = prepared.task_model.model
-    return run_trainer(prepared, model, config, section, run, head_parameters=[], head_learning_rate=0.0)
+    return run_trainer(prepared, prepared.task_model.model, session)
 
 
-def save_model(trained: Trained, prepared: Prepared, run: RunFolder) -> Any:
+def save_model(trained: Trained, prepared: Prepared, session: Session[PretrainConfig]) -> Any:
     """Write the model and return it as it reads back from the run's folder."""
     from accelerate import PartialState
 
+    run = session.run
     if run.is_writer:
         run.model.mkdir(parents=True, exist_ok=True)
         prepared.task.reference_models.save(trained.model, prepared.processor, prepared.data, run.model)

@@ -115,31 +115,20 @@ def start_run(seed: int, *, shards: bool = False) -> None:
     _check_sharding(shards=shards)
     # else every process but the first reads a checkpoint as noise, and all of them predict before training
     os.environ.pop("FSDP_CPU_RAM_EFFICIENT_LOADING", None)
-    import warnings
-
-    import datasets
     import transformers
 
     join_processes(LONGEST_STAGE)
-    # peft asks transformers for a name that it is about to drop: not the reader's concern
-    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     transformers.set_seed(seed)
+    hide_library_bars()
+
+
+def hide_library_bars() -> None:
+    """Keep datasets and transformers from showing progress of their own beside the recipe's."""
+    import datasets
+    import transformers
+
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
-
-
-def require_one_process(recipe: str) -> None:
-    """Refuse to be one of several processes, which would all write the same files.
-
-    Args:
-        recipe: Path of the recipe as it is typed, such as recipes/evaluate.py.
-
-    Raises:
-        UserError: If a launcher started more than one.
-    """
-    processes = int(os.environ.get("WORLD_SIZE") or 1)
-    if processes > 1:
-        raise UserError(f"{recipe} runs in one process, got {processes}; start it with python {recipe}")
 
 
 def call_on_main_process(function: Callable[[], Value]) -> Value:

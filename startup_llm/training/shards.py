@@ -55,8 +55,6 @@ def _choose_fsdp2(trainer: Trainer) -> None:
 
 def _choose_zero3(trainer: Trainer) -> None:
     """Let the model compute in bfloat16 by autocast: DeepSpeed's own way rounds the weights, frozen ones for good."""
-    import warnings
-
     import torch
     from accelerate.utils import convert_outputs_to_fp32
     from transformers.integrations.deepspeed import propagate_args_to_deepspeed
@@ -67,8 +65,6 @@ def _choose_zero3(trainer: Trainer) -> None:
         model.forward = convert_outputs_to_fp32(cast(model.forward))
     trainer.accelerator.state.deepspeed_plugin.deepspeed_config.pop("bf16", None)
     propagate_args_to_deepspeed(trainer.accelerator, trainer.args)
-    # DeepSpeed asks PyTorch for names that it is about to drop: not the reader's concern
-    warnings.filterwarnings("ignore", message="`torch.distributed.* is deprecated", category=FutureWarning)
 
 
 class Shards(TrainerCallback):

@@ -9,6 +9,7 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from transformers.trainer_utils import EvalLoopOutput
 
     from startup_llm.data.task_data import TaskData
+    from startup_llm.training.finetuning import Prepared
     from startup_llm.training.speed import SpeedPlan
 
 
@@ -292,6 +294,25 @@ class TrainingClock(TrainerCallback):
         self.seconds += time.perf_counter() - self._start
         self.steps += 1
 
+    def measure_throughput(
+        self, arguments: TrainingArguments, rows: int, tokens_per_row: float | None = None
+    ) -> dict[str, float]:
+        """Return train_examples_per_second and train_tokens_per_second; empty where no step was taken.
+
+        Args:
+            arguments: Say how many rows a step takes.
+            rows: Training rows.
+            tokens_per_row: Their mean length; None where it is not known.
+        """
+        if not self.seconds:
+            return {}
+        taken = self.steps * arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+        examples = min(taken, round(rows * arguments.num_train_epochs))
+        throughput = {"train_examples_per_second": examples / self.seconds}
+        if tokens_per_row is not None:
+            throughput["train_tokens_per_second"] = examples * tokens_per_row / self.seconds
+        return throughput
+
 
 class SampleWriter(TrainerCallback):
     """Keeps what the model writes after epochs, where the task has such a thing and one process trains alone.
@@ -397,19 +418,27 @@ def build_training_arguments(
     return built
 
 
+@dataclass(frozen=True)
+class HeadRate:
+    """A learning rate of the head's own.
+
+    Attributes:
+        parameters: Parameters of the output layer.
+        learning_rate: Theirs.
+    """
+
+    parameters: list[nn.Parameter]
+    learning_rate: float
+
+
 def build_trainer(
     model: Any,
     arguments: TrainingArguments,
+    prepared: Prepared,
     *,
     train_rows: Dataset,
-    validation_rows: Dataset | None,
-    task: Task,
-    processor: Any,
     compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None,
-    head_parameters: list[nn.Parameter],
-    head_learning_rate: float,
-    tokens_per_batch: int | None,
-    mask_positions: int,
+    head_rate: HeadRate | None,
     early_stopping_patience: int | None,
     kept_states: KeptStates | None = None,
 ) -> tuple[HeadTrainer, TrainingClock]:
@@ -418,15 +447,10 @@ def build_trainer(
     Args:
         model: The model, with its adapter if it has one.
         arguments: The completed `train` section.
+        prepared: The task, which makes the batches and counts their targets, validation rows, processor and plan.
         train_rows: Encoded rows.
-        validation_rows: Encoded rows, or None.
-        task: Makes the batches and counts their targets.
-        processor: What encoded the rows; saved with each checkpoint.
         compute_metrics: From an `EvalPrediction` to figures; None where the loss is enough.
-        head_parameters: Parameters of the output layer.
-        head_learning_rate: Their learning rate.
-        tokens_per_batch: Padded tokens computed at once; None for the Trainer's own batches.
-        mask_positions: See `TaskModel`.
+        head_rate: A learning rate of the head's own, or None.
         early_stopping_patience: Evaluations without a better score before training stops, or None.
         kept_states: What stands in for lower blocks that learn nothing.
 
@@ -444,7 +468,8 @@ def build_trainer(
                 "set data.validation_fraction above 0"
             )
         callbacks.append(EarlyStoppingCallback(early_stopping_patience))
-    collator = task.build_collator(processor)
+    task, plan, validation = prepared.task, prepared.plan, prepared.encoded.get("validation")
+    collator = task.build_collator(prepared.processor)
     if kept_states:
         train_rows = number_rows(train_rows)
         collator = NumberedCollator(collator)
@@ -452,16 +477,16 @@ def build_trainer(
         model=model,
         args=arguments,
         train_dataset=train_rows,
-        eval_dataset=validation_rows,
+        eval_dataset=validation.sort("length") if validation is not None else None,
         data_collator=collator,
-        processing_class=processor,
+        processing_class=prepared.processor,
         task=task,
         compute_metrics=compute_metrics,
         callbacks=callbacks,
-        head_parameters=head_parameters,
-        head_learning_rate=head_learning_rate,
-        tokens_per_batch=tokens_per_batch,
-        mask_positions=mask_positions,
+        head_parameters=head_rate.parameters if head_rate else [],
+        head_learning_rate=head_rate.learning_rate if head_rate else 0.0,
+        tokens_per_batch=None if plan.plain or not task.splits_batches else plan.tokens_per_batch,
+        mask_positions=prepared.task_model.mask_positions,
         kept_states=kept_states,
     )
     return trainer, clock

@@ -20,6 +20,7 @@ from startup_llm.errors import UserError
 from startup_llm.models.checkpoints import load_checkpoint, load_tokenizer
 from startup_llm.models.sequence_classifier import find_output_layer
 from startup_llm.run_folder import RunFolder
+from startup_llm.session import Session
 from startup_llm.tasks import load_task
 from startup_llm.tasks.text_classification.options import TextClassificationModel
 from startup_llm.training import finetuning
@@ -128,8 +129,9 @@ def run_steps(
         **train,
     }
     with RunFolder(run_dir) as run:
-        trained = finetuning.train(prepared, config, section, run, norm)
-        merged = finetuning.save_model(trained, prepared, config, run)
+        session = Session(config, run, section)
+        trained = finetuning.train(prepared, session, norm)
+        merged = finetuning.save_model(trained, prepared, session)
         finetuning.check_against_training(trained, merged, prepared, prepared.encoded["test"])
     return Steps(config, prepared, before, probe, probe_logits, trained, merged, run)
 
@@ -370,7 +372,7 @@ def test_early_stopping_without_validation_rows_is_refused(tiny_checkpoint, tmp_
     checkpoint = load_checkpoint(config.model)
     prepared = finetuning.prepare(task, data, config, checkpoint, load_tokenizer(checkpoint, 64), PLAN)
     with RunFolder(tmp_path / "run") as run, pytest.raises(UserError, match=r"set data\.validation_fraction above 0$"):
-        finetuning.train(prepared, config, dict(SHARED_TRAIN_DEFAULTS), run, 1.0)
+        finetuning.train(prepared, Session(config, run, SHARED_TRAIN_DEFAULTS), 1.0)
 
 
 def test_what_is_cut_is_counted(tiny_checkpoint):

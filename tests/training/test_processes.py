@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+from startup_llm.command_line import require_one_process
 from startup_llm.training import processes
 
 
@@ -106,7 +107,7 @@ def test_a_launcher_of_one_process_is_taken_for_none(monkeypatch, size):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     if size is not None:
         monkeypatch.setenv("WORLD_SIZE", size)
-    processes.require_one_process("recipes/evaluate.py")
+    require_one_process("recipes/evaluate.py")
 
 
 def test_a_run_gives_up_a_lost_process_after_hours_and_a_pipe_after_days(monkeypatch):

@@ -13,6 +13,7 @@ from startup_llm.command_line import parse_config
 from startup_llm.config import FinetuneConfig
 from startup_llm.errors import UserError
 from startup_llm.models.checkpoints import load_checkpoint
+from startup_llm.session import Session
 from startup_llm.tasks import load_task
 from startup_llm.training import finetuning
 from startup_llm.training.speed import plan_speed
@@ -40,7 +41,7 @@ def test_a_logit_is_twenty_times_the_cosine_of_a_text_with_a_label_s_name(tiny_c
     ]
     prepared, config, section = prepare(write(tmp_path / "rows.jsonl", rows), tiny_checkpoint("bert"))
     finetuning.start_from_label_names(prepared)
-    trained = finetuning.train(prepared, config, section, None, None)
+    trained = finetuning.train(prepared, Session(config, train_section=section), None)
     assert (trained.history, trained.trainable_parameters) == ([], 0)
     texts = ["where is my parcel", *prepared.data.splits["test"]["text"]]
     names = [name.replace("_", " ").replace("  ", " ").replace("-", " ") for name in prepared.data.label_names]

@@ -11,6 +11,7 @@ from startup_llm.command_line import parse_config
 from startup_llm.config import FinetuneConfig
 from startup_llm.models.checkpoints import load_checkpoint
 from startup_llm.run_folder import RunFolder
+from startup_llm.session import Session
 from startup_llm.tasks import load_task
 from startup_llm.tasks.sentence_similarity.model import build_sentence_encoder, compute_ranking_loss
 from startup_llm.tasks.sentence_similarity.options import SentenceModel, SimilarityData
@@ -169,7 +170,7 @@ def test_queries_with_answers_and_wrong_answers_are_learnt_by_every_weight(tiny_
     with torch.no_grad():
         before = np.mean([float(task.compute_loss(prepared.task_model.model, one, processor)[0]) for one in batches])
     with RunFolder(tmp_path / "run") as run:
-        trained = finetuning.train(prepared, config, section, run, None)
+        trained = finetuning.train(prepared, Session(config, run, section), None)
     losses = [entry["loss"] for entry in trained.history if "loss" in entry]
     assert 0.6 * before < losses[0] < 1.4 * before  # the mean over the accumulated batches, not their sum
     assert np.mean(losses[-4:]) < 0.7 * np.mean(losses[:4])

@@ -1,0 +1,64 @@
+"""The end of a recipe on the console: what the run is worth, and what can be done with it."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any
+
+from startup_llm.evaluation.report import format_duration, format_interval, format_level, format_value, name_metric
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from startup_llm.session import Session
+
+
+def show_results(session: Session, results: Mapping[str, Any] | None, *, predicts: bool = True) -> None:
+    """Show each model's figure with its interval, the comparisons in sentences, and the commands that come next.
+
+    Args:
+        session: The finished run.
+        results: What `results.json` holds; None in the processes that have nothing to show.
+        predicts: Whether recipes/predict.py and recipes/evaluate.py load the run's model.
+    """
+    if results is None:
+        return
+    run = session.run.final
+    session.report("")
+    session.reporter.show_table(*build_table(results))
+    session.report("")
+    session.report("\n".join(results["sentences"]))
+    session.report(f"run: {run} ({format_duration(session.clock.total)}); look at {run}/report.html")
+    session.report("next:", *list_next_commands(str(run), run.name, predicts=predicts))
+
+
+def build_table(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of a table of the models by the metric that decides, best first.
+
+    Args:
+        results: What `results.json` holds. A model may lack the metric; it comes last.
+    """
+    metric, models = results["decides"], results["models"]
+    sign = -1 if metric in results["lower_is_better"] else 1
+    scored = [(name, scores[metric]) for name, scores in models.items() if metric in scores]
+    scored.sort(key=lambda pair: -sign * pair[1]["value"])
+    rows = [[name, format_value(metric, score["value"]), format_interval(metric, score)] for name, score in scored]
+    rows += [[name, format_value(metric, None), ""] for name in models if metric not in models[name]]
+    return ["model", name_metric(metric), f"{format_level(results)} interval"], rows
+
+
+def list_next_commands(run: str, name: str, *, predicts: bool) -> list[str]:
+    """Return command lines that use a finished run, with its own path.
+
+    Args:
+        run: Its folder.
+        name: The folder's name.
+        predicts: Whether recipes/predict.py and recipes/evaluate.py load the run's model.
+    """
+    path = shlex.quote(run)
+    commands = [
+        f"python recipes/predict.py --run {path} --input FILE --output ANSWERS",
+        f"python recipes/evaluate.py --model {path}",
+    ]
+    push = f"python recipes/push.py --run {path} --repo ACCOUNT/{shlex.quote(name)} --dry_run FOLDER"
+    return [*(commands if predicts else []), push]
