@@ -14,7 +14,7 @@ from startup_llm.gan.image_gan import draw_labelled_images
 from startup_llm.gan.metrics import compute_frechet_distance, compute_precision_recall
 
 if TYPE_CHECKING:
-    from startup_llm.config import EvaluationConfig
+    from startup_llm.config import GanConfig
     from startup_llm.data.digits import LabelledImages
     from startup_llm.models.scratch.gan import ImageGenerator
 
@@ -22,7 +22,7 @@ ON_GENERATED, ON_REAL = "train-on-generated", "train-on-real"
 
 
 def evaluate_generator(
-    generator: ImageGenerator, data: LabelledImages, evaluation: EvaluationConfig, *, rows: int, seed: int
+    generator: ImageGenerator, data: LabelledImages, config: GanConfig
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Judge a class-conditional generator.
 
@@ -34,15 +34,14 @@ def evaluate_generator(
     Args:
         generator: In evaluation mode.
         data: Real images.
-        evaluation: Level, resamples and seed.
-        rows: Generated images that the classifier learns from.
-        seed: Seed of the noise and of the classifiers.
+        config: Generated images that the classifier learns from, and how metrics are computed; the seed of training
+            is that of the noise and of the classifiers.
 
     Returns:
         The keys of `score_models`, with further rows `generated images` and `real test images`; and the test
         predictions per classifier.
     """
-    classes = len(data.label_names)
+    classes, rows, seed = len(data.label_names), config.generated_rows, config.train.seed
     judge = fit_image_classifier(data.train_images, data.train_labels, classes, seed=seed)
     labels = torch.arange(rows) % classes
     learned = fit_image_classifier(
@@ -54,7 +53,7 @@ def evaluate_generator(
         ON_REAL: predict_images(judge, data.test_images),
         ON_GENERATED: predict_images(learned, data.test_images),
     }
-    scores = score_models((ACCURACY, MACRO_F1), data.test_labels.numpy(), predictions, ON_GENERATED, evaluation)
+    scores = score_models((ACCURACY, MACRO_F1), data.test_labels.numpy(), predictions, ON_GENERATED, config.evaluation)
     reference = extract_image_features(judge, data.train_images)
     sets = {
         "generated images": draw_labelled_images(generator, data.train_labels, seed + 1),

@@ -19,6 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from startup_llm.errors import UserError
+from startup_llm.evaluation import baselines
 from startup_llm.gan.image_gan import AdversarialTrainer
 from startup_llm.models.scratch.gan import (
     SentenceDiscriminator,
@@ -28,6 +29,8 @@ from startup_llm.models.scratch.gan import (
     gan_bert_unsupervised_loss,
 )
 from startup_llm.models.sequence_classifier import find_output_layer, gather_last_token
+from startup_llm.tasks.checkpoint import load_task_checkpoint
+from startup_llm.training import finetuning
 from startup_llm.training.inference import extract_features
 from startup_llm.training.probe import compute_feature_norm, fit_linear_probe
 from startup_llm.training.reload_gate import ReloadError
@@ -38,8 +41,9 @@ if TYPE_CHECKING:
 
     from startup_llm.config import EvaluationConfig, LabelledTextData
     from startup_llm.data.task_data import TaskData
-    from startup_llm.gan.options import GanBertConfig
+    from startup_llm.gan.options import GanBertConfig, GanConfig
     from startup_llm.run_folder import RunFolder
+    from startup_llm.session import Session
     from startup_llm.tasks.base import Task
     from startup_llm.training.finetuning import Prepared
 
@@ -57,6 +61,7 @@ class GanBertTrainer(AdversarialTrainer):
             the labelled rows, which tells what they add.
     """
 
+    shown_losses = ("supervised_loss", "unsupervised_loss", "generator_loss")
     adversarial: bool
 
     def unwrap_discriminator(self) -> SentenceDiscriminator:
@@ -127,6 +132,23 @@ def load_few_labels(task: Task, data: LabelledTextData, evaluation: EvaluationCo
     return loaded
 
 
+def prepare(task: Task, data: TaskData, session: Session[GanConfig]) -> Prepared:
+    """Load the encoder as it is and encode every split.
+
+    Args:
+        task: Text classification.
+        data: Its rows.
+        session: Names the encoder.
+    """
+    config = session.config
+    checkpoint = load_task_checkpoint(task, config.encoder)
+    processor = task.load_processor(checkpoint, config.encoder)
+    plan = finetuning.choose_plan(session)
+    task_model = task.build_model(checkpoint, processor, data, config.encoder, plan.attention_kernel)
+    plan = finetuning.settle_kernel(plan, config.speed, task_model.model, checkpoint.name)
+    return finetuning.encode_splits(task, data, checkpoint, processor, task_model, plan)
+
+
 def extract_sentence_vectors(prepared: Prepared) -> SentenceVectors:
     """Run the frozen encoder once over all rows."""
     task, data = prepared.task, prepared.data
@@ -141,6 +163,22 @@ def extract_sentence_vectors(prepared: Prepared) -> SentenceVectors:
     test_seconds = time.perf_counter() - start
     scale = compute_feature_norm(np.concatenate([train, others])) / math.sqrt(train.shape[1])
     return SentenceVectors(train / scale, others / scale, test / scale, scale, test_seconds)
+
+
+def predict_baselines(
+    prepared: Prepared, vectors: SentenceVectors, session: Session[GanConfig]
+) -> dict[str, np.ndarray]:
+    """Return the test predictions of what GAN-BERT has to beat: those of the discriminator trained alone, and, in the
+    main process, of the task's baselines and of the linear probe.
+    """
+    data, predictions = prepared.data, {}
+    if session.run.is_writer:
+        predictions = baselines.predict_baselines(prepared.task.baselines(data), data)
+        predictions["linear-probe"] = predict_probe(prepared, vectors)
+    alone = build_ganbert_trainer(session.config.text, vectors, data, adversarial=False)
+    for _ in alone.run_epochs():
+        pass
+    return {**predictions, "discriminator-alone": predict_classes(alone, prepared, vectors)}
 
 
 def predict_probe(prepared: Prepared, vectors: SentenceVectors) -> np.ndarray:

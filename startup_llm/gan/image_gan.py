@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from startup_llm.errors import UserError
 from startup_llm.models.scratch.checks import check_at_least
+from startup_llm.models.scratch.formats import load_generator, save_generator
 from startup_llm.models.scratch.gan import (
     ExponentialMovingAverage,
     ImageGenerator,
@@ -21,6 +23,7 @@ from startup_llm.models.scratch.gan import (
     generator_loss,
     r1_penalty,
 )
+from startup_llm.training.reload_gate import ReloadError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,10 +32,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from startup_llm.data.digits import LabelledImages
-    from startup_llm.gan.options import GanBertConfig, GanModelConfig, GanTrainConfig
+    from startup_llm.gan.options import GanBertConfig, GanConfig, GanModelConfig, GanTrainConfig
     from startup_llm.run_folder import RunFolder
+    from startup_llm.session import Session
 
 STATE = "trainer_state.json"
+TOLERANCE = 1e-3
+"""Largest difference of a pixel between the saved generator's images and the trained one's."""
+MOST_REPORTED_EPOCHS = 20
+"""A training of more epochs is reported after so many of them, evenly spread."""
 
 
 @dataclass
@@ -48,8 +56,10 @@ class AdversarialTrainer(ABC):
         loader: Batches of real examples with labels, prepared.
         train: Settings.
         history: One record per epoch: step, epoch, and mean losses.
+        shown_losses: Those of them that a figure shows.
     """
 
+    shown_losses: ClassVar[tuple[str, ...]]
     accelerator: Accelerator
     generator: Any
     discriminator: Any
@@ -74,6 +84,31 @@ class AdversarialTrainer(ABC):
             means = {name: float(total) / len(self.loader) for name, total in sums.items()}
             self.history.append({"epoch": epoch, "step": epoch * len(self.loader), **means})
             yield epoch
+
+    def train_in(self, session: Session[GanConfig]) -> Iterator[int]:
+        """Train as `run_epochs` does, from the last checkpoint where the run is resumed; report and save on the way.
+
+        Args:
+            session: The run, in whose folder a checkpoint is kept.
+
+        Yields:
+            Each epoch's number, from 1.
+        """
+        last, epochs = session.run.last_checkpoint() if session.config.resume else None, self.train.epochs
+        if last:
+            self.load(last)
+            session.report(f"resumed after epoch {len(self.history)}")
+        with session.reporter.show_progress("training", total=epochs, unit="epochs") as bar:
+            bar.advance(len(self.history))
+            for epoch in self.run_epochs():
+                bar.advance()
+                if epoch % math.ceil(epochs / MOST_REPORTED_EPOCHS) == 0 or epoch == epochs:
+                    losses = {name: value for name, value in self.history[-1].items() if name.endswith("loss")}
+                    values = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in losses.items())
+                    session.report(f"epoch {epoch}/{epochs}: {values}")
+                if epoch % self.train.checkpoint_epochs == 0 or epoch == epochs:
+                    self.save(session.run)
+                yield epoch
 
     @abstractmethod
     def _step(self, examples: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -107,6 +142,7 @@ class GanTrainer(AdversarialTrainer):
         average: Running mean of G's weights; what is saved and judged.
     """
 
+    shown_losses = ("discriminator_loss", "generator_loss", "r1_penalty")
     average: ExponentialMovingAverage
 
     def _step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -169,6 +205,36 @@ def build_gan_trainer(model: GanModelConfig, train: GanTrainConfig, data: Labell
     prepared = accelerator.prepare(generator, discriminator, *optimizers, loader)
     accelerator.register_for_checkpointing(average.average)
     return GanTrainer(accelerator, *prepared, train, [], average)
+
+
+def save_and_check_generator(
+    trainer: GanTrainer, data: LabelledImages, session: Session[GanConfig]
+) -> tuple[ImageGenerator, dict[str, float]]:
+    """Write the running mean of the generator, and compare what it draws when read back.
+
+    Args:
+        trainer: The trained players.
+        data: Real images, for their size.
+        session: The run.
+
+    Returns:
+        The generator as it reads back; and the reload gate: rows, tolerance and saved_max_difference of the pixels.
+
+    Raises:
+        ReloadError: If the images differ by more than the tolerance.
+    """
+    folder, classes = session.run.model, len(data.label_names)
+    sizes = {"image_size": data.train_images.shape[-1], "channels": data.train_images.shape[1]}
+    save_generator(trainer.average.average, folder, **sizes, **asdict(session.config.model), classes=classes)
+    generator, labels = load_generator(folder), torch.arange(classes).repeat_interleave(classes)
+    again, kept = (draw_labelled_images(one, labels, seed=1) for one in (generator, trainer.average.average))
+    difference = float((again - kept).abs().max())
+    if difference > TOLERANCE:
+        raise ReloadError(
+            f"the saved generator's pixels differ from the trained one's by {difference:.3g}, more than {TOLERANCE}; "
+            "the run is not finished"
+        )
+    return generator, {"rows": len(again), "tolerance": TOLERANCE, "saved_max_difference": difference}
 
 
 @torch.inference_mode()

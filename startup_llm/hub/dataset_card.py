@@ -6,6 +6,25 @@ from pathlib import Path
 from typing import Any
 
 from startup_llm.config import DataConfig
+from startup_llm.data.task_data import TaskData
+
+
+def describe_dataset(config: DataConfig, data: TaskData, cards: Path) -> dict[str, Any]:
+    """Return what `results.json` says of where the rows came from, and of the licence of a named dataset.
+
+    Args:
+        config: Names the dataset.
+        data: The rows as they were loaded.
+        cards: Folder of cards, such as `data_cards/`.
+    """
+    return {
+        "dataset": config.named_dataset,
+        "subset": config.subset,
+        "revision": config.revision,
+        **read_dataset_card(config, cards),
+        "notes": data.notes,
+        "sources": data.sources,
+    }
 
 
 def read_dataset_card(data: DataConfig, folder: Path) -> dict[str, Any]:

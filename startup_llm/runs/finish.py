@@ -10,7 +10,7 @@ from startup_llm.data.task_data import compute_rows_sha256
 from startup_llm.evaluation.metrics import rank_metrics
 from startup_llm.evaluation.report import build_report
 from startup_llm.evaluation.results import SCHEMA_VERSION, score_models
-from startup_llm.hub.dataset_card import read_dataset_card
+from startup_llm.hub.dataset_card import describe_dataset
 from startup_llm.hub.model_card import build_model_card
 from startup_llm.run_folder import RESULTS, RUN_LOCK
 from startup_llm.runs.lock import build_run_lock
@@ -104,7 +104,10 @@ def finish_run(
 
 
 def write_run(
-    session: Session, results: Mapping[str, Any], predictions: Mapping[str, Sequence[Any]], prepared: Prepared | None
+    session: Session,
+    results: Mapping[str, Any],
+    predictions: Mapping[str, Sequence[Any]],
+    prepared: Prepared | None = None,
 ) -> dict[str, Any]:
     """Write config, predictions, report, card and numbers into a run's folder, and give it its final name.
 
@@ -132,19 +135,6 @@ def write_run(
     return results
 
 
-def describe_dataset(session: Session, prepared: Prepared) -> dict[str, Any]:
-    """Return what `results.json` says of where the rows came from, and of the licence of a named dataset."""
-    data = session.config.data
-    return {
-        "dataset": data.named_dataset,
-        "subset": data.subset,
-        "revision": data.revision,
-        **read_dataset_card(data, session.data_cards),
-        "notes": prepared.data.notes,
-        "sources": prepared.data.sources,
-    }
-
-
 def _describe_rows(session: Session, prepared: Prepared) -> dict[str, Any]:
     """Return what `results.json` says of the task, its rows, and how they were read and computed."""
     task, data, test = prepared.task, prepared.data, prepared.data.splits["test"]
@@ -158,7 +148,7 @@ def _describe_rows(session: Session, prepared: Prepared) -> dict[str, Any]:
         "rows": {name: len(rows) for name, rows in data.splits.items()},
         "columns": test.column_names,
         "labels": list(data.label_names),
-        "data": describe_dataset(session, prepared),
+        "data": describe_dataset(session.config.data, data, session.data_cards),
         "truncation": {
             "max_length_tokens": limit,
             **{name: asdict(cut) for name, cut in prepared.truncation.items()},
