@@ -24,7 +24,7 @@ def main() -> None:
 def benchmark(session: Session[BenchmarkConfig]) -> None:
     from startup_llm.benchmark.tables import build_timing_tables, draw_costs, draw_timings, summarize_timings
     from startup_llm.benchmark.timing import choose_ways, measure_peak, split_by_rows, time_way
-    from startup_llm.evaluation.environment import describe_hardware, read_versions
+    from startup_llm.evaluation.environment import describe_hardware
 
     config, run = session.config, session.run
     sizes = split_by_rows(config)
@@ -56,8 +56,7 @@ def benchmark(session: Session[BenchmarkConfig]) -> None:
     run.write_text("config.yaml", session.config_text)
     run.write_text("table.md", table + "\n")
     results = {"what": config.what, "sizes": found, "peak_gflop_per_second": peak}
-    about = {"hardware": hardware, "versions": read_versions(), "command": session.command}
-    run.write_json("results.json", {**results, **about})
+    run.write_json("results.json", {**results, **session.describe_process()})
     run.finish()
     session.report(f"{table}\nbenchmark: {run.final}")
 

@@ -458,12 +458,12 @@ class ReproduceConfig:
 
 @dataclass(frozen=True)
 class CompareConfig:
-    """Put every rung on one ladder: the same test rows, several label budgets, and what to use at which."""
+    """Compare models on the same test rows at several label budgets, and say what to use at which."""
 
     task: str = DEFAULT_TASK
     """Hub pipeline tag of the task."""
     rungs: list[str] = field(default_factory=lambda: list(DEFAULT_RUNGS))
-    """What is compared."""
+    """Models and baselines to compare."""
     budgets: list[Count | Literal["all"]] = field(default_factory=lambda: [5, 10, 30, "all"])
     """Labels per class; all for every label."""
     draws: Count = 3
@@ -471,7 +471,7 @@ class CompareConfig:
     draws_of_all: Count = 1
     """Number of training seeds if every label is used."""
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Options of the recipes by RUNG or RUNG-BUDGET, such as lora-10: {train.num_train_epochs: 20}."""
+    """Options of the recipes by MODEL or MODEL-BUDGET, such as lora-10: {train.num_train_epochs: 20}."""
     run_dir: str | None = None
     """Where the comparison and its runs are kept; default runs/DATASET-ladder."""
     overwrite: bool = False

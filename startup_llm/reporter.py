@@ -31,8 +31,8 @@ class Reporter:
         self._progress: Progress | None = None
 
     def report(self, *lines: str) -> None:
-        """Write a line, and the further ones indented below it."""
-        if self._stream is not None:
+        """Write a line, and the further ones indented below it; nothing where there is no line."""
+        if lines and self._stream is not None:
             self._console.print("\n  ".join(lines), soft_wrap=True)
 
     def show_table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -69,13 +69,15 @@ class Session(Generic[Config]):
     def describe(self) -> dict[str, Any]:
         """Return what `results.json` says of how the run was made, and of what it took."""
         return {
+            **self.describe_process(),
             "run_name": self.run.final.name,
-            "command": self.command,
             "config": {**asdict(self.config), **({"train": dict(self.train_section)} if self.train_section else {})},
             "seconds": self.clock.total,
             "stage_seconds": dict(self.clock.seconds),
             "energy": self.clock.energy.read(),
             "peak_memory_bytes": read_peak_memory_bytes(),
-            "versions": read_versions(),
-            "hardware": describe_hardware(),
         }
+
+    def describe_process(self) -> dict[str, Any]:
+        """Return the command, the versions of packages and the machine, of which every recipe's results tell."""
+        return {"command": self.command, "versions": read_versions(), "hardware": describe_hardware()}

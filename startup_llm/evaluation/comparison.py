@@ -1,4 +1,4 @@
-"""The ladder over label budgets: many runs on the same test rows, put beside each other and into plain words."""
+"""The comparison of models at several label budgets: many runs on the same test rows, in figures and plain words."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ _LINE_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"
 """Okabe and Ito's palette without yellow and black, which one kind of paper swallows."""
 
 _TOP_SHARE = 0.12
-"""Rungs that come this close to the best at the first budget are drawn once more, larger."""
+"""Models that come this close to the best at the first budget are drawn once more, larger."""
 
 
 @dataclass(frozen=True)
-class RungRun:
-    """One rung, trained once at one budget.
+class ComparedRun:
+    """One model, trained once at one budget.
 
     Attributes:
-        rung: Name of the model.
+        model: Its name.
         budget: Labels per class, or `ALL`.
         draw: Number of the draw of rows and of the training's seed.
         predictions: On the test rows, in their order.
@@ -51,7 +51,7 @@ class RungRun:
         command: What made it.
     """
 
-    rung: str
+    model: str
     budget: Budget
     draw: int
     predictions: Values
@@ -64,37 +64,41 @@ class RungRun:
     milliseconds_per_prediction: float | None = None
     command: str | None = None
 
+    def describe(self) -> str:
+        """Return in one line what was run and how long it took."""
+        return f"{self.model}, labels per class: {self.budget}, draw {self.draw}: {self.seconds:.0f} s"
 
-def check_measurable(rung: str, metric: Metric, predictions: Values) -> None:
-    """Refuse a rung whose predictions do not tell what the ladder compares.
+
+def check_measurable(run: ComparedRun, metric: Metric) -> None:
+    """Refuse a model whose predictions do not tell what is compared.
 
     Raises:
         UserError: If it is one.
     """
-    if not metric.is_measurable(predictions):
+    if not metric.is_measurable(run.predictions):
         raise UserError(
-            f"rungs: {rung} gives no {metric.name}, by which the rungs are compared; leave it out, or choose another "
-            "with --evaluation.decides"
+            f"rungs: {run.model} gives no {metric.name}, by which the models are compared; leave it out, or choose "
+            "another with --evaluation.decides"
         )
 
 
 def build_comparison(
-    runs: Sequence[RungRun], references: Values, metric: Metric, evaluation: EvaluationConfig
+    runs: Sequence[ComparedRun], references: Values, metric: Metric, evaluation: EvaluationConfig
 ) -> dict[str, Any]:
-    """Score every run on the same test rows, and at each budget the best rung against each other one.
+    """Score every run on the same test rows, and at each budget the best model against each other one.
 
-    A rung's figure at a budget is the mean over its draws. Two rungs are compared draw by draw on the same rows;
+    A model's figure at a budget is the mean over its draws. Two models are compared draw by draw on the same rows;
     one is better where more than half of the draws show it.
 
     Args:
-        runs: Of every rung at every budget, each with the same draws at a budget.
+        runs: Of every model at every budget, each with the same draws at a budget.
         references: True values of the test rows.
-        metric: By which the rungs are compared.
+        metric: By which the models are compared.
         evaluation: Level, resamples and seed.
 
     Returns:
-        Plain data: decides, lower_is_better, budgets (each with its rungs, best first, its comparisons, the rung to
-        use and the sentence that says so) and sentences.
+        Plain data: decides, lower_is_better, budgets (each with its models as rungs, best first, its
+        comparisons, the one to use and the sentence that says so) and sentences.
 
     Raises:
         UserError: If two runs were tested on different rows.
@@ -103,21 +107,21 @@ def build_comparison(
     for run in runs:
         if run.test_sha256 != first.test_sha256:
             raise UserError(
-                f"{run.rung} (labels per class: {run.budget}, draw {run.draw}) was tested on other rows "
-                f"({run.test_sha256[:12]}) than {first.rung} ({first.test_sha256[:12]}); "
+                f"{run.model} (labels per class: {run.budget}, draw {run.draw}) was tested on other rows "
+                f"({run.test_sha256[:12]}) than {first.model} ({first.test_sha256[:12]}); "
                 "give the test rows as a split of their own, so that no draw changes them"
             )
     budgets = []
     for budget in dict.fromkeys(run.budget for run in runs):
-        by_rung: dict[str, list[RungRun]] = {}
+        by_model: dict[str, list[ComparedRun]] = {}
         for run in runs:
             if run.budget == budget:
-                by_rung.setdefault(run.rung, []).append(run)
-        rungs = []
-        for name, draws in by_rung.items():
+                by_model.setdefault(run.model, []).append(run)
+        models = []
+        for name, draws in by_model.items():
             scored = [asdict(compute_interval(metric, references, run.predictions, evaluation)) for run in draws]
             values = [score["value"] for score in scored]
-            rungs.append(
+            models.append(
                 {
                     "name": name,
                     "mean": float(np.mean(values)),
@@ -133,12 +137,12 @@ def build_comparison(
                     ],
                 }
             )
-        rungs.sort(key=lambda rung: rung["mean"], reverse=not metric.lower_is_better)
-        leader = rungs[0]["name"]
+        models.sort(key=lambda model: model["mean"], reverse=not metric.lower_is_better)
+        leader = models[0]["name"]
         comparisons = [
-            _compare(by_rung[leader], by_rung[rung["name"]], references, metric, evaluation) for rung in rungs[1:]
+            _compare(by_model[leader], by_model[model["name"]], references, metric, evaluation) for model in models[1:]
         ]
-        entry = {"budget": budget, "rungs": rungs, "comparisons": comparisons}
+        entry = {"budget": budget, "rungs": models, "comparisons": comparisons}
         budgets.append({**entry, **_recommend(entry, metric.name)})
     return {
         "decides": metric.name,
@@ -153,7 +157,7 @@ def build_comparison(
 _COSTS = ("parameters", "trainable_parameters", "peak_memory_bytes", "milliseconds_per_prediction")
 
 
-def _mean_of(draws: Sequence[RungRun], key: str) -> float | int | None:
+def _mean_of(draws: Sequence[ComparedRun], key: str) -> float | int | None:
     values = [getattr(run, key) for run in draws]
     if any(value is None for value in values):
         return None
@@ -162,14 +166,22 @@ def _mean_of(draws: Sequence[RungRun], key: str) -> float | int | None:
 
 
 def _compare(
-    a: Sequence[RungRun], b: Sequence[RungRun], references: Values, metric: Metric, evaluation: EvaluationConfig
+    a: Sequence[ComparedRun],
+    b: Sequence[ComparedRun],
+    references: Values,
+    metric: Metric,
+    evaluation: EvaluationConfig,
 ) -> dict[str, Any]:
-    """Compare two rungs draw by draw; the first draw's test stands for the rest, which are counted."""
-    others = {run.draw: run for run in b}
+    """Compare two models draw by draw; the first draw's test stands for the rest, which are counted."""
+    others, name = {run.draw: run.predictions for run in b}, b[0].model
     tests = [
         asdict(
             compare_models(
-                metric, references, (run.rung, run.predictions), (b[0].rung, others[run.draw].predictions), evaluation
+                metric,
+                references,
+                (run.model, run.predictions),
+                (name, others[run.draw]),
+                evaluation,
             )
         )
         for run in a
@@ -181,10 +193,11 @@ def _compare(
 
 
 def _recommend(entry: Mapping[str, Any], metric: str) -> dict[str, str]:
-    """Choose the quickest rung that the best is not shown to beat, and say why."""
+    """Choose the quickest model that the best is not shown to beat, and say why."""
     leader, *_ = entry["rungs"]
     beaten = {c["b"] for c in entry["comparisons"] if 2 * c["draws_that_show_it"] > c["draws"]}
-    chosen = min((rung for rung in entry["rungs"] if rung["name"] not in beaten), key=lambda rung: rung["seconds"])
+    level = [model for model in entry["rungs"] if model["name"] not in beaten]
+    chosen = min(level, key=lambda model: model["seconds"])
     draws = len(chosen["draws"])
     spread = f", {_range(metric, chosen)} over {draws} draws" if draws > 1 else ""
     said = (
@@ -198,15 +211,15 @@ def _recommend(entry: Mapping[str, Any], metric: str) -> dict[str, str]:
             f"in {report.format_duration(leader['seconds'])}, which is not shown to be better"
         )
     elif beaten and len(beaten) == len(entry["comparisons"]):
-        said += "; it is shown to beat every other rung"
+        said += "; it is shown to beat every other model"
     elif entry["comparisons"]:
-        level = [rung["name"] for rung in entry["rungs"][1:] if rung["name"] not in beaten]
-        said += f"; {' and '.join(level)} cannot be told apart from it, and took longer"
+        names = [model["name"] for model in level if model is not leader]
+        said += f"; {' and '.join(names)} cannot be told apart from it, and took longer"
     return {"use": chosen["name"], "sentence": f"{said}."}
 
 
-def _range(metric: str, rung: Mapping[str, Any]) -> str:
-    return report.format_interval(metric, {"low": rung["least"], "high": rung["most"]})
+def _range(metric: str, model: Mapping[str, Any]) -> str:
+    return report.format_interval(metric, {"low": model["least"], "high": model["most"]})
 
 
 def name_budget(budget: Budget, *, long: bool = False) -> str:
@@ -219,7 +232,7 @@ def name_budget(budget: Budget, *, long: bool = False) -> str:
 
 
 def draw_budget_curve(comparison: Mapping[str, Any], classes: int) -> Figure:
-    """Draw each rung's figure over the label budget: the line is the mean of the draws, the band their range.
+    """Draw each model's figure over the label budget: the line is the mean of the draws, the band their range.
 
     Args:
         comparison: What `build_comparison` returns.
@@ -231,18 +244,18 @@ def draw_budget_curve(comparison: Mapping[str, Any], classes: int) -> Figure:
     factor = 100 if is_share(metric) else 1
     lines: dict[str, list[tuple[float, ...]]] = {}
     for entry in budgets:
-        for rung in entry["rungs"]:
-            place = rung["train_rows"] / max(classes, 1) if entry["budget"] == ALL else entry["budget"]
-            lines.setdefault(rung["name"], []).append(
-                (float(place), *(factor * rung[key] for key in ("mean", "least", "most")))
+        for model in entry["rungs"]:
+            place = model["train_rows"] / max(classes, 1) if entry["budget"] == ALL else entry["budget"]
+            lines.setdefault(model["name"], []).append(
+                (float(place), *(factor * model[key] for key in ("mean", "least", "most")))
             )
     lower = comparison["lower_is_better"]
     order = sorted(lines, key=lambda name: lines[name][-1][1], reverse=not lower)
-    near = (1 - _TOP_SHARE) * factor * max(rung["mean"] for rung in budgets[0]["rungs"])
+    near = (1 - _TOP_SHARE) * factor * max(model["mean"] for model in budgets[0]["rungs"])
     top = [name for name in order if not lower and lines[name][0][1] >= near] or order
     figure = Figure(figsize=(9.2, 4.4), layout="constrained", facecolor="none")
     panels = figure.subplots(1, 2)
-    for axes, shown, title in ((panels[0], order, "every rung"), (panels[1], top, "the top, larger")):
+    for axes, shown, title in ((panels[0], order, "every model"), (panels[1], top, "the top, larger")):
         report._style_axes(axes)
         for name in shown:
             places, means, least, most = zip(*sorted(lines[name]), strict=True)
@@ -288,7 +301,7 @@ def build_comparison_page(comparison: Mapping[str, Any], figure: Figure) -> str:
     metric = comparison["decides"]
     spoken = "; ".join(
         f"{name_budget(entry['budget'], long=True)}: "
-        + ", ".join(f"{rung['name']} {report.format_value(metric, rung['mean'])}" for rung in entry["rungs"])
+        + ", ".join(f"{model['name']} {report.format_value(metric, model['mean'])}" for model in entry["rungs"])
         for entry in comparison["budgets"]
     )
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -300,7 +313,7 @@ def build_comparison_page(comparison: Mapping[str, Any], figure: Figure) -> str:
         "budget": name_budget,
         "value": lambda value: report.format_value(metric, value),
         "interval": lambda entry: report.format_interval(metric, entry),
-        "range": lambda rung: _range(metric, rung),
+        "range": lambda model: _range(metric, model),
         "difference": lambda value: report.format_difference(metric, value),
         "p_value": report.format_p_value,
     }

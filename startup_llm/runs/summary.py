@@ -32,6 +32,26 @@ def show_results(session: Session, results: Mapping[str, Any] | None, *, predict
     session.report("next:", *list_next_commands(str(run), run.name, predicts=predicts))
 
 
+def show_comparison(session: Session, results: Mapping[str, Any]) -> None:
+    """Show what each model of a comparison reaches at each label budget, and which to use at which.
+
+    Args:
+        session: The finished comparison.
+        results: What its `results.json` holds.
+    """
+    metric, budgets, folder = results["decides"], results["budgets"], session.run.final
+    names = dict.fromkeys(model["name"] for entry in reversed(budgets) for model in entry["rungs"])
+    means = [{model["name"]: model["mean"] for model in entry["rungs"]} for entry in budgets]
+    header = [f"{name_metric(metric)} by labels per class", *(str(entry["budget"]) for entry in budgets)]
+    session.report("")
+    session.reporter.show_table(
+        header, [[name, *(format_value(metric, mean.get(name)) for mean in means)] for name in names]
+    )
+    session.report("")
+    session.report("\n".join(results["sentences"]))
+    session.report(f"comparison: {folder} ({format_duration(session.clock.total)}); look at {folder}/report.html")
+
+
 def build_table(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of a table of the models by the metric that decides, best first.
 

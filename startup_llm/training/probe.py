@@ -1,4 +1,4 @@
-"""The linear probe: a linear model on frozen features, a rung of its own and the start of fine-tuning."""
+"""The linear probe: a linear model on frozen features, a model of its own and the start of fine-tuning."""
 
 from __future__ import annotations
 

@@ -60,11 +60,11 @@ def test_the_config_leaves_a_whole_comparison_and_resumes_with_the_runs_it_finis
     results = json.loads((rows / "ladder" / "results.json").read_text())
     assert [entry["budget"] for entry in results["budgets"]] == [3, "all"]
     for entry, count in zip(results["budgets"], (6, 40), strict=True):
-        found = {rung["name"]: rung for rung in entry["rungs"]}
+        found = {model["name"]: model for model in entry["rungs"]}
         assert found.keys() == {"majority", "tfidf-linear-svm", "dnn", *["ganbert"] * (entry["budget"] == 3)}
-        assert {rung["train_rows"] for rung in found.values()} == {count}
+        assert {model["train_rows"] for model in found.values()} == {count}
         assert all(found[name]["milliseconds_per_prediction"] > 0 for name in ("dnn", "ganbert") if name in found)
-    dnn = next(rung for rung in results["budgets"][0]["rungs"] if rung["name"] == "dnn")
+    dnn = next(model for model in results["budgets"][0]["rungs"] if model["name"] == "dnn")
     assert dnn["draws"][0]["value"] == finished["models"]["dnn"]["accuracy"]["value"]
     assert dnn["draws"][0]["seconds"] == finished["seconds"]
     assert results["test"] == finished["test"]
@@ -75,8 +75,8 @@ def test_the_config_leaves_a_whole_comparison_and_resumes_with_the_runs_it_finis
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--rungs", "[majority, lorra]"], "unknown rung lorra; did you mean lora?"),
-        (["--options", '{"lorra-7": {}}'], "lorra-7 is no rung or RUNG-BUDGET of a ladder; did you mean lora"),
+        (["--rungs", "[majority, lorra]"], "unknown model lorra; did you mean lora?"),
+        (["--options", '{"lorra-7": {}}'], "lorra-7 is no MODEL or MODEL-BUDGET of the comparison; did you mean lora"),
         (["--budgets", "[0, all]"], "option budgets: expected a number of at least 1, got 0"),
         (["--draws", "0"], "option draws: expected a number of at least 1, got 0"),
         (["--budgets", "[]"], "8 rungs, 0 budgets: expected at least one of each"),

@@ -266,7 +266,7 @@ def test_preference_tuning_wants_preferences(run_recipe, tmp_path):
     assert "--method dpo needs the columns chosen and rejected; the rows hold row, messages" in err
 
 
-def test_rungs_that_write_answers_are_compared_by_them(run_recipe, tmp_path):
+def test_models_that_write_answers_are_compared_by_them(run_recipe, tmp_path):
     write(tmp_path, "train", [{"messages": talk(number)} for number in range(10)])
     write(tmp_path, "test", [{"messages": talk(number)} for number in range(6)])
     words = [
@@ -284,8 +284,8 @@ def test_rungs_that_write_answers_are_compared_by_them(run_recipe, tmp_path):
     code, _, err = run_recipe("compare", *words, *rungs)
     assert code == 0, err[-3000:]
     found = json.loads((tmp_path / "ladder" / "results.json").read_text())["budgets"][0]["rungs"]
-    assert [rung["name"] for rung in found] == ["most-frequent-answer", "copy"]
+    assert [model["name"] for model in found] == ["most-frequent-answer", "copy"]
     assert found[0]["mean"] == pytest.approx(1 / 3)
     code, _, err = run_recipe("compare", *words, "--rungs", "[copy]", "--overwrite", "true")
     assert code == 2
-    assert "rungs: copy gives no bits_per_byte, by which the rungs are compared" in err
+    assert "rungs: copy gives no bits_per_byte, by which the models are compared" in err
