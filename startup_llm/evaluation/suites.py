@@ -174,7 +174,7 @@ def read_predictions(run: str | Path, entry: str, sha256: str) -> tuple[str, lis
         raise UserError(f"{path} is not as a run writes it ({error}); copy the run again, or make it again") from None
 
 
-def compare(
+def compare_predictions(
     metrics: Sequence[Metric],
     references: Values,
     ours: tuple[str, Values],
@@ -228,6 +228,20 @@ def find_missed(limits: Mapping[str, float], entries: Sequence[Mapping[str, Any]
                 side = "above" if lower_is_better else "under"
                 missed.append(f"{entry['name']}: {metric} {value:.6g} is {side} {limit:g}")
     return missed
+
+
+def find_worse(run: str | None, comparisons: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """Return a sentence for each entry on which the model is shown to be worse than a run by the primary metric.
+
+    Args:
+        run: The run's folder; None where nothing is asked.
+        comparisons: Names of entries with their comparisons.
+    """
+    return [
+        f"{name}: {test['sentence']}"
+        for name, test in comparisons
+        if test["with"] == run and test["decides"] and test["outcome"] == "worse"
+    ]
 
 
 HEADER = ("data", "metric", "value", "interval", "rows")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Any
 
+from startup_llm.evaluation import suites
 from startup_llm.evaluation.report import format_duration, format_interval, format_level, format_value, name_metric
 
 if TYPE_CHECKING:
@@ -50,6 +51,18 @@ def show_comparison(session: Session, results: Mapping[str, Any]) -> None:
     session.report("")
     session.report("\n".join(results["sentences"]))
     session.report(f"comparison: {folder} ({format_duration(session.clock.total)}); look at {folder}/report.html")
+
+
+def show_evaluation(session: Session, results: Mapping[str, Any]) -> None:
+    """Show what a model reaches on each data set, and the comparisons in sentences.
+
+    Args:
+        session: The finished evaluation.
+        results: What its `results.json` holds.
+    """
+    session.reporter.show_table(suites.HEADER, suites.build_rows(results))
+    session.report(*(["", *results["sentences"]] if results["sentences"] else []))
+    session.report(f"evaluation: {session.run.final} ({format_duration(session.clock.total)})")
 
 
 def build_table(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

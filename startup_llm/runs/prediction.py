@@ -1,0 +1,143 @@
+"""Answering the rows of a file or a pipe with a finished run's model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from startup_llm.config import ModelConfig, PredictConfig, SpeedConfig
+from startup_llm.data.rows_to_predict import Questions
+from startup_llm.data.streams import RowSource, RowTarget
+from startup_llm.errors import UserError
+from startup_llm.run_folder import find_model
+from startup_llm.tasks import load_task
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+
+    from startup_llm.models.checkpoints import Checkpoint
+    from startup_llm.tasks.base import Task
+    from startup_llm.training.speed import SpeedPlan
+
+
+@dataclass(frozen=True)
+class PredictionFiles:
+    """What is read and written.
+
+    Attributes:
+        task: The run's task.
+        model: Folder of its model.
+        questions: Rows to answer.
+        source: Where they come from.
+        target: Where the answers go.
+    """
+
+    task: Task
+    model: Path
+    questions: Questions
+    source: RowSource
+    target: RowTarget
+
+
+def open_files(config: PredictConfig) -> PredictionFiles:
+    """Find the run and open the input, before anything that takes time.
+
+    Raises:
+        UserError: If there is no such run or input, or the output exists.
+    """
+    model, results = find_model(config.run)
+    task = load_task(results.get("task", config.task))
+    source = RowSource(config.input, config.input_format, config.piece_rows)
+    if source.format == "folder" and not task.predictor.reads_files:
+        raise UserError(f"{config.input} is a folder, expected a file: {task.tag} reads its rows")
+    target = RowTarget(config.output, config.output_format, source, overwrite=config.overwrite)
+    trained = results.get("config", {}).get("data", {})
+    questions = Questions(
+        source,
+        task.predictor.columns,
+        task.predictor.find_fault,
+        columns=config.columns,
+        trained_columns={name: trained.get(f"{name}_column") for name in task.predictor.columns},
+        files=task.predictor.reads_files,
+        skip_bad=config.skip_bad,
+    )
+    return PredictionFiles(task, model, questions, source, target)
+
+
+@dataclass(frozen=True)
+class AnsweringModel:
+    """A model with all that answers rows.
+
+    Attributes:
+        task: Its task.
+        model: On the plan's device, in evaluation mode.
+        processor: What turns rows into its inputs.
+        checkpoint: Where it came from.
+        plan: How to compute here.
+    """
+
+    task: Task
+    model: Any
+    processor: Any
+    checkpoint: Checkpoint
+    plan: SpeedPlan
+
+    def compute(self, encoded: Any) -> list[Any]:
+        """Return the model's output for each encoded row; every process computes its part."""
+        from startup_llm.training.inference import predict_answers
+
+        return predict_answers(self.task, self.model, encoded, self.processor, self.plan)
+
+    def answer(self, columns: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+        """Return the answers to rows, given by column."""
+        import datasets
+
+        rows = datasets.Dataset.from_dict(dict(columns))
+        if not rows:
+            return []
+        predictor = self.task.predictor
+        encoded = predictor.encode(rows, self.processor)
+        return predictor.answer(self.compute(encoded), encoded, rows, self.processor, self.model.config)
+
+    def describe(self) -> str:
+        """Return the model's name, and the type of numbers that it computes in."""
+        return f"model {self.checkpoint.name}, {self.plan.compute_dtype}"
+
+
+def load_answering_model(config: PredictConfig, files: PredictionFiles, device: torch.device) -> AnsweringModel:
+    """Load a run's model; the main process checks it for all.
+
+    Args:
+        config: How to compute, and how much a model writes.
+        files: The run.
+        device: Where the model goes.
+
+    Raises:
+        UserError: If the folder holds no model for the task, or an option asks for what it does not do.
+    """
+    from startup_llm.models.checkpoints import check_head, load_checkpoint
+    from startup_llm.models.pretrained import load_config
+    from startup_llm.training.processes import call_on_main_process, hide_library_bars
+    from startup_llm.training.speed import plan_speed, use_plan
+    from startup_llm.training.trained_model import load_trained_processor
+
+    hide_library_bars()
+    task, saved = files.task, files.task.saved_model
+    checkpoint = call_on_main_process(lambda: load_checkpoint(ModelConfig(checkpoint=str(files.model))))
+    path = str(checkpoint.path)
+    if not saved.has_own_format(path):
+        call_on_main_process(lambda: load_config(checkpoint, trust_remote_code=False))
+        call_on_main_process(lambda: check_head(checkpoint, saved.find_auto_class(path)))
+    processor = load_trained_processor(task, checkpoint)
+    model = saved.load(path).to(device)
+    if config.max_new_tokens is not None:
+        if not hasattr(model, "generation_config"):
+            raise UserError(f"max_new_tokens {config.max_new_tokens}: {task.tag} writes nothing; leave it out")
+        model.generation_config.max_new_tokens = config.max_new_tokens
+    dtype = None if config.compute_dtype == "auto" else config.compute_dtype
+    plan = call_on_main_process(lambda: plan_speed(SpeedConfig(compute_dtype=dtype)))
+    use_plan(plan, SpeedConfig())
+    return AnsweringModel(task, model, processor, checkpoint, plan)
