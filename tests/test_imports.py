@@ -148,6 +148,18 @@ def test_package_does_not_print():
     assert [line for path, source in sources.items() for line in find_prints(path, source)] == []
 
 
+def test_the_console_is_reached_through_the_reporter_that_a_recipe_hands_over():
+    """One line of an error is written before there is a reporter, and the answers of predict.py are data."""
+    allowed = {"startup_llm/errors.py", "startup_llm/data/streams.py"}
+    writers = {
+        path.as_posix()
+        for path in MODULES
+        for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in ("sys.stdout", "sys.stderr")
+    }
+    assert writers <= allowed
+
+
 def test_a_print_would_be_found():
     assert find_prints(Path("startup_llm/errors.py"), "def tell():\n    print(1)") == [
         "startup_llm/errors.py:2 prints"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -65,10 +66,42 @@ def finished_run(tiny_checkpoint, tmp_path_factory) -> Path:
     """A whole run through `accelerate launch` on a CSV of one's own."""
     folder = tmp_path_factory.mktemp("finished")
     table = write_rows(folder / "tickets.csv", greetings())
-    launch = [Path(sys.executable).with_name("accelerate"), "launch", RECIPE, "--data.train_file", table]
+    given = re.search(r"^LAUNCH \?= (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
+    launch = [Path(sys.executable).with_name("accelerate"), "launch", *given, RECIPE, "--data.train_file", table]
     words = ["--model.checkpoint", tiny_checkpoint("bert"), "--run_dir", folder / "run", *QUICK]
-    subprocess.run([str(word) for word in (*launch, *words)], cwd=folder, check=True, capture_output=True, text=True)
+    command = [str(word) for word in (*launch, *words)]
+    done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+    (folder / "stdout.txt").write_text(done.stdout)
+    (folder / "stderr.txt").write_text(done.stderr)
     return folder / "run"
+
+
+def test_a_log_of_a_run_holds_lines_alone_and_nothing_of_libraries(finished_run):
+    lines = (finished_run.parent / "stdout.txt").read_text().splitlines()
+    assert (finished_run.parent / "stderr.txt").read_text() == ""
+    assert not [line for line in lines if "\x1b" in line or "\r" in line or line.startswith("{")]
+    epochs = [line for line in lines if line.startswith("epoch ")]
+    assert len(epochs) == 1
+    assert re.fullmatch(
+        r"epoch 0\.\d+/1: loss \d\.\d{4}, validation accuracy [\d.]+ % \(best so far\), trained in [\d.]+ s", epochs[0]
+    )
+
+
+def test_a_run_ends_with_each_model_s_figure_the_comparisons_and_what_can_be_done_next(finished_run):
+    results = json.loads((finished_run / "results.json").read_text())
+    text = (finished_run.parent / "stdout.txt").read_text()
+    table = [line.split() for line in text.splitlines() if line.split() and line.split()[0] in results["models"]]
+    shown = {name: float(value) for name, value, unit, *_ in table if unit == "%"}
+    expected = {name: round(100 * scores["accuracy"]["value"], 1) for name, scores in results["models"].items()}
+    assert shown == expected
+    assert list(shown.values()) == sorted(shown.values(), reverse=True)
+    assert "\n".join(results["sentences"]) in text
+    assert text.rstrip().splitlines()[-4:] == [
+        "next:",
+        f"  python recipes/predict.py --run {finished_run} --input FILE --output ANSWERS",
+        f"  python recipes/evaluate.py --model {finished_run}",
+        f"  python recipes/push.py --run {finished_run} --repo ACCOUNT/run --dry_run FOLDER",
+    ]
 
 
 def test_a_run_leaves_model_adapter_numbers_report_and_card(finished_run):
