@@ -16,6 +16,8 @@ from startup_llm.evaluation.environment import read_peak_memory_bytes
 from startup_llm.training.processes import is_sharded
 
 if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
     from startup_llm.config import FinetuneConfig
     from startup_llm.session import Session
     from startup_llm.training.finetuning import Prepared
@@ -137,39 +139,73 @@ def estimate_run(
     batches = [np.asarray(rows) for rows in _cut(list(trainer._get_train_sampler()), trainer.args.train_batch_size)]
     tokens = np.array([len(rows) * lengths[rows].max() for rows in batches], dtype=float)
     order = np.argsort(tokens)
-    chosen = [batches[order[len(order) // 2]], batches[order[-1]]]
+    timed = [order[len(order) // 2], order[-1]]
     try:
-        seconds = [_time_step(trainer, prepared, rows) for rows in chosen]
+        seconds = [_time_step(trainer, prepared, batches[place]) for place in timed]
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
         raise _explain_memory(trainer, prepared, None, available, before) from None
-    median, longest = (float(len(rows) * lengths[rows].max()) for rows in chosen)
+    per_epoch = _sum_steps(tokens, tokens[timed], seconds) / trainer.args.world_size
+    epochs = _count_epochs(trainer.args, len(batches))
+    evaluation = _estimate_evaluation(trainer, prepared, epochs, per_epoch, probe_seconds)
+    total = elapsed_seconds + STEP_OVERHEAD * epochs * per_epoch + evaluation + CLOSING_SECONDS
+    memory = _estimate_memory(trainer, prepared, trained, before)
+    if memory > available:
+        raise _explain_memory(trainer, prepared, memory, available, before)
+    return Estimate(total, memory, None if dollars_per_hour is None else total / 3600 * dollars_per_hour)
+
+
+def _sum_steps(tokens: np.ndarray, measured: np.ndarray, seconds: list[float]) -> float:
+    """Return the seconds of an epoch's steps, which grow with their tokens as those of a median and a long one do.
+
+    Args:
+        tokens: Padded tokens of each step.
+        measured: Those of the median and of the longest step.
+        seconds: What these two took.
+    """
+    median, longest = measured
     slope = (seconds[1] - seconds[0]) / (longest - median) if longest > 1.2 * median else seconds[1] / longest
     slope = min(max(slope, 0.0), seconds[1] / longest)
-    per_epoch = float(np.sum(seconds[0] + slope * (tokens - median))) / trainer.args.world_size
-    epochs = trainer.args.num_train_epochs
-    if trainer.args.max_steps > 0:
-        passes = trainer.args.max_steps * trainer.args.gradient_accumulation_steps
-        epochs = passes * trainer.args.world_size / len(batches)
-    counted = {name: float(np.sum(rows["length"])) for name, rows in prepared.encoded.items()}
-    per_token = per_epoch * trainer.args.world_size / counted["train"] / 3
+    return float(np.sum(seconds[0] + slope * (tokens - median)))
+
+
+def _count_epochs(arguments: TrainingArguments, batches: int) -> float:
+    """Return the epochs that the steps come to, given the number of a process's batches in one."""
+    if arguments.max_steps <= 0:
+        return arguments.num_train_epochs
+    return arguments.max_steps * arguments.gradient_accumulation_steps * arguments.world_size / batches
+
+
+def _estimate_evaluation(
+    trainer: HeadTrainer, prepared: Prepared, epochs: float, epoch_seconds: float, probe_seconds: float | None
+) -> float:
+    """Return the seconds of all that is computed without a gradient: validation, test rows, and kept states."""
+    counts = {name: float(np.sum(rows["length"])) for name, rows in prepared.encoded.items()}
+    per_token = epoch_seconds * trainer.args.world_size / counts["train"] / 3
     if probe_seconds is not None:
-        per_token = probe_seconds / (counted["train"] + counted["test"])
+        per_token = probe_seconds / (counts["train"] + counts["test"])
     kept, rows = trainer.kept_states, len(trainer.train_dataset)
-    first_epoch = counted["train"] * (1 - kept.row_count / rows) if kept else 0.0  # of lower blocks, at the most
-    evaluated = first_epoch + 1.3 * counted["test"] + epochs * counted.get("validation", 0.0)
-    total = elapsed_seconds + STEP_OVERHEAD * epochs * per_epoch + evaluated * per_token + CLOSING_SECONDS
+    first_epoch = counts["train"] * (1 - kept.row_count / rows) if kept else 0.0  # of lower blocks, at the most
+    return (first_epoch + 1.3 * counts["test"] + epochs * counts.get("validation", 0.0)) * per_token
+
+
+def _estimate_memory(trainer: HeadTrainer, prepared: Prepared, trained: int, before: int) -> int:
+    """Return the bytes that the run will hold at its peak, after two of its steps.
+
+    Args:
+        trainer: Its model.
+        prepared: The plan.
+        trained: Number of trained weights.
+        before: Bytes held before those steps.
+    """
     peak, plan = read_peak_memory_bytes(), prepared.plan
     # where freed memory is kept, the steps' peak is what is held after them; an earlier stage's may be higher
     held = read_memory_bytes() if plan.device == "cpu" and not plan.plain else peak
     holes = int((HEAP_HOLES - 1) * max(held - before, 0)) if plan.device == "cpu" else 0
     adapted = hasattr(trainer.model, "peft_config")  # it is merged into a second copy of the weights, in float32
     copy = 4 * sum(p.numel() for p in trainer.model.parameters()) if adapted else 0
-    memory = max(peak, held + holes + 8 * trained + copy)  # Adam keeps two float32 figures for each weight
-    if memory > available:
-        raise _explain_memory(trainer, prepared, memory, available, before)
-    return Estimate(total, memory, None if dollars_per_hour is None else total / 3600 * dollars_per_hour)
+    return max(peak, held + holes + 8 * trained + copy)  # Adam keeps two float32 figures for each weight
 
 
 def read_memory_bytes() -> int:
