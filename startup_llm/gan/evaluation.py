@@ -14,8 +14,8 @@ from startup_llm.gan.image_gan import draw_labelled_images
 from startup_llm.gan.metrics import compute_frechet_distance, compute_precision_recall
 
 if TYPE_CHECKING:
-    from startup_llm.gan.options import GanConfig
     from startup_llm.data.digits import LabelledImages
+    from startup_llm.gan.options import GanConfig
     from startup_llm.models.scratch.gan import ImageGenerator
 
 ON_GENERATED, ON_REAL = "train-on-generated", "train-on-real"

@@ -11,8 +11,8 @@ import numpy as np
 from startup_llm.gan.image_gan import draw_labelled_images
 
 if TYPE_CHECKING:
-    from startup_llm.gan.options import GanConfig
     from startup_llm.gan.image_gan import AdversarialTrainer
+    from startup_llm.gan.options import GanConfig
     from startup_llm.models.scratch.gan import ImageGenerator
     from startup_llm.run_folder import RunFolder
     from startup_llm.session import Session
