@@ -295,8 +295,9 @@ def _train_public(
     )
 
     from startup_llm.tasks import load_task
+    from startup_llm.tasks.checkpoint import load_task_checkpoint
 
-    data, path = _load(config), load_task("text-classification").load_checkpoint(config.model).path
+    data, path = _load(config), load_task_checkpoint(load_task("text-classification"), config.model).path
     tokenizer = AutoTokenizer.from_pretrained(path)
     padding = {} if pad_to_longest else {"padding": "max_length"}
 
@@ -353,8 +354,9 @@ def _train_setfit(config: BenchmarkConfig, started: float) -> dict[str, Any]:
     from setfit import SetFitModel, Trainer, TrainingArguments
 
     from startup_llm.tasks import load_task
+    from startup_llm.tasks.checkpoint import load_task_checkpoint
 
-    data, path = _load(config), load_task("text-classification").load_checkpoint(config.model).path
+    data, path = _load(config), load_task_checkpoint(load_task("text-classification"), config.model).path
     columns = ["text", "label"]
     train, test = (data.splits[name].select_columns(columns) for name in ("train", "test"))
     model = SetFitModel.from_pretrained(str(path))

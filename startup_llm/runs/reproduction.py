@@ -24,6 +24,7 @@ from startup_llm.run_folder import RESULTS, RUN_LOCK, read_run_lock
 from startup_llm.runs.lock import CHECKPOINT_FILES, find_files
 from startup_llm.runs.lock_schema import check_lock
 from startup_llm.tasks import load_task
+from startup_llm.tasks.checkpoint import load_task_checkpoint
 
 if TYPE_CHECKING:
     from startup_llm.config import ReproduceConfig
@@ -313,7 +314,7 @@ def find_changed_files(run: Path, lock: Mapping[str, Any], config: Any) -> tuple
                 changed += _compare_hash(Path(str(folder / file["path"])), file["sha256"])
     if not lock["checkpoint"]["files"]:  # random weights
         return changed, []
-    checkpoint = load_task(config.task).load_checkpoint(config.model)
+    checkpoint = load_task_checkpoint(load_task(config.task), config.model)
     folder, expected = Path(checkpoint.path), lock["checkpoint"]["files"]
     for name, digest in expected.items():
         changed += _compare_hash(folder / name, digest)
