@@ -33,7 +33,7 @@ def align(session: Session[AlignConfig]) -> None:
     name_checkpoint(task, config.model)  # one has to be, before the data is read
 
     with stage("data"):
-        preferences.check_preference_tuning(config, train_section)
+        preferences.check_preference_tuning(config, session.train_section)
         data = task.load_data(config.data, config.evaluation)
         task.check_method(config.method, data)
         session.report(f"data: {data.describe()}", *data.notes)

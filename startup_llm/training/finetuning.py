@@ -97,7 +97,7 @@ class Prepared:
         return predict_scores(self.task, model, encoded, self.processor, plan or self.plan)
 
     def describe(self) -> list[str]:
-        """Return notes on the model, the plan and what the processor does not take, and how much of each split was cut."""
+        """Return notes on the model, the plan and the rows, and how much of each split was cut."""
         cut_splits = [
             f"{name}: {cut.rows} rows cut{f' ({cut.targets} of them in their target)' if cut.targets else ''}, "
             f"{cut.tokens_share:.2%} of the tokens lost"
