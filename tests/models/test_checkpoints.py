@@ -21,7 +21,7 @@ from startup_llm.models import checkpoints
 from startup_llm.models.checkpoints import PACKAGED, load_checkpoint, load_tokenizer
 from startup_llm.models.hashes import compute_sha256
 from startup_llm.tasks import TASKS, load_task
-from startup_llm.tasks.checkpoint import name_checkpoint
+from startup_llm.tasks.checkpoint import load_task_checkpoint, name_checkpoint
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 WEIGHTS = save({"weight": np.zeros(1, np.float32)})
@@ -70,7 +70,7 @@ def test_task_without_a_checkpoint_takes_its_packaged_one_or_names_an_example(ta
 
 def test_default_of_text_generation_is_a_language_model_and_of_classification_an_encoder():
     assert load_task("text-generation").default_checkpoint == "HuggingFaceTB/SmolLM2-135M-Instruct"
-    assert load_task("text-classification").load_checkpoint(ModelConfig()).name == MINILM
+    assert load_task_checkpoint(load_task("text-classification"), ModelConfig()).name == MINILM
 
 
 def package_copy(monkeypatch, tmp_path: Path, weights: bytes) -> str:
