@@ -79,7 +79,8 @@ def finish_run(
         scores = score_models(metrics, task.references(test), predictions, candidate, config.evaluation)
         errors = task.describe_errors(test, outputs, predictions[candidate], data)
         written = task.write_samples(model, prepared.processor, test)
-        gallery = _add_untuned([*errors.pop("gallery", []), *written], untuned_gallery) + trained.samples
+        finished = _add_untuned([*errors.pop("gallery", []), *written], untuned_gallery)
+        gallery = [*finished, *trained.samples]
         errors |= {"gallery": gallery} if gallery else {}
         task.predictor.write_files(run.path, data, outputs, prepared.processor)
     with stage("reload gate"):
