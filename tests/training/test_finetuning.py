@@ -230,7 +230,7 @@ def test_prediction_does_not_depend_on_the_batch_size(finetuned):
 
 def test_probe_written_into_the_head_gives_the_probes_own_predictions(finetuned, architecture):
     steps = finetuned(architecture)
-    decided = steps.decide(steps.probe_logits, "test")
+    decided = steps.read_predictions(steps.probe_logits, "test")
     np.testing.assert_array_equal(decided, steps.probe)
     assert len(set(steps.probe.tolist())) > 1
 
@@ -238,7 +238,7 @@ def test_probe_written_into_the_head_gives_the_probes_own_predictions(finetuned,
 @pytest.mark.parametrize("kind", KINDS)
 def test_probe_of_every_kind_of_label_is_what_the_head_gives(finetuned, kind):
     steps = finetuned("bert", kind)
-    decided = steps.decide(steps.probe_logits, "test")
+    decided = steps.read_predictions(steps.probe_logits, "test")
     np.testing.assert_allclose(decided, steps.probe, atol=1e-4)
 
 
@@ -329,7 +329,7 @@ def test_trained_weights_are_those_of_the_best_checkpoint(finetuned, tiny_checkp
     scores = {e["epoch"]: e["eval_accuracy"] for e in steps.trained.history if "eval_accuracy" in e}
     assert sorted(scores) == [1, 2, 3]
     rows, data = steps.prepared.encoded["validation"], steps.prepared.data
-    decided = steps.decide(steps.prepared.predict(steps.merged, rows), "validation")
+    decided = steps.read_predictions(steps.prepared.predict(steps.merged, rows), "validation")
     assert (decided == np.asarray(data.splits["validation"]["label"])).mean() == max(scores.values())
 
 

@@ -85,7 +85,7 @@ def test_a_t5_is_trained_generates_and_reloads(t5, tmp_path, method):
 
 
 def ask_by_the_card(model_folder, text):
-    code = TASK.load_code.replace("REPOSITORY", str(model_folder)).replace('"a text"', repr(text))
+    code = TASK.saved_model.load_code.replace("REPOSITORY", str(model_folder)).replace('"a text"', repr(text))
     names = {}
     exec(compile(code, "card", "exec"), names)
     return names["texts"][0]
