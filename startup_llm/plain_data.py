@@ -84,6 +84,41 @@ def decompress_gzip(name: str, content: bytes) -> bytes:
     return b"".join(parts)
 
 
+class _LimitedExpansion(io.RawIOBase):
+    """A gzip file's content, unless it becomes a hundred times as much as the file."""
+
+    def __init__(self, path: str) -> None:
+        self._path, self._size = path, 0
+        self._packed = os.stat(path).st_size
+        self._stream = gzip.open(path)  # noqa: SIM115
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._stream.readinto(buffer)
+        self._size += count
+        if self._size > (limit := max(MIN_EXPANDED_BYTES, MAX_EXPANSION * self._packed)):
+            raise UserError(
+                f"{self._path}: {self._packed:,} bytes expand to more than {limit:,}; "
+                "if that is right, decompress the file and name it without .gz"
+            )
+        return count
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+def open_gzip(path: str) -> IO[bytes]:
+    """Open a gzip file to be read from its beginning to its end, unless it becomes a hundred times as much.
+
+    Raises:
+        UserError: While reading, if it expands too far.
+    """
+    return io.BufferedReader(_LimitedExpansion(path), 1 << 16)
+
+
 def parse_json(text: str) -> Any:
     """Parse JSON.
 

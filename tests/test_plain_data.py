@@ -13,6 +13,7 @@ from startup_llm.errors import UserError
 from startup_llm.plain_data import (
     check_regular_file,
     decompress_gzip,
+    open_gzip,
     parse_json,
     read_bytes,
     read_json,
@@ -132,3 +133,14 @@ def test_parsing_names_the_place():
         with pytest.raises(ValueError, match=words) as caught:
             parse_json(text)
         assert not isinstance(caught.value, json.JSONDecodeError)
+
+
+def test_a_gzip_file_is_read_as_a_stream_unless_it_expands_too_far(tmp_path, monkeypatch):
+    monkeypatch.setattr(plain_data, "MIN_EXPANDED_BYTES", 1 << 20)
+    file = tmp_path / "a.csv.gz"
+    file.write_bytes(gzip.compress(b"x\n" * 900))
+    with open_gzip(str(file)) as stream:
+        assert list(stream) == [b"x\n"] * 900
+    file.write_bytes(gzip.compress(b"x" * (1 << 24)))
+    with open_gzip(str(file)) as stream, pytest.raises(UserError, match="decompress the file and name it"):
+        stream.read()

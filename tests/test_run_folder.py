@@ -568,6 +568,11 @@ def test_a_disk_that_gets_full_at_any_moment_keeps_the_finished_run(kibibytes, s
     assert os.listdir(small_disk) == ["a"]
 
 
+def _let_sigint_through() -> None:
+    """Undo that a shell's background jobs ignore SIGINT, which their children inherit."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("steps", [0, 2])
 def test_a_signal_says_how_to_go_on_and_leaves_no_lock(number, code, steps, tmp_path):
@@ -582,7 +587,9 @@ def test_a_signal_says_how_to_go_on_and_leaves_no_lock(number, code, steps, tmp_
         "run_recipe(main)\n"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "a"), str(steps)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_let_sigint_through
+    ) as process:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
         err = process.communicate(timeout=30)[1]

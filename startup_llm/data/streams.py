@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from startup_llm.data.sources import EXTENSIONS, KNOWN_EXTENSIONS, check_header
 from startup_llm.errors import UserError, nearest
-from startup_llm.plain_data import check_regular_file, parse_json
+from startup_llm.plain_data import check_regular_file, open_gzip, parse_json
 from startup_llm.written_files import NewFile, find_owner
 
 if TYPE_CHECKING:
@@ -127,13 +127,17 @@ class RowSource:
                 yield Piece(start, piece.rows, piece.table)
                 start += len(piece)
 
+    @property
+    def _is_packed(self) -> bool:
+        return self.path.lower().endswith(".gz")
+
     def _open(self) -> AbstractContextManager[Any]:
         if self.path == PIPE:
             return contextlib.nullcontext(sys.stdin.buffer)
         if self.format == "folder":
             return contextlib.nullcontext()
         try:
-            return gzip.open(self.path) if self.path.lower().endswith(".gz") else open(self.path, "rb")
+            return open_gzip(self.path) if self._is_packed else open(self.path, "rb")
         except PermissionError:
             raise UserError(f"{self.path} cannot be read: permission denied; change its permissions") from None
 
@@ -225,7 +229,7 @@ class RowSource:
 
         with contextlib.ExitStack() as stack:
             try:
-                if isinstance(stream, gzip.GzipFile):  # Parquet is read from its end, which gzip cannot reach
+                if self._is_packed:  # Parquet is read from its end, which gzip cannot reach
                     unzipped = stack.enter_context(tempfile.TemporaryFile())
                     shutil.copyfileobj(stream, unzipped)
                     stream = unzipped

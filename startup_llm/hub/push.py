@@ -29,7 +29,7 @@ from startup_llm.hub.published_folder import (
     build_published_folder,
     describe,
 )
-from startup_llm.run_folder import read_results
+from startup_llm.run_folder import read_results, require_results
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi, RepoFile
@@ -204,6 +204,7 @@ def _prepare(config: PushConfig, cards: Path, token: str | None) -> PublishedFol
 def _build_published_run(config: PushConfig) -> PublishedFolder:
     run = Path(config.run or "")
     results = read_results(run)
+    require_results(results, run, ("task", "method", "decides", "models"))
     what = config.what
     if what == "auto":
         what = "both" if (run / ADAPTER_FOLDER).is_dir() else "merged"

@@ -177,7 +177,8 @@ CASES: dict[str, list[object]] = {
     **{f"folder {f}": ["pretrain", "--data.data_dir", f] for f in FOLDERS},
     **{f"config {f}": ["finetune", "--config", f] for f in CONFIGS},
     **{f"suite {f}": ["evaluate", "--model", "base", "--suite", f] for f in CONFIGS if f != "rows.csv"},
-    **{f"answered file {f}": [*PREDICT, "--input", f] for f in FILES},
+    # rows are answered as they come, so many of them are work, and a bomb takes as long as its first 256 MiB
+    **{f"answered file {f}": [*PREDICT, "--input", f] for f in FILES if not f.startswith("bomb")},
     **{f"run {r} predicts": [*PREDICT, "--input", "rows.csv", "--run", f"run_{r}"] for r in RUNS},
     **{f"run {r} is measured": ["evaluate", "--model", f"run_{r}"] for r in RUNS},
     **{f"run {r} is pushed": ["push", "--run", f"run_{r}", "--repo", "me/x", "--dry_run", "OUT"] for r in RUNS},
