@@ -90,7 +90,7 @@ def _render(content: dict[str, Any]) -> Iterator[str]:
         yield f"| {' | '.join([*cells, finding['meaning'], finding['advice']])} |"
     found = {finding["kind"] for finding in findings}
     yield ""
-    yield f"Nothing was found of: {', '.join(kind for kind in KINDS if kind not in found) or 'none of the kinds'}."
+    yield f"No findings of: {', '.join(kind for kind in KINDS if kind not in found) or 'none of the kinds'}."
     yield ""
     yield "| length | " + " | ".join(statistics["lengths"]["words"]) + " |"
     yield "|---|" + "---:|" * len(statistics["lengths"]["words"])

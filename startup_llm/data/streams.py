@@ -501,8 +501,9 @@ def _check_file(path: Path) -> None:
     try:
         os.stat(path)
     except FileNotFoundError:
-        siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(f"no such file: {path}{nearest(path.name, siblings)}") from None
+        siblings = path.parent.iterdir() if path.parent.is_dir() else ()
+        similar = [entry.name for entry in siblings if bool(entry.suffix) == bool(path.suffix)]  # a table is no folder
+        raise UserError(f"no such file: {path}{nearest(path.name, similar)}") from None
     except (OSError, ValueError):
         pass
     check_regular_file(path)

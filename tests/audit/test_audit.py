@@ -234,7 +234,7 @@ def test_every_audit_and_the_card_count_the_same_personal_data_in_a_helpdesk_exp
     expected = {"phone": 2, "ip_address": 1}
     full = audit_rows(config)
     assert full.findings["personal-data"].details == expected
-    whole = audit_before_publishing(load_splits(config.data), config)
+    whole = audit_before_publishing(load_splits(config.data), config, labelled=True)
     assert whole.findings["personal-data"].details == expected
     data = load_rows("text-classification", config.data)
     quick = {found["kind"]: found["count"] for found in audit_task_data(data, "quick")["findings"]}
