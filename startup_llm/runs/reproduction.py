@@ -314,10 +314,15 @@ def find_changed_files(run: Path, lock: Mapping[str, Any], config: Any) -> tuple
                 changed += _compare_hash(Path(str(folder / file["path"])), file["sha256"])
     if not lock["checkpoint"]["files"]:  # random weights
         return changed, []
-    checkpoint = load_task_checkpoint(load_task(config.task), config.model)
-    folder, expected = Path(checkpoint.path), lock["checkpoint"]["files"]
-    for name, digest in expected.items():
-        changed += _compare_hash(folder / name, digest)
+    expected = lock["checkpoint"]["files"]
+    named = Path(config.model.checkpoint or "")
+    if config.model.checkpoint and named.is_dir():  # before it is read: a changed file may be no checkpoint any more
+        changed += _compare_hashes(named, expected)
+        if changed:
+            return changed, []
+    folder = Path(load_task_checkpoint(load_task(config.task), config.model).path)
+    if folder != named:
+        changed += _compare_hashes(folder, expected)
     added = sorted(set(find_files(folder, CHECKPOINT_FILES)) - set(expected))
     return changed, [f"the checkpoint has a file that it had not: {folder / name}" for name in added]
 
@@ -400,6 +405,10 @@ def _list_files(lock: Mapping[str, Any]) -> dict[str, str]:
     """Return the SHA-256 of each data file that is not shipped with the package, by its path."""
     sources = [source for source in lock["data"] if source.get("dataset") is None]
     return {file["path"]: file["sha256"] for source in sources for file in source.get("files", ())}
+
+
+def _compare_hashes(folder: Path, expected: Mapping[str, str]) -> list[str]:
+    return [line for name, digest in expected.items() for line in _compare_hash(folder / name, digest)]
 
 
 def _compare_hash(file: Path, expected: str) -> list[str]:
