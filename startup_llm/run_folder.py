@@ -121,6 +121,10 @@ class RunFolder:
     def _acquire_lock(self) -> None:
         if self.final.exists() and not self.final.is_dir():
             raise UserError(f"run_dir {self.final} is a file; name a folder that does not exist yet")
+        if self.final.is_symlink() and not self.final.is_dir():
+            raise UserError(
+                f"run_dir {self.final} is a symbolic link to no folder; name a folder that does not exist yet"
+            )
         while True:
             try:
                 self.final.parent.mkdir(parents=True, exist_ok=True)

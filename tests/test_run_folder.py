@@ -190,6 +190,13 @@ def test_file_in_the_place_of_the_folder_is_refused(tmp_path):
     assert refuse(tmp_path / "a") == f"run_dir {tmp_path / 'a'} is a file; name a folder that does not exist yet"
 
 
+@pytest.mark.parametrize("target", ["a", "nowhere"])
+def test_a_link_to_no_folder_is_refused_before_the_run(target, tmp_path):
+    (tmp_path / "a").symlink_to(tmp_path / target)
+    assert "is a symbolic link to no folder" in refuse(tmp_path / "a")
+    assert os.listdir(tmp_path) == ["a"]
+
+
 def test_file_among_the_parents_is_refused(tmp_path):
     (tmp_path / "a").write_text("")
     assert refuse(tmp_path / "a" / "b").startswith(f"cannot write run_dir {tmp_path / 'a' / 'b'}: ")

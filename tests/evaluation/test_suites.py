@@ -43,7 +43,7 @@ def test_every_shipped_suite_can_be_read(file):
         ("one: {data: {dataset: x}, metrics: [acuracy]}", "unknown metric acuracy; did you mean accuracy?"),
         ("one: {data: {dataset: x}, metrics: [zzz]}", "unknown metric zzz; metrics: accuracy, macro_f1"),
         ("one: {data: {dataset: x}, metrics: [bleu], task: summarization}", "unknown metric bleu; metrics: rouge_l"),
-        ("- one", "expected a mapping"),
+        ("- one", "it holds a list"),
         ("one: [", "no YAML file"),
     ],
 )

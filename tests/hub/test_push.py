@@ -267,7 +267,7 @@ def test_what_a_person_wrote_on_the_card_survives(hub, run, push):
 
 def test_a_card_that_cannot_be_merged_is_left_alone_and_can_be_proposed(hub, run, push):
     push()
-    card = hub.files("me/mine")["README.md"].replace(b"It is shown to be better", b"It is clearly better")
+    card = hub.files("me/mine")["README.md"].replace(b"It is significantly better", b"It is clearly better")
     edit = hub.commit("me/mine", {"README.md": card})
     train_again(run, 123)
     with pytest.raises(

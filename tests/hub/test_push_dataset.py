@@ -19,6 +19,7 @@ from loopback_hub import TOKEN, LoopbackHub
 from startup_llm.config import LabelledTextData, PushConfig
 from startup_llm.errors import UserError
 from startup_llm.hub import push as hub_push
+from startup_llm.tasks.vision.options import LabelledImageData
 
 ROOT = Path(__file__).parents[2]
 CARDS = ROOT / "data_cards"
@@ -131,7 +132,7 @@ def test_personal_data_and_leaks_stop_a_publication_until_they_are_allowed_by_na
     assert hub.requests == []
     assert not (tmp_path / "dry").exists()
     push(data, allow_findings=kind)
-    assert f"as whoever published it allowed: {kind}." in hub.files(REPO)["README.md"].decode()
+    assert f"as allowed by the publisher: {kind}." in hub.files(REPO)["README.md"].decode()
 
 
 def test_an_example_is_masked_in_the_refusal_and_in_what_is_published(hub, tmp_path, push):
@@ -241,7 +242,7 @@ def test_a_missing_library_is_named_with_its_extra_before_a_row_is_read(preview,
 
 
 def test_images_are_published_once_a_person_has_looked_at_them(preview, tmp_path):
-    digits = LabelledTextData(dataset="digits", max_train_rows=30, max_test_rows=20)
+    digits = LabelledImageData(dataset="digits", max_train_rows=30, max_test_rows=20)
     with pytest.raises(UserError, match=r"not-searched: 50\); .*--allow_findings not-searched$"):
         preview(digits, task="image-classification")
     shown = preview(digits, task="image-classification", allow_findings="not-searched")

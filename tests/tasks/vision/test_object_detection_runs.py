@@ -84,7 +84,7 @@ def test_coco_rtdetr_trains_an_adapter_on_coco_s_own_columns(coco_run, run_recip
     assert set(results["per_class"]) == {"red", "green", "blue"}
     assert {item["kind"] for item in results["gallery"]} == {"image"}
     page, card = (run / "report.html").read_text(), (run / "README.md").read_text()
-    assert "Weakest average precision first." in page
+    assert "Lowest average precision first." in page
     assert 'pipeline("object-detection"' in card
     assert "Classes with the lowest average precision" in card
 
