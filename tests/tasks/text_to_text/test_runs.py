@@ -171,11 +171,15 @@ def test_dialogsum_t5_runs_and_answers(run_recipe, tmp_path):
     ("words", "message"),
     [
         (["--model.name", "gpt"], "model.name gpt: translation has the reference models transformer and t5"),
-        (["--model.tokenizer", "wordpiece"], "model.tokenizer wordpiece: a transformer of translation reads bpe"),
-        (["--model.tokenizer", "byte"], "model.tokenizer byte: a transformer of translation reads bpe"),
+        (["--model.tokenizer", "wordpiece"], "option model.tokenizer: expected 'bpe', got wordpiece"),
+        (["--model.tokenizer", "byte"], "option model.tokenizer: expected 'bpe', got byte"),
+        (["--model.name", "t5"], "unknown option model.label_smoothing for t5; it belongs to transformer"),
         (["--model.vocab_size", 100], "vocab_size (100) must be at least 259"),
-        (["--model.label_smoothing", 1.5], "label_smoothing (1.5) must be at least 0 and below 1"),
-        (["--model.name", "t5", "--model.heads", 5], "width (256) must be divisible by heads (5); try heads=4"),
+        (
+            ["--model.label_smoothing", 1.5],
+            "option model.label_smoothing: expected a number of at least 0 and below 1, got 1.5",
+        ),
+        (["--model.heads", 5], "width (256) must be divisible by heads (5); try heads=4"),
     ],
 )
 def test_a_reference_model_that_cannot_be_is_one_line(words, message, run_recipe, tmp_path):
