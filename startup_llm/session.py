@@ -79,5 +79,5 @@ class Session(Generic[Config]):
         }
 
     def describe_process(self) -> dict[str, Any]:
-        """Return the command, the versions of packages and the machine, of which every recipe's results tell."""
-        return {"command": self.command, "versions": read_versions(), "hardware": describe_hardware()}
+        """Return the machine, the versions of packages and the command, of which every recipe's results tell."""
+        return {"hardware": describe_hardware(), "versions": read_versions(), "command": self.command}
