@@ -10,7 +10,7 @@ from startup_llm.models.checkpoints import load_checkpoint
 from startup_llm.tasks import load_task
 from startup_llm.tasks.vision.detector import compute_detections
 from startup_llm.tasks.vision.metrics import AVERAGE_PRECISION_50
-from startup_llm.tasks.vision.options import DetectionData, ScratchDetector
+from startup_llm.tasks.vision.options import DetectionData, ScratchDetector, ScratchVit
 
 TAG = "object-detection"
 SMALL = ScratchDetector(name="rt-detr", image_size=48, width=32, layers=1, heads=2, queries=6, dropout=0.0)
@@ -181,7 +181,6 @@ def test_a_small_rt_detr_learns_to_find_squares_and_reads_back(squares, tmp_path
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": "vit"}, "model.name vit: object-detection has the reference model rt-detr"),
         ({"image_size": 50}, r"model.image_size \(50\) must be a multiple of 16; try 64"),
         ({"queries": 500}, r"model.queries \(500\) must be from 1 to 45"),
     ],
@@ -191,6 +190,11 @@ def test_a_model_that_cannot_be_is_refused(squares, change, message):
 
     with pytest.raises(UserError, match=message):
         load_task(TAG).reference_models.build(squares, dataclasses.replace(SMALL, **change), "eager")
+
+
+def test_another_reference_model_is_refused(squares):
+    with pytest.raises(UserError, match=r"model.name vit: object-detection has no reference model of that name"):
+        load_task(TAG).reference_models.build(squares, ScratchVit(name="vit"), "eager")
 
 
 def test_a_probe_and_an_adapter_on_shared_heads_are_refused(squares, tmp_path):
