@@ -63,34 +63,12 @@ def read_bytes(path: str | Path) -> bytes:
         return file.read()
 
 
-def decompress_gzip(name: str, content: bytes) -> bytes:
-    """Decompress a gzip file's bytes, unless they would become a hundred times as many.
-
-    Raises:
-        UserError: If it is no whole gzip file, or expands too far.
-    """
-    parts, size, limit = [], 0, max(MIN_EXPANDED_BYTES, MAX_EXPANSION * len(content))
-    try:
-        with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
-            while part := stream.read(1 << 20):
-                parts.append(part)
-                if (size := size + len(part)) > limit:
-                    raise UserError(
-                        f"{name}: {len(content):,} bytes expand to more than {limit:,}; "
-                        "if that is right, decompress the file and name it without .gz"
-                    )
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{name}: not a readable gzip file ({error}); compress or copy it again") from error
-    return b"".join(parts)
-
-
 class _LimitedExpansion(io.RawIOBase):
     """A gzip file's content, unless it becomes a hundred times as much as the file."""
 
-    def __init__(self, path: str) -> None:
-        self._path, self._size = path, 0
-        self._packed = os.stat(path).st_size
-        self._stream = gzip.open(path)  # noqa: SIM115
+    def __init__(self, name: str, stream: IO[bytes], packed_bytes: int) -> None:
+        self._name, self._packed, self._size = name, packed_bytes, 0
+        self._stream = gzip.GzipFile(fileobj=stream)
 
     def readable(self) -> bool:
         return True
@@ -100,14 +78,30 @@ class _LimitedExpansion(io.RawIOBase):
         self._size += count
         if self._size > (limit := max(MIN_EXPANDED_BYTES, MAX_EXPANSION * self._packed)):
             raise UserError(
-                f"{self._path}: {self._packed:,} bytes expand to more than {limit:,}; "
+                f"{self._name}: {self._packed:,} bytes expand to more than {limit:,}; "
                 "if that is right, decompress the file and name it without .gz"
             )
         return count
 
     def close(self) -> None:
+        stream = self._stream.fileobj
         self._stream.close()
+        if stream is not None:
+            stream.close()
         super().close()
+
+
+def decompress_gzip(name: str, content: bytes) -> bytes:
+    """Decompress a gzip file's bytes, unless they would become a hundred times as many.
+
+    Raises:
+        UserError: If it is no whole gzip file, or expands too far.
+    """
+    try:
+        with io.BufferedReader(_LimitedExpansion(name, io.BytesIO(content), len(content)), 1 << 20) as stream:
+            return stream.read()
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{name}: not a readable gzip file ({error}); compress or copy it again") from error
 
 
 def open_gzip(path: str) -> IO[bytes]:
@@ -116,7 +110,7 @@ def open_gzip(path: str) -> IO[bytes]:
     Raises:
         UserError: While reading, if it expands too far.
     """
-    return io.BufferedReader(_LimitedExpansion(path), 1 << 16)
+    return io.BufferedReader(_LimitedExpansion(path, open(path, "rb"), os.stat(path).st_size), 1 << 16)
 
 
 def parse_json(text: str) -> Any:
