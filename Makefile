@@ -4,7 +4,7 @@ INSTALL := $(BIN)/pip install --constraint constraints.txt --editable
 # One process; for all GPUs: make finetune LAUNCH='--config_file recipes/accelerate/ddp.yaml'
 LAUNCH ?= --quiet --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 
-.PHONY: finetune gpt test lint
+.PHONY: finetune gpt test test-all lint
 
 finetune: .venv/installed
 	$(BIN)/accelerate launch $(LAUNCH) recipes/finetune.py
@@ -13,8 +13,14 @@ finetune: .venv/installed
 gpt: .venv/gpt
 
 # Waiting threads sleep, because runs beside each other would otherwise spin on each other's cores.
+PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
 test: .venv/installed-dev .venv/gpt
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(PYTEST) -m 'not slow'
+
+# With the tests that take long and guard rare cases: runs that are killed, models in shards, two machines.
+test-all: .venv/installed-dev .venv/gpt
+	$(PYTEST)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

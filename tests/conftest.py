@@ -3,13 +3,18 @@
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test reaches the network
+os.environ["HF_TOKEN_PATH"] = os.devnull  # nor reads a person's token
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is: pytest-xdist has a process for each core
 
+import functools
+import gc
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from preloaded_python import COLD_PYTHON, start_preloaded_python
 
 MESSAGES = {
     "refund": ["please refund my order", "i want my money back", "refund the money for this order"],
@@ -48,6 +53,47 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _measure_once() -> Iterator[None]:
+    """The rate of matrix products, which each run measures for seconds, does not change between runs."""
+    from startup_llm.training import speed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speed, "measure_matrix_product", functools.cache(speed.measure_matrix_product))
+        yield
+
+
+_FROZEN = {"modules": len(sys.modules)}
+
+
+@pytest.fixture(autouse=True)
+def _freeze_imports() -> None:
+    """Keep imported modules from the garbage collector, which training calls: it takes a second to walk them."""
+    if len(sys.modules) > _FROZEN["modules"] + 200:
+        gc.collect()
+        gc.freeze()
+        _FROZEN["modules"] = len(sys.modules)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _preloaded_python() -> Iterator[None]:
+    """What starts `sys.executable` starts a Python that has torch and the like imported already."""
+    with start_preloaded_python() as executable:
+        sys.executable = executable
+        yield
+        sys.executable = COLD_PYTHON
+
+
+@pytest.fixture(autouse=True)
+def _cold_start(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test with the marker `cold_start` starts Python from nothing, as a person does."""
+    preloaded = sys.executable
+    if request.node.get_closest_marker("cold_start"):
+        sys.executable = COLD_PYTHON
+    yield
+    sys.executable = preloaded
 
 
 @pytest.fixture(params=ARCHITECTURES)

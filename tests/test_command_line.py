@@ -300,6 +300,7 @@ def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.cold_start
 def test_help_comes_under_two_seconds_without_torch_and_documents_the_fields():
     code = (
         "import os, runpy, sys\n"
@@ -327,6 +328,7 @@ def test_train_help_lists_the_training_arguments():
     assert "--train.learning_rate" in done.stdout
 
 
+@pytest.mark.cold_start
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -166,6 +166,7 @@ def test_a_print_would_be_found():
     ]
 
 
+@pytest.mark.cold_start
 def test_light_modules_import_neither_torch_nor_transformers():
     code = (
         "import importlib, sys\n"
@@ -178,6 +179,7 @@ def test_light_modules_import_neither_torch_nor_transformers():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.cold_start
 def test_importing_the_package_takes_well_under_a_second_and_says_nothing():
     code = "import os, startup_llm; print(sum(os.times()[:2]))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

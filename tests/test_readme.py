@@ -184,6 +184,7 @@ def work(tmp_path_factory, tiny_checkpoint) -> Path:
     return folder
 
 
+@pytest.mark.cold_start
 def test_defaults_run(work):
     defaults = "accelerate launch recipes/finetune.py"
     assert defaults in COMMANDS
@@ -192,10 +193,16 @@ def test_defaults_run(work):
     assert (work / "runs" / "helpdesk-lora" / "report.html").is_file()
 
 
-def test_an_own_csv_is_trained_on_and_answers_new_rows(work):
+@pytest.fixture(scope="module")
+def tickets_run(work) -> str:
+    """What the run on one's own CSV tells."""
     answer = run([*find("accelerate launch recipes/finetune.py --data.train_file"), *QUICK], work)
     assert answer.returncode == 0, answer.stderr[-2000:]
-    assert "text from column 'message', label from column 'intent'" in answer.stdout
+    return answer.stdout
+
+
+def test_an_own_csv_is_trained_on_and_answers_new_rows(work, tickets_run):
+    assert "text from column 'message', label from column 'intent'" in tickets_run
     words = [
         "runs/tickets-lora" if word == "runs/NAME" else word for word in find("accelerate launch recipes/predict.py")
     ]
@@ -221,9 +228,8 @@ def test_a_gpt_checkpoint_of_the_hub_on_glue_runs_with_a_local_copy_of_both(work
     assert answer.returncode == 0, answer.stderr[-2000:]
 
 
+@pytest.mark.usefixtures("tickets_run")
 def test_a_dry_run_of_push_writes_the_folder(work):
-    if not (work / "runs" / "tickets-lora").is_dir():
-        pytest.skip("needs the run of the test before")
     words = find("python recipes/push.py --run runs/NAME --repo OWNER/NAME --dry_run")
     words = [{"runs/NAME": "runs/tickets-lora", "FOLDER": "sent"}.get(word, word) for word in words]
     answer = run(words, work)

@@ -42,9 +42,9 @@ TEXTS = [
 ]
 LABELS = ["refund", "delivery", "password"]
 ON_CPU = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
+LAUNCH = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
 LAUNCH_TWO = [  # accelerate launch --cpu starts one process, whatever --num_processes says
-    *[sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"],
+    *["-m", "torch.distributed.run", "--nproc_per_node", "2"],
     *["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", "--"],
 ]
 
@@ -417,7 +417,7 @@ def test_one_and_two_launched_processes_write_the_same_answers(tmp_path, tiny_be
     files = [tmp_path / "one.csv", tmp_path / "two.csv"]
     for launch, file, devices in zip([LAUNCH, LAUNCH_TWO], files, ["cpu", "2 x cpu"], strict=True):
         options = ["--run", tiny_bert_folder, "--input", tmp_path / "a.csv", "--output", file, "--piece_rows", 3]
-        command = list(map(str, [*launch, RECIPE, *options]))
+        command = list(map(str, [sys.executable, *launch, RECIPE, *options]))
         done = subprocess.run(command, capture_output=True, text=True, env=ON_CPU, check=False)
         assert (done.returncode, done.stdout) == (0, ""), done.stderr
         assert done.stderr.count(f"float32 on {devices}\n") == 1
@@ -433,7 +433,7 @@ def test_one_and_two_launched_processes_write_the_same_answers(tmp_path, tiny_be
 def test_a_mistake_is_told_once_by_two_processes(tmp_path, tiny_bert_folder):
     (tmp_path / "a.csv").write_text('text\nparcel\n""\n')
     options = ["--run", tiny_bert_folder, "--input", tmp_path / "a.csv", "--output", tmp_path / "b.csv"]
-    command = list(map(str, [*LAUNCH_TWO, RECIPE, *options]))
+    command = list(map(str, [sys.executable, *LAUNCH_TWO, RECIPE, *options]))
     done = subprocess.run(command, capture_output=True, text=True, env=ON_CPU, check=False)
     assert done.returncode != 0
     assert done.stderr.count("has no text; mend the row") == 1

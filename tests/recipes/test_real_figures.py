@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = [pytest.mark.slow, pytest.mark.cold_start]
 ROOT = Path(__file__).parents[2]
 
 

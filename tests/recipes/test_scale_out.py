@@ -102,6 +102,8 @@ def read_weights(run: Path) -> dict[str, np.ndarray]:
     return load_file(run / "adapter" / "adapter_model.safetensors")
 
 
+@pytest.mark.slow
+@pytest.mark.cold_start
 def test_a_killed_run_resumes_to_the_weights_of_one_never_killed(tiny_checkpoint, tmp_path):
     words = options(tmp_path, tiny_checkpoint("bert"), rows=60, batch=4)
     words += ["--train.num_train_epochs", max(KILLS, 2), "--train.save_strategy", "steps", "--train.save_steps", 3]
@@ -123,6 +125,8 @@ def test_a_killed_run_resumes_to_the_weights_of_one_never_killed(tiny_checkpoint
     assert all(np.array_equal(whole[name], cut[name]) for name in whole)
 
 
+@pytest.mark.slow
+@pytest.mark.cold_start
 def test_a_process_that_dies_ends_the_run_and_leaves_whole_checkpoints(tiny_checkpoint, tmp_path):
     import psutil
 
@@ -145,6 +149,7 @@ def test_a_process_that_dies_ends_the_run_and_leaves_whole_checkpoints(tiny_chec
     assert json.loads((last / "trainer_state.json").read_text())["global_step"] == int(last.name.split("-")[1])
 
 
+@pytest.mark.slow
 def test_two_machines_give_one_processs_result(tiny_checkpoint, tmp_path):
     """Two launchers that meet on loopback, each with its own rank."""
     with socket.socket() as free:

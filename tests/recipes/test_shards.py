@@ -19,7 +19,7 @@ from startup_llm.training.shards import check_checkpoint
 from startup_llm.written_files import Marker
 
 ROOT = Path(__file__).parents[2]
-LAUNCHER = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", 2, "--main_process_port", 0]
+LAUNCHER = ["-m", "accelerate.commands.launch", "--num_processes", 2, "--main_process_port", 0]
 QUICK = ["--evaluation.resamples", 20, "--train.logging_steps", 1, "--train.max_steps", 7]
 # not what a busy machine happens to measure
 QUICK += ["--speed.compute_dtype", "float32", "--speed.attention_kernel", "sdpa"]
@@ -43,7 +43,7 @@ def write_data(folder: Path) -> None:
 
 def run_in_shards(way: str, folder: Path, *commands: list[object]) -> None:
     """Run recipes, each given by its name and its options, one after another in the same two processes."""
-    words: list[object] = [*LAUNCHER, "--config_file", ROOT / "recipes" / "accelerate" / f"{way}.yaml"]
+    words: list[object] = [sys.executable, *LAUNCHER, "--config_file", ROOT / "recipes" / "accelerate" / f"{way}.yaml"]
     words.append(ROOT / "tests" / "recipes" / "shard_on_cpu.py")
     for recipe, *options in commands:
         words += [ROOT / "recipes" / f"{recipe}.py", *options, "--next"]
@@ -100,6 +100,7 @@ def whole(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["full", "lora", "gpt"])
 def test_a_model_in_shards_gives_one_processs_losses_and_weights(
     sharded, whole, recipes, run_recipe, monkeypatch, name
@@ -126,6 +127,7 @@ def test_a_model_in_shards_gives_one_processs_losses_and_weights(
     assert {path.name for path in runs[0].iterdir()} == {path.name for path in runs[1].iterdir()}
 
 
+@pytest.mark.slow
 def test_a_run_in_shards_goes_on_from_the_middle_of_an_epoch(way, sharded, recipes):
     """After the first of the second epoch's three steps, the last of which has 5 rows for 4 + 4."""
     checkpoint = Path("checkpoints", "checkpoint-4")

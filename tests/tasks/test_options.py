@@ -89,6 +89,7 @@ def test_help_of_a_reference_model_names_its_options_alone():
     assert "Name of the reference model: dnn or vit." in " ".join(done.stdout.split())
 
 
+@pytest.mark.cold_start
 def test_options_are_read_without_the_libraries_that_a_task_needs():
     code = (
         "import sys\n"

@@ -333,6 +333,7 @@ def test_trained_weights_are_those_of_the_best_checkpoint(finetuned, tiny_checkp
     assert (decided == np.asarray(data.splits["validation"]["label"])).mean() == max(scores.values())
 
 
+@pytest.mark.slow
 def test_a_compiled_model_learns_and_is_saved_as_one_that_is_not(finetuned, tiny_checkpoint, tmp_path, monkeypatch):
     plain = finetuned().merged.state_dict()
     monkeypatch.setitem(globals(), "PLAN", dataclasses.replace(PLAN, compile=True))

@@ -138,6 +138,7 @@ def test_an_unknown_name_gets_the_nearest_one():
         load_builder("decodr")
 
 
+@pytest.mark.cold_start
 def test_importing_the_package_imports_no_torch():
     code = "import sys, startup_llm.models.scratch; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
