@@ -216,15 +216,21 @@ def be_process(request: dict, executable: str) -> tuple[str, str]:
 def run_program(kind: str, text: str) -> int:
     """Run a program to its end and return the exit code."""
     import runpy
+    import types
 
     try:
         if kind == "-m":
             sys.modules.pop(text, None)  # it was imported, and shall run
             runpy.run_module(text, run_name="__main__", alter_sys=True)
-        elif kind == "-c":
-            exec(compile(text, "<string>", "exec"), {"__name__": "__main__", "__builtins__": __builtins__})
         else:
-            runpy.run_path(text, run_name="__main__")
+            main = sys.modules["__main__"] = types.ModuleType("__main__")
+            if kind == "-c":
+                source, path = text, "<string>"
+            else:
+                path = main.__file__ = os.path.abspath(text)
+                with open(path, "rb") as file:
+                    source = file.read()
+            exec(compile(source, path, "exec"), main.__dict__)
     except SystemExit as stop:
         if stop.code is None or isinstance(stop.code, int):
             return (stop.code or 0) & 255

@@ -88,7 +88,7 @@ COMMANDS = {
         *["--allow_findings", "personal-data,duplicates-across-splits,near-duplicates-across-splits,not-searched"],
     ],
     "benchmark": [
-        *["benchmark", "--ways", "[ours]", "--rows", 40, "--repetitions", 1, "--epochs", 1, *ROWS, *BERT],
+        *["benchmark", "--ways", "[ours]", "--rows", 100, "--repetitions", 1, "--epochs", 1, *ROWS, *BERT],
         *["--run_dir", "timed"],
     ],
     "reproduce": ["reproduce", "tuned", "--yes"],

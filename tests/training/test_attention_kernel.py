@@ -8,14 +8,20 @@ from startup_llm.config import FinetuneConfig, PretrainConfig, SpeedConfig
 from startup_llm.errors import UserError
 from startup_llm.models.checkpoints import load_checkpoint, load_tokenizer
 from startup_llm.tasks import load_task
-from startup_llm.tasks.text_classification.options import ScratchTextTransformer, TextClassificationModel
+from startup_llm.tasks.text_classification.options import (
+    LabelledTextData,
+    ScratchTextTransformer,
+    TextClassificationModel,
+)
 from startup_llm.training import finetuning, pretraining
 from startup_llm.training.speed import SpeedPlan
 
 
 def prepare(folder, *, planned: str, asked: str | None) -> finetuning.Prepared:
     config = FinetuneConfig(
-        model=TextClassificationModel(checkpoint=str(folder)), speed=SpeedConfig(attention_kernel=asked)
+        model=TextClassificationModel(checkpoint=str(folder)),
+        data=LabelledTextData(),
+        speed=SpeedConfig(attention_kernel=asked),
     )
     task = load_task(config.task)
     checkpoint = load_checkpoint(config.model)

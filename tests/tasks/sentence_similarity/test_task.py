@@ -281,7 +281,8 @@ def test_a_sentence_encoder_beats_words_on_banking77(real_data):
     from startup_llm.training.inference import predict_outputs
     from startup_llm.training.speed import plan_speed
 
-    task, model = load_task(TAG), SentenceModel()
+    task = load_task(TAG)
+    model = SentenceModel(checkpoint=task.default_checkpoint)
     data = task.load_data(
         SimilarityData(
             data_dir=str(real_data / "banking77"), validation_fraction=0, max_train_rows=1500, max_test_rows=200

@@ -20,12 +20,14 @@ from startup_llm.evaluation.metrics import BLEU, CHRF, ROUGE_1, ROUGE_2, ROUGE_L
 from startup_llm.evaluation.statistics import compute_interval
 from startup_llm.evaluation.text_baselines import predict_word_by_word
 from startup_llm.models.checkpoints import load_checkpoint
+from startup_llm.models.task_model import TaskModel
 from startup_llm.tasks import load_task
 from startup_llm.tasks.base import TARGET_LENGTH
 from startup_llm.tasks.text_to_text.options import ScratchEncoderDecoder, ScratchT5, TextPairData, TextToTextModel
 from startup_llm.tasks.text_to_text.rows import load_text_to_text
 from startup_llm.tasks.text_to_text.source_attention import compute_source_attention, weigh_words
 from startup_llm.training.finetuning import Prepared
+from startup_llm.training.speed import SpeedPlan
 from startup_llm.training.trainer import _select_rows
 
 ROOT = Path(__file__).parents[3]
@@ -125,8 +127,9 @@ def test_a_cut_target_is_counted_and_said(t5):
     assert (truncation.rows, truncation.targets) == (3, 2)
     assert truncation.tokens_share == pytest.approx(4 * 2 / (4 * 4 + 4 * 10))
     assert encoded[TARGET_LENGTH] == [4, 4, 8, 8]
-    prepared = Prepared(TASK, None, None, tokenizer, None, {}, {"train": truncation}, None)
-    (said,) = prepared.describe_truncation()
+    plan = SpeedPlan("cpu", "float32", "float32", "sdpa", 64, ())
+    prepared = Prepared(TASK, None, None, tokenizer, TaskModel(None), {}, {"train": truncation}, plan)
+    (said,) = prepared.describe()
     assert said == "train: 3 rows cut (2 of them in their target), 14.29% of the tokens lost"
     assert TASK.encode(rows.remove_columns("target"), tokenizer)[1].targets == 0
 
