@@ -46,6 +46,12 @@ def check_preference_tuning(config: AlignConfig, section: Mapping[str, Any]) -> 
         raise UserError(
             "train.per_device_train_batch_size 1: kto compares an answer with another of its batch; use at least 2"
         )
+    strategy = section["train_sampling_strategy"]
+    if config.method == "kto" and strategy not in ("random", "sequential"):
+        raise UserError(
+            f"train.train_sampling_strategy {strategy}: kto compares each answer with its neighbour, so the rows are "
+            "shuffled once and keep their order; leave it out"
+        )
     if importlib.util.find_spec("trl") is None:
         raise UserError("preference tuning needs TRL, which is not installed; pip install 'startup-llm[preferences]'")
 
@@ -77,9 +83,12 @@ def train_on_preferences(prepared: Prepared, session: Session[AlignConfig]) -> T
     trainer_class, arguments_class = _load_trainer(config.method)
     list_rows = _list_feedback if config.method == "kto" else _list_pairs
     splits = {name: list_rows(rows) for name, rows in prepared.data.splits.items()}
-    validation = splits.get("validation")
+    validation, section = splits.get("validation"), dict(session.train_section)
+    if config.method == "kto" and section["train_sampling_strategy"] == "random":
+        splits["train"] = splits["train"].shuffle(seed=section["seed"])
+        section["train_sampling_strategy"] = "sequential"  # TRL pairs neighbours beforehand
     arguments = build_training_arguments(
-        session.train_section,
+        section,
         run.checkpoints,
         prepared.plan,
         "loss" if validation is not None else "",

@@ -223,6 +223,10 @@ def test_kto_learns_what_was_judged_good_and_unlearns_the_rest(run_recipe, tmp_p
     code, _, err = run_recipe("align", *words, "--overwrite", "true", "--train.per_device_train_batch_size", 1)
     assert code == 2
     assert "kto compares an answer with another of its batch; use at least 2" in err
+    grouped = ["--overwrite", "true", "--train.train_sampling_strategy", "group_by_length"]
+    code, _, err = run_recipe("align", *words, *grouped)
+    assert code == 2
+    assert "train.train_sampling_strategy group_by_length: kto compares each answer with its neighbour" in err
     code, _, err = run_recipe("finetune", "--task", "text-generation", *words[2:], "--overwrite", "true")
     assert code == 2
     assert "--method lora: 30 of 60 answers were judged bad and would be learnt like good ones" in err
