@@ -38,7 +38,7 @@ def predict(session: Session[PredictConfig]) -> None:
         example = predictor.example(model.model.config)
         call_on_main_process(lambda: target.open(survey.columns, example, survey.schema))
         devices = f"{processes.num_processes} x " * (processes.num_processes > 1) + model.plan.device
-        notes = "; ".join(note for note in (survey.note, searched) if note)
+        notes = "; ".join(note for note in (*files.source.notes, survey.note, searched) if note)
         session.report(f"{files.source.name}: {notes}; {model.describe()} on {devices}")
 
         rows = 0

@@ -150,11 +150,20 @@ class DataConfig:
     data_dir: str | None = None
     """Local folder with the split files (train, validation/valid/dev/val, test); used instead of the Hub."""
     train_file: str | list[str] | None = None
-    """CSV, TSV, JSONL or Parquet file(s), gzip allowed."""
+    """CSV, TSV, JSONL, Parquet or spreadsheet file(s), gzip allowed."""
     validation_file: str | list[str] | None = None
     """File(s) of the validation split."""
     test_file: str | list[str] | None = None
     """File(s) of the test split."""
+    encoding: str | None = None
+    """Encoding of text files, such as cp1252 or big5; default UTF-8, or else as it is recognised, which is printed."""
+    quoting: Literal["double", "none"] = "double"
+    """Whether "quotes" hold a cell of CSV and TSV together; none if they are plain characters."""
+    sheet: str | None = None
+    """Sheet of a spreadsheet; default the only one that holds something."""
+    query: str | None = None
+    """What is read from a database, such as SELECT text, label FROM tickets; the file is then an SQLite file or an
+    address as SQLAlchemy writes it, whose password the environment variable STARTUP_LLM_DATABASE_PASSWORD holds."""
     train_split: str | None = None
     """Name of the Hub split to train on, if it is not train."""
     validation_split: str | None = None
@@ -494,6 +503,15 @@ class PredictConfig:
     """CSV, TSV, JSONL or Parquet file, gzip allowed; - for stdout."""
     input_format: Literal["auto", "csv", "tsv", "jsonl", "lines", "parquet"] = "auto"
     """auto goes by the extension; for stdin by lines: a JSON object each, or else the text itself."""
+    encoding: str | None = None
+    """Encoding of the input, such as cp1252 or big5; default UTF-8, or else as it is recognised, which is printed."""
+    quoting: Literal["double", "none"] = "double"
+    """Whether "quotes" hold a cell of CSV and TSV together; none if they are plain characters."""
+    sheet: str | None = None
+    """Sheet of a spreadsheet; default the only one that holds something."""
+    query: str | None = None
+    """What is read from a database, such as SELECT text, label FROM tickets; the file is then an SQLite file or an
+    address as SQLAlchemy writes it, whose password the environment variable STARTUP_LLM_DATABASE_PASSWORD holds."""
     output_format: Literal["auto", "csv", "tsv", "jsonl", "parquet"] = "auto"
     """auto goes by the extension; for stdout CSV and TSV stay what they are, the rest becomes JSONL."""
     overwrite: bool = False

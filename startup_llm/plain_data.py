@@ -7,7 +7,6 @@ import io
 import json
 import os
 import stat
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,26 +48,13 @@ def check_regular_file(path: str | Path, name: str = "") -> None:
         raise UserError(f"{name or path} is {kind}, expected a plain file; save its content as one, and name that")
 
 
-def read_bytes(path: str | Path) -> bytes:
-    """Read a plain file; a pipe is not waited for.
-
-    Raises:
-        UserError: If it is no plain file.
-        OSError: If it cannot be opened.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            check_regular_file(path)
-        return file.read()
-
-
 class _LimitedExpansion(io.RawIOBase):
     """A gzip file's content, unless it becomes a hundred times as much as the file."""
 
-    def __init__(self, name: str, stream: IO[bytes], packed_bytes: int) -> None:
-        self._name, self._packed, self._size = name, packed_bytes, 0
-        self._stream = gzip.GzipFile(fileobj=stream)
+    def __init__(self, path: str) -> None:
+        self._path, self._size = path, 0
+        self._packed = os.stat(path).st_size
+        self._stream = gzip.open(path)  # noqa: SIM115
 
     def readable(self) -> bool:
         return True
@@ -78,30 +64,14 @@ class _LimitedExpansion(io.RawIOBase):
         self._size += count
         if self._size > (limit := max(MIN_EXPANDED_BYTES, MAX_EXPANSION * self._packed)):
             raise UserError(
-                f"{self._name}: {self._packed:,} bytes expand to more than {limit:,}; "
+                f"{self._path}: {self._packed:,} bytes expand to more than {limit:,}; "
                 "if that is right, decompress the file and name it without .gz"
             )
         return count
 
     def close(self) -> None:
-        stream = self._stream.fileobj
         self._stream.close()
-        if stream is not None:
-            stream.close()
         super().close()
-
-
-def decompress_gzip(name: str, content: bytes) -> bytes:
-    """Decompress a gzip file's bytes, unless they would become a hundred times as many.
-
-    Raises:
-        UserError: If it is no whole gzip file, or expands too far.
-    """
-    try:
-        with io.BufferedReader(_LimitedExpansion(name, io.BytesIO(content), len(content)), 1 << 20) as stream:
-            return stream.read()
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{name}: not a readable gzip file ({error}); compress or copy it again") from error
 
 
 def open_gzip(path: str) -> IO[bytes]:
@@ -110,7 +80,7 @@ def open_gzip(path: str) -> IO[bytes]:
     Raises:
         UserError: While reading, if it expands too far.
     """
-    return io.BufferedReader(_LimitedExpansion(path, open(path, "rb"), os.stat(path).st_size), 1 << 16)
+    return io.BufferedReader(_LimitedExpansion(path), 1 << 16)
 
 
 def parse_json(text: str) -> Any:

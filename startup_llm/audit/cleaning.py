@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from startup_llm.audit.audit import Audit, Rows
 from startup_llm.audit.odd_texts import repair_characters
 from startup_llm.audit.personal_data import mask_text
-from startup_llm.data.sources import EXTENSIONS
-from startup_llm.data.streams import Piece, RowSource, RowTarget, extend_schema
+from startup_llm.data.row_source import EXTENSIONS, Piece, RowSource
+from startup_llm.data.row_target import RowTarget, extend_schema
+from startup_llm.data.spreadsheets import SPREADSHEETS
 from startup_llm.errors import UserError
 from startup_llm.written_files import check_replaceable, list_written, refuse_inputs_inside, write_atomically
 
@@ -32,10 +33,15 @@ _EXTENSION = re.compile(rf"\.({'|'.join(EXTENSIONS)})(\.gz)?$", re.IGNORECASE)
 
 
 def name_copies(path: str | Path) -> tuple[Path, Path]:
-    """Return where a file's cleaned copy and its changes are written: NAME.cleaned.EXT, NAME.changes.jsonl."""
+    """Return where a file's cleaned copy and its changes are written: NAME.cleaned.EXT, NAME.changes.jsonl.
+
+    A spreadsheet's copy is a CSV file.
+    """
     place = Path(path)
     extension = _EXTENSION.search(place.name)[0]
     stem = place.name.removesuffix(extension)
+    if extension.lower().split(".")[1] in SPREADSHEETS:
+        extension = ".csv"
     return place.with_name(f"{stem}.cleaned{extension}"), place.with_name(f"{stem}.changes.jsonl")
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from startup_llm.data.classification import LONGEST_TEXT_BYTES
 from startup_llm.data.columns import find_text_columns
-from startup_llm.data.streams import Piece, RowSource, extend_schema
+from startup_llm.data.row_source import Piece, RowSource
+from startup_llm.data.row_target import extend_schema
 from startup_llm.errors import UserError, nearest
 
 if TYPE_CHECKING:

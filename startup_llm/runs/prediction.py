@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from startup_llm.config import ModelConfig, PredictConfig, SpeedConfig
+from startup_llm.data.row_source import FileOptions, RowSource
+from startup_llm.data.row_target import RowTarget
 from startup_llm.data.rows_to_predict import Questions
-from startup_llm.data.streams import RowSource, RowTarget
 from startup_llm.errors import UserError
 from startup_llm.run_folder import find_model
 from startup_llm.tasks import load_task
@@ -50,7 +51,8 @@ def open_files(config: PredictConfig) -> PredictionFiles:
     """
     model, results = find_model(config.run)
     task = load_task(results.get("task", config.task))
-    source = RowSource(config.input, config.input_format, config.piece_rows)
+    options = FileOptions(config.quoting, config.encoding, config.sheet, config.query, prefix="--")
+    source = RowSource(config.input, config.input_format, config.piece_rows, options)
     if source.format == "folder" and not task.predictor.reads_files:
         raise UserError(f"{config.input} is a folder, expected a file: {task.tag} reads its rows")
     target = RowTarget(config.output, config.output_format, source, overwrite=config.overwrite)

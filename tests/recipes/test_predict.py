@@ -220,7 +220,7 @@ def test_rows_before_a_broken_one_of_a_pipe_are_answered(predict, tmp_path):
     broken = b'text\nparcel\nrefund\n"money\n'
     code, _, err = predict("--input", "-", "--input_format", "csv", "--output", tmp_path / "b.csv", stdin=broken)
     assert code == 2
-    assert "row that starts in line 4" in err
+    assert "the quote opened in line 4 is never closed" in err
     assert f"the answers to the 2 rows before are in {tmp_path / 'b.csv.partial'}" in err
     assert [row["text"] for row in read_rows(tmp_path / "b.csv.partial")] == ["parcel", "refund"]
     assert [path.name for path in tmp_path.iterdir()] == ["b.csv.partial"]
@@ -250,13 +250,18 @@ CSV = "text,label\nparcel,a\nrefund,b\n"
     [
         ("a.csv", 'text\nparcel\n""\n', [], "a.csv: row 2: column 'text' has no text; mend the row, or leave such"),
         ("a.jsonl", '{"text": "x"}\n{"text": 5}\n', [], "a.jsonl: row 2: column 'text' holds 5 (int), expected text"),
-        ("a.csv", "text\n", [], "a.csv: no rows"),
-        ("a.jsonl", "", [], "a.jsonl: no rows"),
+        ("a.csv", "text\n", [], "a.csv: a header (text) and no rows; expected at least one row"),
+        ("a.jsonl", "", [], "a.jsonl: empty (0 bytes), so no rows; expected at least one"),
         ("a.csv", "text,n\nparcel,1\nrefund\n", [], "a.csv: line 3 has 1 fields where the header has 2"),
-        ("a.csv", 'text\nparcel\n"refund\n', [], "a.csv: the row that starts in line 3 cannot be read"),
+        ("a.csv", 'text\nparcel\n"refund\n', [], "a.csv: the quote opened in line 3 is never closed"),
         ("a.csv", "text,text\na,b\n", [], "the header has 2 columns named 'text'"),
-        ("a.csv", "text;n\na;b\n", [], "separated by ';' it seems"),
-        ("a.csv", b"text\nparcel\ncaf\xe9\n", [], "a.csv: not UTF-8: byte 0xe9 in line 3"),
+        ("a.csv", "text;n\na\n", [], "a.csv: line 2 has 1 fields where the header has 2"),
+        (
+            "a.csv",
+            b"text\nparcel\n2 \x80\n",
+            [],
+            "its encoding is not recognised; name it, such as --encoding cp1252",
+        ),
         ("a.csv", "text\npar\0cel\n", [], "a.csv: a NUL character in line 2"),
         ("a.csv.gz", "text\nparcel\n", [], "a.csv.gz: not a readable gzip file"),
         ("a.parquet", "text\nparcel\n", [], "a.parquet: not a readable Parquet file"),
@@ -279,7 +284,7 @@ CSV = "text,label\nparcel,a\nrefund,b\n"
         ("a.csv", CSV, ["--output", "FOLDER/kept.csv"], "the output FOLDER/kept.csv exists already"),
         ("a.csv", CSV, ["--output", "-", "--output_format", "parquet"], "Parquet cannot be written to stdout"),
         ("a.csv", CSV, ["--input", "-", "--input_format", "parquet"], "stdin: Parquet cannot be read from a pipe"),
-        ("a.csv", CSV, ["--input", "-"], "stdin: no rows"),
+        ("a.csv", CSV, ["--input", "-"], "stdin: empty (0 bytes), so no rows"),
         ("a.csv", CSV, ["--piece_rows", "0"], "option piece_rows: expected a number of at least 1, got 0"),
         ("a.csv", CSV, ["--run", "FOLDER"], "no finished run in FOLDER"),
         ("results.json", "{", ["--run", "FOLDER"], "FOLDER/results.json is no JSON file"),
@@ -396,7 +401,11 @@ def test_as_a_command_it_answers_and_fails_with_code_2(tmp_path, tiny_bert_folde
     assert done.returncode == 0, done.stderr
     assert_answered([json.loads(line) for line in done.stdout.splitlines()], [{"text": t} for t in TEXTS], expected)
     failed = subprocess.run([*command, "no.csv"], capture_output=True, text=True, env=ON_CPU, check=False)
-    assert (failed.returncode, failed.stdout, failed.stderr) == (2, "", "error: no such file: no.csv\n")
+    assert (failed.returncode, failed.stdout, failed.stderr) == (
+        2,
+        "",
+        "error: no such file: no.csv (nothing of a similar name in .)\n",
+    )
 
 
 def test_a_reader_that_stops_early_ends_it_without_a_traceback(tmp_path, tiny_bert_folder):

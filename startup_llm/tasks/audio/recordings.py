@@ -17,7 +17,8 @@ from startup_llm.data.classification import (
     _read_label_names,
     read_class_names,
 )
-from startup_llm.data.sources import EXTENSIONS, SPLIT_ALIASES, LoadedData, load_splits, read_table
+from startup_llm.data.row_source import EXTENSIONS, RowSource
+from startup_llm.data.sources import SPLIT_ALIASES, LoadedData, hash_file, load_splits
 from startup_llm.data.splits import handle_overlap, make_splits, read_groups, sample_rows
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError, nearest
@@ -188,13 +189,12 @@ def _read_metadata(root: Path) -> tuple[dict[str, list[Any]], str] | None:
         return None
     if len(files) > 1:
         raise UserError(f"{root}: {files[0].name} and {files[1].name} are both there; keep one")
-    content = files[0].read_bytes()
-    table = read_table(str(files[0]), content)
+    table = RowSource(str(files[0])).read_table()
     if "file_name" not in table.column_names:
         raise UserError(f"{files[0]}: no column 'file_name' among {', '.join(table.column_names)}; add it")
     columns = table.to_pydict()
     columns["file_name"] = [str((root / path).absolute()) if path else "" for path in columns["file_name"]]
-    return columns, hashlib.sha256(content).hexdigest()
+    return columns, hash_file(files[0])
 
 
 def _list_files(root: Path, data: RecordingData) -> tuple[dict[str, list[Any]], str]:

@@ -17,7 +17,8 @@ from startup_llm.config import LabelledTextData, convert_section
 from startup_llm.data.bad_rows import find_column_fault, leave_out
 from startup_llm.data.classification import load_labelled_text, name_label, parse_number, read_class_names
 from startup_llm.data.columns import find_columns
-from startup_llm.data.sources import LoadedData, load_splits, read_table
+from startup_llm.data.row_source import RowSource
+from startup_llm.data.sources import LoadedData, hash_file, load_splits
 from startup_llm.data.splits import make_splits, sample_rows
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError, nearest
@@ -138,7 +139,7 @@ def read_corpus(file: str | Path, text_column: str | None = None) -> list[dict[s
     path = Path(file)
     if not path.is_file():
         raise UserError(f"corpus {file}: no such file; expected a table with a column text")
-    table = read_table(str(path), path.read_bytes())
+    table = RowSource(str(path)).read_table()
     name = text_column or next((n for n in ("text", "document", "passage", "positive") if n in table.column_names), "")
     if name not in table.column_names:
         raise UserError(f"corpus {file}: no column {name or 'text'!r} among {', '.join(table.column_names)}")
@@ -280,11 +281,10 @@ def _load_judged_folder(folder: Path, data: SimilarityData) -> TaskData:
         path = _find_lines(folder, name)
         if path is None:
             raise UserError(f"{folder}: {name}.jsonl is missing; expected corpus.jsonl, queries.jsonl and qrels/")
-        content = path.read_bytes()
-        columns = read_table(str(path), content).to_pydict()
+        columns = RowSource(str(path)).read_table().to_pydict()
         texts[name], found = _read_entries(columns, str(path), name, skip_bad=data.skip_bad)
         notes += found
-        files.append({"path": path.name, "sha256": hashlib.sha256(content).hexdigest()})
+        files.append({"path": path.name, "sha256": hash_file(path)})
     judged, sources = {}, []
     for split, stems in _QRELS.items():
         path = next((path for stem in stems for path in sorted((folder / "qrels").glob(f"{stem}.tsv*"))), None)

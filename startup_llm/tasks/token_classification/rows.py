@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from startup_llm.data.classification import _order_names, read_class_names
-from startup_llm.data.sources import LoadedData, Reader, load_splits
+from startup_llm.data.row_source import Reader
+from startup_llm.data.sources import LoadedData, load_splits
 from startup_llm.data.splits import handle_overlap, make_splits, read_groups, sample_rows
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError, nearest

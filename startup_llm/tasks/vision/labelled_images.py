@@ -18,7 +18,8 @@ from startup_llm.data.classification import (
     keep_labels,
 )
 from startup_llm.data.digits import DIGITS_TEST_ROWS
-from startup_llm.data.sources import EXTENSIONS, SPLIT_ALIASES, LoadedData, load_splits
+from startup_llm.data.row_source import EXTENSIONS
+from startup_llm.data.sources import SPLIT_ALIASES, LoadedData, load_splits
 from startup_llm.data.splits import handle_overlap, make_splits, read_groups, sample_rows
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError, nearest

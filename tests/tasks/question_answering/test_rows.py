@@ -144,8 +144,9 @@ def test_a_row_that_cannot_be_used_is_named_or_left_out(tmp_path, change, messag
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"data": [{"title": "x"}]}, "article 1 has no list of paragraphs"),
+        ({"data": [{"title": "x"}]}, "no column 'question' .* it has title"),
         ({"data": [{"paragraphs": [{"context": "x"}]}]}, "paragraph 1 of article 1 has no list qas"),
+        ({"data": [{"title": "x", "paragraphs": None}]}, "article 1 has no list of paragraphs"),
         ({"data": [{"paragraphs": []}]}, "article 1 has no paragraphs"),
         ({"data": []}, "no usable question"),
         ({"question": "x", "context": "y"}, "no column 'answers'"),

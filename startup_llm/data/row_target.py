@@ -8,240 +8,18 @@ import gzip
 import io
 import json
 import os
-import shutil
 import sys
-import tempfile
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from startup_llm.data.sources import EXTENSIONS, KNOWN_EXTENSIONS, check_header
-from startup_llm.errors import UserError, nearest
-from startup_llm.plain_data import check_regular_file, open_gzip, parse_json
+from startup_llm.data.delimited import DELIMITERS
+from startup_llm.data.row_source import PIPE, WRITTEN_EXTENSIONS, Piece, RowSource, choose_format
+from startup_llm.errors import UserError
 from startup_llm.written_files import NewFile, find_owner
 
 if TYPE_CHECKING:
     import pyarrow
-
-PIPE = "-"
-"""Stands for stdin and stdout."""
-LONGEST_LINE_BYTES = 64 * 2**20
-"""A longer line, or CSV cell, is taken for a mistake, such as a quote that is never closed."""
-_DELIMITERS = {"csv": ",", "tsv": "\t"}
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Consecutive rows of a source.
-
-    Attributes:
-        start: Number of rows before these.
-        rows: One dict per row; empty where `table` holds them.
-        table: The rows as Arrow, where the source is Parquet.
-    """
-
-    start: int
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    table: pyarrow.Table | None = None
-
-    def __len__(self) -> int:
-        return len(self.rows) if self.table is None else self.table.num_rows
-
-    @property
-    def columns(self) -> list[str]:
-        """Every column that one of the rows has, in the order of appearance."""
-        if self.table is not None:
-            return self.table.column_names
-        return list(dict.fromkeys(name for row in self.rows for name in row))
-
-    def values(self, column: str) -> list[Any]:
-        """Return a column; None where a row lacks it."""
-        if self.table is not None:
-            return self.table[column].to_pylist()
-        return [row.get(column) for row in self.rows]
-
-    def to_rows(self) -> list[dict[str, Any]]:
-        """Return the rows as dicts."""
-        return self.rows if self.table is None else self.table.to_pylist()
-
-    def first(self, count: int) -> Piece:
-        """Return the first `count` rows."""
-        table = None if self.table is None else self.table.slice(0, count)
-        return Piece(self.start, self.rows[:count], table)
-
-
-class RowSource:
-    """Rows of a file or of stdin, or the files of a folder, read in pieces.
-
-    Args:
-        path: CSV, TSV, JSONL or Parquet file, each perhaps with .gz; `-` for stdin; a folder, whose files in the order
-            of their paths are rows with a column `file`.
-        row_format: csv, tsv, jsonl, parquet; lines (a JSON object, or else the text itself); auto goes by the file's
-            extension, and by lines for stdin.
-        piece_rows: Rows in one piece.
-
-    Attributes:
-        name: The path, or `stdin`: how errors name the source.
-        format: What auto stands for, or the given format; folder for a folder.
-        folder: From where paths in the rows are read.
-        can_reread: Whether the rows can be read twice, as those of a pipe cannot.
-
-    Raises:
-        UserError: If the file does not exist or its extension is unknown.
-    """
-
-    def __init__(self, path: str, row_format: str = "auto", piece_rows: int = 10_000) -> None:
-        self.path, self.piece_rows = path, piece_rows
-        self.name = "stdin" if path == PIPE else path
-        if path == PIPE:
-            self.format = "lines" if row_format == "auto" else row_format
-        elif Path(path).is_dir():
-            self.format = "folder"
-        else:
-            _check_file(Path(path))
-            self.format = _choose_format(path, row_format)
-        self.folder = Path() if path == PIPE else Path(path) if self.format == "folder" else Path(path).parent
-        self.folder = self.folder.resolve()
-        self.can_reread = path != PIPE and (self.format == "folder" or Path(path).is_file())
-        if self.format == "parquet" and not self.can_reread:
-            raise UserError(f"{self.name}: Parquet cannot be read from a pipe; name the file")
-
-    def pieces(self) -> Iterator[Piece]:
-        """Yield the rows in order.
-
-        Where a row is broken, those before it are yielded first.
-
-        Raises:
-            UserError: If a row is broken; it names the line.
-        """
-        start = 0
-        with self._open() as stream:
-            if self.format == "parquet":
-                pieces = (Piece(0, table=table) for table in self._read_tables(stream))
-            else:
-                pieces = (Piece(0, rows) for rows in _cut(self._read_rows(stream), self.piece_rows))
-            for piece in pieces:
-                yield Piece(start, piece.rows, piece.table)
-                start += len(piece)
-
-    @property
-    def _is_packed(self) -> bool:
-        return self.path.lower().endswith(".gz")
-
-    def _open(self) -> AbstractContextManager[Any]:
-        if self.path == PIPE:
-            return contextlib.nullcontext(sys.stdin.buffer)
-        if self.format == "folder":
-            return contextlib.nullcontext()
-        try:
-            return open_gzip(self.path) if self._is_packed else open(self.path, "rb")
-        except PermissionError:
-            raise UserError(f"{self.path} cannot be read: permission denied; change its permissions") from None
-
-    def _read_rows(self, stream: IO[bytes]) -> Iterator[dict[str, Any]]:
-        if self.format == "folder":
-            return self._list_files()
-        lines = self._read_lines(stream)
-        if self.format in _DELIMITERS:
-            return self._read_delimited(lines, _DELIMITERS[self.format])
-        return self._read_json(lines, strict=self.format == "jsonl")
-
-    def _list_files(self) -> Iterator[dict[str, str]]:
-        for path in sorted(self.folder.rglob("*")):
-            if path.is_file() and not path.name.startswith("."):
-                yield {"file": str(path.relative_to(self.folder))}
-
-    def _read_lines(self, stream: IO[bytes]) -> Iterator[str]:
-        number = 0
-        try:
-            for number, raw in enumerate(iter(lambda: stream.readline(LONGEST_LINE_BYTES + 1), b""), start=1):
-                if len(raw) > LONGEST_LINE_BYTES:
-                    raise UserError(f"{self.name}: line {number} is longer than {LONGEST_LINE_BYTES:,} bytes")
-                if b"\0" in raw:
-                    raise UserError(
-                        f"{self.name}: a NUL character in line {number}; expected UTF-8 text "
-                        "(is it UTF-16 or a binary file?)"
-                    )
-                yield (raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw).decode()
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"{self.name}: not UTF-8: byte 0x{error.object[error.start]:02x} in line {number}; if it is cp1252, "
-                f"convert it: iconv -f cp1252 -t UTF-8 {self.name} > utf8-copy"
-            ) from None
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise UserError(f"{self.name}: not a readable gzip file ({error}); compress or copy it again") from None
-
-    def _read_delimited(self, lines: Iterator[str], delimiter: str) -> Iterator[dict[str, str]]:
-        old_limit = csv.field_size_limit(LONGEST_LINE_BYTES)
-        reader = csv.reader(lines, delimiter=delimiter, strict=True)
-        line = 1
-        header: list[str] = []
-        try:
-            for row in reader:
-                if row and not header:
-                    header = row
-                    check_header(self.name, header, delimiter)
-                elif row and len(row) != len(header):
-                    raise UserError(
-                        f"{self.name}: line {line} has {len(row)} fields where the header has {len(header)}; "
-                        'put "quotes" around a text that holds the separator'
-                    )
-                elif row:
-                    yield dict(zip(header, row, strict=True))
-                line = reader.line_num + 1
-        except csv.Error as error:
-            raise UserError(
-                f"{self.name}: the row that starts in line {line} cannot be read ({error}); is a quote opened and "
-                'never closed, or a quote inside a quoted text not written twice ("")?'
-            ) from None
-        finally:
-            csv.field_size_limit(old_limit)
-
-    def _read_json(self, lines: Iterator[str], *, strict: bool) -> Iterator[dict[str, Any]]:
-        for number, line in enumerate(lines, start=1):
-            if strict and not line.strip():
-                continue
-            try:
-                row = parse_json(line) if strict or line.lstrip().startswith("{") else None
-            except ValueError as error:
-                if strict:
-                    raise UserError(
-                        f"{self.name}: line {number} is not JSON ({error}): "
-                        f"{line.strip()[:60]!r}; expected one object per line"
-                    ) from None
-                row = None
-            if isinstance(row, dict):
-                yield row
-            elif strict:
-                raise UserError(
-                    f"{self.name}: line {number} holds a JSON {type(row).__name__}; "
-                    'expected one object per line, such as {"text": "..."}'
-                )
-            else:
-                yield {"text": line.rstrip("\r\n")}
-
-    def _read_tables(self, stream: IO[bytes]) -> Iterator[pyarrow.Table]:
-        import pyarrow
-        import pyarrow.parquet
-
-        with contextlib.ExitStack() as stack:
-            try:
-                if self._is_packed:  # Parquet is read from its end, which gzip cannot reach
-                    unzipped = stack.enter_context(tempfile.TemporaryFile())
-                    shutil.copyfileobj(stream, unzipped)
-                    stream = unzipped
-                file = pyarrow.parquet.ParquetFile(stream, buffer_size=2**20, pre_buffer=False)
-                check_header(self.name, file.schema_arrow.names)
-                for batch in file.iter_batches(self.piece_rows):
-                    yield pyarrow.Table.from_batches([batch])
-            except (pyarrow.ArrowException, OSError, EOFError, zlib.error) as error:
-                reason = str(error).splitlines()[0]
-                raise UserError(
-                    f"{self.name}: not a readable Parquet file ({reason}); write or copy it again"
-                ) from None
 
 
 class RowTarget:
@@ -270,7 +48,7 @@ class RowTarget:
         self._streams: list[IO[bytes]] = []
         self._written = 0
         if path == PIPE:
-            by_source = source.format if source.format in _DELIMITERS else "jsonl"
+            by_source = source.format if source.format in DELIMITERS else "jsonl"
             self.format = by_source if row_format == "auto" else row_format
             if self.format == "parquet":
                 raise UserError("Parquet cannot be written to stdout; name a file, or use --output_format jsonl")
@@ -314,9 +92,9 @@ class RowTarget:
                 self._streams.insert(0, stream)
         if self.format == "parquet":
             self._writer = _ParquetWriter(stream, schema, {self._names[key]: value for key, value in example.items()})
-        elif self.format in _DELIMITERS:
+        elif self.format in DELIMITERS:
             with _end_at_broken_pipe():
-                self._writer = _DelimitedWriter(stream, [*columns, *self._names.values()], _DELIMITERS[self.format])
+                self._writer = _DelimitedWriter(stream, [*columns, *self._names.values()], DELIMITERS[self.format])
         else:
             self._writer = _JsonLinesWriter(stream)
 
@@ -489,41 +267,8 @@ def extend_schema(schema: pyarrow.Schema | None, piece: Piece, source_name: str)
 def _choose_format(path: str, row_format: str) -> str:
     if row_format != "auto":
         return row_format
-    extension = path.lower().removesuffix(".gz").rpartition(".")[2]
-    if extension not in EXTENSIONS:
-        raise UserError(f"{path}: unknown file type; expected {KNOWN_EXTENSIONS}")
-    return "jsonl" if extension == "json" else extension
-
-
-def _check_file(path: Path) -> None:
-    if str(path).startswith(("/dev/fd/", "/dev/stdin", "/proc/self/fd/")):
-        return  # what a shell gives for <(command)
-    try:
-        os.stat(path)
-    except FileNotFoundError:
-        siblings = path.parent.iterdir() if path.parent.is_dir() else ()
-        similar = [entry.name for entry in siblings if bool(entry.suffix) == bool(path.suffix)]  # a table is no folder
-        raise UserError(f"no such file: {path}{nearest(path.name, similar)}") from None
-    except (OSError, ValueError):
-        pass
-    check_regular_file(path)
-
-
-def _cut(rows: Iterator[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
-    """Yield lists of `size` rows; where reading fails, what came before the failure first."""
-    piece: list[dict[str, Any]] = []
-    try:
-        for row in rows:
-            piece.append(row)
-            if len(piece) == size:
-                yield piece
-                piece = []
-    except UserError:
-        if piece:
-            yield piece
-        raise
-    if piece:
-        yield piece
+    row_format = choose_format(path, WRITTEN_EXTENSIONS)
+    return "jsonl" if row_format == "json" else row_format
 
 
 @contextlib.contextmanager
