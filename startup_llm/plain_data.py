@@ -7,6 +7,7 @@ import io
 import json
 import os
 import stat
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,6 +82,24 @@ def open_gzip(path: str) -> IO[bytes]:
         UserError: While reading, if it expands too far.
     """
     return io.BufferedReader(_LimitedExpansion(path), 1 << 16)
+
+
+def read_text(path: Path) -> str:
+    """Read a text file in UTF-8, gzip allowed.
+
+    Raises:
+        UserError: If it is no plain file, no readable gzip file, expands too far, or is not UTF-8.
+    """
+    check_regular_file(path)
+    try:
+        with open_gzip(str(path)) if path.suffix == ".gz" else path.open("rb") as stream:
+            return stream.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: not a readable gzip file ({error}); compress or copy it again") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {explain_os_error(error)}") from None
 
 
 def parse_json(text: str) -> Any:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gzip
-import hashlib
 import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +20,7 @@ from startup_llm.data.sources import LoadedData, hash_file, load_splits
 from startup_llm.data.splits import make_splits, sample_rows
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError, nearest
+from startup_llm.plain_data import read_text
 from startup_llm.tasks.sentence_similarity.options import SimilarityData
 
 if TYPE_CHECKING:
@@ -290,12 +289,10 @@ def _load_judged_folder(folder: Path, data: SimilarityData) -> TaskData:
         path = next((path for stem in stems for path in sorted((folder / "qrels").glob(f"{stem}.tsv*"))), None)
         if path is None:
             continue
-        content = path.read_bytes()
-        lines = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8")
-        table = list(csv.DictReader(io.StringIO(lines), delimiter="\t", quoting=csv.QUOTE_NONE))
+        table = list(csv.DictReader(io.StringIO(read_text(path)), delimiter="\t", quoting=csv.QUOTE_NONE))
         columns = {name: [row.get(name) for row in table] for name in ("query-id", "corpus-id", "score")}
         judged[split] = _read_judgements(columns, f"{path.parent.name}/{path.name}")
-        record = {"path": path.name, "sha256": hashlib.sha256(content).hexdigest()}
+        record = {"path": path.name, "sha256": hash_file(path)}
         sources.append({"split": split, "files": [record, *files], "rows": len(table)})
     if "test" not in judged:
         raise UserError(f"{folder}: no qrels/test.tsv, by which a search is measured")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from startup_llm.data.bad_rows import find_column_fault, leave_out
-from startup_llm.data.sources import SPLIT_ALIASES, LoadedData, load_splits
+from startup_llm.data.sources import SPLIT_ALIASES, LoadedData, hash_file, load_splits
 from startup_llm.data.splits import handle_overlap, make_splits, read_groups, sample_rows
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError, nearest
+from startup_llm.plain_data import read_text
 from startup_llm.tasks.text_to_text.options import TextPairData
 
 if TYPE_CHECKING:
@@ -130,10 +130,5 @@ def _load_parallel_files(data: TextPairData) -> LoadedData | None:
 
 
 def _read_lines(path: Path) -> tuple[list[str], dict[str, Any]]:
-    content = path.read_bytes()
-    try:
-        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8")
-    except (UnicodeDecodeError, OSError, EOFError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 lines ({error})") from None
-    lines = text.removesuffix("\n").replace("\r\n", "\n").split("\n")
-    return lines, {"path": path.name, "sha256": hashlib.sha256(content).hexdigest()}
+    lines = read_text(path).removesuffix("\n").replace("\r\n", "\n").split("\n")
+    return lines, {"path": path.name, "sha256": hash_file(path)}
