@@ -246,6 +246,9 @@ class LabelledTextData(GroupedData, LabelledData):
     """Column with the label; several columns of 0/1 make a multi-label task."""
     problem_type: Literal["auto", "single_label_classification", "multi_label_classification", "regression"] = "auto"
     """What a label is; auto decides by the values of the label column and reports its choice."""
+    label_separator: str | None = None
+    """What stands between several labels of one cell, such as ';'; json for a list as text (["a", "b"]); none where a
+    cell is one label. Where it is not given and cells look like several labels, the run stops and proposes it."""
     labels_per_class: Count | None = None
     """Train on this many rows of each class, drawn by split_seed, and keep the others without their labels."""
 

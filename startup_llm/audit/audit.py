@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -28,6 +28,7 @@ from startup_llm.data.classification import (
     read_column,
 )
 from startup_llm.data.columns import FREE_TEXT_CHARACTERS, TextColumns, find_columns
+from startup_llm.data.label_cells import JSON, NONE, LabelCells, find_label_cells, separate_labels
 from startup_llm.data.sources import LoadedData, load_splits
 from startup_llm.errors import UserError, nearest
 
@@ -47,6 +48,11 @@ KINDS: dict[str, tuple[Severity, str, str]] = {
     "empty-texts": ("error", "texts without a character to read", "fill them in or delete the rows (--fix deletes)"),
     "oversized-texts": ("error", f"texts above {LONGEST_TEXT_BYTES:,} bytes", "cut them, or delete what is a mistake"),
     "missing-labels": ("error", "rows without a label", "label them, or delete the rows"),
+    "several-labels-in-a-cell": (
+        "error",
+        "cells that hold several labels",
+        "name what stands between the labels with --data.label_separator, or none where a cell is one label",
+    ),
     "label-spelling": ("error", "labels that differ only by case or spaces", "write each one way (--fix does)"),
     "rare-labels": ("error", "labels of one training row", "add rows, merge the label, or delete the row"),
     "unseen-labels": ("error", "labels that no training row has", "add training rows of them, or delete these rows"),
@@ -330,6 +336,11 @@ def audit_loaded(
         rows = read_rows_without_label(loaded, config.data.group_column)
         notes = [*loaded.notes, f"Looked at as text: {rows.columns.text}; labels were not looked at."]
     else:
+        cells = find_label_cells(loaded.splits, columns, config.data)
+        separator = cells.separator if cells and cells.are_several else config.data.label_separator
+        if separator not in (None, NONE):
+            separated, columns = separate_labels(loaded.splits, columns, separator)
+            loaded = replace(loaded, splits=separated)
         problem_type, decision = decide_problem_type(loaded.splits, columns, config.data)
         rows = read_rows(loaded, columns, problem_type)
         notes = [*loaded.notes, *columns.notes, *([decision] if decision else [])]
@@ -339,6 +350,7 @@ def audit_loaded(
     search.find_shared_groups()
     if columns is not None:
         search.find_missing_labels()
+        search.find_label_cells(cells)
     if rows.problem_type == "regression":
         notes.append("Labels are numbers: contradictions, suspect labels and imbalance were not looked for.")
     elif columns is not None:
@@ -611,10 +623,18 @@ class _Search:
 
     def find_missing_labels(self) -> None:
         rows = self.rows
-        if isinstance(rows.columns.label, list) or rows.problem_type == "multi_label_classification":
+        may_be_none = isinstance(rows.columns.label, list) or rows.problem_type == "multi_label_classification"
+        if may_be_none and rows.columns.label_separator in (None, JSON):
             self.notes.append("Rows without any label are taken for such, as several labels may be none.")
         else:
             self.add("missing-labels", [i for i, labels in enumerate(rows.labels) if not labels])
+
+    def find_label_cells(self, cells: LabelCells | None) -> None:
+        """Find cells that hold several labels where no option says so."""
+        if cells is not None and cells.are_several:
+            several = [i for i, labels in enumerate(self.rows.labels) if len(labels) > 1]
+            self.add("several-labels-in-a-cell", several, details={"option": cells.option})
+            self.notes.append(f"Cells of several labels were read as {cells.option} reads them.")
 
     def find_label_faults(self, *, suspects: bool = True) -> None:
         rows = self.rows

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from startup_llm.audit.audit import Audit, Rows
 from startup_llm.audit.odd_texts import repair_characters
 from startup_llm.audit.personal_data import mask_text
+from startup_llm.data.label_cells import JSON, split_cell
 from startup_llm.data.row_source import EXTENSIONS, Piece, RowSource
 from startup_llm.data.row_target import RowTarget, extend_schema
 from startup_llm.data.spreadsheets import SPREADSHEETS
@@ -59,7 +60,9 @@ def find_files(rows: Rows, folder: Path, *, overwrite: bool) -> list[tuple[str, 
     files = [(split, file) for split, records in rows.files.items() for file in records]
     if not files or not all(Path(file["path"]).is_file() for _, file in files):
         raise UserError("--fix needs files of your own (--data.train_file or --data.data_dir) to write copies beside")
-    if isinstance(rows.columns.label, list) or rows.problem_type == "multi_label_classification":
+    if isinstance(rows.columns.label, list) or (
+        rows.problem_type == "multi_label_classification" and rows.columns.label_separator is None
+    ):
         raise UserError("--fix is for one label per row; of several labels, mend the audit's rows yourself")
     copies = [copy for _, file in files for copy in name_copies(file["path"])]
     refuse_inputs_inside({"--fix: the audited file": [file["path"] for _, file in files]}, copies)
@@ -141,8 +144,17 @@ class _Plan:
                     text = mend(text)
                     yield kind, column, text
         label = row.get(columns.label)
-        if position in self.repaired.get("label-spelling", ()) and label in self.spellings:
-            yield "label-spelling", columns.label, self.spellings[label]
+        if position in self.repaired.get("label-spelling", ()) and label is not None:
+            spelled = self._spell(label, columns.label_separator)
+            if spelled != label:
+                yield "label-spelling", columns.label, spelled
+
+    def _spell(self, label: Any, separator: str | None) -> Any:
+        """Write the label of a row, or each label of its cell, as most rows do."""
+        if separator is None:
+            return self.spellings.get(label, label)
+        names = [self.spellings.get(name, name) for name in split_cell(label, separator) or ()]
+        return json.dumps(names, ensure_ascii=False) if separator == JSON else separator.join(dict.fromkeys(names))
 
 
 def _clean_file(path: str, plan: _Plan, first: int, *, overwrite: bool) -> str:

@@ -3,10 +3,12 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from startup_llm.config import LabelledTextData, ProblemType
 from startup_llm.data.columns import TextColumns, find_columns
+from startup_llm.data.label_cells import decide_label_cells
 from startup_llm.data.sources import LoadedData, load_splits
 from startup_llm.data.splits import make_splits, sample_rows
 from startup_llm.data.task_data import TaskData
@@ -41,6 +43,9 @@ def load_labelled_text(data: LabelledTextData, loaded: LoadedData | None = None)
     loaded = loaded or load_splits(data)
     columns = find_columns(loaded.splits, data)
     notes = [*loaded.notes, *columns.notes]
+    separated, columns, cell_notes = decide_label_cells(loaded.splits, columns, data)
+    loaded = replace(loaded, splits=separated)
+    notes += cell_notes
     places = {split: _describe_place(split, loaded) for split in loaded.splits}
     frames = {split: _read_texts(loaded.splits[split], columns, places[split]) for split in loaded.splits}
     problem_type, decision = decide_problem_type(loaded.splits, columns, data)
@@ -235,7 +240,8 @@ def decide_problem_type(
     if asked == "multi_label_classification" and not (several or is_list):
         raise UserError(
             f"data.problem_type is {asked}, but the label column {columns.label!r} holds one value per row; "
-            "expected a column of lists, or several 0/1 columns named with --data.label_column"
+            "expected a column of lists, cells with --data.label_separator ';', or several 0/1 columns named with "
+            "--data.label_column"
         )
     if asked in ("single_label_classification", "regression") and (several or is_list):
         what = f"{len(columns.label)} label columns are named" if several else f"{columns.label!r} holds lists"

@@ -42,6 +42,8 @@ class TextColumns:
     group: str | None
     notes: list[str]
     """What was found without being named, to be printed."""
+    label_separator: str | None = None
+    """What stood between the labels of a cell, where the label column is a list made of cells."""
 
     @property
     def first_label(self) -> str:

@@ -80,7 +80,7 @@ def load_similarity(data: SimilarityData) -> TaskData:
     names = loaded.splits["train"].column_names
     pair, score = _find_pair(names, data), _find_score(names, data)
     if pair is None:
-        labelled = convert_section(data, LabelledTextData)
+        labelled = convert_section(data, LabelledTextData, label_separator="none")
         return _group_by_label(_load_labelled(loaded, labelled, _find_label_faults, skip_bad=data.skip_bad))
     if score is not None:
         columns = {"text_column": pair[0], "text_pair_column": pair[1], "label_column": score}
