@@ -74,11 +74,18 @@ HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*/config
 """What is fetched from a Hub repository: no pickles, no Python code."""
 
 
+_INDEX = "model.safetensors.index.json"
+"""Names the files that the weights of a large checkpoint are divided among."""
+
 _JSON_OBJECTS = (
     "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "generation_config.json", "preprocessor_config.json", "processor_config.json", "model.safetensors.index.json",
+    "generation_config.json", "preprocessor_config.json", "processor_config.json", _INDEX,
 )  # fmt: skip
 """Files of a checkpoint that hold a JSON object, where they are there."""
+
+
+_UNREAD_ROLES = ("mask_token", "image_token", "boi_token", "eoi_token", "audio_token", "boa_token", "eoa_token")
+"""Special tokens that no row is encoded to: a model of text may lack their embeddings, as Gemma 3's does."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,7 @@ class Checkpoint:
         path: Folder with config.json, safetensors weights and a tokenizer.
         source: `packaged`, perhaps with what the weights were restored from, `local folder` or `Hub`.
         revision: Hub commit, or None.
-        weights_sha256: Hex digest over the weight files in the order of their names.
+        weights_sha256: Hex digest over the weight files that are loaded, in the order of their names.
         license: Licence identifier from the checkpoint's own card, or None.
     """
 
@@ -171,11 +178,37 @@ def load_tokenizer(
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     tokenizer.padding_side = "right"
     config = read_json(checkpoint.path / "config.json")
+    check_vocabulary(checkpoint, tokenizer)
     positions = config.get("max_position_embeddings") or config.get("n_positions") or max_length_tokens
     if config.get("model_type") in ("roberta", "xlm-roberta", "camembert", "mpnet"):
         positions -= config.get("pad_token_id", 1) + 1  # their position ids start behind the pad token's
     tokenizer.model_max_length = min(max_length_tokens, tokenizer.model_max_length, positions)
     return tokenizer
+
+
+def check_vocabulary(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer with tokens for which the checkpoint has no embedding, such as ones that were added.
+
+    Args:
+        checkpoint: Where its files are.
+        tokenizer: Its tokenizer.
+
+    Raises:
+        UserError: If there are any.
+    """
+    config = read_json(checkpoint.path / "config.json")
+    text = config.get("text_config")
+    size = config.get("vocab_size") or (text.get("vocab_size") if isinstance(text, dict) else None)
+    ids = tokenizer.get_vocab()
+    unread = {token for role, token in tokenizer.special_tokens_map.items() if role in _UNREAD_ROLES}
+    beyond = {token: number for token, number in ids.items() if number >= (size or 0) and token not in unread}
+    if isinstance(size, int) and beyond:
+        first = min(beyond, key=lambda token: beyond[token])
+        raise UserError(
+            f"checkpoint {checkpoint.name} has embeddings of {size:,} tokens, and its tokenizer knows {len(ids):,}: "
+            f"{first!r} has the id {beyond[first]:,}; load both, call "
+            f"model.resize_token_embeddings({max(ids.values()) + 1}), save both in a folder, and name that"
+        )
 
 
 def check_head(checkpoint: Checkpoint, auto_class: str) -> None:
@@ -211,27 +244,52 @@ def _describe(
         hint = f"; its model is {name.rstrip('/')}/model" if (path / "model" / "config.json").is_file() else ""
         message = f"no checkpoint in {name}: expected a folder with config.json and *.safetensors{hint}"
         raise NoCheckpoint(message, path)
-    weights = sorted(path.glob("*.safetensors"))
+    _check_objects(name, path)
+    weights = _list_weights(name, path)
     if not weights:
         raise UserError(_no_safetensors(name, [file.name for file in path.iterdir()]))
     _check_files(name, path, weights)
     return Checkpoint(name, path, source, revision, weights_sha256 or compute_sha256(weights), _license(path))
 
 
+def _list_weights(name: str, folder: Path) -> list[Path]:
+    """Return the files that transformers loads from a folder, by name; none where it would look for pickled ones.
+
+    Other safetensors files may lie beside them, such as the same weights in another format.
+    """
+    single = read_json(folder / "config.json").get("transformers_weights") or "model.safetensors"
+    if os.path.lexists(folder / _INDEX) and not os.path.lexists(folder / str(single)):
+        shards = read_json(folder / _INDEX).get("weight_map")
+        names = sorted(set(map(str, shards.values()))) if isinstance(shards, dict) else []
+    else:
+        names = [str(single)]
+    for file in names:
+        if Path(file).name != file or not file.endswith(".safetensors"):
+            raise UserError(f"checkpoint {name}: the weights {file!r} are no safetensors file beside its config.json")
+        if names != [single] and not os.path.lexists(folder / file):
+            raise UserError(f"checkpoint {name}: {_INDEX} names {file}, which is not there; copy the checkpoint again")
+    return [folder / file for file in names if os.path.lexists(folder / file)]
+
+
 def _check_files(name: str, folder: Path, weights: Sequence[Path]) -> None:
-    """Refuse JSON that is none, weights whose header does not go with their size, and a config of another model."""
-    for file in (*weights, *(folder / known for known in _JSON_OBJECTS)):
-        if os.path.lexists(file):
-            plain_data.check_regular_file(file, f"checkpoint {name}: {file.name}")
+    """Refuse weights whose header does not go with their size, and a config of another model."""
+    for file in weights:
+        plain_data.check_regular_file(file, f"checkpoint {name}: {file.name}")
+    tensors = sum(_count_tensors(name, file) for file in weights)
+    _check_sizes(name, read_json(folder / "config.json"), tensors, sum(file.stat().st_size for file in weights))
+
+
+def _check_objects(name: str, folder: Path) -> None:
+    """Refuse JSON that is none, or no object."""
     for known in _JSON_OBJECTS:
+        if os.path.lexists(folder / known):
+            plain_data.check_regular_file(folder / known, f"checkpoint {name}: {known}")
         try:
             is_object = isinstance(read_json(folder / known), dict)
         except UserError:
             is_object = False
         if not is_object:
             raise UserError(f"checkpoint {name}: {known} is not a JSON object; copy the checkpoint again")
-    tensors = sum(_count_tensors(name, file) for file in weights)
-    _check_sizes(name, read_json(folder / "config.json"), tensors, sum(file.stat().st_size for file in weights))
 
 
 def _count_tensors(name: str, file: Path) -> int:
@@ -267,10 +325,13 @@ def _check_sizes(name: str, config: Mapping[str, Any], tensors: int, weights_byt
 
 
 def _no_safetensors(name: str, files: Iterable[str]) -> str:
-    others = sorted(file for file in files if file.endswith((".bin", ".pt", ".pth", ".h5", ".ckpt", ".msgpack")))
+    endings = (".bin", ".pt", ".pth", ".h5", ".ckpt", ".msgpack", ".safetensors")
+    others = sorted(file for file in files if file.endswith(endings))
     found = f" (found {', '.join(others)})" if others else ""
+    misnamed = any(file.endswith(".safetensors") for file in others)
+    expected = f", expected model.safetensors or {_INDEX}" if misnamed else ""
     return (
-        f"checkpoint {name} has no safetensors weights{found}; only safetensors are loaded: "
+        f"checkpoint {name} has no safetensors weights{found}{expected}; only safetensors are loaded: "
         "choose a revision that has them, or convert it with model.save_pretrained(folder) and name that folder"
     )
 

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 from startup_llm.errors import UserError
 from startup_llm.models.checkpoints import read_json
 from startup_llm.models.pooling import POOLED_FAMILIES, write_identity, write_mean_pooling
-from startup_llm.models.pretrained import find_head_modules, load_config_for, load_model, name_labels, set_dropout
+from startup_llm.models.pretrained import (
+    find_head_modules,
+    find_new_modules,
+    load_config_for,
+    load_model,
+    name_labels,
+    renew_outputs,
+    set_dropout,
+)
 from startup_llm.models.task_model import TaskModel
 
 if TYPE_CHECKING:
@@ -61,11 +69,13 @@ def build_sequence_classifier(
         arguments["num_hidden_layers"] = config.num_hidden_layers + 1
     elif hasattr(config, "classifier_pooling") and pooling in ("mean", "cls"):
         arguments["classifier_pooling"] = pooling
-    model, loading = load_model(
+    added = f"encoder.layer.{config.num_hidden_layers}" if "num_hidden_layers" in arguments else None
+    model, loaded = load_model(
         AutoModelForSequenceClassification,
         checkpoint,
         attention_kernel,
         trust_remote_code,
+        find_new=lambda model: [*find_new_modules(model), *([f"{model.base_model_prefix}.{added}"] if added else [])],
         config=AutoConfig.from_pretrained(
             checkpoint.path,
             problem_type=problem_type,
@@ -75,23 +85,29 @@ def build_sequence_classifier(
             **(name_labels(label_names) if label_names else {}),
         ),
     )
+    renewed = renew_outputs(checkpoint.name, model, config, label_names, loaded)
     constants: list[str] = []
     if config.model_type in POOLED_FAMILIES and pooling in ("mean", "cls"):
         dense = POOLED_FAMILIES[config.model_type]
         write_identity(model.get_submodule(dense))
         constants.append(dense)
-        if pooling == "mean":
-            layer = f"encoder.layer.{config.num_hidden_layers}"
-            write_mean_pooling(model.base_model.get_submodule(layer))
-            constants.append(f"{model.base_model_prefix}.{layer}")
+        if added:
+            layer = f"{model.base_model_prefix}.{added}"
+            if not all(f"{layer}.{name}" in loaded.new for name, _ in model.get_submodule(layer).named_parameters()):
+                raise UserError(
+                    f"checkpoint {checkpoint.name} has weights {layer}, and its config.json asks for "
+                    f"{config.num_hidden_layers} blocks; the two are not of one model: copy the checkpoint again"
+                )
+            write_mean_pooling(model.get_submodule(layer))
+            constants.append(layer)
     set_dropout(model, dropout)
     return TaskModel(
         model=model,
         pooling=pooling,
-        head_modules=find_head_modules(model, loading["missing_keys"], constants),
+        head_modules=find_head_modules(model, loaded.new, constants),
         constant_modules=tuple(constants),
-        load_arguments=arguments,
-        notes=tuple(notes),
+        load_arguments={**arguments, **({"ignore_mismatched_sizes": True} if loaded.reshaped else {})},
+        notes=(*notes, *loaded.notes, *renewed),
     )
 
 

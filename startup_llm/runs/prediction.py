@@ -134,7 +134,7 @@ def load_answering_model(config: PredictConfig, files: PredictionFiles, device: 
         call_on_main_process(lambda: load_config(checkpoint, trust_remote_code=False))
         call_on_main_process(lambda: check_head(checkpoint, saved.find_auto_class(path)))
     processor = load_trained_processor(task, checkpoint)
-    model = saved.load(path).to(device)
+    model = saved.load_whole(path, checkpoint.name).to(device)
     if config.max_new_tokens is not None:
         if not hasattr(model, "generation_config"):
             raise UserError(f"max_new_tokens {config.max_new_tokens}: {task.tag} writes nothing; leave it out")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from startup_llm.models.pretrained import check_loading, explain_failure
+
 if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
@@ -51,7 +53,25 @@ class SavedModel(ABC):
         """Load a folder with its Auto class alone, as anyone without this package would."""
         import transformers
 
-        return getattr(transformers, self.find_auto_class(path)).from_pretrained(path, dtype="float32", **arguments)
+        auto_class = getattr(transformers, self.find_auto_class(path))
+        return auto_class.from_pretrained(path, dtype="float32", use_safetensors=True, **arguments)
+
+    def load_whole(self, path: str, name: str) -> PreTrainedModel:
+        """Load a folder to answer or to be measured.
+
+        Args:
+            path: The folder.
+            name: What to call it in an error.
+
+        Raises:
+            UserError: If its weights are not those of a whole model of the task: missing, of another shape, or not
+                finite.
+        """
+        with explain_failure(name):
+            loaded = self.load(path, output_loading_info=True, ignore_mismatched_sizes=True)
+        model, loading = loaded if isinstance(loaded, tuple) else (loaded, {})  # a reference model tells nothing
+        check_loading(name, model, loading, None, f"fine-tune it for {self.task.tag} first")
+        return model
 
     def load_processor(self, path: str) -> Any:
         """Load the processor that was saved beside a model or an adapter, as anyone without this package would."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.data.batching import split_by_length
+from startup_llm.errors import UserError
 from startup_llm.models.sequence_classifier import find_output_layer, gather_last_token
 from startup_llm.training.kept_states import KeptStates, NumberedCollator, use_kept_states
 
@@ -28,21 +29,38 @@ def predict_outputs(task: Task, model: Any, encoded: Dataset, processor: Any, pl
         encoded: Encoded rows with a column `length`.
         processor: What encoded them.
         plan: Number type and batch size.
+
+    Raises:
+        UserError: If an output is NaN or infinite.
     """
     collator = task.build_collator(processor)
-    return _collect(lambda batch: task.compute_outputs(model, batch, processor), model, encoded, collator, plan)
+    return _check_finite(
+        _collect(lambda batch: task.compute_outputs(model, batch, processor), model, encoded, collator, plan)
+    )
 
 
 def predict_answers(task: Task, model: Any, encoded: Dataset, processor: Any, plan: SpeedPlan) -> list[np.ndarray]:
     """Return what the task's predictor answers from, for each row that it encoded."""
     collator, compute = task.build_collator(processor), task.predictor.compute_outputs
-    return _collect(lambda batch: compute(model, batch, processor), model, encoded, collator, plan)
+    return _check_finite(_collect(lambda batch: compute(model, batch, processor), model, encoded, collator, plan))
 
 
 def predict_scores(task: Task, model: Any, encoded: Dataset, processor: Any, plan: SpeedPlan) -> list[np.ndarray]:
     """Return for each encoded row the numbers by which the task compares two copies of a model."""
     collator, compute = task.build_collator(processor), task.saved_model.compute_scores
     return _collect(lambda batch: compute(model, batch, processor), model, encoded, collator, plan)
+
+
+def _check_finite(outputs: list[np.ndarray]) -> list[np.ndarray]:
+    """Return a model's outputs; each process has all of them, so all of them end where one is not finite."""
+    for row, output in enumerate(outputs):
+        values = np.asarray(output)
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise UserError(
+                f"the model's output for row {row + 1} of {len(outputs)} is not finite (NaN or infinite): training "
+                "diverged, or its numbers overflow; train with a lower train.learning_rate, or compute in float32"
+            )
+    return outputs
 
 
 def extract_features(task: Task, model: Any, encoded: Dataset, processor: Any, plan: SpeedPlan) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from startup_llm.config import DEFAULT_TASK, EvaluateConfig, ModelConfig, TextModelConfig
 from startup_llm.errors import UserError
 from startup_llm.models.checkpoints import NoCheckpoint, load_checkpoint
+from startup_llm.models.pretrained import check_finite
 from startup_llm.plain_data import read_json_object
 from startup_llm.run_folder import RESULTS, find_model, read_results
 from startup_llm.tasks import load_task
@@ -54,14 +55,7 @@ def load_trained_model(name: str, config: EvaluateConfig, tag: str | None) -> tu
     if is_adapter:
         return task, *_load_adapter(folder, results, task, config)
     found = found or load_checkpoint(settings)
-    try:
-        loaded = task.saved_model.load(str(found.path), output_loading_info=True)
-    except ValueError as error:
-        raise UserError(f"{name} is no checkpoint for {task.tag}: {str(error).strip().splitlines()[0]}") from None
-    model, loading = loaded if isinstance(loaded, tuple) else (loaded, {})  # a model from scratch tells nothing
-    if missing := sorted(loading.get("missing_keys", ())):
-        raise UserError(f"{name} has no weights {missing[0]}, which {task.tag} needs; fine-tune it first")
-    return task, model, load_trained_processor(task, found)
+    return task, task.saved_model.load_whole(str(found.path), name), load_trained_processor(task, found)
 
 
 def load_trained_processor(task: Task, checkpoint: Checkpoint) -> Any:
@@ -94,4 +88,6 @@ def _load_adapter(folder: Path, results: dict[str, Any], task: Task, config: Eva
     processor = task.saved_model.load_processor(str(folder))
     if hasattr(processor, "pad_token_id"):
         plain.config.pad_token_id = processor.pad_token_id
-    return PeftModel.from_pretrained(plain, str(folder)).merge_and_unload(), processor
+    model = PeftModel.from_pretrained(plain, str(folder)).merge_and_unload()
+    check_finite(str(folder), model)
+    return model, processor

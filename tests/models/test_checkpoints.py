@@ -130,6 +130,9 @@ def test_license_that_the_card_does_not_tell_is_none(copied, card):
 def test_hash_covers_every_shard_in_the_order_of_their_names(copied):
     (copied / "model.safetensors").rename(copied / "model-00002-of-00002.safetensors")
     (copied / "model-00001-of-00002.safetensors").write_bytes(WEIGHTS)
+    (copied / "consolidated.safetensors").write_bytes(WEIGHTS)
+    shards = {"weight": "model-00001-of-00002.safetensors", "other": "model-00002-of-00002.safetensors"}
+    (copied / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": shards}))
     rest = (copied / "model-00002-of-00002.safetensors").read_bytes()
     assert load(copied).weights_sha256 == hashlib.sha256(WEIGHTS + rest).hexdigest()
 
@@ -140,6 +143,39 @@ def test_folder_with_pickled_weights_only_is_refused_with_the_remedy(copied):
         f"checkpoint {copied} has no safetensors weights (found pytorch_model.bin); only safetensors are loaded: "
         "choose a revision that has them, or convert it with model.save_pretrained(folder) and name that folder"
     )
+
+
+def test_pickled_weights_beside_safetensors_that_are_not_loaded_are_refused(copied):
+    (copied / "model.safetensors").rename(copied / "other.safetensors")
+    (copied / "pytorch_model.bin").write_bytes(b"")
+    assert refuse(copied).startswith(
+        f"checkpoint {copied} has no safetensors weights (found other.safetensors, pytorch_model.bin), expected "
+        "model.safetensors or model.safetensors.index.json; only safetensors are loaded"
+    )
+
+
+def test_hash_is_that_of_the_loaded_file_alone(copied):
+    before = load(copied).weights_sha256
+    (copied / "consolidated.safetensors").write_bytes(WEIGHTS)
+    assert load(copied).weights_sha256 == before == compute_sha256([copied / "model.safetensors"])
+
+
+def test_index_that_names_a_missing_or_an_outer_file_is_refused(copied):
+    (copied / "model.safetensors").rename(copied.parent / "model.safetensors")
+    for name, message in (
+        ("gone.safetensors", "gone.safetensors, which is not there"),
+        ("../model.safetensors", "no s"),
+    ):
+        (copied / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"weight": name}}))
+        assert message in refuse(copied)
+
+
+def test_tokenizer_with_a_token_that_the_model_has_no_embedding_for_is_refused(copied):
+    tokenizer = load_tokenizer(load(copied), 64)
+    tokenizer.add_tokens([f"<added {number}>" for number in range(80)])
+    tokenizer.save_pretrained(copied)
+    with pytest.raises(UserError, match=rf"has embeddings of 300 tokens, and its tokenizer knows {len(tokenizer)}: "):
+        load_tokenizer(load(copied), 64)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from startup_llm.errors import UserError
-from startup_llm.models.pretrained import load_config, load_model, name_labels, set_dropout
+from startup_llm.models.pretrained import (
+    find_new_modules,
+    load_config,
+    load_model,
+    name_labels,
+    renew_outputs,
+    set_dropout,
+)
 from startup_llm.models.task_model import TaskModel
 
 if TYPE_CHECKING:
@@ -182,8 +189,9 @@ def build_speech_recogniser(
             "pad_token_id": processor.tokenizer.pad_token_id,
             "ignore_mismatched_sizes": True,
         }
-        model, loading = load_model(AutoModelForCTC, checkpoint, attention_kernel, trust_remote_code, **arguments)
-        drawn = [*loading["missing_keys"], *loading["mismatched_keys"]]
+        model, loaded = load_model(
+            AutoModelForCTC, checkpoint, attention_kernel, trust_remote_code, find_new=find_new_modules, **arguments
+        )
         model.config.ctc_loss_reduction, model.config.ctc_zero_infinity = "mean", True
         _settle(model, processor.feature_extractor, dropout, shortest_seconds, warp_spectrum)
         positions = count_mask_positions(processor.feature_extractor)
@@ -192,16 +200,18 @@ def build_speech_recogniser(
             head_modules=("lm_head",),
             load_arguments=arguments,
             mask_positions=positions,
-            answers_untuned=not drawn,
+            notes=loaded.notes,
+            answers_untuned=not loaded.new,
         )
     if config.model_type not in MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES:
         raise UserError(
             f"checkpoint {checkpoint.name} is of type {config.model_type}, which recognises no speech in transformers "
             f"{transformers.__version__}; choose a Wav2Vec2-, HuBERT-, WavLM- or Whisper-style checkpoint"
         )
-    model, loading = load_model(AutoModelForSpeechSeq2Seq, checkpoint, attention_kernel, trust_remote_code)
-    if missing := sorted(loading["missing_keys"]):
-        raise UserError(f"checkpoint {checkpoint.name} has no weights {missing[0]}; choose one with its output layer")
+    remedy = "choose one with its output layer"
+    model, loaded = load_model(
+        AutoModelForSpeechSeq2Seq, checkpoint, attention_kernel, trust_remote_code, remedy=remedy
+    )
     language = getattr(processor.tokenizer, "language", None)
     if language is None and knows_many_languages(processor.tokenizer):
         raise UserError(f"checkpoint {checkpoint.name} knows many languages; name yours: --model.language english")
@@ -210,7 +220,7 @@ def build_speech_recogniser(
         model.generation_config.forced_decoder_ids = None
     _settle(model, processor.feature_extractor, dropout, shortest_seconds, warp_spectrum)
     positions = count_mask_positions(processor.feature_extractor)
-    return TaskModel(model, mask_positions=positions, answers_untuned=True)
+    return TaskModel(model, mask_positions=positions, notes=loaded.notes, answers_untuned=True)
 
 
 def build_audio_classifier(
@@ -249,20 +259,24 @@ def build_audio_classifier(
             f"transformers {transformers.__version__}; choose a Wav2Vec2-, Whisper- or AST-style checkpoint"
         )
     arguments: dict[str, Any] = {"num_labels": len(label_names), "ignore_mismatched_sizes": True}
-    model, _ = load_model(
+    model, loaded = load_model(
         AutoModelForAudioClassification,
         checkpoint,
         attention_kernel,
         trust_remote_code,
+        find_new=find_new_modules,
         **arguments,
         **name_labels(label_names),
     )
+    renewed = renew_outputs(checkpoint.name, model, config, label_names, loaded)
     _settle(model, feature_extractor, dropout, shortest_seconds, warp_spectrum)
     sizes = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
     body = max(sizes, key=sizes.__getitem__)
     heads = tuple(name for name, size in sizes.items() if size and name != body)
     positions = count_mask_positions(feature_extractor)
-    return TaskModel(model, head_modules=heads, load_arguments=arguments, mask_positions=positions)
+    return TaskModel(
+        model, head_modules=heads, load_arguments=arguments, mask_positions=positions, notes=(*loaded.notes, *renewed)
+    )
 
 
 # From scratch --------------------------------------------------------------------------------------------------------

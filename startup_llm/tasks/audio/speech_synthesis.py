@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.errors import UserError
-from startup_llm.models.pretrained import load_config, set_dropout
+from startup_llm.models.pretrained import load_config, load_model, set_dropout
 from startup_llm.models.task_model import TaskModel
 
 if TYPE_CHECKING:
@@ -83,14 +83,12 @@ def build_speech_synthesiser(checkpoint: Checkpoint, *, dropout: float, trust_re
             f"checkpoint {checkpoint.name} is of type {kind}; choose a SpeechT5-style one, such as "
             "microsoft/speecht5_tts"
         )
-    model, loading = AutoModelForTextToSpectrogram.from_pretrained(
-        checkpoint.path, dtype="float32", attn_implementation="eager", output_loading_info=True
-    )
-    if missing := sorted(loading["missing_keys"]):
-        raise UserError(f"checkpoint {checkpoint.name} has no weights {missing[0]}; choose one that can speak")
+    remedy = "choose one that can speak"
+    model, loaded = load_model(AutoModelForTextToSpectrogram, checkpoint, "eager", trust_remote_code, remedy=remedy)
     set_dropout(model, dropout)
     model.config.encoder_layerdrop = model.config.decoder_layerdrop = 0.0
-    return TaskModel(model, head_modules=("speech_decoder_postnet",))  # its batch norm counts while it is trained
+    heads = ("speech_decoder_postnet",)  # its batch norm counts while it is trained
+    return TaskModel(model, head_modules=heads, notes=loaded.notes)
 
 
 def build_scratch_speecht5(texts: Sequence[str], model: ScratchSpeechT5) -> tuple[Any, TaskModel]:

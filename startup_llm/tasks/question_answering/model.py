@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from startup_llm.models.pretrained import find_head_modules, load_config_for, load_model, set_dropout
+from startup_llm.models.pretrained import (
+    find_head_modules,
+    find_new_modules,
+    load_config_for,
+    load_model,
+    set_dropout,
+)
 from startup_llm.models.task_model import TaskModel
 
 if TYPE_CHECKING:
@@ -45,13 +51,20 @@ def build_question_answerer(
         choose="a BERT-, RoBERTa- or DeBERTa-style checkpoint",
     )
     shape = {"num_labels": 2}  # a checkpoint may have had labels of its own
-    model, loading = load_model(
-        AutoModelForQuestionAnswering, checkpoint, attention_kernel, trust_remote_code, **shape
+    model, loaded = load_model(
+        AutoModelForQuestionAnswering,
+        checkpoint,
+        attention_kernel,
+        trust_remote_code,
+        find_new=find_new_modules,
+        **shape,
     )
     model.config.null_threshold = null_threshold
     set_dropout(model, dropout)
     heads = find_head_modules(model)
-    return TaskModel(model, head_modules=heads, load_arguments=shape, answers_untuned=not loading["missing_keys"])
+    return TaskModel(
+        model, head_modules=heads, load_arguments=shape, notes=loaded.notes, answers_untuned=not loaded.new
+    )
 
 
 def compute_span_logits(model: Any, batch: dict[str, Tensor]) -> list[np.ndarray]:

@@ -138,17 +138,16 @@ def build_sentence_encoder(
     """
     from transformers import AutoModel
 
-    try:
-        model, _ = load_model(AutoModel, checkpoint, attention_kernel, trust_remote_code)
-    except ValueError as error:
-        raise UserError(f"checkpoint {checkpoint.name}: {str(error).strip().splitlines()[0]}") from None
+    model, loaded = load_model(
+        AutoModel, checkpoint, attention_kernel, trust_remote_code, find_new=lambda model: ["pooler"]
+    )
     if getattr(model.config, "is_encoder_decoder", False):
         raise UserError(
             f"checkpoint {checkpoint.name} ({model.config.model_type}) reads one text to write another; "
             "choose a BERT-style checkpoint or a sentence-transformers one"
         )
     set_dropout(model, dropout)
-    notes = [f"one vector of {processor.width} numbers per text: {processor.pooling} pooling"]
+    notes = [*loaded.notes, f"one vector of {processor.width} numbers per text: {processor.pooling} pooling"]
     if not (checkpoint.path / "modules.json").is_file():
         notes.append(f"{checkpoint.name} was not trained to compare texts: without tuning it may do so badly")
     unread = ("pooler",) if getattr(model, "pooler", None) is not None else ()  # the loss does not reach it

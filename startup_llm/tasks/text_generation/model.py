@@ -32,16 +32,9 @@ def build_causal_language_model(
     """
     from transformers import AutoModelForCausalLM
 
-    try:
-        model, loading = load_model(AutoModelForCausalLM, checkpoint, attention_kernel, trust_remote_code)
-    except ValueError as error:
-        raise UserError(f"checkpoint {checkpoint.name}: {str(error).strip().splitlines()[0]}") from None
-    if missing := sorted(loading["missing_keys"]):
-        raise UserError(
-            f"checkpoint {checkpoint.name} is no language model: it has no weights {missing[0]}; "
-            "choose a GPT-style checkpoint that was pretrained to predict the next token"
-        )
+    remedy = "it is no language model: choose a GPT-style checkpoint that was pretrained to predict the next token"
+    model, loaded = load_model(AutoModelForCausalLM, checkpoint, attention_kernel, trust_remote_code, remedy=remedy)
     if getattr(model.config, "is_encoder_decoder", False) or type(model).__name__.startswith(("Bert", "Roberta")):
         raise UserError(f"checkpoint {checkpoint.name} ({type(model).__name__}) does not read from left to right")
     set_dropout(model, dropout)
-    return TaskModel(model, answers_untuned=True)
+    return TaskModel(model, notes=loaded.notes, answers_untuned=True)

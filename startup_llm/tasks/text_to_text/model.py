@@ -41,9 +41,8 @@ def build_sequence_to_sequence(
             f"checkpoint {checkpoint.name} is of type {config.model_type}, without a decoder that reads an encoder; "
             "choose a T5-, BART- or Marian-style checkpoint"
         )
-    model, loading = load_model(AutoModelForSeq2SeqLM, checkpoint, attention_kernel, trust_remote_code)
-    if missing := sorted(loading["missing_keys"]):
-        raise UserError(f"checkpoint {checkpoint.name} has no weights {missing[0]}; choose one with its output layer")
+    remedy = "choose one with its output layer"
+    model, loaded = load_model(AutoModelForSeq2SeqLM, checkpoint, attention_kernel, trust_remote_code, remedy=remedy)
     set_dropout(model, dropout)
     if language := getattr(processor, "tgt_lang", None):
         token = _find_language_token(processor, language, "language")
@@ -51,7 +50,7 @@ def build_sequence_to_sequence(
             model.generation_config.forced_bos_token_id = token
         else:  # mBART, whose texts end with it
             model.config.decoder_start_token_id = model.generation_config.decoder_start_token_id = token
-    return TaskModel(model, answers_untuned=True)
+    return TaskModel(model, notes=loaded.notes, answers_untuned=True)
 
 
 def set_languages(tokenizer: Any, source: str | None, target: str | None) -> None:

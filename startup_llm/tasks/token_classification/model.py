@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from startup_llm.errors import UserError
 from startup_llm.models.checkpoints import load_tokenizer
-from startup_llm.models.pretrained import find_head_modules, load_config_for, load_model, name_labels, set_dropout
+from startup_llm.models.pretrained import (
+    find_head_modules,
+    find_new_modules,
+    load_config_for,
+    load_model,
+    name_labels,
+    renew_outputs,
+    set_dropout,
+)
 from startup_llm.models.task_model import TaskModel
 
 if TYPE_CHECKING:
@@ -70,7 +78,7 @@ def build_token_classifier(
     """
     from transformers import AutoModelForTokenClassification
 
-    load_config_for(
+    config = load_config_for(
         AutoModelForTokenClassification,
         checkpoint,
         trust_remote_code,
@@ -78,14 +86,17 @@ def build_token_classifier(
         choose="a BERT-, RoBERTa- or DeBERTa-style checkpoint",
     )
     arguments: dict[str, Any] = {"num_labels": len(label_names), "ignore_mismatched_sizes": True}
-    model, loading = load_model(
+    model, loaded = load_model(
         AutoModelForTokenClassification,
         checkpoint,
         attention_kernel,
         trust_remote_code,
+        find_new=find_new_modules,
         **arguments,
         **name_labels(label_names),
     )
+    renewed = renew_outputs(checkpoint.name, model, config, label_names, loaded)
     set_dropout(model, dropout)
-    heads = find_head_modules(model, loading["missing_keys"])
-    return TaskModel(model, head_modules=heads, load_arguments=arguments)
+    heads = find_head_modules(model, loaded.new)
+    notes = (*loaded.notes, *renewed)
+    return TaskModel(model, head_modules=heads, load_arguments=arguments, notes=notes)

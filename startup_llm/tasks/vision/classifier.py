@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from startup_llm.errors import UserError
-from startup_llm.models.pretrained import find_head_modules, load_config_for, load_model, name_labels, set_dropout
+from startup_llm.models.pretrained import (
+    find_head_modules,
+    find_new_modules,
+    load_config_for,
+    load_model,
+    name_labels,
+    renew_outputs,
+    set_dropout,
+)
 from startup_llm.models.task_model import TaskModel
 
 if TYPE_CHECKING:
@@ -60,14 +68,17 @@ def build_image_classifier(
         choose="a ViT, Swin, ConvNeXt or ResNet checkpoint",
     )
     arguments: dict[str, Any] = {"num_labels": len(label_names), "ignore_mismatched_sizes": True}
-    model, _ = load_model(
+    model, loaded = load_model(
         AutoModelForImageClassification,
         checkpoint,
         attention_kernel if hasattr(config, "num_attention_heads") else None,
         trust_remote_code,
+        find_new=find_new_modules,
         **arguments,
         **name_labels(label_names),
         problem_type="single_label_classification",
     )
+    renewed = renew_outputs(checkpoint.name, model, config, label_names, loaded)
     set_dropout(model, dropout)
-    return TaskModel(model, head_modules=find_head_modules(model), load_arguments=arguments)
+    notes = (*loaded.notes, *renewed)
+    return TaskModel(model, head_modules=find_head_modules(model), load_arguments=arguments, notes=notes)

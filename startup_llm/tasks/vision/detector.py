@@ -70,11 +70,12 @@ def build_object_detector(
     )
     arguments: dict[str, Any] = {"num_labels": len(label_names), "ignore_mismatched_sizes": True}
     try:
-        model, loading = load_model(
+        model, loaded = load_model(
             AutoModelForObjectDetection,
             checkpoint,
             attention_kernel,
             trust_remote_code,
+            find_new=_find_head_names,
             **arguments,
             **name_labels(label_names),
         )
@@ -88,15 +89,17 @@ def build_object_detector(
     set_dropout(model, dropout)
     fix_batch_norms(model)
     no_adapter = f"the layers of {config.model_type} share one head, which an adapter cannot keep; use --method full"
-    new = [
-        key[0] if isinstance(key, tuple) else key for key in (*loading["missing_keys"], *loading["mismatched_keys"])
-    ]
     return TaskModel(
         model,
-        head_modules=tuple(find_heads(model, new)),
+        head_modules=tuple(find_heads(model, sorted(loaded.new))),
         load_arguments=arguments,
+        notes=loaded.notes,
         no_adapter=no_adapter if model._tied_weights_keys else None,
     )
+
+
+def _find_head_names(model: Any) -> list[str]:
+    return [name for name, _ in model.named_modules() if name.rsplit(".", 1)[-1] in _HEADS]
 
 
 def find_heads(model: Any, new_parameters: Iterable[str]) -> list[str]:

@@ -107,7 +107,7 @@ def test_an_encoder_and_another_reference_model_are_refused(task, data, tiny_che
     checkpoint = Checkpoint("tiny-bert", path, "local folder", None, "", None)
     from startup_llm.tasks.text_generation.model import build_causal_language_model
 
-    with pytest.raises(UserError, match="tiny-bert is no language model"):
+    with pytest.raises(UserError, match=r"tiny-bert has no weights cls.* needs; it is no language model: choose"):
         build_causal_language_model(checkpoint)
     with pytest.raises(UserError, match=r"model.name dnn: text-generation has no reference model of that name"):
         task.reference_models.build(data, ScratchDnn(), "sdpa")
