@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from startup_llm.errors import UserError, nearest
+from startup_llm.plain_data import read_json_object
 
 if TYPE_CHECKING:
     import peft
@@ -221,6 +224,78 @@ def quantize_linears(model: nn.Module, names: Sequence[str]) -> None:
         quantized.bias = layer.bias
         model.set_submodule(name, quantized.to(layer.weight.device))
     model.is_loaded_in_4bit = True  # by which PEFT chooses its 4-bit LoRA layer
+
+
+ADAPTER_CONFIG = "adapter_config.json"
+_CHECKED_BY_SHAPE = ("num_labels", "vocab_size", "pad_token_id", "ignore_mismatched_sizes")
+"""Arguments of `from_pretrained` without which PEFT refuses the adapter's head, whose shape does not fit then."""
+
+
+_AUTO_CLASSES = {
+    "CAUSAL_LM": "AutoPeftModelForCausalLM",
+    "FEATURE_EXTRACTION": "AutoPeftModelForFeatureExtraction",
+    "QUESTION_ANS": "AutoPeftModelForQuestionAnswering",
+    "SEQ_2_SEQ_LM": "AutoPeftModelForSeq2SeqLM",
+    "SEQ_CLS": "AutoPeftModelForSequenceClassification",
+    "TOKEN_CLS": "AutoPeftModelForTokenClassification",
+}
+
+
+def settle_bare_base(adapter: Path, base: Path, load_arguments: Mapping[str, Any]) -> None:
+    """Let PEFT's own Auto classes load a saved adapter right, or refuse it: they know nothing of `load_arguments`.
+
+    They put the adapter on the bare checkpoint. Where a BERT's mean pooling is one more layer behind its last one,
+    `layer_replication` makes the place for it, whose weights are the adapter's. Where something else is missing that
+    PEFT would pass over, the adapter has no task type, without which an Auto class does not load it.
+
+    Args:
+        adapter: Folder of the saved adapter; its adapter_config.json is changed.
+        base: Folder of the checkpoint.
+        load_arguments: What `from_pretrained` on the checkpoint needs to get the model's shape.
+    """
+    described = read_json_object(base / "config.json")
+    silent = {
+        name: value
+        for name, value in load_arguments.items()
+        if name not in _CHECKED_BY_SHAPE and described.get(name) != value
+    }
+    if not silent:
+        return
+    content = read_json_object(adapter / ADAPTER_CONFIG)
+    layers = described.get("num_hidden_layers")
+    if silent == {"num_hidden_layers": layers and layers + 1} and described.get("model_type") == "bert":
+        content["layer_replication"] = [[0, layers], [layers - 1, layers]]
+    else:
+        content["task_type"] = content["auto_mapping"] = None
+    (adapter / ADAPTER_CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def load_on_bare_base(adapter: Path, base: Path, load_arguments: Mapping[str, Any], folder: Path) -> Any:
+    """Load an adapter by PEFT's Auto class of its task, as anyone does who has the adapter alone.
+
+    Args:
+        adapter: Folder of the saved adapter.
+        base: Folder of the checkpoint, which stands for the name that the adapter has for it.
+        load_arguments: Of them those that PEFT asks for by refusing the adapter.
+        folder: An empty folder to work in.
+
+    Returns:
+        The model in float32; None where PEFT refuses the adapter.
+    """
+    import peft
+
+    content = read_json_object(adapter / ADAPTER_CONFIG)
+    auto_class = getattr(peft, _AUTO_CLASSES.get(content.get("task_type"), "AutoPeftModel"))
+    for file in adapter.iterdir():
+        if file.name != ADAPTER_CONFIG:
+            (folder / file.name).symlink_to(file.absolute())
+    content |= {"base_model_name_or_path": str(base), "revision": None}
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(content), encoding="utf-8")
+    arguments = {name: value for name, value in load_arguments.items() if name in _CHECKED_BY_SHAPE}
+    try:
+        return auto_class.from_pretrained(str(folder), dtype="float32", **arguments)
+    except Exception:  # whatever the reason, nobody gets a wrong model
+        return None
 
 
 def _plain_name(name: str) -> str:

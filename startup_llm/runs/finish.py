@@ -11,7 +11,7 @@ from startup_llm.evaluation.metrics import rank_metrics
 from startup_llm.evaluation.report import build_report
 from startup_llm.evaluation.results import SCHEMA_VERSION, score_models
 from startup_llm.hub.dataset_card import describe_dataset
-from startup_llm.hub.model_card import build_model_card
+from startup_llm.hub.model_card import Publication, build_model_card
 from startup_llm.run_folder import RESULTS, RUN_LOCK
 from startup_llm.runs.lock import build_run_lock
 from startup_llm.training.finetuning import check_against_training
@@ -128,6 +128,8 @@ def write_run(
     run.write_text("predictions.jsonl", "\n".join(lines) + "\n")
     run.write_text("report.html", build_report(results))
     run.write_text("README.md", build_model_card(results))
+    if run.adapter.is_dir():  # in the place of PEFT's template, which has a local path
+        run.write_text(f"{run.adapter.name}/README.md", build_model_card(results, Publication(what="adapter")))
     if prepared is not None:
         lock = build_run_lock(run, session.config_text, session.train_section, prepared, results)
         run.write_json(RUN_LOCK, lock)

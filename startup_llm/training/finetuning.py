@@ -15,7 +15,7 @@ import numpy as np
 from startup_llm.config import LinearHead
 from startup_llm.errors import UserError
 from startup_llm.evaluation.metrics import rank_metrics
-from startup_llm.models.adapters import add_lora, choose_layers
+from startup_llm.models.adapters import ADAPTER_CONFIG, add_lora, choose_layers, settle_bare_base
 from startup_llm.models.checkpoints import read_json
 from startup_llm.models.sequence_classifier import find_output_layer
 from startup_llm.run_folder import PLAN
@@ -513,6 +513,8 @@ def save_model(
     if run.is_writer:
         model.save_pretrained(run.model)
         prepared.processor.save_pretrained(run.model)
+        if (run.adapter / ADAPTER_CONFIG).is_file():  # after it was read: here it stands on a base of the whole shape
+            settle_bare_base(run.adapter, prepared.checkpoint.path, prepared.task_model.load_arguments)
     PartialState().wait_for_everyone()
     return model.to(prepared.plan.device).eval()
 

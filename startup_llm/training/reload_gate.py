@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.evaluation.environment import withhold_secrets
+from startup_llm.models.adapters import load_on_bare_base
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -41,6 +42,8 @@ def check_reload(
     load_arguments: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Load the run's adapter and merged model in a fresh process and compare outputs, and the pipeline's answers.
+
+    The adapter is loaded on the base as its card says, and by PEFT's Auto class; the larger difference counts.
 
     Args:
         run: The run, with `model/` and perhaps `adapter/` written.
@@ -132,10 +135,18 @@ def _answer(request_file: Path) -> None:
     if request["adapter"]:
         from peft import PeftModel
 
+        pad = getattr(task.saved_model.load_processor(request["adapter"]), "pad_token_id", None)
         base = task.saved_model.load(request["base"], **request["load_arguments"])
-        if hasattr(processor := task.saved_model.load_processor(request["adapter"]), "pad_token_id"):
-            base.config.pad_token_id = processor.pad_token_id
+        if pad is not None:
+            base.config.pad_token_id = pad
         differences["adapter"] = compare(PeftModel.from_pretrained(base, request["adapter"]), request["adapter"])
+        with tempfile.TemporaryDirectory(dir=folder) as bare:
+            places = (Path(request["adapter"]), Path(request["base"]))
+            found = load_on_bare_base(*places, request["load_arguments"], Path(bare))
+        if found is not None:
+            if pad is not None:
+                found.config.pad_token_id = pad
+            differences["adapter"] = max(differences["adapter"], compare(found, request["adapter"]))
     (folder / "answer.json").write_text(json.dumps(differences))
 
 

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import AutoPeftModelForSequenceClassification, PeftModel
 from transformers import AutoModelForSequenceClassification, T5Config, T5ForConditionalGeneration
 
 from startup_llm.config import LoraConfig, ModelConfig
 from startup_llm.errors import UserError
-from startup_llm.models.adapters import add_lora, find_block_layers
+from startup_llm.models.adapters import add_lora, find_block_layers, settle_bare_base
 from startup_llm.models.checkpoints import load_checkpoint, load_tokenizer
 from startup_llm.models.sequence_classifier import build_sequence_classifier
 
@@ -293,3 +293,33 @@ def test_of_an_encoder_and_a_decoder_none_is_the_upper_one():
     model = T5ForConditionalGeneration(T5Config(vocab_size=20, d_model=8, d_kv=4, d_ff=8, num_heads=2))
     with pytest.raises(UserError, match=r"lora\.upper_layers 1: T5ForConditionalGeneration has 2 stacks of blocks"):
         add_lora(model, LoraConfig(upper_layers=1), task_type=None, base_name="base")
+
+
+@pytest.mark.parametrize(
+    ("name", "pooling", "loads"),
+    [("bert", "mean", True), ("bert", "auto", True), ("roberta", "auto", False), ("modernbert", "mean", False)],
+)
+def test_auto_class_of_peft_loads_the_adapter_right_or_refuses_it(
+    build, tiny_checkpoint, tmp_path, name, pooling, loads
+):
+    classifier, tokenizer = build(name, pooling)
+    batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    trained = adapt(classifier).train()
+    step(trained, batch)
+    adapter, base = tmp_path / "adapter", tiny_checkpoint(name)
+    trained.peft_config["default"].base_model_name_or_path = str(base)
+    trained.save_pretrained(adapter, save_embedding_layers=False)
+    settle_bare_base(adapter, base, classifier.load_arguments)
+    with torch.inference_mode():
+        expected = trained.eval()(**batch).logits
+        whole = AutoModelForSequenceClassification.from_pretrained(base, **classifier.load_arguments)
+        on_whole_base = PeftModel.from_pretrained(whole, str(adapter)).eval()
+        torch.testing.assert_close(on_whole_base(**batch).logits, expected, rtol=0, atol=1e-4)
+        if not loads:
+            with pytest.raises(ValueError, match="Cannot infer the auto class"):
+                AutoPeftModelForSequenceClassification.from_pretrained(str(adapter), num_labels=3)
+            return
+        found = AutoPeftModelForSequenceClassification.from_pretrained(str(adapter), num_labels=3).eval()
+        torch.testing.assert_close(found(**batch).logits, expected, rtol=0, atol=1e-4)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        AutoPeftModelForSequenceClassification.from_pretrained(str(adapter))
