@@ -26,6 +26,7 @@ def align(session: Session[AlignConfig]) -> None:
     from startup_llm.tasks.checkpoint import load_task_checkpoint, name_checkpoint
     from startup_llm.training import finetuning, preferences
     from startup_llm.training.processes import start_run
+    from startup_llm.training.resumption import check_resumption
 
     config, stage = session.config, session.stage
     start_run(session.train_section["seed"])
@@ -43,6 +44,7 @@ def align(session: Session[AlignConfig]) -> None:
         processor = task.load_processor(checkpoint, config.model)
         plan = finetuning.choose_plan(session)
         prepared = finetuning.prepare(task, data, config, checkpoint, processor, plan)
+        check_resumption(session, prepared)
         session.report(f"checkpoint: {checkpoint.name} ({checkpoint.source})", *prepared.describe())
 
     with stage("reference"):

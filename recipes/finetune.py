@@ -31,6 +31,7 @@ def finetune(session: Session[FinetuneConfig]) -> None:
     from startup_llm.training import finetuning
     from startup_llm.training.preflight import Preflight, check_preflight
     from startup_llm.training.processes import start_run
+    from startup_llm.training.resumption import check_resumption
 
     config, stage = session.config, session.stage
     check_preflight(config)
@@ -55,6 +56,7 @@ def finetune(session: Session[FinetuneConfig]) -> None:
         find_shape = functools.partial(finetuning.find_attention_shape, task, data, checkpoint, processor)
         plan = finetuning.choose_plan(session, find_shape)
         prepared = finetuning.prepare(task, data, config, checkpoint, processor, plan)
+        check_resumption(session, prepared)
         data = prepared.data
         session.report(f"checkpoint: {checkpoint.name} ({checkpoint.source})", *prepared.describe())
 

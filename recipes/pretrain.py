@@ -25,6 +25,7 @@ def pretrain(session: Session[PretrainConfig]) -> None:
     from startup_llm.tasks import load_task
     from startup_llm.training import finetuning, pretraining
     from startup_llm.training.processes import start_run
+    from startup_llm.training.resumption import check_resumption
 
     config, stage = session.config, session.stage
     start_run(session.train_section["seed"], shards=True)
@@ -37,6 +38,7 @@ def pretrain(session: Session[PretrainConfig]) -> None:
     with stage("model"):
         plan = finetuning.choose_plan(session)
         prepared = pretraining.prepare(task, data, config, plan)
+        check_resumption(session, prepared)
         session.report(f"model: {config.method} from random weights", *prepared.describe())
 
     predictions = {}

@@ -33,10 +33,12 @@ def train_image_gan(session: Session[GanConfig]) -> None:
     from startup_llm.runs.finish import write_run
     from startup_llm.runs.summary import show_results
     from startup_llm.training.processes import join_processes
+    from startup_llm.training.resumption import check_resumption
 
     config, stage, run = session.config, session.stage, session.run
     join_processes()
     data = load_digits(config.split_seed)
+    check_resumption(session)
     session.report(*data.notes)
     trainer = image_gan.build_gan_trainer(config.model, config.train, data)
     grid = SampleGrid(session, trainer.average.average, classes=len(data.label_names))
@@ -63,6 +65,7 @@ def train_ganbert(session: Session[GanConfig]) -> None:
     from startup_llm.runs.summary import show_results
     from startup_llm.tasks import load_task
     from startup_llm.training.processes import start_run
+    from startup_llm.training.resumption import check_resumption
 
     config, stage, run = session.config, session.stage, session.run
     start_run(config.text.seed)
@@ -74,6 +77,7 @@ def train_ganbert(session: Session[GanConfig]) -> None:
 
     with stage("features"):
         prepared = ganbert.prepare(task, data, session)
+        check_resumption(session, prepared)
         session.report(f"encoder: {prepared.checkpoint.name}, frozen", *prepared.task_model.notes)
         vectors = ganbert.extract_sentence_vectors(prepared)
 

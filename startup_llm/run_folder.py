@@ -9,6 +9,7 @@ A run is written in `NAME.partial/` and renamed to `NAME/` when it is whole, so 
     checkpoints/ the trainer's
     runs/        the runs that a comparison is made of, each a run folder
     plan.json    how an unfinished run computes, for --resume
+    resumption.json  what an unfinished run began with, for --resume
     .startup-llm.json  the marker of a folder that this package made, with the list of its files
 """
 
@@ -44,10 +45,11 @@ from startup_llm.written_files import (
 RESULTS = "results.json"
 RUN_LOCK = "run.lock.json"
 PLAN = "plan.json"
+RESUMPTION = "resumption.json"
 _UNFINISHED = (
-    MARKER, "config.yaml", RESULTS, RUN_LOCK, PLAN, "report.html", "README.md", "predictions*.jsonl", "table.md",
-    "table.html", "adapter", "model", "checkpoints", "runs", "samples", "speech", "corpus.parquet", "curve.png",
-    "losses.png", "benchmark.png", "costs.png", ".gate-*", ".*.????????",
+    MARKER, "config.yaml", RESULTS, RUN_LOCK, PLAN, RESUMPTION, "report.html", "README.md", "predictions*.jsonl",
+    "table.md", "table.html", "adapter", "model", "checkpoints", "runs", "samples", "speech", "corpus.parquet",
+    "curve.png", "losses.png", "benchmark.png", "costs.png", ".gate-*", ".*.????????",
 )  # fmt: skip
 """Names in the folder of a run that is being written, for one that was killed before its files were listed."""
 _LOCK_BYTES = 1 << 26
@@ -285,6 +287,11 @@ class RunFolder:
         file = self.path / PLAN
         return read_json_object(file, max_bytes=_LOCK_BYTES) if file.is_file() else None
 
+    def read_resumption(self) -> dict[str, Any] | None:
+        """Return what an unfinished run began with, or None where it kept no record of it."""
+        file = self.path / RESUMPTION
+        return read_json_object(file, max_bytes=_LOCK_BYTES) if file.is_file() else None
+
     def finish(self) -> None:
         """Give the run its final name; a run that it replaces goes only now.
 
@@ -295,7 +302,8 @@ class RunFolder:
         """
         if not (self.path / RESULTS).is_file():
             raise RuntimeError(f"{self.path} has no {RESULTS}: the run is not whole")
-        (self.path / PLAN).unlink(missing_ok=True)
+        for name in (PLAN, RESUMPTION):
+            (self.path / name).unlink(missing_ok=True)
         apply_umask(self.path)
         self._marker.close(self.path)
         if not self.final.exists() or (self.final.is_dir() and not any(self.final.iterdir())):

@@ -160,6 +160,13 @@ def test_the_reload_gate_has_compared_both_forms(finished_run):
     assert gate["merged_max_difference"] <= gate["tolerance"]
 
 
+def test_the_adapter_has_the_runs_own_card(finished_run):
+    card = (finished_run / "adapter" / "README.md").read_text()
+    assert "PeftModel.from_pretrained(base, " in card
+    assert "[More Information Needed]" not in card
+    assert str(finished_run.parent) not in card
+
+
 def test_labels_keep_their_names_in_the_merged_model(finished_run):
     config = json.loads((finished_run / "model" / "config.json").read_text())
     assert config["id2label"] == {"0": "greeting", "1": "parting"}
@@ -188,6 +195,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_weights(tiny_checkpoint, work
     from safetensors.numpy import load_file
 
     table = write_rows(work / "tickets.csv", greetings())
+    other = write_rows(work / "other.csv", greetings(copies=4))
     words = ["--data.train_file", table, "--model.checkpoint", tiny_checkpoint("bert"), *QUICK[2:]]
     words += ["--train.max_steps", "6", "--train.save_strategy", "steps", "--train.save_steps", "2"]
     words += ["--train.eval_strategy", "steps", "--train.eval_steps", "2", *SAME_PLAN]
@@ -202,7 +210,18 @@ def test_an_interrupted_run_is_resumed_to_the_same_weights(tiny_checkpoint, work
     code, line = call(*words, "--run_dir", "cut")
     assert code == 2
     assert "run cut was interrupted and has checkpoints in cut.partial; go on with --resume" in line
-    assert call(*words, "--run_dir", "cut", "--resume")[0] == 0
+    for more, message in (
+        (["--train.learning_rate", "0.5"], "--resume: train.learning_rate was "),
+        (["--lora.rank", "3"], "--resume: lora.rank was 16 when the run began, and is 3 now; go on with what it"),
+        (["--model.checkpoint", tiny_checkpoint("roberta")], "--resume: checkpoint (SHA-256 of its weights) was '"),
+        (["--data.train_file", other], "--resume: train split (SHA-256 of its rows) was '"),
+    ):
+        code, line = call(*words, *more, "--run_dir", "cut", "--resume")
+        assert (code, line.startswith(f"error: {message}")) == (2, True), line
+    harmless = ["--evaluation.resamples", "60", "--audit", "none"]
+    moved = shutil.copy(table, work / "moved.csv")
+    assert call(*words, *harmless, "--data.train_file", moved, "--run_dir", "cut", "--resume")[0] == 0
+    assert not (work / "cut" / "resumption.json").exists()
     whole, cut = (load_file(work / name / "model" / "model.safetensors") for name in ("whole", "cut"))
     assert all((abs(whole[key] - cut[key]) < 1e-6).all() for key in whole)
 
