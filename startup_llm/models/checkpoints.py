@@ -304,20 +304,25 @@ def _count_tensors(name: str, file: Path) -> int:
         ) from None
 
 
+_COUNTS = ("layers", "n_layer", "blocks", "depths", "experts", "levels", "stages", "codebooks")
+"""Endings of the config's numbers of modules, each of which is built in turn."""
+
+
 def _check_sizes(name: str, config: Mapping[str, Any], tensors: int, weights_bytes: int) -> None:
     """Refuse sizes far from those of the weights, before a model of them is built.
 
     A layer has a tensor at least, unless layers share theirs, as ALBERT's 12 do; a model of width n has a matrix of
     n * n numbers at least, unless it is quantised.
     """
-    for key, value in config.items():
-        if isinstance(value, dict):
-            _check_sizes(name, value, tensors, weights_bytes)
-        if not isinstance(value, int) or isinstance(value, bool):
-            continue
-        too_many = key.endswith(("layers", "n_layer", "num_blocks")) and value > max(1000, tensors)
+    for key, values in config.items():
+        if isinstance(values, dict):
+            _check_sizes(name, values, tensors, weights_bytes)
+        numbers = [number for number in (values if isinstance(values, list) else [values]) if type(number) is int]
+        value = max(numbers, default=0)
+        too_many = key.endswith(_COUNTS) and value > max(1000, tensors)
         too_wide = key in ("hidden_size", "d_model", "n_embd", "dim") and value**2 > max(1 << 28, 64 * weights_bytes)
-        if too_many or too_wide or (key == "vocab_size" and value > max(1 << 24, weights_bytes)):
+        too_long = key.endswith(("vocab_size", "positions", "position_embeddings")) and value > 1 << 24
+        if too_many or too_wide or (too_long and value > weights_bytes):
             raise UserError(
                 f"checkpoint {name}: config.json says {key} {value:,}, and its weights have {tensors:,} tensors of "
                 f"{weights_bytes:,} bytes; the two are not of one model: copy the checkpoint again"

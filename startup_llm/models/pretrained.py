@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from startup_llm.errors import UserError
+from startup_llm.models.memory import check_memory
 
 if TYPE_CHECKING:
     from torch import nn
@@ -106,6 +107,8 @@ def load_model(
         "ignore_mismatched_sizes": True,  # they are told apart below
     }
     with explain_failure(checkpoint.name):
+        config = _build_config(checkpoint, trust_remote_code, arguments)
+        check_memory(checkpoint.name, auto_class, config, trust_remote_code=trust_remote_code)
         try:
             model, loading = auto_class.from_pretrained(
                 checkpoint.path, attn_implementation=attention_kernel, **arguments
@@ -113,6 +116,18 @@ def load_model(
         except (ValueError, ImportError):  # the latter where a kernel's package is missing
             model, loading = auto_class.from_pretrained(checkpoint.path, **arguments)
     return model, check_loading(checkpoint.name, model, loading, find_new, remedy)
+
+
+def _build_config(checkpoint: Checkpoint, trust_remote_code: bool, arguments: Mapping[str, Any]) -> Any:
+    """Return the config of which `from_pretrained` will build the model."""
+    from transformers import AutoConfig
+
+    if "config" in arguments:
+        return arguments["config"]
+    settings = {name: value for name, value in arguments.items() if name not in ("dtype", "trust_remote_code")}
+    return AutoConfig.from_pretrained(
+        checkpoint.path, trust_remote_code=trust_remote_code, return_unused_kwargs=True, **settings
+    )[0]
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from startup_llm.models.memory import check_memory
 from startup_llm.models.pretrained import check_loading, explain_failure
 
 if TYPE_CHECKING:
@@ -67,7 +68,12 @@ class SavedModel(ABC):
             UserError: If its weights are not those of a whole model of the task: missing, of another shape, or not
                 finite.
         """
+        import transformers
+
         with explain_failure(name):
+            if not self.has_own_format(path):
+                auto_class = getattr(transformers, self.find_auto_class(path))
+                check_memory(name, auto_class, transformers.AutoConfig.from_pretrained(path))
             loaded = self.load(path, output_loading_info=True, ignore_mismatched_sizes=True)
         model, loading = loaded if isinstance(loaded, tuple) else (loaded, {})  # a reference model tells nothing
         check_loading(name, model, loading, None, f"fine-tune it for {self.task.tag} first")

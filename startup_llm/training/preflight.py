@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ import numpy as np
 
 from startup_llm.errors import UserError
 from startup_llm.evaluation.environment import read_peak_memory_bytes
+from startup_llm.models.memory import read_free_memory_bytes
 from startup_llm.training.processes import is_sharded
 
 if TYPE_CHECKING:
@@ -225,21 +225,10 @@ def read_available_memory_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     Args:
         cgroup: Folder of the control group.
     """
-    import resource
-
     import psutil
     import torch
 
-    used = psutil.Process().memory_info()
-    free = [psutil.virtual_memory().available]
-    limit = _read_figure(cgroup / "memory.max")
-    if limit is not None:
-        cache = re.search(r"^inactive_file (\d+)$", _read_text(cgroup / "memory.stat"), re.MULTILINE)
-        free.append(limit - (_read_figure(cgroup / "memory.current") or 0) + (int(cache[1]) if cache else 0))
-    address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if address_space != resource.RLIM_INFINITY:
-        free.append(address_space - used.vms)
-    held = used.rss + max(min(free), 0)
+    held = psutil.Process().memory_info().rss + read_free_memory_bytes(cgroup)
     if torch.cuda.is_available():
         held += torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
     return held
@@ -320,18 +309,6 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
     told = str(error)
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in told
-
-
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_text()
-    except OSError:
-        return ""  # no control group here
-
-
-def _read_figure(file: Path) -> int | None:
-    told = _read_text(file).strip()
-    return int(told) if told.isdigit() else None  # "max" is no limit
 
 
 def _gib(number: float) -> str:
