@@ -25,6 +25,7 @@ test-all: .venv/installed-dev .venv/gpt
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # What fine-tuning needs.
 .venv/installed: pyproject.toml constraints.txt

@@ -8,6 +8,7 @@ python recipes/benchmark.py --what causal-lm --rows 100 --data.train_file shakes
 """
 
 import sys
+from typing import Any
 
 from startup_llm.benchmark.options import BenchmarkConfig
 from startup_llm.command_line import open_session
@@ -44,7 +45,7 @@ def benchmark(session: Session[BenchmarkConfig]) -> None:
                 of = f" on {one.rows:,} rows" if len(sizes) > 1 else ""
                 session.report(f"{repetition + 1}/{config.repetitions} {way}{of}: {rate}")
 
-    found = [
+    found: list[dict[str, Any]] = [
         {"rows": one.rows, "summary": summarize_timings(records), "timings": records}
         for one, records in zip(sizes, timings, strict=True)
     ]

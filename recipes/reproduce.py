@@ -11,7 +11,7 @@ is given to the process that trains.
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from startup_llm.children import run_child
 from startup_llm.command_line import parse_config
@@ -20,6 +20,8 @@ from startup_llm.errors import UserError, run_recipe
 from startup_llm.run_folder import read_run_lock
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from startup_llm.runs.reproduction import Reproduction
 
 
@@ -69,7 +71,7 @@ def check_inputs(reproduction: "Reproduction") -> None:
     print(*(f"warning: {note}" for note in notes), sep="\n", end="\n" if notes else "")
 
 
-def report(lock: dict, new: dict) -> int:
+def report(lock: "Mapping[str, Any]", new: "Mapping[str, Any]") -> int:
     from startup_llm.runs import reproduction as runs
 
     changed = runs.find_changed_environment(lock, new)

@@ -83,7 +83,7 @@ def open_session(
     config_class: type[Config],
     reporter: Reporter,
     *,
-    name_run: Callable[[Config], str] = lambda config: default_run_dir(config.data, config.method),
+    name_run: Callable[[Any], str] = lambda config: default_run_dir(config.data, config.method),
     train_section: bool = False,
     one_process: bool = False,
 ) -> Iterator[Session[Config]]:

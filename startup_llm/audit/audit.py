@@ -522,7 +522,7 @@ class _Search:
         self.find_empty_texts()
         self.characters = np.fromiter(map(len, rows.texts), np.int64, len(rows.texts))
         large = np.flatnonzero(self.characters > LONGEST_TEXT_BYTES // 4)
-        self.add("oversized-texts", [i for i in large if len(rows.texts[i].encode()) > LONGEST_TEXT_BYTES])
+        self.add("oversized-texts", [i for i in large.tolist() if len(rows.texts[i].encode()) > LONGEST_TEXT_BYTES])
         limit = CHARACTERS_PER_TOKEN * config.max_length_tokens
         cut = np.flatnonzero(self.characters > limit)
         lost = float((self.characters[cut] - limit).sum() / max(self.characters.sum(), 1))

@@ -108,6 +108,7 @@ class _Plan:
 
     def __init__(self, audit: Audit, kinds: list[str], names: bool) -> None:
         self.rows, self.names, self.kinds = audit.rows, names, kinds
+        self.label: Any = audit.rows.columns.label  # several columns were refused
         self.removed: dict[int, tuple[str, int | None]] = {}
         self.repaired: dict[str, set[int]] = {}
         for kind in kinds:
@@ -143,11 +144,11 @@ class _Plan:
                 if position in self.repaired.get(kind, ()) and isinstance(text, str) and mend(text) != text:
                     text = mend(text)
                     yield kind, column, text
-        label = row.get(columns.label)
+        label = row.get(self.label)
         if position in self.repaired.get("label-spelling", ()) and label is not None:
             spelled = self._spell(label, columns.label_separator)
             if spelled != label:
-                yield "label-spelling", columns.label, spelled
+                yield "label-spelling", self.label, spelled
 
     def _spell(self, label: Any, separator: str | None) -> Any:
         """Write the label of a row, or each label of its cell, as most rows do."""
@@ -182,7 +183,7 @@ def _clean_piece(piece: Piece, plan: _Plan, first: int, changes: list[dict[str, 
     source_rows = piece.to_rows()
     for number, row in enumerate(source_rows):
         position = first + piece.start + number
-        record = {"row": piece.start + number + 1}
+        record: dict[str, Any] = {"row": piece.start + number + 1}
         if position in plan.removed:
             kind, partner = plan.removed[position]
             record |= {"what": kind, "action": "removed", "before_sha256": _hash(row)}
@@ -205,7 +206,7 @@ def _clean_piece(piece: Piece, plan: _Plan, first: int, changes: list[dict[str, 
     if touched:
         import pyarrow
 
-        for name in {plan.rows.columns.text, plan.rows.columns.text_pair, plan.rows.columns.label} - {None}:
+        for name in {plan.rows.columns.text, plan.rows.columns.text_pair, plan.label} - {None}:
             index = table.schema.get_field_index(name)
             values = pyarrow.array([row[name] for row in rows], table.schema.field(name).type)
             table = table.set_column(index, table.schema.field(name), values)

@@ -74,7 +74,7 @@ def find_suspect_labels(
         token_pattern=r"(?u)\b\w+\b",
     )  # fmt: skip
     try:
-        features = vectorizer.fit_transform([texts[position] for position in judged])
+        features = vectorizer.fit_transform([texts[position] for position in judged.tolist()])
     except ValueError:  # no word stands in two texts
         return np.empty(0, np.int64), [], np.empty(0), np.empty(0, np.int64)
     probabilities = np.zeros((len(judged), len(names)), np.float32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -28,7 +28,7 @@ def find_odd_characters(texts: Sequence[str]) -> dict[str, np.ndarray]:
     """
     import ftfy
 
-    tests = {
+    tests: dict[str, Callable[[str], object]] = {
         "replacement": lambda text: "\ufffd" in text,
         "control": _CONTROL.search,
         "invisible": _INVISIBLE.search,

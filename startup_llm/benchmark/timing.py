@@ -155,7 +155,9 @@ class _Clock:
     def __init__(self, started: float, target: float, measure_accuracy: Callable[[], float] | None) -> None:
         self.started, self.target, self.measure_accuracy = started, target, measure_accuracy
         self.first_step_end = self.end = self.paused = 0.0
-        self.steps, self.accuracy, self.seconds_to_target = 0, None, None
+        self.steps = 0
+        self.accuracy: float | None = None
+        self.seconds_to_target: float | None = None
 
     def callback(self) -> TrainerCallback:
         """Return what tells a Trainer's steps and epochs to this clock."""
@@ -179,9 +181,9 @@ class _Clock:
         if self.measure_accuracy is None:
             return
         start = time.perf_counter()
-        self.accuracy = self.measure_accuracy()
+        self.accuracy = accuracy = self.measure_accuracy()
         self.paused += time.perf_counter() - start
-        if self.seconds_to_target is None and self.accuracy >= self.target:
+        if self.seconds_to_target is None and accuracy >= self.target:
             self.seconds_to_target = time.time() - self.started
 
     def read(
@@ -265,7 +267,8 @@ def _train_ours(
 
         def measure_accuracy() -> float:
             outputs = prepared.predict(model[0], test)
-            return float((task.read_predictions(outputs, test, data.splits["test"], data) == references).mean())
+            predictions = np.asarray(task.read_predictions(outputs, test, data.splits["test"], data))
+            return float((predictions == references).mean())
 
         clock = _Clock(started, config.target_accuracy, measure_accuracy if config.accuracy else None)
 

@@ -150,7 +150,7 @@ def _cut(
 
 
 def _skip_blanks(text: str, place: int) -> int:
-    return _BLANKS.match(text, place).end()  # type: ignore[union-attr]  # it matches nothing too
+    return _BLANKS.match(text, place).end()  # it matches nothing too
 
 
 def _find_list(document: dict[str, Any]) -> list[dict[str, Any]] | None:

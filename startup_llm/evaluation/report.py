@@ -469,7 +469,7 @@ def _draw_models(results: Results) -> Any:
             whisker = [[max(0.0, value - factor * entry["low"])], [max(0.0, factor * entry["high"] - value)]]
             axes.errorbar(value, height, xerr=whisker, color=_color("ink"), elinewidth=1.3, capsize=3, capthick=1.3)
         text = format_value(decides, entry["value"]) + (f" ({interval})" if interval else "")
-        style = {"va": "bottom", "parse_math": False, "fontsize": 11, "color": _color("ink")}
+        style: dict[str, Any] = {"va": "bottom", "parse_math": False, "fontsize": 11, "color": _color("ink")}
         style["fontweight"] = "bold" if is_run else "normal"
         axes.text(0, height - 0.2, name, transform=axes.get_yaxis_transform(), **style)
         axes.text(1, height - 0.2, text, ha="right", transform=axes.get_yaxis_transform(), **style)

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from startup_llm.config import EvaluationConfig, LabelledTextData
     from startup_llm.data.task_data import TaskData
+    from startup_llm.evaluation.metrics import Values
     from startup_llm.gan.options import GanBertConfig, GanConfig
     from startup_llm.run_folder import RunFolder
     from startup_llm.session import Session
@@ -62,6 +63,7 @@ class GanBertTrainer(AdversarialTrainer):
     """
 
     shown_losses = ("supervised_loss", "unsupervised_loss", "generator_loss")
+    train: GanBertConfig
     adversarial: bool
 
     def unwrap_discriminator(self) -> SentenceDiscriminator:
@@ -165,13 +167,12 @@ def extract_sentence_vectors(prepared: Prepared) -> SentenceVectors:
     return SentenceVectors(train / scale, others / scale, test / scale, scale, test_seconds)
 
 
-def predict_baselines(
-    prepared: Prepared, vectors: SentenceVectors, session: Session[GanConfig]
-) -> dict[str, np.ndarray]:
+def predict_baselines(prepared: Prepared, vectors: SentenceVectors, session: Session[GanConfig]) -> dict[str, Values]:
     """Return the test predictions of what GAN-BERT has to beat: those of the discriminator trained alone, and, in the
     main process, of the task's baselines and of the linear probe.
     """
-    data, predictions = prepared.data, {}
+    data = prepared.data
+    predictions: dict[str, Values] = {}
     if session.run.is_writer:
         predictions = baselines.predict_baselines(prepared.task.baselines(data), data)
         predictions["linear-probe"] = predict_probe(prepared, vectors)
@@ -198,7 +199,7 @@ def predict_classes(trainer: GanBertTrainer, prepared: Prepared, vectors: Senten
 
 def _read_predictions(prepared: Prepared, logits: np.ndarray) -> np.ndarray:
     rows = prepared.data.splits["test"]
-    return np.asarray(prepared.task.read_predictions(logits, prepared.encoded["test"], rows, prepared.data))
+    return np.asarray(prepared.task.read_predictions(list(logits), prepared.encoded["test"], rows, prepared.data))
 
 
 def build_ganbert_trainer(
@@ -227,16 +228,14 @@ def build_ganbert_trainer(
         labelled.shape[1], len(data.label_names), train.noise_size, train.hidden_size, train.dropout
     )
     rates = (train.generator_learning_rate, train.discriminator_learning_rate)
-    optimizers = [
-        torch.optim.Adam(player.parameters(), lr=rate)
-        for player, rate in zip((generator, discriminator), rates, strict=True)
-    ]
+    players: tuple[nn.Module, ...] = (generator, discriminator)
+    optimizers = [torch.optim.Adam(player.parameters(), lr=rate) for player, rate in zip(players, rates, strict=True)]
     repeats = max(1, int(math.log2(max(len(unlabelled) / len(labelled), 1))))
     vectors = np.concatenate([*[labelled] * repeats, unlabelled]).astype(np.float32)
     targets = np.concatenate([*[labels] * repeats, np.full(len(unlabelled), NO_LABEL)]).astype(np.int64)
     rows = TensorDataset(torch.from_numpy(vectors), torch.from_numpy(targets))
     loader = DataLoader(rows, batch_size=train.batch_size, shuffle=True)
-    prepared = accelerator.prepare(generator, discriminator, *optimizers, loader)
+    prepared: tuple[Any, Any, Any, Any, Any] = accelerator.prepare(generator, discriminator, *optimizers, loader)
     return GanBertTrainer(accelerator, *prepared, train, [], adversarial)
 
 

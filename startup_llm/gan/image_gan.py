@@ -143,6 +143,7 @@ class GanTrainer(AdversarialTrainer):
     """
 
     shown_losses = ("discriminator_loss", "generator_loss", "r1_penalty")
+    train: GanTrainConfig
     average: ExponentialMovingAverage
 
     def _step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -202,7 +203,7 @@ def build_gan_trainer(model: GanModelConfig, train: GanTrainConfig, data: Labell
     ]
     rows = TensorDataset(data.train_images, data.train_labels)
     loader = DataLoader(rows, batch_size=train.batch_size, shuffle=True, drop_last=True)
-    prepared = accelerator.prepare(generator, discriminator, *optimizers, loader)
+    prepared: tuple[Any, Any, Any, Any, Any] = accelerator.prepare(generator, discriminator, *optimizers, loader)
     accelerator.register_for_checkpointing(average.average)
     return GanTrainer(accelerator, *prepared, train, [], average)
 

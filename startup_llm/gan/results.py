@@ -15,9 +15,8 @@ from startup_llm.hub.model_card import FROM_SCRATCH
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import numpy as np
-
     from startup_llm.data.digits import LabelledImages
+    from startup_llm.evaluation.metrics import Values
     from startup_llm.gan.ganbert import GanBertTrainer, SentenceVectors
     from startup_llm.gan.image_gan import GanTrainer
     from startup_llm.gan.options import GanConfig
@@ -88,7 +87,7 @@ def describe_ganbert(
     prepared: Prepared,
     trainer: GanBertTrainer,
     vectors: SentenceVectors,
-    predictions: Mapping[str, np.ndarray],
+    predictions: Mapping[str, Values],
     gate: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Score the test predictions, and return what `results.json` says of a GAN-BERT.

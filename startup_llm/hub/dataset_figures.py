@@ -204,7 +204,7 @@ def _render_texts(data: TaskData) -> Iterator[str]:
     texts = {split: _join(rows, columns) for split, rows in data.splits.items()}
     every = [text for split in texts.values() for text in split]
     if data.problem_type and len(columns) == 1:
-        shares = {name: np.mean([bool(test(text)) for text in every]) for name, test in _FORMS.items()}
+        shares = {name: float(np.mean([bool(test(text)) for text in every])) for name, test in _FORMS.items()}
         yield f"- Form: of all texts {', '.join(f'{_format_share(share)} {name}' for name, share in shares.items())}."
     personal = {kind: len(found) for kind, found in find_personal_data(every).items()}
     told = ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in personal.items()) or "none found"

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     import jinja2
     from huggingface_hub import EvalResult, ModelCardData
 
+    from startup_llm.evaluation.statistics import Outcome
+
 ADAPTER_FOLDER = "adapter"
 """Folder of the published repository that holds the adapter; its root holds the merged model. An adapter in the root
 would keep `transformers.pipeline` from loading the merged weights beside it."""
@@ -342,7 +344,7 @@ def _build_view(results: Results, publication: Publication) -> dict[str, Any]:
 def describe_standing(results: Results) -> list[str]:
     """Say for every other model how the run's model stands to it on the deciding metric, losses included."""
     model, decides = find_run_model(results), results["decides"]
-    flipped: Mapping[str, str] = {"better": "worse", "worse": "better", "undecided": "undecided"}
+    flipped: Mapping[Outcome, Outcome] = {"better": "worse", "worse": "better", "undecided": "undecided"}
     outcomes = {}
     for comparison in results.get("comparisons") or ():
         if comparison["metric"] != decides or model not in (comparison["a"], comparison["b"]):

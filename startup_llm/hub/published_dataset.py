@@ -193,7 +193,7 @@ def _write_parquet(rows: datasets.Dataset) -> bytes:
 
 
 def _name_dataset(config: PushConfig, card: DatasetCard | None) -> str:
-    name = card.data.pretty_name if card else None
+    name = card.data.to_dict().get("pretty_name") if card else None
     return hide_path(name or config.repo.rsplit("/", 1)[-1])
 
 
@@ -211,7 +211,7 @@ def _build_metadata(
     from datasets.utils.metadata import MetadataConfigs
     from huggingface_hub import DatasetCardData
 
-    written = card.data.to_dict() if card else {"pretty_name": _name_dataset(config, None)}
+    written: dict[str, Any] = card.data.to_dict() if card else {"pretty_name": _name_dataset(config, None)}
     metadata = DatasetCardData(
         **{key: value for key, value in written.items() if key not in ("configs", "dataset_info")}
     )

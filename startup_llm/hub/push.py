@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from startup_llm.errors import UserError
 from startup_llm.evaluation.report import redact_tokens
@@ -205,10 +205,8 @@ def _build_published_run(config: PushConfig) -> PublishedFolder:
     run = Path(config.run or "")
     results = read_results(run)
     require_results(results, run, ("task", "method", "decides", "models"))
-    what = config.what
-    if what == "auto":
-        what = "both" if (run / ADAPTER_FOLDER).is_dir() else "merged"
-    publication = Publication(config.repo, what, config.license)
+    kept: Literal["both", "merged"] = "both" if (run / ADAPTER_FOLDER).is_dir() else "merged"
+    publication = Publication(config.repo, kept if config.what == "auto" else config.what, config.license)
     return build_published_folder(run, results, publication, with_report=config.with_report)
 
 
@@ -252,7 +250,7 @@ def _read_repository(api: HfApi, config: PushConfig, record: str) -> _Remote | N
     if config.branch:
         with suppress(RevisionNotFoundError):
             info = api.repo_info(config.repo, revision=config.branch, repo_type=config.repo_type)
-    where = {"revision": info.sha, "repo_type": config.repo_type}
+    where: dict[str, Any] = {"revision": info.sha, "repo_type": config.repo_type}
     listed = api.list_repo_tree(config.repo, recursive=True, **where)
     entries = {entry.path: entry for entry in listed if isinstance(entry, RepoFile)}
     with tempfile.TemporaryDirectory() as cache:
@@ -336,8 +334,9 @@ def _find_same_pull_request(
     from huggingface_hub import RepoFile
 
     repo, kind = config.repo, config.repo_type
-    only = {"discussion_type": "pull_request", "discussion_status": "open"}
-    for proposal in api.get_repo_discussions(repo, repo_type=kind, **only):
+    for proposal in api.get_repo_discussions(
+        repo, repo_type=kind, discussion_type="pull_request", discussion_status="open"
+    ):
         if proposal.title != title:
             continue
         listed = api.list_repo_tree(repo, recursive=True, revision=proposal.git_reference, repo_type=kind)

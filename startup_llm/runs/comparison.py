@@ -87,8 +87,9 @@ def check_comparison(config: CompareConfig, task: Task) -> list[str]:
     if not config.rungs or not config.budgets:
         given = f"{len(config.rungs)} rungs, {len(config.budgets)} budgets"
         raise UserError(f"{given}: expected at least one of each")
-    if "labels_per_class" in list_changed(config.data):
-        raise UserError(f"data.labels_per_class {config.data.labels_per_class}: the budgets say it; leave it out")
+    changed = list_changed(config.data)
+    if "labels_per_class" in changed:
+        raise UserError(f"data.labels_per_class {changed['labels_per_class']}: the budgets say it; leave it out")
     if config.budgets != ["all"] and "labels_per_class" not in list_options(type(config.data)):
         raise UserError(f"budgets: {config.task} has no classes of which labels could be drawn; expected [all]")
     unused = [name for name in config.options if name not in targets]

@@ -21,6 +21,7 @@ from startup_llm.training.reload_gate import check_reload
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from startup_llm.evaluation.metrics import Values
     from startup_llm.session import Session
     from startup_llm.training.finetuning import Prepared, Trained
     from startup_llm.training.preflight import Estimate
@@ -31,7 +32,7 @@ def finish_run(
     prepared: Prepared,
     trained: Trained,
     model: Any,
-    predictions: dict[str, Sequence[Any]],
+    predictions: dict[str, Values],
     *,
     audit: Mapping[str, Any] | None = None,
     estimate: Estimate | None = None,
@@ -107,7 +108,7 @@ def finish_run(
 def write_run(
     session: Session,
     results: Mapping[str, Any],
-    predictions: Mapping[str, Sequence[Any]],
+    predictions: Mapping[str, Values],
     prepared: Prepared | None = None,
 ) -> dict[str, Any]:
     """Write config, predictions, report, card and numbers into a run's folder, and give it its final name.

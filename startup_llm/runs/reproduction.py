@@ -327,7 +327,7 @@ def find_changed_files(run: Path, lock: Mapping[str, Any], config: Any) -> tuple
     return changed, [f"the checkpoint has a file that it had not: {folder / name}" for name in added]
 
 
-def find_changed_rows(lock: Mapping[str, Any], config: FinetuneConfig | PretrainConfig) -> list[str]:
+def find_changed_rows(lock: Mapping[str, Any], config: FinetuneConfig | AlignConfig | PretrainConfig) -> list[str]:
     """Load the data and compare the rows of every split with their hash in the lock.
 
     Raises:

@@ -46,6 +46,8 @@ class HeadTrainer(Trainer):
     a number of tokens per batch, samples and batches are the Trainer's own.
     """
 
+    optimizer: Any
+
     def __init__(
         self,
         *args: Any,
@@ -109,7 +111,7 @@ class HeadTrainer(Trainer):
         try:
             super()._save(output_dir, state_dict)
         finally:
-            vars(self.model).pop("save_pretrained", None)
+            self.model.__dict__.pop("save_pretrained", None)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | LengthGroupedSampler | None:
         if self._tokens_per_batch is None:

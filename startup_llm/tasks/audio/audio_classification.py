@@ -111,7 +111,7 @@ class AudioClassification(
         """
         labels = self.references(rows)
         wrong = np.flatnonzero(np.asarray(predictions) != labels)[:_SHOWN]
-        places = wrong if len(wrong) else np.arange(min(3, len(rows)))
+        places = wrong.tolist() or range(min(3, len(rows)))
         title = "Recordings that were answered wrongly" if len(wrong) else "Recordings, all answered rightly"
         names = data.label_names
         captions = [f"{names[labels[place]]}, answered {names[predictions[place]]}" for place in places]

@@ -50,7 +50,7 @@ def build_question_answerer(
         lacks="has no question answerer",
         choose="a BERT-, RoBERTa- or DeBERTa-style checkpoint",
     )
-    shape = {"num_labels": 2}  # a checkpoint may have had labels of its own
+    shape: dict[str, Any] = {"num_labels": 2}  # a checkpoint may have had labels of its own
     model, loaded = load_model(
         AutoModelForQuestionAnswering,
         checkpoint,

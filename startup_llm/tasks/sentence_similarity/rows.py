@@ -441,8 +441,8 @@ def _leave_out_unknown(
         return judged, []
     if not kept:
         raise UserError(f"the {split} split names no query with a text and a document with a text; complete the files")
-    parts = [judged.queries, judged.documents, judged.grades, judged.rows, judged.negatives]
-    chosen = [[part[place] for place in kept] if part is not None else None for part in parts]
+    parts: list[Any] = [judged.queries, judged.documents, judged.grades, judged.rows, judged.negatives]
+    chosen: list[Any] = [[part[place] for place in kept] if part is not None else None for part in parts]
     return _Judgements(*chosen), [
         f"{len(pairs) - len(kept):,} {split} rows name a query or a document without a text; they are left out."
     ]

@@ -166,7 +166,7 @@ class SequenceToSequence(Task[TextPairData, TextToTextModel]):
 
     def write_samples(self, model: Any, processor: Any, rows: Dataset) -> list[dict[str, Any]]:
         """Show what the model wrote, and where it looked if the tokenizer tells the places of its tokens."""
-        samples = []
+        samples: list[dict[str, Any]] = []
         for row in rows.select(range(min(SAMPLES, len(rows)))):
             limit = processor.model_max_length
             read = processor(row["text"], truncation=True, max_length=limit, return_tensors="pt")["input_ids"]

@@ -237,7 +237,7 @@ def _read_sentences(
     return found, [note, *_treat_bad(bad, len(rows), place, data.skip_bad)], names
 
 
-def _find_column(columns: list[str], named: str | None, usual: tuple[str, ...], option: str) -> str | None:
+def _find_column(columns: list[str], named: Any, usual: tuple[str, ...], option: str) -> str | None:
     if named is not None and named not in columns:
         raise UserError(f"data.{option}: no column {named!r} among {', '.join(columns)}{nearest(named, columns)}")
     return named or next((name for name in usual if name in columns), None)

@@ -109,7 +109,7 @@ def _read_grey(rows: Dataset) -> tuple[Iterator[np.ndarray], Iterator[float]]:
     scales = [min(1.0, _MOST_PIXELS / max(size)) for size in zip(rows["width"], rows["height"], strict=True)]
 
     def shrink(image: Image, scale: float) -> np.ndarray:
-        size = tuple(max(1, round(scale * edge)) for edge in image.size)
+        size = (max(1, round(scale * image.width)), max(1, round(scale * image.height)))
         return np.asarray(image.convert("L").resize(size) if scale < 1 else image.convert("L"), dtype=float)
 
     return (shrink(*pair) for pair in zip(read_images(rows), scales, strict=True)), iter(scales)

@@ -115,8 +115,8 @@ def read_image(content: bytes) -> Image:
             image = Image.open(io.BytesIO(content))
             if (pixels := image.width * image.height) >= MOST_PIXELS:
                 raise UserError(f"{pixels / 1e6:,.0f} megapixels, expected fewer than {MOST_PIXELS / 1e6:,.0f}")
-            if getattr(image, "n_frames", 1) > 1:
-                raise UserError(f"an animation of {image.n_frames} pictures")
+            if (frames := getattr(image, "n_frames", 1)) > 1:
+                raise UserError(f"an animation of {frames} pictures")
             if image.mode not in _EIGHT_BIT_MODES:
                 raise UserError(f"pixels of kind {image.mode}, expected 8 bits per channel")
             return ImageOps.exif_transpose(image).convert("RGB")

@@ -156,9 +156,8 @@ def _match(references: str, predictions: str) -> Matches:
             left_out.append(ignored)
         order = np.argsort(-np.concatenate(scores), kind="stable")
         none = np.zeros((0, len(IOU_THRESHOLDS)), bool)
-        detections.append(
-            (np.concatenate(images)[order], *(np.concatenate([none, *part])[order] for part in (right, left_out)))
-        )
+        matched, skipped = (np.concatenate([none, *part])[order] for part in (right, left_out))
+        detections.append((np.concatenate(images)[order], matched, skipped))
     return Matches(
         np.asarray(classes, dtype=int),
         positives,

@@ -274,7 +274,7 @@ def _draw_boxes(
     scale = _SHOWN_PIXELS / max(image.size)
     if scale > 1:
         scale = float(int(scale)) or 1.0
-    size = tuple(max(1, round(scale * edge)) for edge in image.size)
+    size = (max(1, round(scale * image.width)), max(1, round(scale * image.height)))
     picture = image.resize(size, Resampling.NEAREST if scale > 1 else Resampling.BILINEAR)
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(13)
 

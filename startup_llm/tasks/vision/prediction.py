@@ -47,8 +47,8 @@ class DetectionPredictor(ImagePredictor):
     ) -> list[dict[str, Any]]:
         """Return what the pipeline returns for each image: label, score and box of each object, the surest first."""
         return [
-            {"objects": write_objects(output[output[:, 1] > ANSWERED_SCORE], *size, config.id2label)}
-            for output, size in zip(outputs, encoded["_size"], strict=True)
+            {"objects": write_objects(output[output[:, 1] > ANSWERED_SCORE], width, height, config.id2label)}
+            for output, (width, height) in zip(outputs, encoded["_size"], strict=True)
         ]
 
     def example(self, config: Any) -> dict[str, Any]:

@@ -78,7 +78,8 @@ class SavedDetector(SavedModel):
             batch = collate([{"pixel_values": row["pixel_values"]}])
             with torch.inference_mode():
                 output = self.task.compute_outputs(model, batch, processor)[0]
-            own = write_objects(output, *row["_size"], model.config.id2label)
+            width, height = row["_size"]
+            own = write_objects(output, width, height, model.config.id2label)
             theirs = sorted(find(image, threshold=0.0), key=lambda found: -found["score"])
             differences.append(_compare_objects(own, theirs))
         return max(differences)
