@@ -628,8 +628,10 @@ class PushConfig:
     card: str | None = None
     """Markdown file that a data set's card begins with; default the card of a named data set, else a new one."""
     allow_findings: str | None = None
-    """What the audit found and may be published all the same, by commas: personal-data, duplicates-across-splits,
-    near-duplicates-across-splits, groups-across-splits, not-searched."""
+    """What was found and may be published all the same, by commas: personal-data or one kind of it (email, iban,
+    payment_card, ip_address, phone, name), access tokens by their kind (github-token, aws-key, ...); in rows
+    duplicates-across-splits, near-duplicates-across-splits, groups-across-splits and not-searched too. KIND@FILES
+    allows a kind in some files only, such as email@README.md or phone@data/*."""
     names: bool = False
     """Search names of people too, after words that introduce one in English (my name is ...)."""
     data: DataConfig = field(default_factory=DataConfig)

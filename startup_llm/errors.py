@@ -20,7 +20,15 @@ class UserError(Exception):
 
     The message is one line: what was given, what was expected, what to do. Recipes print it without a traceback
     and exit with code 2.
+
+    Args:
+        message: That line.
+        details: Lines that a recipe prints before it, such as every place where a fault was found.
     """
+
+    def __init__(self, message: str, details: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.details = tuple(details)
 
 
 class Terminated(KeyboardInterrupt):
@@ -46,7 +54,7 @@ def run_recipe(main: Callable[[], None]) -> None:
         with _interrupt_at_sigterm():
             main()
     except UserError as error:
-        sys.exit(_report(str(error)))
+        sys.exit(_report(str(error), error.details))
     except KeyboardInterrupt as error:
         if os.environ.get("RANK", "0") == "0":
             _report("; ".join(["stopped by a signal", *filter(None, [getattr(error, REMEDY, None)])]))
@@ -143,10 +151,11 @@ def _is_zlib_error(error: BaseException) -> bool:
     return type(error).__module__ == "zlib" and type(error).__name__ == "error"
 
 
-def _report(message: str) -> int:
+def _report(message: str, details: Iterable[str] = ()) -> int:
     if "tqdm" in sys.modules:  # a bar that closes later would stand below the message
         for bar in list(sys.modules["tqdm"].tqdm._instances):
             bar.close()
-    one_line = " ".join(message.split())
-    sys.stderr.write(f"error: {one_line}\n")
+    for detail in details:
+        sys.stderr.write(f"  {' '.join(detail.split())}\n")
+    sys.stderr.write(f"error: {' '.join(message.split())}\n")
     return 2

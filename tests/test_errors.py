@@ -45,6 +45,11 @@ def test_users_mistake_is_one_line_on_stderr_and_exit_code_2(capsys):
     assert capsys.readouterr() == ("", "error: width (10) must be divisible by heads (4)\n")
 
 
+def test_the_details_of_a_mistake_stand_a_line_each_above_it(capsys):
+    assert run(UserError("two faults", ["first\nplace", "second place"])) == 2
+    assert capsys.readouterr() == ("", "  first place\n  second place\nerror: two faults\n")
+
+
 def test_interrupt_exits_with_130_and_without_a_traceback(capsys):
     assert run(KeyboardInterrupt()) == 130
     assert capsys.readouterr().err == "error: stopped by a signal\n"

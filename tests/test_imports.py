@@ -28,6 +28,7 @@ LAYERS = {
     "written_files": 0,
     "plain_data": 0,
     "children": 0,
+    "access_tokens": 0,
     "reporter": 0,
     "errors": -1,
 }

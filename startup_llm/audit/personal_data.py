@@ -125,6 +125,8 @@ _PATTERNS: dict[str, tuple[re.Pattern[str], Callable[[str, str], int]]] = {
         _find_phone_end,
     ),
 }
+PERSONAL_KINDS = (*_PATTERNS, "name")
+"""What is found."""
 _NAME = re.compile(
     r"(?:\b(?i:my name is|this is|i am|i'm|dear|mrs?\.?|ms\.?|dr\.?|regards,?|sincerely,?) +)"
     r"([A-Z][a-zà-ÿ'\-]+(?: +[A-Z][a-zà-ÿ'\-]+){0,2})"

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from startup_llm.access_tokens import redact_tokens
 from startup_llm.evaluation import statistics
 from startup_llm.evaluation.energy import describe_energy
 from startup_llm.evaluation.metrics import is_share
@@ -41,7 +42,6 @@ _FIGURE_WIDTH_INCHES = 4.6
 _ABSOLUTE_PATH = re.compile(
     r"(?<![\w.:/\\~<-])(?:file://|~|[A-Za-z]:)?[\\/](?:[^\s\\/'\",;\]\[()]+[\\/])*([^\s\\/'\",;\]\[()]+)"
 )
-_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
 
 
 def build_report(results: Results) -> str:
@@ -257,11 +257,6 @@ def _dump_yaml(config: Mapping[str, Any]) -> str:
 
 
 # What is told apart from the page's form, for the model card too -----------------------------------------------------
-
-
-def redact_tokens(text: str) -> str:
-    """Blank out Hub access tokens."""
-    return _TOKEN.sub("hf_…", text)
 
 
 def hide_local_paths(text: str) -> str:

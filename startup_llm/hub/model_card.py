@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from startup_llm.access_tokens import redact_tokens
 from startup_llm.evaluation.energy import describe_energy
 from startup_llm.evaluation.report import (
     Results,
@@ -32,7 +33,6 @@ from startup_llm.evaluation.report import (
     list_metrics,
     name_metric,
     rank_classes,
-    redact_tokens,
 )
 
 if TYPE_CHECKING:

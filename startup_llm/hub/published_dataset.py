@@ -11,13 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from startup_llm.audit.audit import KINDS, audit_before_publishing, read_kinds, read_whole_rows
+from startup_llm.audit.audit import KINDS, audit_before_publishing, read_whole_rows
+from startup_llm.audit.personal_data import PERSONAL_KINDS
 from startup_llm.config import AuditConfig, LabelledData, LabelledTextData, PushConfig, convert_section
 from startup_llm.data.sources import LoadedData, load_splits
 from startup_llm.errors import UserError
 from startup_llm.hub.card_merge import drop_generated
 from startup_llm.hub.croissant import build_croissant
 from startup_llm.hub.model_card import describe_terms, hide_path, load_card_template
+from startup_llm.hub.published_content import PERSONAL_DATA, Allowances
 from startup_llm.hub.published_folder import PublishedFile, PublishedFolder, complete_folder, describe, hide_paths
 from startup_llm.tasks import load_task
 
@@ -51,16 +53,17 @@ _LANGUAGE_SHARE = 0.9
 _NO_LICENSE = "No licence is declared, so nobody may use the rows; choose one with --license, or write it into a card."
 
 
-def build_published_dataset(config: PushConfig, cards: Path) -> PublishedFolder:
+def build_published_dataset(config: PushConfig, cards: Path, allowed: Allowances) -> PublishedFolder:
     """Read, audit and describe a data set.
 
     Args:
         config: What and how.
         cards: Folder of the cards of named data sets.
+        allowed: Findings that may be published all the same.
 
     Raises:
         UserError: If a library of the extra `publish` is missing, the rows cannot be read, or the audit finds in them
-            what `allow_findings` does not name.
+            what is not allowed.
     """
     if importlib.util.find_spec("mlcroissant") is None:
         raise UserError(
@@ -69,11 +72,10 @@ def build_published_dataset(config: PushConfig, cards: Path) -> PublishedFolder:
     from datasets import disable_progress_bars
 
     disable_progress_bars()
-    allowed = read_kinds("allow_findings", config.allow_findings, STOPPING)
     card = _find_card(config, cards)
     loaded = _load(config)
     audit = _audit(loaded, config)
-    _stop(audit["findings"], allowed)
+    _stop(audit["findings"], list(loaded.splits), allowed)
     files = {split: (_name_file(split), describe(_write_parquet(rows))) for split, rows in loaded.splits.items()}
     name = _name_dataset(config, card)
     metadata = _build_metadata(config, card, loaded.splits, files, audit)
@@ -165,9 +167,11 @@ def _audit(loaded: LoadedData, config: PushConfig) -> dict[str, Any]:
     return hide_paths(content)
 
 
-def _stop(findings: Sequence[Mapping[str, Any]], allowed: Sequence[str]) -> None:
+def _stop(findings: Sequence[Mapping[str, Any]], splits: Sequence[str], allowed: Allowances) -> None:
     """Refuse to publish what was found and not allowed."""
-    stopping = [finding for finding in findings if finding["kind"] in STOPPING and finding["kind"] not in allowed]
+    stopping = [
+        finding for finding in findings if finding["kind"] in STOPPING and not _is_allowed(finding, splits, allowed)
+    ]
     if not stopping:
         return
     told = []
@@ -175,11 +179,18 @@ def _stop(findings: Sequence[Mapping[str, Any]], allowed: Sequence[str]) -> None
         example = next(iter(finding["examples"]), None)
         shown = f", such as {example['split']} row {example['row']}: {example['text']}" if example else ""
         told.append(f"{finding['kind']}: {finding['count']:,}{shown}")
-    kinds = ",".join(dict.fromkeys([*allowed, *(finding["kind"] for finding in stopping)]))
+    kinds = ",".join(dict.fromkeys([*allowed.words, *(finding["kind"] for finding in stopping)]))
     raise UserError(
         f"the audit stops this publication ({'; '.join(told)}); mend the rows (recipes/audit.py tells more), or "
         f"publish them all the same with --allow_findings {kinds}"
     )
+
+
+def _is_allowed(finding: Mapping[str, Any], splits: Sequence[str], allowed: Allowances) -> bool:
+    """Whether a finding may be published in the file of every split, by its kind or by all that it consists of."""
+    kinds = {PERSONAL_DATA: [kind for kind in PERSONAL_KINDS if kind in finding.get("details", {})]}
+    parts = kinds.get(finding["kind"]) or [finding["kind"]]
+    return all(allowed.cover(part, _name_file(split)) for part in parts for split in splits)
 
 
 def _name_file(split: str) -> str:
@@ -249,7 +260,7 @@ def _render(
     files: Mapping[str, tuple[str, PublishedFile]],
     audit: Mapping[str, Any],
     metadata: Mapping[str, Any],
-    allowed: Sequence[str],
+    allowed: Allowances,
 ) -> str:
     """Write the card: a person's words, where there are some, then the files and what the audit found."""
     import yaml
@@ -270,7 +281,7 @@ def _render(
         labels=audit["statistics"].get("labels"),
         findings=audit["findings"],
         nothing_of=[kind for kind in KINDS if kind not in found] if "lengths" in audit["statistics"] else [],
-        allowed=[kind for kind in allowed if kind in found],
+        allowed=[word for word in allowed.words if word.partition("@")[0] in (*found, *PERSONAL_KINDS)],
         notes=audit["notes"],
         license=metadata.get("license"),
     )

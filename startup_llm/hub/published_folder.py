@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ _MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*/con
 _DATA_KEYS = ("labels", "per_class", "confusions", "mistakes")
 _PATH_KEY = re.compile(r"(path|file|dir)$")
 _MAX_CONFIG_BYTES = 1 << 16
+_PUBLIC_SOURCES = ("Hub", "packaged")
+"""Where a checkpoint comes from whose vocabulary everybody can read already."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class PublishedFolder:
         card: The generated card without marks, to merge into one that is published already.
         record: Path of the JSON file that holds, under `RECORD`, what the next publication has to know.
         notes: What a person should know before publishing.
+        has_own_vocabulary: Whether a tokenizer's vocabulary may come from this person's texts.
     """
 
     name: str
@@ -71,6 +74,7 @@ class PublishedFolder:
     card: str
     record: str
     notes: list[str]
+    has_own_vocabulary: bool = True
 
 
 def build_published_folder(
@@ -104,7 +108,9 @@ def build_published_folder(
     if publication.what == "adapter" and "local" in ((results.get("checkpoint") or {}).get("source") or ""):
         notes.append("The base checkpoint is a local folder: others cannot load this adapter without it.")
     name = f"the run {hide_path(results.get('run_name') or run.name)}"
-    return complete_folder(name, files, card, RESULTS, published | {"what": publication.what}, notes)
+    folder = complete_folder(name, files, card, RESULTS, published | {"what": publication.what}, notes)
+    source = (results.get("checkpoint") or {}).get("source") or ""
+    return replace(folder, has_own_vocabulary=not source.startswith(_PUBLIC_SOURCES))
 
 
 def complete_folder(

@@ -16,11 +16,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from startup_llm.access_tokens import read_own_tokens, redact_tokens
 from startup_llm.errors import UserError
-from startup_llm.evaluation.report import redact_tokens
 from startup_llm.hub.card_merge import CardConflict, merge_readme
 from startup_llm.hub.model_card import ADAPTER_FOLDER, Publication
-from startup_llm.hub.published_dataset import build_published_dataset
+from startup_llm.hub.published_content import Allowances, check_content
+from startup_llm.hub.published_dataset import STOPPING, build_published_dataset
 from startup_llm.hub.published_folder import (
     CARD,
     RECORD,
@@ -96,7 +97,7 @@ def push(config: PushConfig, cards: Path, endpoint: str | None = None) -> Push:
     from huggingface_hub.errors import HfHubHTTPError
 
     token = _require_token()
-    folder = _prepare(config, cards, token)
+    folder = _prepare(config, cards)
     api = HfApi(endpoint=endpoint, token=token)
     message = f"Publish {folder.name}"
     with _explain_errors(config.repo, token):
@@ -144,7 +145,7 @@ def preview(config: PushConfig, cards: Path, endpoint: str | None = None) -> Pus
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"dry_run {target} exists; name a folder that does not exist yet")
     token = get_token()
-    folder = _prepare(config, cards, token)
+    folder = _prepare(config, cards)
     notes, remote = list(folder.notes), None
     if token is None:
         notes.append(f"{config.repo} was not looked at (no token); these are the files of a new repository")
@@ -176,7 +177,7 @@ def _require_token() -> str:
     return token
 
 
-def _prepare(config: PushConfig, cards: Path, token: str | None) -> PublishedFolder:
+def _prepare(config: PushConfig, cards: Path) -> PublishedFolder:
     """Check the config, and choose and clean the files."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
@@ -194,10 +195,9 @@ def _prepare(config: PushConfig, cards: Path, token: str | None) -> PublishedFol
     if config.dataset == (config.run is not None):
         given = f"--dataset and --run {config.run}" if config.dataset else "neither --run nor --dataset"
         raise UserError(f"{given} given; expected --run RUN for a model, or --dataset with a data section for rows")
-    folder = build_published_dataset(config, cards) if config.dataset else _build_published_run(config)
-    for path, file in folder.files.items():
-        if token and _holds(file, token.encode()):
-            raise UserError(f"{path} of {folder.name} holds your access token; remove it there, and replace the token")
+    allowed = Allowances(config.allow_findings, STOPPING if config.dataset else ())
+    folder = build_published_dataset(config, cards, allowed) if config.dataset else _build_published_run(config)
+    check_content(folder, allowed, read_own_tokens(), names=config.names)
     return folder
 
 
@@ -208,12 +208,6 @@ def _build_published_run(config: PushConfig) -> PublishedFolder:
     kept: Literal["both", "merged"] = "both" if (run / ADAPTER_FOLDER).is_dir() else "merged"
     publication = Publication(config.repo, kept if config.what == "auto" else config.what, config.license)
     return build_published_folder(run, results, publication, with_report=config.with_report)
-
-
-def _holds(file: PublishedFile, secret: bytes) -> bool:
-    if isinstance(file.content, bytes):
-        return secret in file.content
-    return file.content.suffix != ".safetensors" and secret in file.content.read_bytes()
 
 
 def _open_repository(api: HfApi, config: PushConfig, record: str) -> _Remote:
