@@ -60,10 +60,12 @@ def finetune(session: Session[FinetuneConfig]) -> None:
         data = prepared.data
         session.report(f"checkpoint: {checkpoint.name} ({checkpoint.source})", *prepared.describe())
 
-    predictions, feature_norm = {}, None
+    predictions, prompted, feature_norm = {}, None, None
     if session.run.is_writer:
         with stage("baselines"):
             predictions = predict_baselines(task.baselines(data), data)
+            prompted = task.ask_llm(data, config.baselines, config.evaluation.seed)
+        session.report(*([f"llm: {prompted.describe()}"] if prompted else []))
 
     if task.probe is not None:
         with stage("probe"):
@@ -86,7 +88,7 @@ def finetune(session: Session[FinetuneConfig]) -> None:
 
     results = finish_run(
         session, prepared, trained, model, predictions,
-        audit=audit, estimate=preflight.estimate, untuned_gallery=untuned_gallery,
+        audit=audit, estimate=preflight.estimate, untuned_gallery=untuned_gallery, prompted=prompted,
     )  # fmt: skip
     show_results(session, results)
 

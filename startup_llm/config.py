@@ -287,6 +287,11 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class BaselinesConfig:
+    """Baselines that are measured only where they are asked for."""
+
+
+@dataclass(frozen=True)
 class PreflightConfig:
     """An estimate of the run's time, memory and price before training."""
 
@@ -339,6 +344,7 @@ class FinetuneConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
+    baselines: BaselinesConfig = field(default_factory=BaselinesConfig)
     preflight: PreflightConfig = field(default_factory=PreflightConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     speed: SpeedConfig = field(default_factory=SpeedConfig)
@@ -414,12 +420,14 @@ class TaskOptions:
         data: Section `data`.
         model: Section `model` of a run that starts from a pretrained checkpoint.
         evaluation: Section `evaluation`.
+        baselines: Section `baselines`.
         scratch_models: Section `model` of a run from scratch, by the name of the task's reference model.
     """
 
     data: type[DataConfig] = DataConfig
     model: type[ModelConfig] = ModelConfig
     evaluation: type[EvaluationConfig] = EvaluationConfig
+    baselines: type[BaselinesConfig] = BaselinesConfig
     scratch_models: Mapping[str, type[ScratchModelConfig]] = field(default_factory=dict)
 
 

@@ -23,7 +23,7 @@ from startup_llm.config import (
 from startup_llm.errors import UserError
 from startup_llm.gan.options import GanConfig
 from startup_llm.tasks.options import choose_section
-from startup_llm.tasks.text_classification.options import TextClassificationModel
+from startup_llm.tasks.text_classification.options import TextClassificationBaselines, TextClassificationModel
 from startup_llm.tasks.vision.options import DetectionData, ScratchVit
 
 ROOT = Path(__file__).parents[1]
@@ -54,7 +54,8 @@ def printed_config(capsys: pytest.CaptureFixture, *words: str) -> dict:
 
 def test_no_words_at_all_give_the_defaults_of_lora():
     config, train, _ = parse()
-    assert config == FinetuneConfig(model=TextClassificationModel(), data=LabelledTextData())
+    sections = {"data": LabelledTextData(), "baselines": TextClassificationBaselines()}
+    assert config == FinetuneConfig(model=TextClassificationModel(), **sections)
     assert (train["learning_rate"], train["num_train_epochs"]) == (5e-4, 4)
 
 

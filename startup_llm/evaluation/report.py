@@ -61,6 +61,7 @@ def build_report(results: Results) -> str:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "count": format_count,
+        "dollars": format_dollars,
         "duration": format_duration,
         "bytes": format_bytes,
         "metric": name_metric,
@@ -129,6 +130,7 @@ def _build_view(results: Results) -> dict[str, Any]:
         "checkpoint",
         "rows",
         "signatures",
+        "prompted_llm",
     )
     facts = ("seconds", "stage_seconds", "peak_memory_bytes", "throughput", "versions", "hardware", "seed", "test")
     sentences = build_verdict(results)
@@ -144,6 +146,10 @@ def _build_view(results: Results) -> dict[str, Any]:
         "energy": describe_energy(results.get("energy")),
         "lead": sentences[0],
         "further_sentences": sentences[1:],
+        "prompted_scores": {
+            name: results["models"][name][results["decides"]]["value"]
+            for name in (results.get("prompted_llm") or {}).get("compared", ())
+        },
         "models_chart": _draw_models(results),
         "metric_names": list_metrics(results),
         "model_rows": build_metric_table(results),
@@ -206,6 +212,11 @@ def format_level(results: Results) -> str:
 def format_count(number: float) -> str:
     """Write a number with thousands separated; a fraction keeps one decimal."""
     return f"{number:,}" if isinstance(number, int) else f"{number:,.1f}"
+
+
+def format_dollars(dollars: float | None) -> str:
+    """Write a price with three digits, as `$0.0123`, or a dash for none."""
+    return "–" if dollars is None else f"${dollars:.3g}"
 
 
 def format_duration(seconds: float) -> str:

@@ -25,6 +25,7 @@ from startup_llm.evaluation.report import (
     find_run_model,
     format_bytes,
     format_count,
+    format_dollars,
     format_duration,
     format_level,
     hide_local_paths,
@@ -187,6 +188,7 @@ def load_card_template(name: str) -> jinja2.Template:
         "prose": escape_markdown,
         "code": _format_code,
         "count": format_count,
+        "dollars": format_dollars,
         "duration": format_duration,
         "bytes": format_bytes,
         "metric": name_metric,
@@ -294,6 +296,7 @@ def _build_view(results: Results, publication: Publication) -> dict[str, Any]:
         "lock",
         "seed",
         "seconds",
+        "prompted_llm",
     )
     facts = ("stage_seconds", "peak_memory_bytes", "throughput", "versions", "hardware", "test")
     checkpoint, data = results.get("checkpoint") or {}, results.get("data") or {}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from startup_llm.data.task_data import compute_rows_sha256
+from startup_llm.evaluation.llm_costs import PROMPTED, TunedCosts, describe_costs
 from startup_llm.evaluation.metrics import rank_metrics
 from startup_llm.evaluation.report import build_report
 from startup_llm.evaluation.results import SCHEMA_VERSION, score_models
@@ -21,10 +23,14 @@ from startup_llm.training.reload_gate import check_reload
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from startup_llm.evaluation.llm_costs import PromptedAnswers
     from startup_llm.evaluation.metrics import Values
     from startup_llm.session import Session
     from startup_llm.training.finetuning import Prepared, Trained
     from startup_llm.training.preflight import Estimate
+
+
+MOST_TIMED_ROWS = 32
 
 
 def finish_run(
@@ -37,6 +43,7 @@ def finish_run(
     audit: Mapping[str, Any] | None = None,
     estimate: Estimate | None = None,
     untuned_gallery: Sequence[Mapping[str, Any]] = (),
+    prompted: PromptedAnswers | None = None,
 ) -> dict[str, Any] | None:
     """Predict the test rows, score every model on them, pass the reload gate, and write what a finished run holds.
 
@@ -51,6 +58,7 @@ def finish_run(
         audit: What was found in the rows before training, as `audit_task_data` tells it.
         estimate: What the run was expected to take.
         untuned_gallery: Items of the gallery that the checkpoint gave before it was tuned.
+        prompted: What a large language model answered to the test rows.
 
     Returns:
         What `results.json` holds; None in the other processes.
@@ -75,6 +83,8 @@ def finish_run(
         )
     if not run.is_writer:
         return None
+    if prompted is not None:
+        predictions[PROMPTED] = prompted.predictions
     with stage("statistics"):
         metrics = rank_metrics(task.metrics(data), config.evaluation.decides)
         scores = score_models(metrics, task.references(test), predictions, candidate, config.evaluation)
@@ -83,6 +93,19 @@ def finish_run(
         finished = _add_untuned([*errors.pop("gallery", []), *written], untuned_gallery)
         gallery = [*finished, *trained.samples]
         errors |= {"gallery": gallery} if gallery else {}
+        if prompted is not None:
+            seconds = session.clock.total - prompted.seconds
+            rate = len(test) / predict_seconds
+            errors["prompted_llm"] = describe_costs(
+                prompted,
+                TunedCosts(
+                    name=candidate,
+                    seconds=seconds,
+                    rows_per_second=rate,
+                    latency_seconds=_time_single_rows(prepared, model),
+                    dollars_per_hour=config.preflight.dollars_per_hour,
+                ),
+            )
         task.predictor.write_files(run.path, data, outputs, prepared.processor)
     with stage("reload gate"):
         base, arguments = prepared.checkpoint.path, prepared.task_model.load_arguments
@@ -137,6 +160,16 @@ def write_run(
     run.write_json(RESULTS, results)
     run.finish()
     return results
+
+
+def _time_single_rows(prepared: Prepared, model: Any) -> list[float]:
+    """Return the seconds that the model takes for a test row that comes alone, for the first few."""
+    encoded, seconds = prepared.encoded["test"], []
+    for place in range(min(len(encoded), MOST_TIMED_ROWS)):
+        start = time.perf_counter()
+        prepared.predict(model, encoded.select([place]))
+        seconds.append(time.perf_counter() - start)
+    return seconds
 
 
 def _describe_rows(session: Session, prepared: Prepared) -> dict[str, Any]:

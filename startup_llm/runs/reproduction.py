@@ -157,6 +157,7 @@ def plan_reproduction(asked: ReproduceConfig, recipes: Path) -> Reproduction:
     os.chdir(find_working_folder(run, lock) if local else Path.cwd())
     words = ["--config", os.path.relpath(run / "config.yaml"), *_list_options(lock, new_run, asked.overwrite)]
     _check_values(run / "config.yaml", asked.run)
+    words += _keep_offline(run / "config.yaml")
     config: Any
     config, train_section, _ = parse_config(RECIPES[lock["recipe"]], words, train_section=True)
     _check_config(config, train_section, asked)
@@ -195,9 +196,15 @@ def _check_values(file: Path, name: str) -> None:
             waiting += value.values()
         elif isinstance(value, list):
             waiting += value
-    for section in ("model", "data", "lora", "preflight", "evaluation", "speed", "train"):
+    for section in ("model", "data", "lora", "baselines", "preflight", "evaluation", "speed", "train"):
         if not isinstance(values.get(section, {}), dict):
             raise UserError(f"config.yaml of {name}: {section}: expected options, got {values[section]!r:.60}")
+
+
+def _keep_offline(file: Path) -> list[str]:
+    """Return the words by which a run that asked a language model reads its answers and sends no row anywhere."""
+    llm = (read_yaml_mapping(file).get("baselines") or {}).get("llm")
+    return ["--baselines.llm.offline=true"] if isinstance(llm, dict) and llm.get("model") else []
 
 
 def _check_config(config: Any, train_section: Mapping[str, Any], asked: ReproduceConfig) -> None:
@@ -225,6 +232,8 @@ def _list_paths(config: Any) -> dict[str, str]:
         f"data.{name}": getattr(data, name) for name in ("data_dir", "train_file", "validation_file", "test_file")
     }
     found |= {"data.dataset": data.dataset, "model.checkpoint": getattr(model, "checkpoint", None)}
+    if llm := getattr(getattr(config, "baselines", None), "llm", None):
+        found["baselines.llm.answers"] = llm.answers if llm.model else None
     found["model.chat_template"] = getattr(model, "chat_template", None)
     return {
         f"{name}{f'[{place}]' if isinstance(given, list) else ''}": path

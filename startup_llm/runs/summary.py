@@ -28,7 +28,7 @@ def show_results(session: Session, results: Mapping[str, Any] | None, *, predict
     session.report("")
     session.reporter.show_table(*build_table(results))
     session.report("")
-    session.report("\n".join(results["sentences"]))
+    session.report("\n".join([*results["sentences"], *(results.get("prompted_llm") or {}).get("sentences", ())]))
     session.report(f"run: {run} ({format_duration(session.clock.total)}); look at {run}/report.html")
     session.report("next:", *list_next_commands(str(run), run.name, predicts=predicts))
 

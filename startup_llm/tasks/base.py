@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
 
-    from startup_llm.config import DataConfig, EvaluationConfig, ModelConfig
+    from startup_llm.config import BaselinesConfig, DataConfig, EvaluationConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.evaluation.baselines import Baseline
+    from startup_llm.evaluation.llm_costs import PromptedAnswers
     from startup_llm.models.checkpoints import Checkpoint
     from startup_llm.models.task_model import TaskModel
     from startup_llm.tasks.prediction import Predictor
@@ -218,6 +219,19 @@ class Task(ABC, Generic[Data, Model]):
     def baselines(self, data: TaskData) -> Mapping[str, Baseline]:
         """Return the baselines that models of these rows stand beside, by name."""
         return self.known_baselines
+
+    def ask_llm(self, data: TaskData, baselines: BaselinesConfig, seed: int) -> PromptedAnswers | None:
+        """Return what a large language model answers to the test rows; None where none is to be asked.
+
+        Args:
+            data: The rows.
+            baselines: Whom to ask.
+            seed: Draws the examples that it is shown.
+
+        Raises:
+            UserError: If the rows cannot be asked for, or stay without an answer.
+        """
+        return None
 
     @abstractmethod
     def references(self, rows: Dataset) -> Values:

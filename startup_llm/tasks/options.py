@@ -9,11 +9,24 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
-from startup_llm.config import DEFAULT_TASK, DataConfig, EvaluationConfig, ModelConfig, ScratchModelConfig, TaskOptions
+from startup_llm.config import (
+    DEFAULT_TASK,
+    BaselinesConfig,
+    DataConfig,
+    EvaluationConfig,
+    ModelConfig,
+    ScratchModelConfig,
+    TaskOptions,
+)
 from startup_llm.errors import UserError, nearest
 from startup_llm.tasks import TASKS, find_task
 
-SHARED_SECTIONS: Mapping[str, type] = {"data": DataConfig, "model": ModelConfig, "evaluation": EvaluationConfig}
+SHARED_SECTIONS: Mapping[str, type] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "evaluation": EvaluationConfig,
+    "baselines": BaselinesConfig,
+}
 """Section -> the options that every task has."""
 
 
@@ -47,7 +60,7 @@ class Section:
     def is_default(self, option: str, value: Any) -> bool:
         """Say whether a value is the default of an option for a task or reference model that has it."""
         kinds = [kind for _, kind in (*self.known, *self.others) if option in list_options(kind)]
-        return any(getattr(kind(), option) == value for kind in kinds)
+        return any(_as_plain(getattr(kind(), option)) == _as_plain(value) for kind in kinds)
 
     def explain_unknown(self, name: str, options: Iterable[str]) -> str:
         """Return the line that refuses an option.
@@ -56,7 +69,9 @@ class Section:
             name: Its dotted name.
             options: Dotted names that may be meant.
         """
-        if owners := self.find_owners(name.rpartition(".")[2]):
+        option = name.split(".")[1] if "." in name else name
+        owners = [] if self.owner and self.has(option) else self.find_owners(option)
+        if owners:
             place = f" for {self.owner}" if self.owner else ""
             return f"unknown option {name}{place}; it belongs to {', '.join(owners)}"
         return f"unknown option {name}{nearest(name, options)}"
@@ -86,7 +101,7 @@ def build_section(tag: str, name: str, values: Mapping[str, Any]) -> Any:
 
     Args:
         tag: The task.
-        name: data, model or evaluation.
+        name: data, model, evaluation or baselines.
         values: Options by name.
 
     Raises:
@@ -97,7 +112,16 @@ def build_section(tag: str, name: str, values: Mapping[str, Any]) -> Any:
         if not section.is_default(option, values[option]):
             own = [f"{name}.{option}" for option in list_options(section.kind)]
             raise UserError(section.explain_unknown(f"{name}.{option}", own))
-    return section.kind(**{option: value for option, value in values.items() if section.has(option)})
+    own = {option: value for option, value in values.items() if section.has(option)}
+    for option, value in own.items():
+        part = getattr(section.kind(), option)
+        if dataclasses.is_dataclass(part) and isinstance(value, dict):
+            own[option] = dataclasses.replace(part, **value)
+    return section.kind(**own)
+
+
+def _as_plain(value: Any) -> Any:
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 
 
 def choose_sections(config_class: type, chosen: Mapping[str, str]) -> dict[str, Section]:
@@ -128,7 +152,7 @@ def choose_section(name: str, tag: str | None, declared: type | None = None) -> 
     """Return a section of a task, or one with the options of all tasks.
 
     Args:
-        name: data, model or evaluation.
+        name: data, model, evaluation or baselines.
         tag: The task; None for any.
         declared: The dataclass of the options of a recipe that has one task alone.
 

@@ -504,6 +504,19 @@ def test_a_tracker_that_the_config_names_hears_nothing(work, call, copy_instead_
     assert "--train.report_to=none" in words
 
 
+def test_a_language_model_that_the_config_names_is_sent_no_row(work, call, copy_instead_of_training):
+    llm = {"model": "m", "base_url": "http://evil.example/v1", "answers": "answers.jsonl"}
+    change_config(work / "runs" / "first", lambda config: config.update(baselines={"llm": llm}))
+    calls = copy_instead_of_training()
+    assert call(REPRODUCE, "runs/first", "--yes")[0] == 0
+    [(words, _)] = calls
+    assert "--baselines.llm.offline=true" in words
+    change_config(work / "runs" / "first", lambda config: config["baselines"]["llm"].update(answers="/etc/hostname"))
+    code, _, err = call(REPRODUCE, "runs/first", "--yes", "--overwrite", "true")
+    assert code == 2
+    assert "baselines.llm.answers '/etc/hostname' lies outside" in err
+
+
 def test_files_in_a_folder_that_this_command_line_allows_are_read(work, call, copy_instead_of_training, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
 from startup_llm.config import (
+    BaselinesConfig,
     Count,
     LabelledTextData,
     LinearHead,
+    Price,
+    Range,
     ScratchDnn,
     ScratchTransformer,
     TaskOptions,
@@ -22,6 +25,48 @@ class TextClassificationModel(LinearHead, TextModelConfig):
 
     pooling: Literal["auto", "mean", "cls", "last", "native"] = "auto"
     """How token features become one vector; auto follows the checkpoint, native is the architecture's own head."""
+
+
+@dataclass(frozen=True)
+class LlmBaseline:
+    """A large language model that is asked for the label of each test row, and costs what its tokens cost."""
+
+    model: str | None = None
+    """Name of the model at the endpoint, such as gpt-4o-mini; default none is asked."""
+    base_url: str = "https://api.openai.com/v1"
+    """Address of an endpoint that speaks as OpenAI's chat completions do."""
+    api_key_variable: str = "OPENAI_API_KEY"
+    """Environment variable that holds the key, which is read from nowhere else and never kept."""
+    examples_per_class: Annotated[int, Range(0)] = 1
+    """Training rows of each class that every prompt shows with their labels."""
+    dollars_per_million_input_tokens: Price | None = None
+    """Price of a million tokens of prompts."""
+    dollars_per_million_output_tokens: Price | None = None
+    """Price of a million tokens of answers."""
+    answers: str = "runs/llm_answers.jsonl"
+    """JSONL file that keeps each answer with its prompt's hash, tokens, latency and price; a prompt whose answer it
+    holds is not asked again."""
+    offline: bool = False
+    """Ask nothing: each answer has to be in the file."""
+    max_answer_tokens: Count | None = 64
+    """Largest number of tokens of an answer; null sends none, for models that do not take max_tokens."""
+    request: dict[str, Any] = field(default_factory=dict)
+    """Further fields of each request, such as {reasoning_effort: low}; null leaves one out, such as {temperature:
+    null}."""
+    timeout_seconds: Annotated[float, Range(above=0)] = 60.0
+    """How long an answer is waited for."""
+    attempts: Count = 5
+    """How often a request is sent that times out, comes too early (429) or is answered by what is no answer."""
+    parallel_requests: Annotated[int, Range(1, 256)] = 4
+    """Requests under way at once."""
+
+
+@dataclass(frozen=True)
+class TextClassificationBaselines(BaselinesConfig):
+    """Baselines that are measured only where they are asked for."""
+
+    llm: LlmBaseline = field(default_factory=LlmBaseline)
+    """A large language model that is prompted."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +99,7 @@ OPTIONS = {
     "text-classification": TaskOptions(
         data=LabelledTextData,
         model=TextClassificationModel,
+        baselines=TextClassificationBaselines,
         scratch_models={"dnn": ScratchTextDnn, "transformer": ScratchTextTransformer},
     )
 }

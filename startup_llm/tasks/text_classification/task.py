@@ -28,7 +28,8 @@ from startup_llm.models.task_model import TaskModel
 from startup_llm.tasks.base import Collator, Task, Truncation
 from startup_llm.tasks.probing import RowProbe
 from startup_llm.tasks.text_classification.baselines import join_pairs, predict_tfidf_linear_svm
-from startup_llm.tasks.text_classification.options import TextClassificationModel
+from startup_llm.tasks.text_classification.llm_baseline import ask_llm
+from startup_llm.tasks.text_classification.options import TextClassificationBaselines, TextClassificationModel
 from startup_llm.tasks.text_classification.prediction import TextLabelPredictor, compute_probabilities
 from startup_llm.tasks.text_classification.reference_models import TextClassifiers
 from startup_llm.tasks.text_classification.saved_model import SavedTextClassifier
@@ -37,7 +38,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
+    from startup_llm.config import BaselinesConfig
     from startup_llm.data.task_data import TaskData
+    from startup_llm.evaluation.llm_costs import PromptedAnswers
     from startup_llm.models.checkpoints import Checkpoint
 
 METRICS: dict[str, tuple[Metric, ...]] = {
@@ -81,6 +84,12 @@ class TextClassification(Task[LabelledTextData, TextClassificationModel]):
                 "--method zero-shot compares one text with the names of classes; the rows are pairs of texts"
             )
         return None
+
+    def ask_llm(self, data: TaskData, baselines: BaselinesConfig, seed: int) -> PromptedAnswers | None:
+        """Ask the language model that the config names, if any, for the label of each test row."""
+        if not isinstance(baselines, TextClassificationBaselines) or baselines.llm.model is None:
+            return None
+        return ask_llm(data, baselines.llm, seed)
 
     def build_model(
         self,
