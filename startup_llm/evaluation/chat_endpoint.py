@@ -165,7 +165,7 @@ class ChatEndpoint:
         counts = (answer.input_tokens, answer.output_tokens)
         if None in self.prices or None in counts:
             return None
-        return sum(price * count for price, count in zip(self.prices, counts, strict=True)) / 1e6  # type: ignore[operator]
+        return sum(price * count for price, count in zip(self.prices, counts, strict=True)) / 1e6
 
     def ask(self, request: Mapping[str, Any], *, may_refuse: bool) -> ChatAnswer:
         """Send a request until it is answered.

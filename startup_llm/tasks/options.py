@@ -115,7 +115,7 @@ def build_section(tag: str, name: str, values: Mapping[str, Any]) -> Any:
     own = {option: value for option, value in values.items() if section.has(option)}
     for option, value in own.items():
         part = getattr(section.kind(), option)
-        if dataclasses.is_dataclass(part) and isinstance(value, dict):
+        if dataclasses.is_dataclass(part) and not isinstance(part, type) and isinstance(value, dict):
             own[option] = dataclasses.replace(part, **value)
     return section.kind(**own)
 
