@@ -36,9 +36,21 @@ class Terminated(KeyboardInterrupt):
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
-    """Return `; did you mean X?` for the candidate closest to `name`, or an empty string."""
-    match = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
+    """Return `; did you mean X?` for the candidate closest to `name`, or an empty string.
+
+    A candidate that differs by a blank or case alone is quoted, so that the difference shows.
+    """
+    known = list(candidates)
+    alike = [candidate for candidate in known if fold_name(candidate) == fold_name(name)]
+    if alike:
+        return f"; did you mean {alike[0]!r}?"
+    match = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean {match[0]}?" if match else ""
+
+
+def fold_name(name: str) -> str:
+    """Return a name without its case and surrounding blanks."""
+    return name.strip().casefold()
 
 
 def run_recipe(main: Callable[[], None]) -> None:

@@ -27,9 +27,10 @@ from startup_llm.data.classification import (
     read_class_names,
     read_column,
 )
-from startup_llm.data.columns import FREE_TEXT_CHARACTERS, TextColumns, find_columns
+from startup_llm.data.columns import FREE_TEXT_CHARACTERS, TextColumns
 from startup_llm.data.label_cells import JSON, NONE, LabelCells, find_label_cells, separate_labels
 from startup_llm.data.sources import LoadedData, load_splits
+from startup_llm.data.text_reading import prepare_texts
 from startup_llm.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -211,7 +212,8 @@ def audit_rows(config: AuditConfig) -> Audit:
     """
     _check_libraries()
     loaded = load_splits(config.data)
-    return audit_loaded(loaded, find_columns(loaded.splits, config.data), config)
+    splits, columns = prepare_texts(loaded.splits, config.data)
+    return audit_loaded(replace(loaded, splits=splits), columns, config)
 
 
 def _check_libraries() -> None:
@@ -236,7 +238,8 @@ def audit_before_publishing(loaded: LoadedData, config: AuditConfig, *, labelled
     data = config.data
     named = (data.text_column, data.text_pair_column, data.label_column)
     try:
-        columns = find_columns(loaded.splits, data)
+        splits, columns = prepare_texts(loaded.splits, data)
+        loaded = replace(loaded, splits=splits)
     except UserError:
         if any(named) and labelled:
             raise

@@ -135,7 +135,7 @@ class _Plan:
     def change(self, position: int, row: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
         """Yield kind, column and new value of each change to a row that stays."""
         columns = self.rows.columns
-        for column in (columns.text, columns.text_pair):
+        for column in (*(columns.joined or (columns.text,)), columns.text_pair):
             text = row.get(column) if column else None
             for kind, mend in (
                 ("odd-characters", repair_characters),
@@ -206,7 +206,8 @@ def _clean_piece(piece: Piece, plan: _Plan, first: int, changes: list[dict[str, 
     if touched:
         import pyarrow
 
-        for name in {plan.rows.columns.text, plan.rows.columns.text_pair, plan.label} - {None}:
+        columns = plan.rows.columns
+        for name in {*(columns.joined or (columns.text,)), columns.text_pair, plan.label} - {None}:
             index = table.schema.get_field_index(name)
             values = pyarrow.array([row[name] for row in rows], table.schema.field(name).type)
             table = table.set_column(index, table.schema.field(name), values)

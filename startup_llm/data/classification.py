@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from startup_llm.config import LabelledTextData, ProblemType
-from startup_llm.data.columns import TextColumns, find_columns
+from startup_llm.data.columns import TextColumns
 from startup_llm.data.label_cells import decide_label_cells
 from startup_llm.data.sources import LoadedData, load_splits
 from startup_llm.data.splits import make_splits, sample_rows
 from startup_llm.data.task_data import TaskData
+from startup_llm.data.text_reading import prepare_texts
 from startup_llm.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,9 +42,9 @@ def load_labelled_text(data: LabelledTextData, loaded: LoadedData | None = None)
         UserError: if a source, column, text or label is not fit to train and test on; it names the split and the rows.
     """
     loaded = loaded or load_splits(data)
-    columns = find_columns(loaded.splits, data)
+    texts, columns = prepare_texts(loaded.splits, data)
     notes = [*loaded.notes, *columns.notes]
-    separated, columns, cell_notes = decide_label_cells(loaded.splits, columns, data)
+    separated, columns, cell_notes = decide_label_cells(texts, columns, data)
     loaded = replace(loaded, splits=separated)
     notes += cell_notes
     places = {split: _describe_place(split, loaded) for split in loaded.splits}

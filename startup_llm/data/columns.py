@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from startup_llm.config import LabelledTextData
-from startup_llm.errors import UserError, nearest
+from startup_llm.errors import UserError, fold_name, nearest
 
 if TYPE_CHECKING:
     import datasets
@@ -42,6 +43,8 @@ class TextColumns:
     group: str | None
     notes: list[str]
     """What was found without being named, to be printed."""
+    joined: tuple[str, ...] = ()
+    """The columns that `text` is made of, where they are several."""
     label_separator: str | None = None
     """What stood between the labels of a cell, where the label column is a list made of cells."""
 
@@ -77,7 +80,8 @@ def find_columns(splits: datasets.DatasetDict, data: LabelledTextData) -> TextCo
         *(("label_column", name) for name in label_columns),
     ]:
         if name and name not in columns:
-            raise UserError(f"data.{option}: no column {name!r} among {', '.join(columns)}{nearest(name, columns)}")
+            among = list_columns(columns, name)
+            raise UserError(f"data.{option}: no column {name!r} among {among}{nearest(name, columns)}")
     named = [data.text_column, data.text_pair_column, *label_columns]
     repeated = [name for name in named if name and named.count(name) > 1]
     if repeated:
@@ -125,7 +129,8 @@ def find_text_columns(
     columns = rows.column_names
     if text_column and text_column not in columns:
         raise UserError(
-            f"{option}: no column {text_column!r} among {', '.join(columns)}{nearest(text_column, columns)}"
+            f"{option}: no column {text_column!r} among {list_columns(columns, text_column)}"
+            f"{nearest(text_column, columns)}"
         )
     if text_column:
         if text_column == text_pair_column:
@@ -141,36 +146,52 @@ def find_text_columns(
 def _find_text(
     train: datasets.Dataset, free: list[str], *, find_pair: bool, option: str = "--data.text_column"
 ) -> tuple[str, str | None]:
-    by_lower_name = {column.lower(): column for column in free}
+    by_lower_name = _group_names(free)
     if find_pair:
         for first, second in PAIR_NAMES:
-            if first in by_lower_name and second in by_lower_name:
-                return by_lower_name[first], by_lower_name[second]
-    if "text" in by_lower_name:
-        return by_lower_name["text"], None
-    candidates = [by_lower_name[name] for name in TEXT_NAMES if name in by_lower_name]
+            if len(by_lower_name.get(first, ())) == 1 == len(by_lower_name.get(second, ())):
+                return by_lower_name[first][0], by_lower_name[second][0]
+    names = ("text",) if "text" in by_lower_name else TEXT_NAMES
+    candidates = [column for name in names for column in by_lower_name.get(name, ())]
     candidates = candidates or [column for column in free if _is_free_text(train, column)]
     if len(candidates) == 1:
         return candidates[0], None
     if candidates:
-        raise UserError(f"several columns could be the text ({', '.join(candidates)}); choose with {option}")
-    raise UserError(f"no text column found among {', '.join(train.column_names)}; name it with {option}")
+        raise UserError(f"several columns could be the text ({list_columns(candidates)}); choose with {option}")
+    raise UserError(f"no text column found among {list_columns(train.column_names)}; name it with {option}")
 
 
 def _find_label(train: datasets.Dataset, free: list[str]) -> str:
-    by_lower_name = {column.lower(): column for column in free}
-    for name in ("label", "labels"):
-        if name in by_lower_name:
-            return by_lower_name[name]
-    candidates = [by_lower_name[name] for name in LABEL_NAMES if name in by_lower_name]
+    by_lower_name = _group_names(free)
+    first = next((name for name in ("label", "labels") if name in by_lower_name), None)
+    names = (first,) if first else LABEL_NAMES
+    candidates = [column for name in names for column in by_lower_name.get(name, ())]
     candidates = candidates or [column for column in free if _has_few_values(train, column)]
     if len(candidates) == 1:
         return candidates[0]
     if candidates:
         raise UserError(
-            f"several columns could be the label ({', '.join(candidates)}); choose with --data.label_column"
+            f"several columns could be the label ({list_columns(candidates)}); choose with --data.label_column"
         )
-    raise UserError(f"no label column found among {', '.join(train.column_names)}; name it with --data.label_column")
+    raise UserError(
+        f"no label column found among {list_columns(train.column_names)}; name it with --data.label_column"
+    )
+
+
+def _group_names(columns: list[str]) -> dict[str, list[str]]:
+    """Return the columns by their names without case and surrounding blanks."""
+    groups: dict[str, list[str]] = {}
+    for column in columns:
+        groups.setdefault(fold_name(column), []).append(column)
+    return groups
+
+
+def list_columns(columns: Sequence[str], asked: str | None = None) -> str:
+    """Write the names of columns; in quotes where two, or one and the name asked for, differ by a blank or case."""
+    groups = _group_names(list(columns))
+    is_alike = asked is not None and fold_name(asked) in groups and asked not in columns
+    is_alike |= any(len(group) > 1 for group in groups.values()) or any(name != name.strip() for name in columns)
+    return ", ".join(map(repr, columns) if is_alike else columns)
 
 
 def _inspect(train: datasets.Dataset, column: str) -> list:

@@ -10,6 +10,7 @@ from startup_llm.data.classification import LONGEST_TEXT_BYTES
 from startup_llm.data.columns import find_text_columns
 from startup_llm.data.row_source import Piece, RowSource
 from startup_llm.data.row_target import extend_schema
+from startup_llm.data.text_reading import AS_IT_STANDS, TextReading
 from startup_llm.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Questions:
         find_fault: Says what is wrong with a value, given what it is and itself; None where nothing is.
         columns: The source's columns by what they hold, where they are named.
         trained_columns: The same as the training's config names them, for where none is named here.
+        reading: How the run makes its texts; where it joins columns, a question holds these instead of a text.
         files: Whether a question is the path of a file, from the folder of the source.
         skip_bad: Leave rows that cannot be answered without an answer, and count them, instead of refusing them.
 
@@ -64,11 +66,12 @@ class Questions:
         *,
         columns: Mapping[str, str] | None = None,
         trained_columns: Mapping[str, str] | None = None,
+        reading: TextReading = AS_IT_STANDS,
         files: bool = False,
         skip_bad: bool = False,
     ) -> None:
         self._source, self._wanted, self._fault_of, self._skip_bad = source, wanted, find_fault, skip_bad
-        self._asked, self._trained = columns or {}, trained_columns or {}
+        self._asked, self._trained, self._reading = columns or {}, trained_columns or {}, reading
         self._folder = source.folder if files else None
         for name in self._asked:
             if name not in wanted:
@@ -137,6 +140,14 @@ class Questions:
     def _find_columns(self, first: Piece) -> dict[str, str]:
         trained = {name: column for name, column in self._trained.items() if column in first.columns}
         known = dict(self._asked) or trained
+        joined = self._reading.columns
+        if joined and "text" not in self._asked and not set(joined).isdisjoint(first.columns):
+            if missing := [column for column in joined if column not in first.columns]:
+                raise UserError(
+                    f"{self._source.name}: no column {missing[0]!r} among {', '.join(first.columns)}; the run joins "
+                    f"{', '.join(joined)}: add it, or name a column with the whole text: --columns.text COLUMN"
+                )
+            return {**{column: column for column in joined}, **{k: v for k, v in known.items() if k != "text"}}
         for name, column in self._asked.items():
             if column not in first.columns:
                 among = f"among {', '.join(first.columns)}{nearest(column, first.columns)}"
@@ -183,14 +194,20 @@ class Questions:
 
     def _find_faults(self, piece: Piece) -> dict[int, UserError]:
         faults = {}
-        for name, column in self._columns.items():
-            for index, value in enumerate(self._values(piece, column)):
+        for name, column, values in self._read_values(piece):
+            for index, value in enumerate(values):
                 if index not in faults and (fault := self._fault_of(name, value) or self._find_odd_kind(name, value)):
                     faults[index] = UserError(
                         f"{self._source.name}: row {piece.start + index + 1}: column {column!r} {fault}; mend the "
                         "row, or leave such rows unanswered with --skip_bad"
                     )
         return faults
+
+    def _read_values(self, piece: Piece) -> Iterator[tuple[str, str, Sequence[Any]]]:
+        """Yield what a question holds, its column and its values as the model reads them."""
+        raw = {name: self._values(piece, column) for name, column in self._columns.items()}
+        for name, values in self._reading.read(raw).items():
+            yield name, self._columns.get(name, self._reading.name), values
 
     def _find_odd_kind(self, name: str, value: Any) -> str | None:
         """Return how a value differs from the first good one, as a text does from a conversation."""

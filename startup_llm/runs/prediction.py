@@ -10,6 +10,7 @@ from startup_llm.config import ModelConfig, PredictConfig, SpeedConfig
 from startup_llm.data.row_source import FileOptions, RowSource
 from startup_llm.data.row_target import RowTarget
 from startup_llm.data.rows_to_predict import Questions
+from startup_llm.data.text_reading import AS_IT_STANDS, TextReading
 from startup_llm.errors import UserError
 from startup_llm.run_folder import find_model
 from startup_llm.tasks import load_task
@@ -63,6 +64,7 @@ def open_files(config: PredictConfig) -> PredictionFiles:
         task.predictor.find_fault,
         columns=config.columns,
         trained_columns={name: trained.get(f"{name}_column") for name in task.predictor.columns},
+        reading=TextReading.of_config(trained),
         files=task.predictor.reads_files,
         skip_bad=config.skip_bad,
     )
@@ -79,6 +81,7 @@ class AnsweringModel:
         processor: What turns rows into its inputs.
         checkpoint: Where it came from.
         plan: How to compute here.
+        reading: How the run makes texts of columns, which `answer` does too.
     """
 
     task: Task
@@ -86,6 +89,7 @@ class AnsweringModel:
     processor: Any
     checkpoint: Checkpoint
     plan: SpeedPlan
+    reading: TextReading = AS_IT_STANDS
 
     def compute(self, encoded: Any) -> list[Any]:
         """Return the model's output for each encoded row; every process computes its part."""
@@ -97,7 +101,7 @@ class AnsweringModel:
         """Return the answers to rows, given by column."""
         import datasets
 
-        rows = datasets.Dataset.from_dict(dict(columns))
+        rows = datasets.Dataset.from_dict(self.reading.read(columns))
         if not rows:
             return []
         predictor = self.task.predictor
@@ -142,4 +146,5 @@ def load_answering_model(config: PredictConfig, files: PredictionFiles, device: 
     dtype = None if config.compute_dtype == "auto" else config.compute_dtype
     plan = call_on_main_process(lambda: plan_speed(SpeedConfig(compute_dtype=dtype)))
     use_plan(plan, SpeedConfig())
-    return AnsweringModel(task, model, processor, checkpoint, plan)
+    reading = TextReading.of_config(find_model(config.run)[1].get("config", {}).get("data", {}))
+    return AnsweringModel(task, model, processor, checkpoint, plan, reading)
