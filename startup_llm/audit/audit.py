@@ -299,29 +299,35 @@ def _read_task_rows(splits: Mapping[str, datasets.Dataset], data: TaskData) -> R
     shared = set.intersection(*(set(rows.column_names) for rows in splits.values()))
     columns = [name for name in ("text", "text_pair") if name in shared]
     if not data.problem_type or not columns:
-        own = [name for name in features if name in shared - {"row", "digest"}]
-        if not own:
-            return None
-        plain = datasets.DatasetDict({split: rows.select_columns(own) for split, rows in splits.items()})
-        rows = read_rows_without_label(LoadedData(plain, [], []), None)
-        return rows if any(rows.texts) else None
+        return _read_unlabelled_rows(splits, [name for name in features if name in shared - {"row", "digest"}])
     parts = [[text for rows in splits.values() for text in rows[column]] for column in columns]
-    labels: list[tuple[str, ...]] = []
-    for rows in splits.values():
-        if data.problem_type == "single_label_classification":
-            labels += [(data.label_names[label],) for label in rows["label"]]
-        elif data.problem_type == "multi_label_classification":
-            labels += [
-                tuple(name for name, flag in zip(data.label_names, flags, strict=True) if flag)
-                for flags in rows["label"]
-            ]
-        else:
-            labels += [()] * len(rows)
+    labels = [names for rows in splits.values() for names in _name_labels(rows, data)]
     texts = parts[0] if len(parts) == 1 else ["\n".join(texts) for texts in zip(*parts, strict=True)]
     place = np.concatenate([np.asarray(rows["row"], np.int64) for rows in splits.values()])
     split = np.repeat(list(splits), [len(rows) for rows in splits.values()])
-    found = TextColumns(columns[0], None, "", None, [])
-    return Rows(split, place, texts, parts, labels, None, data.problem_type, found, {})
+    used_columns = TextColumns(columns[0], None, "", None, [])
+    return Rows(split, place, texts, parts, labels, None, data.problem_type, used_columns, {})
+
+
+def _read_unlabelled_rows(splits: Mapping[str, datasets.Dataset], columns: list[str]) -> Rows | None:
+    import datasets
+
+    if not columns:
+        return None
+    plain = datasets.DatasetDict({split: rows.select_columns(columns) for split, rows in splits.items()})
+    rows = read_rows_without_label(LoadedData(plain, [], []), None)
+    return rows if any(rows.texts) else None
+
+
+def _name_labels(rows: datasets.Dataset, data: TaskData) -> list[tuple[str, ...]]:
+    """Return the names of each row's labels; none for a regression."""
+    if data.problem_type == "single_label_classification":
+        return [(data.label_names[label],) for label in rows["label"]]
+    if data.problem_type == "multi_label_classification":
+        return [
+            tuple(name for name, flag in zip(data.label_names, flags, strict=True) if flag) for flags in rows["label"]
+        ]
+    return [()] * len(rows)
 
 
 def audit_loaded(

@@ -58,24 +58,7 @@ def load_labelled_text(data: LabelledTextData, loaded: LoadedData | None = None)
             "one class per row, as rows are drawn per class: leave it out, or use --data.max_train_rows"
         )
 
-    label_names: tuple[str, ...] = ()
-    if problem_type == "regression":
-        for split, frame in frames.items():
-            frame["label"] = _read_numbers(loaded.splits[split], columns.first_label, places[split])
-    elif problem_type == "multi_label_classification":
-        label_names, vectors = _read_label_vectors(loaded.splits, columns, places)
-        for split, frame in frames.items():
-            frame["label"] = list(vectors[split])
-    else:
-        names = {
-            split: _read_label_names(loaded.splits[split], columns.first_label, places[split]) for split in frames
-        }
-        label_names = _order_names(loaded.splits["train"].features[columns.first_label], names.values())
-        _check_spelling(Counter(name for values in names.values() for name in values))
-        ids = {name: index for index, name in enumerate(label_names)}
-        for split, frame in frames.items():
-            frame["label"] = [ids[name] for name in names[split]]
-
+    label_names = _add_labels(frames, loaded.splits, columns, problem_type, places)
     splits = _build_splits(frames, problem_type, columns)
     if problem_type != "regression":
         _check_training_labels(_count_labels(splits["train"], label_names), label_names, places["train"])
@@ -92,13 +75,8 @@ def load_labelled_text(data: LabelledTextData, loaded: LoadedData | None = None)
     notes += duplicate_notes
     if problem_type != "regression":
         notes += _check_labels_across_splits(splits, label_names, places)
-    for split, count in (("train", data.max_train_rows), ("test", data.max_test_rows)):
-        if count is not None and count < splits[split].num_rows:
-            notes.append(
-                f"{count:,} of the {splits[split].num_rows:,} {split} rows are used (seed {data.split_seed})."
-            )
-        if count is not None:
-            splits[split] = sample_rows(splits[split], count, data.split_seed, stratify_by=stratify_by)
+    splits, sample_notes = _draw_samples(splits, data, stratify_by)
+    notes += sample_notes
     if columns.group:
         splits = splits.remove_columns("group")
     unlabelled = None
@@ -106,6 +84,47 @@ def load_labelled_text(data: LabelledTextData, loaded: LoadedData | None = None)
         splits, unlabelled, drawn_notes = keep_labels(splits, data.labels_per_class, data.split_seed, label_names)
         notes += drawn_notes
     return TaskData(splits, label_names, problem_type, notes, loaded.sources, unlabelled)
+
+
+def _add_labels(
+    frames: dict[str, pd.DataFrame],
+    sources: datasets.DatasetDict,
+    columns: TextColumns,
+    problem_type: ProblemType,
+    places: dict[str, str],
+) -> tuple[str, ...]:
+    """Add the column `label` to each split's frame, and return the names of the labels; none for a regression."""
+    if problem_type == "regression":
+        for split, frame in frames.items():
+            frame["label"] = _read_numbers(sources[split], columns.first_label, places[split])
+        return ()
+    if problem_type == "multi_label_classification":
+        label_names, vectors = _read_label_vectors(sources, columns, places)
+        for split, frame in frames.items():
+            frame["label"] = list(vectors[split])
+        return label_names
+    names = {split: _read_label_names(sources[split], columns.first_label, places[split]) for split in frames}
+    label_names = _order_names(sources["train"].features[columns.first_label], names.values())
+    _check_spelling(Counter(name for values in names.values() for name in values))
+    ids = {name: index for index, name in enumerate(label_names)}
+    for split, frame in frames.items():
+        frame["label"] = [ids[name] for name in names[split]]
+    return label_names
+
+
+def _draw_samples(
+    splits: datasets.DatasetDict, data: LabelledTextData, stratify_by: str | None
+) -> tuple[datasets.DatasetDict, list[str]]:
+    """Keep as many training and test rows as the options say, and return a note for each split that shrinks."""
+    notes = []
+    for split, count in (("train", data.max_train_rows), ("test", data.max_test_rows)):
+        if count is not None and count < splits[split].num_rows:
+            notes.append(
+                f"{count:,} of the {splits[split].num_rows:,} {split} rows are used (seed {data.split_seed})."
+            )
+        if count is not None:
+            splits[split] = sample_rows(splits[split], count, data.split_seed, stratify_by=stratify_by)
+    return splits, notes
 
 
 def keep_labels(
@@ -237,24 +256,35 @@ def decide_problem_type(
             f"the label column {columns.label!r} holds {label_type}; expected one name or number per row, "
             "or a list of them"
         )
-    asked = data.problem_type
-    if asked == "multi_label_classification" and not (several or is_list):
+    holds_lists = several or is_list
+    _check_problem_type(data.problem_type, columns, holds_lists)
+    if data.problem_type != "auto":
+        return data.problem_type, None
+    if holds_lists:
+        why = "several label columns are named" if several else f"column {columns.label!r} holds lists"
+        return "multi_label_classification", f"Multi-label classification, as {why}."
+    if read_class_names(train.features[columns.first_label]):
+        return "single_label_classification", None
+    return _decide_by_values(read_column(train, columns.first_label), columns.first_label)
+
+
+def _check_problem_type(asked: str, columns: TextColumns, holds_lists: bool) -> None:
+    """Refuse several labels for a problem type with one label per row, and the other way round."""
+    if asked == "multi_label_classification" and not holds_lists:
         raise UserError(
             f"data.problem_type is {asked}, but the label column {columns.label!r} holds one value per row; "
             "expected a column of lists, cells with --data.label_separator ';', or several 0/1 columns named with "
             "--data.label_column"
         )
-    if asked in ("single_label_classification", "regression") and (several or is_list):
+    if asked in ("single_label_classification", "regression") and holds_lists:
+        several = isinstance(columns.label, list)
         what = f"{len(columns.label)} label columns are named" if several else f"{columns.label!r} holds lists"
         raise UserError(f"data.problem_type is {asked}, but {what}; expected one column with one value per row")
-    if asked != "auto":
-        return asked, None
-    if several or is_list:
-        why = "several label columns are named" if several else f"column {columns.label!r} holds lists"
-        return "multi_label_classification", f"Multi-label classification, as {why}."
-    if read_class_names(train.features[columns.first_label]):
-        return "single_label_classification", None
-    distinct = read_column(train, columns.first_label).drop_null().unique().to_pylist()
+
+
+def _decide_by_values(values: pyarrow.ChunkedArray, column: str) -> tuple[ProblemType, str | None]:
+    """Return regression for many different decimal numbers, else classes, and a sentence that says why."""
+    distinct = values.drop_null().unique().to_pylist()
     numbers = [parse_number(value) for value in distinct if value != ""]
     if (
         not numbers
@@ -263,12 +293,12 @@ def decide_problem_type(
         or all(number.is_integer() for number in numbers if number is not None)
     ):
         return "single_label_classification", None
-    found = f"column {columns.label!r} has {len(numbers)} different decimal numbers in {train.num_rows:,} rows"
-    if len(numbers) > min(_MOST_NUMERIC_CLASSES, train.num_rows / 2):
-        return "regression", f"Regression, as {found} (--data.problem_type overrides this)."
+    why = f"column {column!r} has {len(numbers)} different decimal numbers in {len(values):,} rows"
+    if len(numbers) > min(_MOST_NUMERIC_CLASSES, len(values) / 2):
+        return "regression", f"Regression, as {why} (--data.problem_type overrides this)."
     return (
         "single_label_classification",
-        f"Single-label classification, as {found} (--data.problem_type overrides this).",
+        f"Single-label classification, as {why} (--data.problem_type overrides this).",
     )
 
 

@@ -68,11 +68,33 @@ def find_columns(splits: datasets.DatasetDict, data: LabelledTextData) -> TextCo
         UserError: if a named column does not exist, or none or several columns could be meant.
     """
     train = splits["train"]
-    columns = train.column_names
     label = data.label_column
     if isinstance(label, list) and len(label) == 1:
         label = label[0]
     label_columns = [label] if isinstance(label, str) else label or []
+    _check_named_columns(train.column_names, data, label_columns)
+    named = [data.text_column, data.text_pair_column, data.group_column, *label_columns]
+    free = [name for name in train.column_names if name not in named and not _ID_NAME.fullmatch(name)]
+
+    text, text_pair, choices = data.text_column, data.text_pair_column, []
+    if text is None:
+        text, guessed_pair = _find_text(train, free, find_pair=text_pair is None)
+        text_pair = text_pair or guessed_pair
+        choices.append(f"text from column {text!r}")
+        if guessed_pair:
+            choices.append(f"text pair from column {guessed_pair!r}")
+    if not label:
+        label = _find_label(train, [column for column in free if column not in (text, text_pair)])
+        choices.append(f"label from column {label!r}")
+    columns = TextColumns(
+        text, text_pair, label, data.group_column, [f"Found {', '.join(choices)}."] if choices else []
+    )
+    _check_columns_of_splits(splits, columns)
+    return columns
+
+
+def _check_named_columns(columns: list[str], data: LabelledTextData, label_columns: list[str]) -> None:
+    """Refuse the name of a column that does not exist, and a column that is named twice."""
     for option, name in [
         ("text_column", data.text_column),
         ("text_pair_column", data.text_pair_column),
@@ -86,27 +108,18 @@ def find_columns(splits: datasets.DatasetDict, data: LabelledTextData) -> TextCo
     repeated = [name for name in named if name and named.count(name) > 1]
     if repeated:
         raise UserError(f"the column {repeated[0]!r} is named twice; text, text pair and labels are different columns")
-    free = [c for c in columns if c not in named and c != data.group_column and not _ID_NAME.fullmatch(c)]
 
-    text, text_pair, found = data.text_column, data.text_pair_column, []
-    if text is None:
-        text, pair_found = _find_text(train, free, find_pair=text_pair is None)
-        text_pair = text_pair or pair_found
-        found.append(f"text from column {text!r}")
-        if pair_found:
-            found.append(f"text pair from column {pair_found!r}")
-    if not label:
-        label = _find_label(train, [column for column in free if column not in (text, text_pair)])
-        found.append(f"label from column {label!r}")
+
+def _check_columns_of_splits(splits: datasets.DatasetDict, columns: TextColumns) -> None:
+    """Refuse a split that lacks a column; groups are needed in the training split alone."""
+    labels = [columns.label] if isinstance(columns.label, str) else columns.label
     for split, dataset in splits.items():
-        for name in [text, text_pair, *([label] if isinstance(label, str) else label), data.group_column]:
-            if name and name not in dataset.column_names and not (name == data.group_column and split != "train"):
+        for name in [columns.text, columns.text_pair, *labels, columns.group]:
+            if name and name not in dataset.column_names and not (name == columns.group and split != "train"):
                 raise UserError(
                     f"the {split} split has no column {name!r}, only {', '.join(dataset.column_names)}; "
                     "give every split the same columns"
                 )
-    notes = [f"Found {', '.join(found)}."] if found else []
-    return TextColumns(text, text_pair, label, data.group_column, notes)
 
 
 def find_text_columns(

@@ -45,26 +45,13 @@ def score_models(
         name: [metric for metric in metrics if metric.is_measurable(values)] for name, values in predictions.items()
     }
     models = {
-        name: {
-            metric.name: asdict(compute_interval(metric, references, values, evaluation)) for metric in measured[name]
-        }
+        name: {metric.name: _score(metric, references, values, evaluation) for metric in measured[name]}
         for name, values in predictions.items()
     }
-    for name, values in predictions.items():  # the published objects give the figures; the bootstrap surrounds them
-        for metric in measured[name]:
-            models[name][metric.name]["value"] = score_rows(metric, references, values)
-    judged = [name for name in predictions if name != candidate and primary in measured[name]]
-    judged.sort(key=lambda name: models[name][primary.name]["value"])
-    if not primary.lower_is_better:
-        judged.reverse()
-    others = [*judged, *(name for name in predictions if name not in (candidate, *judged))]
+    own = (candidate, predictions[candidate])
     comparisons = [
-        asdict(
-            compare_models(
-                metric, references, (candidate, predictions[candidate]), (name, predictions[name]), evaluation
-            )
-        )
-        for name in others
+        asdict(compare_models(metric, references, own, (name, predictions[name]), evaluation))
+        for name in _rank_others(models, candidate, primary)
         for metric in metrics
         if metric in measured[name] and metric in measured[candidate]
     ]
@@ -81,6 +68,21 @@ def score_models(
             if c["metric"] == primary.name
         ],
     }
+
+
+def _score(metric: Metric, references: Values, values: Values, evaluation: EvaluationConfig) -> dict[str, Any]:
+    """Return a metric's figure, which the published object gives, with its interval by the bootstrap."""
+    interval = asdict(compute_interval(metric, references, values, evaluation))
+    return {**interval, "value": score_rows(metric, references, values)}
+
+
+def _rank_others(models: Mapping[str, Mapping[str, Any]], candidate: str, primary: Metric) -> list[str]:
+    """Return the other models, the strongest first; those without a figure of the primary metric come last."""
+    scored = [name for name in models if name != candidate and primary.name in models[name]]
+    scored.sort(key=lambda name: models[name][primary.name]["value"])
+    if not primary.lower_is_better:
+        scored.reverse()
+    return [*scored, *(name for name in models if name not in (candidate, *scored))]
 
 
 def describe_classification(

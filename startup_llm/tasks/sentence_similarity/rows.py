@@ -377,16 +377,39 @@ def _build(
     """
     import datasets
 
-    places = {name: place for place, name in enumerate(documents)}
+    if data.skip_bad:
+        complete = {split: _leave_out_unknown(rows, queries, documents, split) for split, rows in judged.items()}
+        judged = {split: rows for split, (rows, _) in complete.items()}
+        notes = [*notes, *(note for _, left_out in complete.values() for note in left_out)]
+    relevant = _grade_documents(judged, queries, documents)
     texts = list(documents.values())
     groups = {text: group for group, text in enumerate(dict.fromkeys((*texts, *queries.values())))}
+    splits = {
+        split: datasets.Dataset.from_dict(
+            _list_test_queries(rows, queries, relevant)
+            if split == "test"
+            else _list_pairs(rows, queries, documents, groups)
+        )
+        for split, rows in judged.items()
+    }
+    if "train" in splits:
+        splits["train"], overlap_notes = _treat_overlap(splits["train"], splits["test"], data)
+        notes = [*notes, *overlap_notes]
+    splits = _sample(splits, data, notes)
+    notes.append(f"{len(splits['test']):,} test queries search {len(texts):,} texts.")
+    ids = list(documents) if _are_ids(documents) else [str(number) for number in range(1, len(texts) + 1)]
+    corpus = datasets.Dataset.from_dict({"id": ids, "text": texts})
+    return TaskData(datasets.DatasetDict(splits), notes=notes, sources=sources, corpus=corpus)
+
+
+def _grade_documents(
+    judged: dict[str, _Judgements], queries: dict[str, str], documents: dict[str, str]
+) -> dict[str, dict[int, int]]:
+    """Return the grade of each query's documents, by their places, over all splits."""
+    places = {name: place for place, name in enumerate(documents)}
     relevant: dict[str, dict[int, int]] = {}
-    for split, one in judged.items():
-        if data.skip_bad:
-            one, found = _leave_out_unknown(one, queries, documents, split)
-            judged = {**judged, split: one}
-            notes = [*notes, *found]
-        for query, document, grade in zip(one.queries, one.documents, one.grades, strict=True):
+    for split, rows in judged.items():
+        for query, document, grade in zip(rows.queries, rows.documents, rows.grades, strict=True):
             if query not in queries or document not in places:
                 what = f"query {query}" if query not in queries else f"document {document}"
                 raise UserError(
@@ -394,41 +417,49 @@ def _build(
                     "rows out with --data.skip_bad true"
                 )
             relevant.setdefault(query, {})[places[document]] = grade
-    splits = {}
-    for split, one in judged.items():
-        if split == "test":
-            first = dict(zip(reversed(one.queries), reversed(one.rows), strict=True))
-            order = list(dict.fromkeys(one.queries))
-            columns = {
-                "text": [queries[query] for query in order],
-                "relevant": [sorted(map(list, relevant[query].items())) for query in order],
-                "row": [first[query] for query in order],
-            }
-        else:
-            columns = {
-                "text": [queries[query] for query in one.queries],
-                "text_pair": [documents[document] for document in one.documents],
-                **({"negative": one.negatives} if one.negatives else {}),
-                "row": one.rows,
-            }
-            named = [columns[name] for name in ("text", "text_pair", "negative") if name in columns]
-            columns["groups"] = [[groups[text] for text in row] for row in zip(*named, strict=True)]
-        splits[split] = datasets.Dataset.from_dict(columns)
-    if "train" in splits:
-        known = set(splits["train"]["text"])
-        shared = [text in known for text in splits["test"]["text"]]
-        if any(shared) and data.remove_overlap:
-            asked = set(splits["test"]["text"])
-            kept = [place for place, text in enumerate(splits["train"]["text"]) if text not in asked]
-            notes.append(f"{len(known & asked):,} queries of the test split were removed from train.")
-            splits["train"] = splits["train"].select(kept)
-        elif any(shared):
-            notes.append(f"{sum(shared):,} queries stand in both train and test; data.remove_overlap takes them out.")
-    splits = _sample(splits, data, notes)
-    notes.append(f"{len(splits['test']):,} test queries search {len(texts):,} texts.")
-    ids = list(documents) if _are_ids(documents) else [str(number) for number in range(1, len(texts) + 1)]
-    corpus = datasets.Dataset.from_dict({"id": ids, "text": texts})
-    return TaskData(datasets.DatasetDict(splits), notes=notes, sources=sources, corpus=corpus)
+    return relevant
+
+
+def _list_test_queries(
+    rows: _Judgements, queries: dict[str, str], relevant: dict[str, dict[int, int]]
+) -> dict[str, list[Any]]:
+    """Return the columns of the test split: each query once, with its documents and their grades."""
+    first = dict(zip(reversed(rows.queries), reversed(rows.rows), strict=True))
+    order = list(dict.fromkeys(rows.queries))
+    return {
+        "text": [queries[query] for query in order],
+        "relevant": [sorted(map(list, relevant[query].items())) for query in order],
+        "row": [first[query] for query in order],
+    }
+
+
+def _list_pairs(
+    rows: _Judgements, queries: dict[str, str], documents: dict[str, str], groups: dict[str, int]
+) -> dict[str, list[Any]]:
+    """Return the columns of a split to train on: a row for each pair of a query and a document."""
+    columns: dict[str, list[Any]] = {
+        "text": [queries[query] for query in rows.queries],
+        "text_pair": [documents[document] for document in rows.documents],
+        **({"negative": rows.negatives} if rows.negatives else {}),
+        "row": rows.rows,
+    }
+    named = [columns[name] for name in ("text", "text_pair", "negative") if name in columns]
+    columns["groups"] = [[groups[text] for text in row] for row in zip(*named, strict=True)]
+    return columns
+
+
+def _treat_overlap(
+    train: datasets.Dataset, test: datasets.Dataset, data: SimilarityData
+) -> tuple[datasets.Dataset, list[str]]:
+    """Take queries of the test split out of the training one, or name how many stand in both."""
+    known, asked = set(train["text"]), set(test["text"])
+    shared = sum(text in known for text in test["text"])
+    if not shared:
+        return train, []
+    if not data.remove_overlap:
+        return train, [f"{shared:,} queries stand in both train and test; data.remove_overlap takes them out."]
+    kept = [place for place, text in enumerate(train["text"]) if text not in asked]
+    return train.select(kept), [f"{len(known & asked):,} queries of the test split were removed from train."]
 
 
 def _leave_out_unknown(

@@ -450,12 +450,17 @@ def _check_images(
     for name, feature in _features().items():
         table = table.add_column(name, columns[name], feature=feature)
     table = table.select(keep) if len(keep) < len(table) else table
+    return table, _report_bad(split, bad, lost_boxes, trimmed, skip_bad=skip_bad)
+
+
+def _report_bad(split: str, bad: list[str], lost_boxes: int, trimmed: list[str], *, skip_bad: bool) -> list[str]:
+    """Refuse what cannot be used, or return notes on what is left out and on boxes that were cut."""
     notes = []
     if trimmed:
         reach = "1 box reaches" if len(trimmed) == 1 else f"{len(trimmed):,} boxes reach"
         notes.append(f"{split} split: {reach} outside of the image, to whose edge it is cut (first: {trimmed[0]}).")
     if not bad:
-        return table, notes
+        return notes
     more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
     lost_images = len(bad) - lost_boxes
     what = " and ".join(
@@ -463,10 +468,10 @@ def _check_images(
         for count, kind in ((lost_images, "images"), (lost_boxes, "boxes"))
         if count
     )
-    found = f"{split} split: {what} cannot be used: {'; '.join(bad[:_SHOWN])}{more}"
+    summary = f"{split} split: {what} cannot be used: {'; '.join(bad[:_SHOWN])}{more}"
     if not skip_bad:
-        raise UserError(f"{found}; mend or delete them, or leave them out with --data.skip_bad true")
-    return table, [f"{found}; they are left out.", *notes]
+        raise UserError(f"{summary}; fix or delete them, or leave them out with --data.skip_bad true")
+    return [f"{summary}; they are left out.", *notes]
 
 
 def _find_turn(content: bytes, stated: tuple[int, int] | None) -> tuple[int, int, int] | None:

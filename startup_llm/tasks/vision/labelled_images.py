@@ -214,41 +214,18 @@ def _load_image_folder(folder: Path) -> LoadedData:
     """Read FOLDER/CLASS/FILE, or FOLDER/SPLIT/CLASS/FILE, in the order of the paths."""
     import datasets
 
-    entries = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    given: dict[str, list[Path]] = {}
-    for entry in entries:
-        given.setdefault(SPLIT_ALIASES.get(entry.name.lower(), ""), []).append(entry)
-    if "train" in given:
-        twice = next((paths for split, paths in given.items() if split and len(paths) > 1), None)
-        if twice:
-            raise UserError(
-                f"data.data_dir ({folder}): {twice[0].name} and {twice[1].name} are the same split; keep one"
-            )
-        roots = {split: paths[0] for split, paths in given.items() if split}
-    else:
-        roots = {"train": folder}
     splits, sources, strangers = {}, [], []
-    for split, root in roots.items():
-        files = {"path": [], "label": []}
-        for path in sorted(path for path in root.rglob("*") if path.is_file() and not path.name.startswith(".")):
-            parts = path.relative_to(root).parts
-            if path.suffix.lower() not in IMAGE_EXTENSIONS or len(parts) < 2:
-                strangers.append(path)
-                continue
-            files["path"].append(path)
-            files["label"].append(parts[0])
-        if not files["path"]:
-            raise UserError(
-                f"data.data_dir ({root}): no images in sub-folders; expected CLASS/FILE.png (one of "
-                f"{', '.join(IMAGE_EXTENSIONS)}), or train and test folders of that form"
-            )
-        contents = [path.read_bytes() for path in files["path"]]
+    for split, root in _find_split_folders(folder).items():
+        images, others = _find_images(root)
+        strangers += others
+        contents = [path.read_bytes() for path in images]
         values = [
             {"bytes": content, "path": str(path.relative_to(folder))}
-            for content, path in zip(contents, files["path"], strict=True)
+            for content, path in zip(contents, images, strict=True)
         ]
+        labels = [path.relative_to(root).parts[0] for path in images]
         features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
-        splits[split] = datasets.Dataset.from_dict({"image": values, "label": files["label"]}, features=features)
+        splits[split] = datasets.Dataset.from_dict({"image": values, "label": labels}, features=features)
         digest = hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents)).hexdigest()
         sources.append({"split": split, "dataset": str(root), "rows": len(values), "sha256": digest})
     notes = []
@@ -256,6 +233,37 @@ def _load_image_folder(folder: Path) -> LoadedData:
         shown = ", ".join(str(path.relative_to(folder)) for path in strangers[:_SHOWN])
         notes.append(f"{len(strangers):,} files are no images in a class's folder and are left out ({shown}).")
     return LoadedData(datasets.DatasetDict(splits), notes, sources)
+
+
+def _find_split_folders(folder: Path) -> dict[str, Path]:
+    """Return the folder of each split; all of it is the training split where none is named so."""
+    folders: dict[str, list[Path]] = {}
+    for entry in sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
+        folders.setdefault(SPLIT_ALIASES.get(entry.name.lower(), ""), []).append(entry)
+    if "train" not in folders:
+        return {"train": folder}
+    folders.pop("", None)
+    for paths in folders.values():
+        if len(paths) > 1:
+            raise UserError(
+                f"data.data_dir ({folder}): {paths[0].name} and {paths[1].name} are the same split; keep one"
+            )
+    return {split: paths[0] for split, paths in folders.items()}
+
+
+def _find_images(root: Path) -> tuple[list[Path], list[Path]]:
+    """Return the images in the folders of the classes, and the files that are none, each in the order of the paths."""
+    files = sorted(path for path in root.rglob("*") if path.is_file() and not path.name.startswith("."))
+    images = [
+        path for path in files if path.suffix.lower() in IMAGE_EXTENSIONS and len(path.relative_to(root).parts) > 1
+    ]
+    if not images:
+        raise UserError(
+            f"data.data_dir ({root}): no images in sub-folders; expected CLASS/FILE.png (one of "
+            f"{', '.join(IMAGE_EXTENSIONS)}), or train and test folders of that form"
+        )
+    chosen = set(images)
+    return images, [path for path in files if path not in chosen]
 
 
 def _find_columns(splits: datasets.DatasetDict, data: LabelledImageData) -> tuple[str, str]:
