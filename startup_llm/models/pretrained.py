@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from startup_llm.errors import UserError
@@ -313,6 +313,47 @@ def renew_outputs(
                 layer.bias.zero_()
     names = ", ".join(key for key, _ in renewed)
     return (f"the head of {name} knows other labels, {_shorten(known)}, so it is new: {names}",) if renewed else ()
+
+
+def load_labelled_model(
+    auto_class: Any,
+    checkpoint: Checkpoint,
+    config: Any,
+    label_names: Sequence[str],
+    attention_kernel: str | None,
+    trust_remote_code: bool,
+    **arguments: Any,
+) -> tuple[Any, LoadedWeights, dict[str, Any]]:
+    """Load a checkpoint with an output layer for these labels, drawn anew where the checkpoint has none or others.
+
+    Args:
+        auto_class: One of transformers' Auto classes.
+        checkpoint: Where its files are.
+        config: The checkpoint's own, with its labels.
+        label_names: Names of the classes.
+        attention_kernel: See `load_model`.
+        trust_remote_code: Whether to run the checkpoint's own Python code.
+        **arguments: Further ones of `from_pretrained`.
+
+    Returns:
+        The model, what came from the checkpoint, and the arguments that load the saved model again.
+
+    Raises:
+        UserError: See `load_model`.
+    """
+    load_arguments: dict[str, Any] = {"num_labels": len(label_names), "ignore_mismatched_sizes": True}
+    model, loaded = load_model(
+        auto_class,
+        checkpoint,
+        attention_kernel,
+        trust_remote_code,
+        find_new=find_new_modules,
+        **load_arguments,
+        **name_labels(label_names),
+        **arguments,
+    )
+    renewed = renew_outputs(checkpoint.name, model, config, label_names, loaded)
+    return model, replace(loaded, notes=(*loaded.notes, *renewed)), load_arguments
 
 
 def name_labels(label_names: Sequence[str]) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from startup_llm.errors import UserError
 from startup_llm.models.pretrained import (
     find_new_modules,
     load_config,
+    load_config_for,
+    load_labelled_model,
     load_model,
     name_labels,
-    renew_outputs,
     set_dropout,
 )
 from startup_llm.models.task_model import TaskModel
@@ -249,34 +250,24 @@ def build_audio_classifier(
     Raises:
         UserError: If the architecture has no audio classifier.
     """
-    import transformers
     from transformers import AutoModelForAudioClassification
 
-    config = load_config(checkpoint, trust_remote_code)
-    if type(config) not in AutoModelForAudioClassification._model_mapping and not trust_remote_code:
-        raise UserError(
-            f"checkpoint {checkpoint.name} is of type {config.model_type}, which has no audio classifier in "
-            f"transformers {transformers.__version__}; choose a Wav2Vec2-, Whisper- or AST-style checkpoint"
-        )
-    arguments: dict[str, Any] = {"num_labels": len(label_names), "ignore_mismatched_sizes": True}
-    model, loaded = load_model(
+    config = load_config_for(
         AutoModelForAudioClassification,
         checkpoint,
-        attention_kernel,
         trust_remote_code,
-        find_new=find_new_modules,
-        **arguments,
-        **name_labels(label_names),
+        lacks="has no audio classifier",
+        choose="a Wav2Vec2-, Whisper- or AST-style checkpoint",
     )
-    renewed = renew_outputs(checkpoint.name, model, config, label_names, loaded)
+    model, loaded, arguments = load_labelled_model(
+        AutoModelForAudioClassification, checkpoint, config, label_names, attention_kernel, trust_remote_code
+    )
     _settle(model, feature_extractor, dropout, shortest_seconds, warp_spectrum)
     sizes = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
     body = max(sizes, key=sizes.__getitem__)
     heads = tuple(name for name, size in sizes.items() if size and name != body)
     positions = count_mask_positions(feature_extractor)
-    return TaskModel(
-        model, head_modules=heads, load_arguments=arguments, mask_positions=positions, notes=(*loaded.notes, *renewed)
-    )
+    return TaskModel(model, head_modules=heads, load_arguments=arguments, mask_positions=positions, notes=loaded.notes)
 
 
 # From scratch --------------------------------------------------------------------------------------------------------

@@ -8,11 +8,8 @@ from startup_llm.errors import UserError
 from startup_llm.models.checkpoints import load_tokenizer
 from startup_llm.models.pretrained import (
     find_head_modules,
-    find_new_modules,
     load_config_for,
-    load_model,
-    name_labels,
-    renew_outputs,
+    load_labelled_model,
     set_dropout,
 )
 from startup_llm.models.task_model import TaskModel
@@ -85,18 +82,9 @@ def build_token_classifier(
         lacks="has no token classifier",
         choose="a BERT-, RoBERTa- or DeBERTa-style checkpoint",
     )
-    arguments: dict[str, Any] = {"num_labels": len(label_names), "ignore_mismatched_sizes": True}
-    model, loaded = load_model(
-        AutoModelForTokenClassification,
-        checkpoint,
-        attention_kernel,
-        trust_remote_code,
-        find_new=find_new_modules,
-        **arguments,
-        **name_labels(label_names),
+    model, loaded, arguments = load_labelled_model(
+        AutoModelForTokenClassification, checkpoint, config, label_names, attention_kernel, trust_remote_code
     )
-    renewed = renew_outputs(checkpoint.name, model, config, label_names, loaded)
     set_dropout(model, dropout)
     heads = find_head_modules(model, loaded.new)
-    notes = (*loaded.notes, *renewed)
-    return TaskModel(model, head_modules=heads, load_arguments=arguments, notes=notes)
+    return TaskModel(model, head_modules=heads, load_arguments=arguments, notes=loaded.notes)

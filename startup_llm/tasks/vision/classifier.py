@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from startup_llm.errors import UserError
 from startup_llm.models.pretrained import (
     find_head_modules,
-    find_new_modules,
     load_config_for,
-    load_model,
-    name_labels,
-    renew_outputs,
+    load_labelled_model,
     set_dropout,
 )
 from startup_llm.models.task_model import TaskModel
@@ -67,18 +64,14 @@ def build_image_classifier(
         lacks="has no image classifier",
         choose="a ViT, Swin, ConvNeXt or ResNet checkpoint",
     )
-    arguments: dict[str, Any] = {"num_labels": len(label_names), "ignore_mismatched_sizes": True}
-    model, loaded = load_model(
+    model, loaded, arguments = load_labelled_model(
         AutoModelForImageClassification,
         checkpoint,
+        config,
+        label_names,
         attention_kernel if hasattr(config, "num_attention_heads") else None,
         trust_remote_code,
-        find_new=find_new_modules,
-        **arguments,
-        **name_labels(label_names),
         problem_type="single_label_classification",
     )
-    renewed = renew_outputs(checkpoint.name, model, config, label_names, loaded)
     set_dropout(model, dropout)
-    notes = (*loaded.notes, *renewed)
-    return TaskModel(model, head_modules=find_head_modules(model), load_arguments=arguments, notes=notes)
+    return TaskModel(model, head_modules=find_head_modules(model), load_arguments=arguments, notes=loaded.notes)
