@@ -532,12 +532,12 @@ def _check_labels_across_splits(
                 f"{_list_names(unseen, label_names, counts)}; add training rows of them or delete these rows"
             )
     present = train.nonzero()[0]
-    most, least = present[train[present].argmax()], present[train[present].argmin()]
-    if train[most] <= IMBALANCE_NOTE_RATIO * train[least]:
+    largest, smallest = present[train[present].argmax()], present[train[present].argmin()]
+    if train[largest] <= IMBALANCE_NOTE_RATIO * train[smallest]:
         return []
     return [
-        f"The classes are unbalanced: {train[most]:,} training rows of {label_names[most]!r}, "
-        f"{train[least]:,} of {label_names[least]!r}; accuracy alone will mislead."
+        f"The classes are unbalanced: {train[largest]:,} training rows of {label_names[largest]!r}, "
+        f"{train[smallest]:,} of {label_names[smallest]!r}; accuracy alone will mislead."
     ]
 
 
@@ -556,14 +556,16 @@ def _handle_duplicates(splits: datasets.DatasetDict, remove_overlap: bool) -> tu
     in_test = keys["train"].isin(keys["test"]).to_numpy()
     if overlap := int(in_test.sum()):
         tested = int(keys["test"].isin(keys["train"]).sum())
-        found = f"{overlap:,} training rows have a text that the test split has too ({tested:,} test rows)"
+        overlap_note = f"{overlap:,} training rows have a text that the test split has too ({tested:,} test rows)"
         if remove_overlap:
             if in_test.all():
                 raise UserError(f"all {overlap} training rows stand in the test split; give another test split")
             result["train"] = splits["train"].select((~in_test).nonzero()[0])
-            notes.append(f"{found}; they were removed from training.")
+            notes.append(f"{overlap_note}; they were removed from training.")
         else:
-            notes.append(f"{found}, so the test score may be too high; --data.remove_overlap true removes them.")
+            notes.append(
+                f"{overlap_note}, so the test score may be too high; --data.remove_overlap true removes them."
+            )
     return datasets.DatasetDict(result), notes
 
 

@@ -129,12 +129,12 @@ def _connect(path: str) -> sqlite3.Connection:
 def _list_tables(path: str) -> str:
     connection = _connect(path)
     try:
-        found = connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')").fetchall()
+        tables = connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')").fetchall()
     except sqlite3.Error as error:
         raise UserError(_explain(path, error)) from None
     finally:
         connection.close()
-    return f" (tables: {', '.join(name for (name,) in found) or 'none'})"
+    return f" (tables: {', '.join(name for (name,) in tables) or 'none'})"
 
 
 def _explain(path: str, error: Exception) -> str:

@@ -57,8 +57,8 @@ class JsonRows:
         failure = None
         if self._document:
             numbers, rows, failure = self._take(lines, max(piece_rows, 2))
-            if failure is None and len(rows) == 1 and (found := _find_list(rows[0])) is not None:
-                numbers, rows = [*range(1, len(found) + 1)], found
+            if failure is None and len(rows) == 1 and (nested_rows := _find_list(rows[0])) is not None:
+                numbers, rows = [*range(1, len(nested_rows) + 1)], nested_rows
             yield from _cut(numbers, rows, piece_rows)
         while failure is None:
             numbers, rows, failure = self._take(lines, piece_rows)

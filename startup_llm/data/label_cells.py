@@ -94,14 +94,14 @@ def inspect_cells(cells: Iterable[str]) -> LabelCells | None:
     """
     counts = Counter(cell.strip() for cell in cells if cell.strip())
     total = sum(counts.values())
-    found = [
+    separated = [
         cells
         for separator in (JSON, *SEPARATORS)
         if (cells := _inspect_separator(counts, total, separator)) is not None
     ]
-    if found and found[0].separator == JSON:
-        return found[0]
-    return max(found, key=lambda cells: (cells.are_several, cells.cells), default=None)
+    if separated and separated[0].separator == JSON:
+        return separated[0]
+    return max(separated, key=lambda cells: (cells.are_several, cells.cells), default=None)
 
 
 def _inspect_separator(counts: Counter[str], total: int, separator: str) -> LabelCells | None:
@@ -154,20 +154,20 @@ def decide_label_cells(
     Raises:
         UserError: If cells hold several labels and no option says so, or an option does not go with the column.
     """
-    found = find_label_cells(splits, columns, data)
-    if found is None:
+    cells = find_label_cells(splits, columns, data)
+    if cells is None:
         if data.label_separator in (None, NONE):
             return splits, columns, []
         return *separate_labels(splits, columns, data.label_separator), []
-    if found.are_several:
-        why = "" if found.separator == JSON else ", whose parts stand in other cells too"
+    if cells.are_several:
+        why = "" if cells.separator == JSON else ", whose parts stand in other cells too"
         raise UserError(
-            f"{found.describe(columns.first_label)}{why}; {found.option} reads several labels from a cell, "
+            f"{cells.describe(columns.first_label)}{why}; {cells.option} reads several labels from a cell, "
             f"--data.label_separator {NONE} takes a cell as one class"
         )
     note = (
-        f"{found.describe(columns.first_label)}. Each is read as one class, as its parts stand in no other cell "
-        f"({found.option} reads several labels)."
+        f"{cells.describe(columns.first_label)}. Each is read as one class, as its parts stand in no other cell "
+        f"({cells.option} reads several labels)."
     )
     return splits, columns, [note]
 

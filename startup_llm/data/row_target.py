@@ -253,8 +253,8 @@ def extend_schema(schema: pyarrow.Schema | None, piece: Piece, source_name: str)
     schema = schema or pyarrow.schema([])
     try:
         for column in piece.columns:
-            found = pyarrow.schema([(column, pyarrow.array(piece.values(column)).type)])
-            schema = pyarrow.unify_schemas([schema, found], promote_options="permissive")
+            schema_of_piece = pyarrow.schema([(column, pyarrow.array(piece.values(column)).type)])
+            schema = pyarrow.unify_schemas([schema, schema_of_piece], promote_options="permissive")
     except (pyarrow.ArrowException, OverflowError, UnicodeEncodeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(

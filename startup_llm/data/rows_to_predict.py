@@ -165,15 +165,17 @@ class Questions:
         }
         if "messages" not in known.values() and any(good.get("messages", ())):  # a conversation to be answered
             known = {"text": "messages", **known}
-        texts = {column: [one if isinstance(one, str) else None for one in values] for column, values in good.items()}
+        texts = {
+            column: [cell if isinstance(cell, str) else None for cell in values] for column, values in good.items()
+        }
         columns = known.get("text"), known.get("text_pair")
         try:
-            found = find_text_columns(datasets.Dataset.from_dict(texts), *columns, option="--columns.text")
+            text_columns = find_text_columns(datasets.Dataset.from_dict(texts), *columns, option="--columns.text")
         except UserError as error:
             raise UserError(f"{self._source.name}: {error}") from None
         return {
             name: column
-            for name, column in zip(("text", "text_pair"), found, strict=True)
+            for name, column in zip(("text", "text_pair"), text_columns, strict=True)
             if column and name in self._wanted
         }
 

@@ -159,8 +159,8 @@ def _load_files(
                 )
             tables.append(table)
             records.append({"path": str(path), "sha256": _hash_source(path, table), "rows": table.num_rows})
-        exact[split], told = _align_json_columns(tables)
-        notes += told
+        exact[split], file_notes = _align_json_columns(tables)
+        notes += file_notes
         try:
             joined = pyarrow.concat_tables(tables, promote_options="permissive")
         except pyarrow.ArrowException as error:
@@ -223,39 +223,39 @@ def _load_folder(
     if data.subset and (folder / data.subset).is_dir():
         folder = folder / data.subset
     known = (*EXTENSIONS, *readers)
-    found: dict[str, list[tuple[Path, re.Match[str]]]] = {}
+    files_of_split: dict[str, list[tuple[Path, re.Match[str]]]] = {}
     for path in sorted(folder.iterdir()):
         match = _match_file_names(known).fullmatch(path.name)
         if match and path.is_file():
             stem = match["stem"].lower()
-            found.setdefault(SPLIT_ALIASES.get(stem, stem), []).append((path, match))
+            files_of_split.setdefault(SPLIT_ALIASES.get(stem, stem), []).append((path, match))
     asked = {split: SPLIT_ALIASES.get(name, name) for split, name in _list_asked_splits(data).items()}
     notes = _notes_on_replaced_dataset(data, "data.data_dir")
     for split, name in list(asked.items()):
-        if name not in found:
+        if name not in files_of_split:
             notes.append(f"{folder} has no {name} file, so data.{split}_split does not apply to it.")
             del asked[split]
-    chosen = _choose_splits(asked, list(found), data)
-    if chosen.get("train") not in found:
+    chosen = _choose_splits(asked, list(files_of_split), data)
+    if chosen.get("train") not in files_of_split:
         listing = ", ".join(sorted(f"{e.name}/" if e.is_dir() else e.name for e in folder.iterdir())[:20])
         raise UserError(
             f"data.data_dir ({folder}): no train file found, only: {listing or 'nothing'}; expected train.csv, "
             f"validation.csv, test.csv or another of {list_extensions(known)}"
         )
-    files = {split: _check_one_file_or_all_shards(folder, found[name]) for split, name in chosen.items()}
+    files = {split: _check_one_file_or_all_shards(folder, files_of_split[name]) for split, name in chosen.items()}
     json_columns = JsonColumns(as_json, _list_named_columns(data))
     return _use_validation_for_hidden_test(_load_files(files, data, notes, readers, json_columns), data)
 
 
-def _check_one_file_or_all_shards(folder: Path, found: list[tuple[Path, re.Match[str]]]) -> list[Path]:
-    paths = [path for path, _ in found]
-    first = found[0][1]
+def _check_one_file_or_all_shards(folder: Path, files: list[tuple[Path, re.Match[str]]]) -> list[Path]:
+    paths = [path for path, _ in files]
+    first = files[0][1]
     if first["shard"] is None and len(paths) == 1:
         return paths
-    if len({(m["stem"], m["shards"], path.name[m.end("shards") :]) for path, m in found if m["shard"]}) == 1 and all(
-        m["shard"] for _, m in found
+    if len({(m["stem"], m["shards"], path.name[m.end("shards") :]) for path, m in files if m["shard"]}) == 1 and all(
+        m["shard"] for _, m in files
     ):
-        missing = sorted(set(range(int(first["shards"]))) - {int(m["shard"]) for _, m in found})
+        missing = sorted(set(range(int(first["shards"]))) - {int(m["shard"]) for _, m in files})
         if not missing:
             return paths
         raise UserError(
@@ -415,13 +415,15 @@ def _use_validation_for_hidden_test(loaded: LoadedData, data: DataConfig) -> Loa
 
     splits = {split: dataset for split, dataset in loaded.splits.items() if split != "test"}
     sources = [record for record in loaded.sources if record["split"] != "test"]
-    told = f"The test split's labels are hidden (column {hidden[0]!r} is -1 everywhere)"
+    reason = f"The test split's labels are hidden (column {hidden[0]!r} is -1 everywhere)"
     if "validation" in splits:
         splits["test"] = splits.pop("validation")
         sources = [record | {"split": "test"} if record["split"] == "validation" else record for record in sources]
-        note = f"{told}, so the validation split is used as the test and validation rows are cut from train."
+        note = f"{reason}, so the validation split is used as the test and validation rows are cut from train."
     else:
-        note = f"{told}, so it is not used and test rows are cut from train."
+        note = f"{reason}, so it is not used and test rows are cut from train."
     names = {"validation": "test"} if "test" in splits else {}
-    json_columns = {names.get(split, split): found for split, found in loaded.json_columns.items() if split != "test"}
+    json_columns = {
+        names.get(split, split): columns for split, columns in loaded.json_columns.items() if split != "test"
+    }
     return LoadedData(datasets.DatasetDict(splits), [*loaded.notes, note], sources, json_columns)

@@ -161,13 +161,13 @@ def handle_overlap(
     is_shared = [digest in tested for digest in splits["train"]["digest"]]
     if not any(is_shared):
         return splits, []
-    found = f"{sum(is_shared):,} training {what} stand in the test split too"
+    overlap_note = f"{sum(is_shared):,} training {what} stand in the test split too"
     if not remove_overlap:
-        return splits, [f"{found}, so the test score may be too high; --data.remove_overlap true removes them."]
+        return splits, [f"{overlap_note}, so the test score may be too high; --data.remove_overlap true removes them."]
     if all(is_shared):
         raise UserError(f"all {len(is_shared)} training {what} stand in the test split; give another test split")
     splits["train"] = splits["train"].select([place for place, shared in enumerate(is_shared) if not shared])
-    return splits, [f"{found}; they were removed from training."]
+    return splits, [f"{overlap_note}; they were removed from training."]
 
 
 def check_group_column(rows: datasets.Dataset, column: str) -> None:

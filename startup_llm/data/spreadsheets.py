@@ -73,11 +73,11 @@ def _choose_sheet(
                 f"{option}: {name} has no sheet {sheet!r}, it has {names}{nearest(sheet, book.sheet_names)}"
             )
         return book.get_sheet_by_name(sheet)
-    filled = [found for found in map(book.get_sheet_by_name, book.sheet_names) if found.height]
+    filled = [filled_sheet for filled_sheet in map(book.get_sheet_by_name, book.sheet_names) if filled_sheet.height]
     if not filled:
         raise UserError(f"{name}: empty, so no rows; expected a row of names and rows below it")
     if len(filled) > 1:
-        names = ", ".join(repr(found.name) for found in filled)
+        names = ", ".join(repr(filled_sheet.name) for filled_sheet in filled)
         raise UserError(f"{name} has several sheets ({names}); choose one: {option} {filled[0].name!r}")
     return filled[0]
 
@@ -108,8 +108,8 @@ def _check_formulas(content: bytes, index: int, place: str) -> None:
         links = re.findall(rb'<sheet [^>]*?r:id="([^"]+)"', archive.read("xl/workbook.xml"))
         relations = re.findall(rb"<Relationship [^>]*>", archive.read("xl/_rels/workbook.xml.rels"))
         target = next((part for part in relations if b'Id="' + links[index] + b'"' in part), b"")
-        found = re.search(rb'Target="/?(?:xl/)?([^"]+)"', target)
-        path = f"xl/{found[1].decode()}" if found else ""
+        match = re.search(rb'Target="/?(?:xl/)?([^"]+)"', target)
+        path = f"xl/{match[1].decode()}" if match else ""
         formula = _NOT_COMPUTED.search(archive.read(path)) if path in archive.namelist() else None
     if formula:
         raise UserError(
