@@ -157,18 +157,18 @@ class RecordingCollator:
     def _compute(self, value: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         """Return a recording's features, float32, and their mask, int64, as its feature extractor makes them."""
         key = (value["bytes"] or value["path"], value["start"])
-        found = self._known.get(key)
-        if found is None:
+        features_and_mask = self._known.get(key)
+        if features_and_mask is None:
             rate = self.extractor.sampling_rate
             first = round(value["start"] * rate)
             last = None if self._window is None else first + round(self._window * rate)
             samples = read_audio(read_bytes(value), rate)[first:last]
             wanted = {"return_attention_mask": True} if self._masked else {}
-            told = self.extractor(samples, sampling_rate=rate, **wanted)
-            features = np.asarray(told[self._name][0], np.float32)
-            mask = told["attention_mask"][0] if self._masked else np.ones(0)
-            found = features, np.asarray(mask, np.int64)
+            extracted = self.extractor(samples, sampling_rate=rate, **wanted)
+            features = np.asarray(extracted[self._name][0], np.float32)
+            mask = extracted["attention_mask"][0] if self._masked else np.ones(0)
+            features_and_mask = features, np.asarray(mask, np.int64)
             if features.nbytes <= self._free_bytes:
                 self._free_bytes -= features.nbytes
-                self._known[key] = found
-        return found
+                self._known[key] = features_and_mask
+        return features_and_mask

@@ -49,19 +49,19 @@ def predict_same_text_recording(splits: DatasetDict, data: TaskData) -> list[lis
 
 
 def _read_frames(rows: Dataset, places: list[int]) -> list[list[list[float]]]:
-    found = {}
+    frames_of_row = {}
     for place in sorted(set(places)):
         samples = next(read_recordings(rows.select([place]), SAMPLING_RATE))
-        found[place] = compute_speech_frames(samples).round(2).tolist()
-    return [found[place] for place in places]
+        frames_of_row[place] = compute_speech_frames(samples).round(2).tolist()
+    return [frames_of_row[place] for place in places]
 
 
 def _describe(rows: Dataset) -> np.ndarray:
     """Return the statistics of each row, shape (rows, 8 * bands)."""
-    found = []
+    statistics = []
     for samples in read_recordings(rows, SAMPLING_RATE):
         bands = compute_log_mel(samples)
         change = np.diff(bands, axis=0)
         kinds = (np.mean, np.std, np.min, np.max)
-        found.append(np.concatenate([kind(values, axis=0) for values in (bands, change) for kind in kinds]))
-    return np.stack(found)
+        statistics.append(np.concatenate([kind(values, axis=0) for values in (bands, change) for kind in kinds]))
+    return np.stack(statistics)

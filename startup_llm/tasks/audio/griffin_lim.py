@@ -53,8 +53,8 @@ class GriffinLim(nn.Module):
         before = torch.zeros_like(phases)
         for _ in range(self.rounds):
             sound = torch.istft(magnitude * phases, **shape)
-            found = torch.stft(sound, **shape, return_complex=True)
-            change = found - self.momentum / (1 + self.momentum) * before
-            phases, before = change / change.abs().clamp(min=1e-8), found
+            spectrum = torch.stft(sound, **shape, return_complex=True)
+            change = spectrum - self.momentum / (1 + self.momentum) * before
+            phases, before = change / change.abs().clamp(min=1e-8), spectrum
         sound = torch.istft(magnitude * phases, **shape)
         return sound * (0.9 / sound.abs().max().clamp(min=0.9))

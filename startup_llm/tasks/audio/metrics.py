@@ -79,10 +79,10 @@ def _jiwer() -> Any:
     return jiwer
 
 
-def _count(found: Any) -> tuple[int, int]:
+def _count(counts: Any) -> tuple[int, int]:
     return (
-        found.substitutions + found.deletions + found.insertions,
-        found.hits + found.substitutions + found.deletions,
+        counts.substitutions + counts.deletions + counts.insertions,
+        counts.hits + counts.substitutions + counts.deletions,
     )
 
 

@@ -78,8 +78,8 @@ def load_transcribed_recordings(data: TranscribedRecordingData) -> TaskData:
         class_names = read_class_names(rows.features[column])
         own = [class_names[value] if class_names else value for value in rows[column]]
         faults = find_column_fault(own, column)
-        bad, found = leave_out(faults, len(rows), split, "recordings", skip_bad=data.skip_bad)
-        left_out += found
+        bad, fault_notes = leave_out(faults, len(rows), split, "recordings", skip_bad=data.skip_bad)
+        left_out += fault_notes
         texts[split] = [
             None if row in bad else data.value_names.get(text, text) for row, text in enumerate(own, start=1)
         ]
@@ -232,11 +232,11 @@ def _add_file_name_columns(rows: datasets.Dataset, pattern: str | None, split: s
     columns: dict[str, list[str]] = {name: [] for name in names}
     for row, value in enumerate(rows["audio"], start=1):
         stem = Path((value or {}).get("path") or "").stem
-        found = regex.fullmatch(stem)
-        if found is None or not names:
+        match = regex.fullmatch(stem)
+        if match is None or not names:
             raise UserError(f"data.file_name_columns ({pattern}): {split} row {row} is named {stem!r}")
         for name in names:
-            columns[name].append(found[name])
+            columns[name].append(match[name])
     for name, values in columns.items():
         rows = (rows.remove_columns(name) if name in rows.column_names else rows).add_column(name, values)
     return rows
@@ -274,12 +274,12 @@ def _find_audio_column(rows: datasets.Dataset, data: RecordingData) -> str:
 
     if data.audio_column:
         return _find_column(rows, data.audio_column, (), "audio_column")
-    found = [
+    candidates = [
         name
         for name, feature in rows.features.items()
         if isinstance(feature, datasets.Audio) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"})
     ]
-    return found[0] if len(found) == 1 else _find_column(rows, None, AUDIO_COLUMNS, "audio_column")
+    return candidates[0] if len(candidates) == 1 else _find_column(rows, None, AUDIO_COLUMNS, "audio_column")
 
 
 def _find_column(rows: datasets.Dataset, named: str | list[str] | None, usual: tuple[str, ...], option: str) -> str:
@@ -290,10 +290,10 @@ def _find_column(rows: datasets.Dataset, named: str | list[str] | None, usual: t
         if named not in columns:
             raise UserError(f"data.{option}: no column {named!r} among {', '.join(columns)}{nearest(named, columns)}")
         return named
-    found = [name for name in usual if name in columns]
-    if not found:
+    candidates = [name for name in usual if name in columns]
+    if not candidates:
         raise UserError(f"no column {' or '.join(usual[:3])} among {', '.join(columns)}; name it with --data.{option}")
-    return found[0]
+    return candidates[0]
 
 
 # Checks --------------------------------------------------------------------------------------------------------------
@@ -307,8 +307,8 @@ def _check_and_split(
 
     splits, notes = {}, list(loaded.notes)
     for split, rows in loaded.splits.items():
-        keep, seconds, digests, found = _listen(rows, split, skip_bad=data.skip_bad)
-        notes += found
+        keep, seconds, digests, fault_notes = _listen(rows, split, skip_bad=data.skip_bad)
+        notes += fault_notes
         keep = [place for place in keep if values[split][place] is not None]
         table = rows.select_columns(["audio"]).add_column("seconds", seconds).add_column(target, values[split])
         table = table.add_column("row", list(range(1, len(rows) + 1))).add_column("digest", digests)
@@ -327,11 +327,11 @@ def _check_and_split(
     notes += split_notes
     cut, overlap_notes = handle_overlap(cut, data.remove_overlap, "recordings")
     notes += overlap_notes
-    for split, most in (("train", data.max_train_rows), ("test", data.max_test_rows)):
-        if most is not None and most < len(cut[split]):
-            notes.append(f"{most:,} of the {len(cut[split]):,} {split} rows are used (seed {data.split_seed}).")
+    for split, max_rows in (("train", data.max_train_rows), ("test", data.max_test_rows)):
+        if max_rows is not None and max_rows < len(cut[split]):
+            notes.append(f"{max_rows:,} of the {len(cut[split]):,} {split} rows are used (seed {data.split_seed}).")
             stratum = "label" if target == "label" else None
-            cut[split] = sample_rows(cut[split], most, data.split_seed, stratify_by=stratum)
+            cut[split] = sample_rows(cut[split], max_rows, data.split_seed, stratify_by=stratum)
     unused = ["digest", *(["group"] if data.group_column else [])]
     return cut.remove_columns(unused), notes
 
@@ -364,7 +364,7 @@ def _listen(
     if not bad:
         return keep, seconds, digests, []
     more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
-    found = f"{split} split: {len(bad)} of {len(rows)} recordings cannot be used: {'; '.join(bad[:_SHOWN])}{more}"
+    summary = f"{split} split: {len(bad)} of {len(rows)} recordings cannot be used: {'; '.join(bad[:_SHOWN])}{more}"
     if not skip_bad:
-        raise UserError(f"{found}; mend or delete them, or leave them out with --data.skip_bad true")
-    return keep, seconds, digests, [f"{found}; they are left out."]
+        raise UserError(f"{summary}; mend or delete them, or leave them out with --data.skip_bad true")
+    return keep, seconds, digests, [f"{summary}; they are left out."]

@@ -123,8 +123,8 @@ class SavedSynthesiser(SavedModel):
         for text in rows["text"][:CHECKED_TEXTS]:
             own = vocoder(torch.from_numpy(speak(model, torch.tensor(processor.tokenizer(text)["input_ids"]))))
             torch.manual_seed(0)
-            found = say(text, forward_params={"speaker_embeddings": speaker})["audio"]
-            if found.shape != tuple(own.shape):
+            spoken = say(text, forward_params={"speaker_embeddings": speaker})["audio"]
+            if spoken.shape != tuple(own.shape):
                 return float("inf")
-            largest = max(largest, float(np.abs(found - own.numpy()).max()))
+            largest = max(largest, float(np.abs(spoken - own.numpy()).max()))
         return largest

@@ -40,13 +40,15 @@ def read_audio(content: bytes, sampling_rate: int | None = None) -> np.ndarray:
 
     with _open(content) as file:
         _check_length(file)
-        told, rate = file.frames, file.samplerate
+        stated_frames, rate = file.frames, file.samplerate
         try:
             channels = file.read(dtype="float32", always_2d=True)  # (samples, channels)
         except RuntimeError as error:
             raise UserError(f"cut short or broken ({_reason(error)})") from None
-    if len(channels) < 0.98 * told:  # an MP3 file's length may be an estimate
-        raise UserError(f"cut short: its header tells of {told / rate:.2f} s, {len(channels) / rate:.2f} s are there")
+    if len(channels) < 0.98 * stated_frames:  # an MP3 file's length may be an estimate
+        raise UserError(
+            f"cut short: its header tells of {stated_frames / rate:.2f} s, {len(channels) / rate:.2f} s are there"
+        )
     samples = channels.mean(axis=1)
     if not np.isfinite(samples).all():
         raise UserError("samples that are no numbers")
@@ -103,9 +105,9 @@ def _open(content: bytes) -> SoundFile:
         raise UserError(f"no sound file that libsndfile knows, or a wrong header ({_reason(error)})") from None
     if not _RATES[0] <= file.samplerate <= _RATES[1]:
         raise UserError(f"a wrong header: {file.samplerate:,} samples a second")
-    told, there = _measure_wav_data(content)
-    if told > there and told not in _OPEN_SIZES:  # libsndfile is silent about it
-        raise UserError(f"cut short: its header tells of {told:,} bytes of samples, {there:,} are there")
+    stated_bytes, there = _measure_wav_data(content)
+    if stated_bytes > there and stated_bytes not in _OPEN_SIZES:  # libsndfile is silent about it
+        raise UserError(f"cut short: its header tells of {stated_bytes:,} bytes of samples, {there:,} are there")
     return file
 
 

@@ -126,11 +126,11 @@ class AutomaticSpeechRecognition(AudioTask[TranscribedRecordingData, SpeechRecog
     def compute_outputs(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
         """Return each row's text: by the likeliest label of each frame, or the likeliest token at each step."""
         if is_ctc(model.config):
-            found = [logits.argmax(axis=-1) for logits in compute_frame_logits(model, batch, processor)]
-            return [np.array(processor.tokenizer.decode(labels).strip()) for labels in found]
+            tokens = [logits.argmax(axis=-1) for logits in compute_frame_logits(model, batch, processor)]
+            return [np.array(processor.tokenizer.decode(labels).strip()) for labels in tokens]
         inputs, _ = split_batch(batch)
-        told = model.generation_config.max_length is not None
-        written = model.generate(**inputs, **({} if told else {"max_new_tokens": MOST_WRITTEN_TOKENS}))
+        has_limit = model.generation_config.max_length is not None
+        written = model.generate(**inputs, **({} if has_limit else {"max_new_tokens": MOST_WRITTEN_TOKENS}))
         texts = processor.tokenizer.batch_decode(written, skip_special_tokens=True)
         return [np.array(text.strip()) for text in texts]
 

@@ -45,15 +45,15 @@ def load_synthesis_processor(checkpoint: Checkpoint, trust_remote_code: bool) ->
 
     is_vits = is_waveform_model(load_config(checkpoint, trust_remote_code))
     try:
-        found = (VitsTokenizer if is_vits else SpeechT5Processor).from_pretrained(checkpoint.path)
+        processor = (VitsTokenizer if is_vits else SpeechT5Processor).from_pretrained(checkpoint.path)
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
         reason, kind = str(error).strip().partition("\n")[0], "VITS tokenizer" if is_vits else "SpeechT5 processor"
         raise UserError(f"no usable {kind} in {checkpoint.name}: {reason}") from None
-    if is_vits and found.phonemize and not is_phonemizer_available():
+    if is_vits and processor.phonemize and not is_phonemizer_available():
         raise UserError(
             f"checkpoint {checkpoint.name} reads phonemes, which phonemizer writes; pip install phonemizer"
         )
-    return VitsProcessor(found) if is_vits else found
+    return VitsProcessor(processor) if is_vits else processor
 
 
 def is_waveform_model(config: Any) -> bool:

@@ -114,14 +114,14 @@ class TextToSpeech(Task[TranscribedRecordingData, ModelConfig]):
         def compute_frames(value: dict[str, Any]) -> Tensor:
             nonlocal free_bytes
             key = value["bytes"] or value["path"]
-            found = known.get(key)
-            if found is None:
+            spectrogram = known.get(key)
+            if spectrogram is None:
                 frames = compute_speech_frames(read_audio(read_bytes(value), SAMPLING_RATE))
-                found = torch.from_numpy(frames[: len(frames) // 2 * 2])
-                if found.nbytes <= free_bytes:
-                    free_bytes -= found.nbytes
-                    known[key] = found
-            return found
+                spectrogram = torch.from_numpy(frames[: len(frames) // 2 * 2])
+                if spectrogram.nbytes <= free_bytes:
+                    free_bytes -= spectrogram.nbytes
+                    known[key] = spectrogram
+            return spectrogram
 
         def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
             ids = [torch.tensor(row["input_ids"]) for row in rows]

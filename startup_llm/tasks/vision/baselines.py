@@ -88,7 +88,7 @@ def predict_components_nearest_pixels(splits: DatasetDict, data: TaskData) -> li
                 labels.append(nothing)
     model = KNeighborsClassifier(min(_NEIGHBOURS, len(crops))).fit(np.stack(crops), labels)
     known, least = model.classes_.tolist(), float(np.quantile(sides, 0.01))
-    found = []
+    detections = []
     for pixels, scale in zip(*_read_grey(splits["test"]), strict=True):
         row: dict[str, list[Any]] = {"labels": [], "boxes": [], "scores": []}
         patches = _find_patches(pixels, least)
@@ -100,8 +100,8 @@ def predict_components_nearest_pixels(splits: DatasetDict, data: TaskData) -> li
                         row["labels"].append(label)
                         row["boxes"].append((patch / scale).round(2).tolist())
                         row["scores"].append(share)
-        found.append(row)
-    return found
+        detections.append(row)
+    return detections
 
 
 def _read_grey(rows: Dataset) -> tuple[Iterator[np.ndarray], Iterator[float]]:

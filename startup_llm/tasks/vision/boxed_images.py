@@ -89,10 +89,10 @@ def load_boxed_images(data: DetectionData) -> TaskData:
     splits, notes = {}, list(source.notes)
     for split, images in source.splits.items():
         table, faults = source.tables[split], source.faults.get(split, [])
-        splits[split], found = _check_images(images, table, split, ids, faults, skip_bad=data.skip_bad)
-        notes += found
+        splits[split], image_notes = _check_images(images, table, split, ids, faults, skip_bad=data.skip_bad)
+        notes += image_notes
         if not len(splits[split]):
-            raise UserError(f"{split} split: none of the {len(images)} images can be used; {found[0]}")
+            raise UserError(f"{split} split: none of the {len(images)} images can be used; {image_notes[0]}")
     group_by = "group" if data.group_column else None
     cut, split_notes = make_splits(datasets.DatasetDict(splits), data, group_by=group_by, group_name=data.group_column)
     notes += split_notes
@@ -133,8 +133,8 @@ def _load(data: DetectionData) -> _Source:
         if not folder.is_dir():
             siblings = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
             raise UserError(f"data.data_dir: no such folder: {folder}{nearest(folder.name, siblings)}")
-        if found := _find_coco_files(folder, data):
-            return _load_coco(found, data.group_column)
+        if coco_files := _find_coco_files(folder, data):
+            return _load_coco(coco_files, data.group_column)
     elif named:
         if "train" not in named:
             split, file = next(iter(named.items()))
@@ -149,7 +149,7 @@ def _load(data: DetectionData) -> _Source:
 
 def _find_coco_files(folder: Path, data: DetectionData) -> dict[str, Path]:
     """Find the annotation file of each split; none where the folder has no JSON file of COCO's form."""
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for path in sorted(
         [*folder.glob("*.json"), *folder.glob("annotations/*.json"), *folder.glob(f"*/{ROBOFLOW_FILE}")]
     ):
@@ -158,21 +158,21 @@ def _find_coco_files(folder: Path, data: DetectionData) -> dict[str, Path]:
         if path.parent.name == "annotations" and path.parent.parent == folder and not name.startswith("instances"):
             continue  # COCO's own keypoints and captions
         split = SPLIT_ALIASES.get(words, "train" if words in ("", "annotations", ".coco", "coco") else words)
-        if split in found:
+        if split in files:
             raise UserError(
-                f"data.data_dir ({folder}): {found[split].name} and {path.name} are both {split}; keep one"
+                f"data.data_dir ({folder}): {files[split].name} and {path.name} are both {split}; keep one"
             )
-        found[split] = path
+        files[split] = path
     asked = {"train": data.train_split, "validation": data.validation_split, "test": data.test_split}
     asked = {split: SPLIT_ALIASES.get(name, name) for split, name in asked.items() if name}
-    chosen = _choose_splits({split: name for split, name in asked.items() if name in found}, list(found), data)
-    if found and "train" not in chosen:
+    chosen = _choose_splits({split: name for split, name in asked.items() if name in files}, list(files), data)
+    if files and "train" not in chosen:
         raise UserError(
             f"data.data_dir ({folder}): no annotations of a training split among "
-            f"{', '.join(str(path.relative_to(folder)) for path in found.values())}; expected instances_train.json, "
+            f"{', '.join(str(path.relative_to(folder)) for path in files.values())}; expected instances_train.json, "
             f"annotations/instances_train2017.json or train/{ROBOFLOW_FILE}"
         )
-    return {split: found[name] for split, name in chosen.items()}
+    return {split: files[name] for split, name in chosen.items()}
 
 
 def _load_coco(files: Mapping[str, Path], group_key: str | None) -> _Source:
@@ -185,16 +185,16 @@ def _load_coco(files: Mapping[str, Path], group_key: str | None) -> _Source:
     Raises:
         UserError: If a file is not of that form, or an image has no group.
     """
-    told = {split: _read_coco(path) for split, path in files.items()}
+    contents = {split: _read_coco(path) for split, path in files.items()}
     names: dict[str, None] = {}
-    for content in told.values():
+    for content in contents.values():
         used = {annotation.get("category_id") for annotation in content["annotations"] if isinstance(annotation, dict)}
         for category in sorted(content["categories"], key=lambda category: category["id"]):
             if category["id"] in used:
                 names.setdefault(str(category["name"]))
     splits, places, faults, records = {}, {}, {}, []
     for split, path in files.items():
-        content = told[split]
+        content = contents[split]
         categories = {category["id"]: str(category["name"]) for category in content["categories"]}
         images = {image["id"]: _Image(str(image["file_name"]), _read_size(image)) for image in content["images"]}
         if group_key:
@@ -289,13 +289,13 @@ def _load_table(data: DetectionData) -> _Source:
 
 
 def _find_objects_column(rows: datasets.Dataset) -> str:
-    found = [name for name, feature in rows.features.items() if set(_inner_features(feature)) & set(_BOX_KEYS)]
-    if len(found) == 1:
-        return found[0]
+    candidates = [name for name, feature in rows.features.items() if set(_inner_features(feature)) & set(_BOX_KEYS)]
+    if len(candidates) == 1:
+        return candidates[0]
     raise UserError(
-        f"{len(found)} columns with boxes ({', '.join(found) or 'none'}) among {', '.join(rows.column_names)}; "
-        "expected one such as objects, with bbox and category for each object, or COCO's annotation files in "
-        "--data.data_dir"
+        f"{len(candidates)} columns with boxes ({', '.join(candidates) or 'none'}) among "
+        f"{', '.join(rows.column_names)}; expected one such as objects, with bbox and category for each object, or "
+        "COCO's annotation files in --data.data_dir"
     )
 
 
@@ -314,10 +314,10 @@ def _inner_features(feature: Any) -> Mapping[str, Any]:
 def _find_object_keys(feature: Any, column: str) -> dict[str, str | None]:
     known = _inner_features(feature)
     kinds = {"box": _BOX_KEYS, "category": _CATEGORY_KEYS, "id": _ID_KEYS, "crowd": _CROWD_KEYS}
-    found = {kind: next((key for key in keys if key in known), None) for kind, keys in kinds.items()}
-    if found["category"] is None:
+    keys_of_kind = {kind: next((key for key in keys if key in known), None) for kind, keys in kinds.items()}
+    if keys_of_kind["category"] is None:
         raise UserError(f"column {column!r} has {', '.join(known)}, but none of {', '.join(_CATEGORY_KEYS)}; add it")
-    return found
+    return keys_of_kind
 
 
 def _read_table(
@@ -329,19 +329,21 @@ def _read_table(
 ) -> Iterator[_Image]:
     for number, row in enumerate(rows, start=1):
         value = row[objects] or []
-        one = (
+        rows_of_table = (
             dict(value)
             if isinstance(value, dict)
             else {k: [o.get(k) for o in value] for k in set(keys.values()) - {None}}
         )
-        boxes = one[keys["box"]] or []
-        numbers = one[keys["id"]] if keys["id"] else range(1, len(boxes) + 1)
-        crowds = one[keys["crowd"]] if keys["crowd"] else [0] * len(boxes)
-        found = _Image(f"row {number}", _read_size(row))
-        for identity, category, box, crowd in zip(numbers, one[keys["category"]], boxes, crowds, strict=True):
+        boxes = rows_of_table[keys["box"]] or []
+        numbers = rows_of_table[keys["id"]] if keys["id"] else range(1, len(boxes) + 1)
+        crowds = rows_of_table[keys["crowd"]] if keys["crowd"] else [0] * len(boxes)
+        image = _Image(f"row {number}", _read_size(row))
+        for identity, category, box, crowd in zip(
+            numbers, rows_of_table[keys["category"]], boxes, crowds, strict=True
+        ):
             box = _to_left_top_size(box) if box_format == "xyxy" else box
-            found.objects.append((identity, _name_category(category, class_names), box, bool(crowd)))
-        yield found
+            image.objects.append((identity, _name_category(category, class_names), box, bool(crowd)))
+        yield image
 
 
 def _name_category(value: Any, class_names: list[str]) -> str:
@@ -424,8 +426,8 @@ def _check_images(
             keep.append(number - 1)
         except (UserError, OSError) as error:
             bad.append(f"{image.name}: {'no such file' if isinstance(error, FileNotFoundError) else error}")
-        for name, told in (("width", size[0]), ("height", size[1]), ("digest", hashlib.sha256(content).hexdigest())):
-            columns[name].append(told)
+        for name, figure in (("width", size[0]), ("height", size[1]), ("digest", hashlib.sha256(content).hexdigest())):
+            columns[name].append(figure)
         if not keep or keep[-1] != number - 1:
             continue
         for identity, category, box, crowd in image.objects:

@@ -111,17 +111,17 @@ def find_heads(model: Any, new_parameters: Iterable[str]) -> list[str]:
     """
     from torch import nn
 
-    found: list[str] = []
+    heads: list[str] = []
     for name, module in model.named_modules():
         if name.rsplit(".", 1)[-1] in _HEADS:
             parts = [f"{name}.{part}" for part, _ in module.named_children()]
-            found += parts if isinstance(module, nn.ModuleList) else [name]
+            heads += parts if isinstance(module, nn.ModuleList) else [name]
     for parameter in new_parameters:
         module = parameter.rpartition(".")[0]
-        inside = any(module == head or module.startswith(f"{head}.") for head in found)
+        inside = any(module == head or module.startswith(f"{head}.") for head in heads)
         if module and not inside:
-            found.append(module)
-    return found
+            heads.append(module)
+    return heads
 
 
 def has_fixed_size(processor: Any) -> bool:
@@ -157,15 +157,15 @@ def detect(model: Any, pixel_values: Tensor, pixel_mask: Tensor | None) -> list[
         sizes = [tuple(pixel_values.shape[2:])] * len(pixel_values)
     else:
         sizes = [(int(mask[:, 0].sum()), int(mask[0].sum())) for mask in pixel_mask]
-    found: dict[int, tuple[Tensor, Tensor, Tensor | None]] = {}
+    detections: dict[int, tuple[Tensor, Tensor, Tensor | None]] = {}
     for size in dict.fromkeys(sizes):
         rows = [place for place, other in enumerate(sizes) if other == size]
         outputs = model(pixel_values=pixel_values[rows][:, :, : size[0], : size[1]])
         candidates = getattr(outputs, "enc_outputs_class", None)
         for number, row in enumerate(rows):
             chosen_from = None if candidates is None else candidates[number]
-            found[row] = (outputs["logits"][number], outputs["pred_boxes"][number], chosen_from)
-    return [found[place] for place in range(len(sizes))]
+            detections[row] = (outputs["logits"][number], outputs["pred_boxes"][number], chosen_from)
+    return [detections[place] for place in range(len(sizes))]
 
 
 def compute_comparable(logits: Tensor, boxes: Tensor, candidates: Tensor | None) -> np.ndarray:
@@ -194,7 +194,7 @@ def compute_comparable(logits: Tensor, boxes: Tensor, candidates: Tensor | None)
     return torch.cat([columns.flatten(), candidates.float().sort(dim=0).values.flatten()]).cpu().numpy()
 
 
-def compute_detections(logits: np.ndarray, boxes: np.ndarray, classes: int, most: int = 100) -> np.ndarray:
+def compute_detections(logits: np.ndarray, boxes: np.ndarray, classes: int, max_detections: int = 100) -> np.ndarray:
     """Turn a detector's outputs for one image into what it found, the surest first.
 
     Logits of one class more than there are have a softmax over classes and none, and a query finds its likeliest class
@@ -205,7 +205,7 @@ def compute_detections(logits: np.ndarray, boxes: np.ndarray, classes: int, most
         logits: Shape (queries, classes or classes + 1).
         boxes: Centre, width and height in shares of the image, shape (queries, 4).
         classes: Number of classes.
-        most: Most pairs to return.
+        max_detections: Most pairs to return.
 
     Returns:
         Class, score, left, top, width and height in shares of the image, shape (found, 6), float64.
@@ -219,7 +219,7 @@ def compute_detections(logits: np.ndarray, boxes: np.ndarray, classes: int, most
     else:
         scores = expit(logits).ravel()
         places, labels = np.divmod(np.arange(len(scores)), logits.shape[1])
-    best = np.argsort(-scores, kind="stable")[: min(most, len(logits))]
+    best = np.argsort(-scores, kind="stable")[: min(max_detections, len(logits))]
     chosen = boxes[places[best]]
     corner = chosen[:, :2] - chosen[:, 2:] / 2
     return np.column_stack([labels[best], scores[best], corner, chosen[:, 2:]])

@@ -60,8 +60,8 @@ def load_labelled_images(data: LabelledImageData) -> TaskData:
     ids = {name: index for index, name in enumerate(label_names)}
     splits, notes = {}, list(loaded.notes)
     for split, rows in loaded.splits.items():
-        keep, digests, found = _check_images(rows, image, split, skip_bad=data.skip_bad)
-        notes += found
+        keep, digests, image_notes = _check_images(rows, image, split, skip_bad=data.skip_bad)
+        notes += image_notes
         table = rows.select_columns([image]).rename_column(image, "image") if image != "image" else rows
         table = table.select_columns(["image"]).cast_column("image", datasets.Image())
         table = table.add_column("label", [ids[name] for name in names[split]])
@@ -71,7 +71,7 @@ def load_labelled_images(data: LabelledImageData) -> TaskData:
             table = table.add_column("group", read_groups(rows, data.group_column))
         splits[split] = table.select(keep) if len(keep) < len(rows) else table
         if not keep:
-            raise UserError(f"{split} split: none of the {len(rows)} images can be read; {found[0]}")
+            raise UserError(f"{split} split: none of the {len(rows)} images can be read; {image_notes[0]}")
     _check_training_labels(_count_labels(splits["train"], label_names), label_names, "train split")
     checked, split_notes = make_splits(
         datasets.DatasetDict(splits),
@@ -279,10 +279,10 @@ def _find_columns(splits: datasets.DatasetDict, data: LabelledImageData) -> tupl
         raise UserError(f"data.label_column: no column {label}{nearest(label, features)}; columns: {list(features)}")
     if label is None:
         classes = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-        found = [name for name in _LABEL_COLUMNS if name in features] or classes
-        if len(found) != 1 and len(classes) != 1:
+        candidates = [name for name in _LABEL_COLUMNS if name in features] or classes
+        if len(candidates) != 1 and len(classes) != 1:
             raise UserError(f"no single label column among {', '.join(features)}; name it with --data.label_column")
-        label = found[0] if len(found) == 1 else classes[0]
+        label = candidates[0] if len(candidates) == 1 else classes[0]
     return image, label
 
 
@@ -332,7 +332,7 @@ def _check_images(
     if not bad:
         return keep, digests, []
     more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
-    found = f"{split} split: {len(bad)} of {len(rows)} images cannot be used: {'; '.join(bad[:_SHOWN])}{more}"
+    summary = f"{split} split: {len(bad)} of {len(rows)} images cannot be used: {'; '.join(bad[:_SHOWN])}{more}"
     if not skip_bad:
-        raise UserError(f"{found}; mend or delete them, or leave them out with --data.skip_bad true")
-    return keep, digests, [f"{found}; they are left out."]
+        raise UserError(f"{summary}; mend or delete them, or leave them out with --data.skip_bad true")
+    return keep, digests, [f"{summary}; they are left out."]

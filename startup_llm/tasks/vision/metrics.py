@@ -133,10 +133,10 @@ def _match(references: str, predictions: str) -> Matches:
         from pycocotools.cocoeval import COCOeval
     except ImportError:
         raise UserError("boxes are matched by pycocotools; pip install 'startup-llm[detection]'") from None
-    true, found = json.loads(references), json.loads(predictions)
+    true, detected = json.loads(references), json.loads(predictions)
     classes = sorted({label for row in true for label in row["labels"]})
     with contextlib.redirect_stdout(io.StringIO()):  # it reports on its progress
-        evaluation = COCOeval(_index(COCO(), true, classes), _index(COCO(), found, classes), "bbox")
+        evaluation = COCOeval(_index(COCO(), true, classes), _index(COCO(), detected, classes), "bbox")
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
         evaluation.params.maxDets = [MOST_DETECTIONS]
         evaluation.params.imgIds, evaluation.params.catIds = list(range(len(true))), classes
@@ -174,8 +174,8 @@ def _index(coco: Any, rows: Sequence[Boxes], classes: Sequence[int]) -> Any:
         extra = row.get("scores") or row.get("crowds") or []
         for label, box, value in zip(row["labels"], row["boxes"], extra, strict=True):
             entry = {"id": len(annotations) + 1, "image_id": image, "category_id": label, "bbox": list(box)}
-            told = {"score": value, "iscrowd": 0} if "scores" in row else {"iscrowd": int(value)}
-            annotations.append({**entry, **told, "area": box[2] * box[3]})
+            properties = {"score": value, "iscrowd": 0} if "scores" in row else {"iscrowd": int(value)}
+            annotations.append({**entry, **properties, "area": box[2] * box[3]})
     images, categories = [{"id": image} for image in range(len(rows))], [{"id": label} for label in classes]
     coco.dataset = {"images": images, "annotations": annotations, "categories": categories}
     coco.createIndex()
@@ -227,11 +227,11 @@ class _Resampler:
         present = positives > 0
         if not present.any():
             return 0.0
-        found = _sum_behind(weight[self.image[self.found_place]])
-        before = found[self.first]
-        found_so_far = found[1:] - before[self.found_segment]  # (found,)
+        found_weight = _sum_behind(weight[self.image[self.found_place]])
+        before = found_weight[self.first]
+        found_so_far = found_weight[1:] - before[self.found_segment]  # (found,)
         if not precision:
-            return float(((found[self.end] - before)[present] / positives[present]).mean())
+            return float(((found_weight[self.end] - before)[present] / positives[present]).mean())
         detected = self._count_detections(weight)
         exact = np.divide(found_so_far, detected, out=np.zeros_like(detected), where=detected > 0)
         above = 2.0 * (len(self.segment_class) - self.found_segment)  # keeps the segments apart

@@ -130,8 +130,8 @@ class ObjectDetection(ImageTask[DetectionData, ModelConfig]):
                 masks = [torch.ones(image.shape[1:], dtype=torch.long) for image in images]
                 batch["pixel_mask"] = torch.stack([functional.pad(*pair) for pair in zip(masks, gaps, strict=True)])
             if "labels" in rows[0]:
-                most = max(1, *(len(row["labels"]) for row in rows))
-                batch["labels"] = torch.full((len(rows), most, 5), -100.0)
+                max_objects = max(1, *(len(row["labels"]) for row in rows))
+                batch["labels"] = torch.full((len(rows), max_objects, 5), -100.0)
                 for place, row in enumerate(rows):
                     if row["labels"]:
                         batch["labels"][place, : len(row["labels"])] = torch.tensor(row["labels"])
@@ -186,7 +186,7 @@ class ObjectDetection(ImageTask[DetectionData, ModelConfig]):
         self, logits: np.ndarray, labels: np.ndarray, data: TaskData
     ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Return boxes and what was found, in shares of the images, which leaves every overlap as it is."""
-        true, found = [], []
+        true, detected = [], []
         for row, targets in zip(logits, labels, strict=True):
             targets = targets[targets[:, 0] >= 0]
             boxes = np.column_stack([targets[:, 1:3] - targets[:, 3:] / 2, targets[:, 3:]])
@@ -194,14 +194,14 @@ class ObjectDetection(ImageTask[DetectionData, ModelConfig]):
                 {"labels": targets[:, 0].astype(int).tolist(), "boxes": boxes.tolist(), "crowds": [0] * len(boxes)}
             )
             output = compute_detections(row[:, :-4], row[:, -4:], len(data.label_names))
-            found.append(
+            detected.append(
                 {
                     "labels": output[:, 0].astype(int).tolist(),
                     "boxes": output[:, 2:].tolist(),
                     "scores": output[:, 1].tolist(),
                 }
             )
-        return true, found
+        return true, detected
 
     def describe_errors(
         self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Any, data: TaskData
@@ -216,15 +216,15 @@ class ObjectDetection(ImageTask[DetectionData, ModelConfig]):
     ) -> list[dict[str, Any]]:
         shown = rows.select(range(min(_SHOWN, len(rows))))
         items = []
-        for row, image, true, found in zip(
+        for row, image, true, detected in zip(
             shown["row"], read_images(shown), self.references(shown), predictions, strict=False
         ):
-            sure = [place for place, score in enumerate(found["scores"]) if score > ANSWERED_SCORE]
+            sure = [place for place, score in enumerate(detected["scores"]) if score > ANSWERED_SCORE]
             caption = (
                 f"row {row}: true {_list_labels(true['labels'], data)} (solid blue); "
-                f"found {_list_labels([found['labels'][place] for place in sure], data)} (dashed orange)"
+                f"found {_list_labels([detected['labels'][place] for place in sure], data)} (dashed orange)"
             )
-            picture = _draw_boxes(image, true, found, sure, data.label_names)
+            picture = _draw_boxes(image, true, detected, sure, data.label_names)
             items.append(
                 {
                     "title": "True and found boxes",
@@ -265,7 +265,7 @@ def _list_labels(labels: Sequence[int], data: TaskData) -> str:
 
 
 def _draw_boxes(
-    image: Image, true: dict[str, Any], found: dict[str, Any], sure: Sequence[int], label_names: Sequence[str]
+    image: Image, true: dict[str, Any], detected: dict[str, Any], sure: Sequence[int], label_names: Sequence[str]
 ) -> Image:
     """Draw true boxes solid, with their labels inside, and found ones dashed, with theirs and the score above."""
     from PIL import ImageDraw, ImageFont
@@ -288,9 +288,9 @@ def _draw_boxes(
         draw.rectangle((left, top, right, bottom), outline=_TRUE_COLOR, width=2)
         write((left + 4, bottom - 17), label_names[label], _TRUE_COLOR)
     for place in sure:
-        corners = _scale_box(found["boxes"][place], scale)
+        corners = _scale_box(detected["boxes"][place], scale)
         _draw_dashes(draw, corners)
-        text = f"{label_names[found['labels'][place]]} {found['scores'][place]:.2f}"
+        text = f"{label_names[detected['labels'][place]]} {detected['scores'][place]:.2f}"
         write((corners[0] + 2, max(0.0, corners[1] - 16)), text, _FOUND_COLOR)
     return picture
 

@@ -80,7 +80,7 @@ class SavedDetector(SavedModel):
                 output = self.task.compute_outputs(model, batch, processor)[0]
             width, height = row["_size"]
             own = write_objects(output, width, height, model.config.id2label)
-            theirs = sorted(find(image, threshold=0.0), key=lambda found: -found["score"])
+            theirs = sorted(find(image, threshold=0.0), key=lambda answer: -answer["score"])
             differences.append(_compare_objects(own, theirs))
         return max(differences)
 
@@ -95,6 +95,8 @@ def _compare_objects(own: Sequence[dict[str, Any]], theirs: Sequence[dict[str, A
             for partner in theirs
             if partner["label"] == mine["label"] and abs(partner["score"] - mine["score"]) < 1e-3
         )
-        if not any(all(abs(mine["box"][key] - found["box"][key]) <= 1 for key in mine["box"]) for found in alike):
+        if not any(
+            all(abs(mine["box"][key] - other_object["box"][key]) <= 1 for key in mine["box"]) for other_object in alike
+        ):
             return float("inf")
     return difference if theirs or not own else float("inf")
