@@ -22,13 +22,13 @@ _SENTENCE = re.compile(r"\S(?:[^.!?\n]|[.!?](?!\s|$))*[.!?]?")
 
 def predict_overlap_sentence(splits: DatasetDict, data: TaskData) -> list[dict[str, Any]]:
     """Answer with the context's sentence that shares most different words with the question, the first of equals."""
-    found = []
+    answers = []
     for question, context in _pairs(splits):
         asked = set(_list_words(question))
         sentences = [(match.start(), match.end()) for match in _SENTENCE.finditer(context)]
         shared = [len(asked.intersection(_list_words(context[start:end]))) for start, end in sentences]
-        found.append(_mark(context, *sentences[int(np.argmax(shared))]))
-    return found
+        answers.append(_mark(context, *sentences[int(np.argmax(shared))]))
+    return answers
 
 
 def predict_sliding_window(splits: DatasetDict, data: TaskData) -> list[dict[str, Any]]:
@@ -40,7 +40,7 @@ def predict_sliding_window(splits: DatasetDict, data: TaskData) -> list[dict[str
     """
     lengths = [len(_list_words(answers[0])) for answers in splits["train"]["answers"] if answers]
     width = max(1, round(float(np.median(lengths)))) if lengths else 1
-    found = []
+    predictions = []
     for question, context in _pairs(splits):
         asked = set(_list_words(question))
         places = [(match.start(), match.end()) for match in _WORD.finditer(context)]
@@ -48,15 +48,15 @@ def predict_sliding_window(splits: DatasetDict, data: TaskData) -> list[dict[str
         counts = Counter(words)
         worth = np.array([math.log(1 + 1 / counts[word]) if word in asked else 0.0 for word in words])
         if len(words) <= width:
-            found.append(_mark(context, 0, len(context)))
+            predictions.append(_mark(context, 0, len(context)))
             continue
         sums = np.concatenate([[0.0], np.cumsum(worth)])
         first = np.arange(len(words) - width + 1)
         inside = sums[first + width] - sums[first]
         around = sums[np.minimum(first + width + REACH_WORDS, len(words))] - sums[np.maximum(first - REACH_WORDS, 0)]
         best = int(np.argmax(np.where(inside == 0, around, -1.0)))
-        found.append(_mark(context, places[best][0], places[best + width - 1][1]))
-    return found
+        predictions.append(_mark(context, places[best][0], places[best + width - 1][1]))
+    return predictions
 
 
 def predict_no_answer(splits: DatasetDict, data: TaskData) -> list[dict[str, Any]]:

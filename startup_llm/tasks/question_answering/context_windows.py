@@ -64,11 +64,11 @@ def cut_windows(
     return rows, sum(map(str.__ne__, asked, questions))
 
 
-def _cut_question(question: str, tokenizer: PreTrainedTokenizerBase, most: int) -> str:
+def _cut_question(question: str, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> str:
     """Return the part of a question that has at most so many tokens."""
-    found = tokenizer(question, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    places = found["offset_mapping"]
-    return question if len(places) <= most else question[: places[most - 1][1]]
+    encoding = tokenizer(question, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    places = encoding["offset_mapping"]
+    return question if len(places) <= max_tokens else question[: places[max_tokens - 1][1]]
 
 
 def find_tokens(starts: np.ndarray, ends: np.ndarray, start: int, end: int) -> tuple[int, int] | None:

@@ -122,8 +122,8 @@ def describe_answers(
         entries = []
         for name, chosen in kinds.items():
             if places := np.flatnonzero(chosen).tolist():
-                true, given = ([values[place] for place in places] for values in (references, predictions))
-                values = {metric.name: metric.compute(true, given) for metric in metrics}
+                true, predicted = ([values[place] for place in places] for values in (references, predictions))
+                values = {metric.name: metric.compute(true, predicted) for metric in metrics}
                 entries.append({"name": name, "rows": len(places), "values": values})
         groups.append({"title": title, "metrics": [metric.name for metric in metrics], "rows": entries})
     return {"groups": groups}

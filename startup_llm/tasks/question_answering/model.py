@@ -71,7 +71,7 @@ def compute_span_logits(model: Any, batch: dict[str, Tensor]) -> list[np.ndarray
     """Return the model's own logits of each window, without padding, shape (2, tokens)."""
     import torch
 
-    found = model(**batch)
-    logits = torch.stack([found["start_logits"], found["end_logits"]], dim=1).float().cpu().numpy()
+    outputs = model(**batch)
+    logits = torch.stack([outputs["start_logits"], outputs["end_logits"]], dim=1).float().cpu().numpy()
     lengths = batch["attention_mask"].sum(dim=1).tolist()
     return [output[:, :length].copy() for output, length in zip(logits, lengths, strict=True)]

@@ -23,8 +23,11 @@ class AnswerPredictor(Predictor):
     ) -> list[dict[str, Any]]:
         """Return answer, start, end and score; an empty answer where the model was taught that there may be none."""
         may_abstain = getattr(config, "null_threshold", None) is not None
-        found = read_answers(outputs, encoded, rows["context"], may_abstain=may_abstain)
-        return [{"answer": one["text"], **{name: one[name] for name in ("start", "end", "score")}} for one in found]
+        answers = read_answers(outputs, encoded, rows["context"], may_abstain=may_abstain)
+        return [
+            {"answer": answer["text"], **{name: answer[name] for name in ("start", "end", "score")}}
+            for answer in answers
+        ]
 
     def example(self, config: Any) -> dict[str, Any]:
         """Return an answer of the right types."""

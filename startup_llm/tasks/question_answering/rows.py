@@ -49,10 +49,10 @@ def load_extractive_questions(data: QuestionData) -> TaskData:
     cut, said = handle_overlap(cut, data.remove_overlap, "questions")
     cut = cut.remove_columns("digest")
     notes += said
-    for name, most in (("train", data.max_train_rows), ("test", data.max_test_rows)):
-        if most is not None and most < len(cut[name]):
-            notes.append(f"{most:,} of the {len(cut[name]):,} {name} questions are used (seed {data.split_seed}).")
-            cut[name] = sample_rows(cut[name], most, data.split_seed)
+    for name, max_rows in (("train", data.max_train_rows), ("test", data.max_test_rows)):
+        if max_rows is not None and max_rows < len(cut[name]):
+            notes.append(f"{max_rows:,} of the {len(cut[name]):,} {name} questions are used (seed {data.split_seed}).")
+            cut[name] = sample_rows(cut[name], max_rows, data.split_seed)
     for name, rows in cut.items():
         if without := count_unanswerable(rows):
             notes.append(f"{without:,} of the {len(rows):,} {name} questions have no answer.")
@@ -106,12 +106,12 @@ def _read_questions(rows: datasets.Dataset, data: QuestionData, split: str) -> t
     features = datasets.Features(
         {"question": text, "context": text, "answers": texts, "answer_starts": datasets.List(starts), "row": starts}
     )
-    found = datasets.Dataset.from_dict(kept, features=features)
+    questions = datasets.Dataset.from_dict(kept, features=features)
     digests = [json.dumps(pair) for pair in zip(kept["question"], kept["context"], strict=True)]
-    found = found.add_column("digest", digests)
+    questions = questions.add_column("digest", digests)
     for name, values in others.items():
-        found = found.add_column(name, values)
-    return found, notes
+        questions = questions.add_column(name, values)
+    return questions, notes
 
 
 def _list_rows(rows: datasets.Dataset, data: QuestionData, split: str, broken: list[str]) -> Iterator[dict[str, Any]]:
@@ -139,12 +139,12 @@ def _list_rows(rows: datasets.Dataset, data: QuestionData, split: str, broken: l
     if data.group_column:
         check_group_column(rows, data.group_column)
     for row in rows:
-        found = {name: row[column] for name, column in columns.items()}
+        question = {name: row[column] for name, column in columns.items()}
         if row.get("is_impossible") is True:
-            found["answers"] = None
-        elif isinstance(found["answers"], str) and row.get("answer_start") not in (None, ""):
-            found["answers"] = {"text": found["answers"], "answer_start": row["answer_start"]}
-        yield found | {name: row[name] for name in wanted}
+            question["answers"] = None
+        elif isinstance(question["answers"], str) and row.get("answer_start") not in (None, ""):
+            question["answers"] = {"text": question["answers"], "answer_start": row["answer_start"]}
+        yield question | {name: row[name] for name in wanted}
 
 
 def _list_nested(
@@ -163,7 +163,9 @@ def _list_nested(
     if data.group_column not in (None, "title", "context"):
         raise UserError(f"data.group_column: SQuAD's form has title and context, not {data.group_column!r}")
     articles = (
-        rows.to_list() if "paragraphs" in rows.column_names else [one for row in rows for one in row["data"] or ()]
+        rows.to_list()
+        if "paragraphs" in rows.column_names
+        else [document for row in rows for document in row["data"] or ()]
     )
     for number, article in enumerate(articles, start=1):
         paragraphs = article.get("paragraphs") if isinstance(article, dict) else None
@@ -228,7 +230,8 @@ def _list_answers(value: Any) -> list[tuple[str, int | None]]:
         pairs = list(zip(texts, starts, strict=True))
     else:
         pairs = [
-            (one, None) if isinstance(one, str) else (one["text"], one.get("answer_start")) for one in list(value)
+            (answer, None) if isinstance(answer, str) else (answer["text"], answer.get("answer_start"))
+            for answer in list(value)
         ]
     if any(not isinstance(text, str) for text, _ in pairs):
         raise ValueError("a text is missing")

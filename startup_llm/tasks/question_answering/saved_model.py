@@ -65,8 +65,8 @@ print(context[spans[best // len(spans)][0] : spans[best % len(spans)][1]])"""
             )
             batch.pop("overflow_to_sample_mapping")
             with torch.inference_mode():
-                found = model(**batch)
-            for start, end, output in zip(found.start_logits, found.end_logits, own[row], strict=True):
+                model_outputs = model(**batch)
+            for start, end, output in zip(model_outputs.start_logits, model_outputs.end_logits, own[row], strict=True):
                 plain = np.stack([start.numpy(), end.numpy()])[:, : output.shape[1]]
                 difference = max(difference, float(np.abs(plain - output).max()))
         return difference

@@ -158,8 +158,8 @@ class QuestionAnswering(Task[QuestionData, QuestionAnsweringModel]):
 
         inputs = {name: values for name, values in batch.items() if name != "labels"}
         starts, ends = batch["labels"].unbind(dim=1)
-        found = model(**inputs, start_positions=starts, end_positions=ends)
-        return found["loss"], torch.stack([found["start_logits"], found["end_logits"]], dim=2)
+        outputs = model(**inputs, start_positions=starts, end_positions=ends)
+        return outputs["loss"], torch.stack([outputs["start_logits"], outputs["end_logits"]], dim=2)
 
     def compute_outputs(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
         """Return start and end logits, shape (2, tokens); the [CLS] token's are lowered by the null threshold."""
@@ -229,9 +229,9 @@ def _mark_answers(row: dict[str, Any], prediction: dict[str, Any]) -> dict[str, 
     """Return an item of the gallery: the context around both answers, each mark either true or not."""
     answers = list(zip(row["answers"], row["answer_starts"], strict=True))
     true = [(start, start + len(text)) for text, start in answers]
-    given = (prediction["start"], prediction["end"]) if prediction["text"] else None
-    meant = max(true, key=lambda span: _overlap(span, given), default=None) if given else next(iter(true), None)
-    marked = [span for span in (meant, given) if span]
+    answer = (prediction["start"], prediction["end"]) if prediction["text"] else None
+    meant = max(true, key=lambda span: _overlap(span, answer), default=None) if answer else next(iter(true), None)
+    marked = [span for span in (meant, answer) if span]
     low = max(min((start for start, _ in marked), default=0) - _SHOWN_CHARACTERS_AROUND, 0)
     high = max((end for _, end in marked), default=_SHOWN_CHARACTERS_AROUND) + _SHOWN_CHARACTERS_AROUND
     if low > 0:  # not in the middle of a word
@@ -240,10 +240,10 @@ def _mark_answers(row: dict[str, Any], prediction: dict[str, Any]) -> dict[str, 
     shift = len(before) - low
     spans = [
         {"start": start + shift, "end": end + shift, "label": label, "true": label != "given"}
-        for start, end, label in _cut_marks(meant, given)
+        for start, end, label in _cut_marks(meant, answer)
     ]
     title = f"row {row['row']}: {row['question']}"
-    title += " (meant: no answer)" * (not true) + " (given: no answer)" * (given is None)
+    title += " (meant: no answer)" * (not true) + " (given: no answer)" * (answer is None)
     return {"title": title, "kind": "spans", "text": f"{before}{row['context'][low:high]}{behind}", "spans": spans}
 
 
@@ -251,12 +251,12 @@ def _overlap(a: tuple[int, int], b: tuple[int, int]) -> int:
     return max(0, min(a[1], b[1]) - max(a[0], b[0]))
 
 
-def _cut_marks(meant: tuple[int, int] | None, given: tuple[int, int] | None) -> list[tuple[int, int, str]]:
+def _cut_marks(meant: tuple[int, int] | None, answer: tuple[int, int] | None) -> list[tuple[int, int, str]]:
     """Cut two spans where one of them begins or ends: pieces that are meant, given, or both."""
-    borders = sorted({place for span in (meant, given) if span for place in span})
+    borders = sorted({place for span in (meant, answer) if span for place in span})
     pieces = []
     for start, end in itertools.pairwise(borders):
-        inside = [span is not None and span[0] <= start and end <= span[1] for span in (meant, given)]
+        inside = [span is not None and span[0] <= start and end <= span[1] for span in (meant, answer)]
         if any(inside):
             pieces.append((start, end, "meant and given" if all(inside) else "meant" if inside[0] else "given"))
     return pieces

@@ -25,7 +25,7 @@ def predict_bm25(splits: DatasetDict, data: TaskData) -> list[list[int]]:
     index, nothing = bm25s.BM25(), np.zeros(len(data.corpus))
     index.index(cut(data.corpus["text"]), show_progress=False)
     scores = (index.get_scores(words) if words else nothing for words in cut(splits["test"]["text"]))
-    return [rank_best(one[None])[0] for one in scores]
+    return [rank_best(query_scores[None])[0] for query_scores in scores]
 
 
 def predict_tfidf_cosine(splits: DatasetDict, data: TaskData) -> Any:

@@ -48,7 +48,9 @@ class SearchPredictor(Predictor):
         """
         import datasets
 
-        place = next((one / CORPUS_FILE for one in (folder, folder.parent) if (one / CORPUS_FILE).is_file()), None)
+        place = next(
+            (parent / CORPUS_FILE for parent in (folder, folder.parent) if (parent / CORPUS_FILE).is_file()), None
+        )
         if config.corpus:
             rows = datasets.Dataset.from_list(read_corpus(config.corpus))
             vectors = scale_to_norm_one(np.asarray(compute(self.task.encode(rows, processor)[0])))

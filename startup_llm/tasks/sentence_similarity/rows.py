@@ -85,38 +85,38 @@ def load_similarity(data: SimilarityData) -> TaskData:
     if score is not None:
         columns = {"text_column": pair[0], "text_pair_column": pair[1], "label_column": score}
         scored = convert_section(data, LabelledTextData, **columns, problem_type="regression")
-        found = _load_labelled(loaded, scored, _find_score_faults, skip_bad=data.skip_bad)
-        return replace(found, problem_type="")
+        rows = _load_labelled(loaded, scored, _find_score_faults, skip_bad=data.skip_bad)
+        return replace(rows, problem_type="")
     return _load_pairs(loaded, pair, data)
 
 
-def rank_best(scores: np.ndarray, most: int = MOST_FOUND) -> list[list[int]]:
+def rank_best(scores: np.ndarray, count: int = MOST_FOUND) -> list[list[int]]:
     """Return for each row the places of its highest scores, best first; of equal ones the first.
 
     Args:
         scores: Shape (queries, documents).
-        most: How many places.
+        count: How many places.
     """
-    most = min(most, scores.shape[1])
-    best = np.argpartition(-scores, most - 1, axis=1)[:, :most]
+    count = min(count, scores.shape[1])
+    best = np.argpartition(-scores, count - 1, axis=1)[:, :count]
     best.sort(axis=1)
     order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1, kind="stable")
     return np.take_along_axis(best, order, axis=1).tolist()
 
 
-def rank_nearest(queries: np.ndarray, documents: np.ndarray, most: int = MOST_FOUND) -> list[list[int]]:
+def rank_nearest(queries: np.ndarray, documents: np.ndarray, count: int = MOST_FOUND) -> list[list[int]]:
     """Return for each query the places of the documents with the highest cosine, best first.
 
     Args:
         queries: Vectors, shape (queries, width).
         documents: Vectors, shape (documents, width).
-        most: How many places.
+        count: How many places.
     """
     queries, documents = scale_to_norm_one(queries), scale_to_norm_one(documents)
     return [
         ranking
         for start in range(0, len(queries), 256)
-        for ranking in rank_best(queries[start : start + 256] @ documents.T, most)
+        for ranking in rank_best(queries[start : start + 256] @ documents.T, count)
     ]
 
 
@@ -147,7 +147,7 @@ def read_corpus(file: str | Path, text_column: str | None = None) -> list[dict[s
         raise UserError(f"corpus {file} row {faults[0][0]}: {faults[0][1]}; fill it in or take the row out")
     key = next((n for n in ("id", "_id") if n in table.column_names), None)
     ids = table[key].to_pylist() if key else range(1, len(texts) + 1)
-    return [{"id": str(one), "text": text} for one, text in zip(ids, texts, strict=True)]
+    return [{"id": str(identity), "text": text} for identity, text in zip(ids, texts, strict=True)]
 
 
 def _find_pair(names: Sequence[str], data: SimilarityData) -> tuple[str, str] | None:
@@ -176,8 +176,8 @@ def _find_score(names: Sequence[str], data: SimilarityData) -> str | None:
         raise UserError("data.label_column names several columns; a pair of texts has one score")
     if data.label_column is not None:
         if data.label_column not in names:
-            found = nearest(data.label_column, names)
-            raise UserError(f"data.label_column: no column {data.label_column!r} among {', '.join(names)}{found}")
+            suggestion = nearest(data.label_column, names)
+            raise UserError(f"data.label_column: no column {data.label_column!r} among {', '.join(names)}{suggestion}")
         return data.label_column
     return next((name for name in SCORE_NAMES if name in names), None)
 
@@ -207,10 +207,10 @@ def _load_labelled(
         if isinstance(columns.label, str):
             faults += find_label_faults(rows, columns.label)
         what = "pairs" if columns.text_pair else "texts"
-        bad, found = leave_out(faults, len(rows), split, what, skip_bad=skip_bad)
+        bad, fault_notes = leave_out(faults, len(rows), split, what, skip_bad=skip_bad)
         kept[split] = [row for row in range(1, len(rows) + 1) if row not in bad]
         splits[split] = rows.select([row - 1 for row in kept[split]]) if bad else rows
-        notes += found
+        notes += fault_notes
     read = load_labelled_text(data, replace(loaded, splits=datasets.DatasetDict(splits), notes=notes))
     for split, rows in read.splits.items():  # a split that was cut has the numbers of train
         numbers = kept.get(split, kept["train"])
@@ -247,8 +247,8 @@ def _load_pairs(loaded: LoadedData, pair: tuple[str, str], data: SimilarityData)
         if missing := [name for name in wanted if name not in rows.column_names]:
             raise UserError(f"the {split} split has no column {missing[0]!r}, only {', '.join(rows.column_names)}")
         faults = [fault for name in wanted for fault in find_column_fault(rows[name], name)]
-        bad, found = leave_out(faults, len(rows), split, "pairs", skip_bad=data.skip_bad)
-        left_out += found
+        bad, fault_notes = leave_out(faults, len(rows), split, "pairs", skip_bad=data.skip_bad)
+        left_out += fault_notes
         kept = [place for place in range(len(rows)) if place + 1 not in bad]
         used = rows.select(kept)
         columns = {name: list(used[name]) for name in wanted}
@@ -265,11 +265,14 @@ def _load_pairs(loaded: LoadedData, pair: tuple[str, str], data: SimilarityData)
         for split, rows in cut.items()
     }
     documents = dict.fromkeys(
-        text for one in judged.values() for texts in (one.documents, one.negatives or ()) for text in texts
+        text
+        for judgements in judged.values()
+        for texts in (judgements.documents, judgements.negatives or ())
+        for text in texts
     )
-    queries = {text: text for one in judged.values() for text in one.queries}
-    found = f"Found a query in column {pair[0]!r} and what answers it in {pair[1]!r}."
-    notes = [*loaded.notes, found, *left_out, *notes]
+    queries = {text: text for judgements in judged.values() for text in judgements.queries}
+    column_note = f"Found a query in column {pair[0]!r} and what answers it in {pair[1]!r}."
+    notes = [*loaded.notes, column_note, *left_out, *notes]
     return _build(judged, queries, {text: text for text in documents}, data, notes, loaded.sources)
 
 
@@ -281,8 +284,8 @@ def _load_judged_folder(folder: Path, data: SimilarityData) -> TaskData:
         if path is None:
             raise UserError(f"{folder}: {name}.jsonl is missing; expected corpus.jsonl, queries.jsonl and qrels/")
         columns = RowSource(str(path)).read_table().to_pydict()
-        texts[name], found = _read_entries(columns, str(path), name, skip_bad=data.skip_bad)
-        notes += found
+        texts[name], entry_notes = _read_entries(columns, str(path), name, skip_bad=data.skip_bad)
+        notes += entry_notes
         files.append({"path": path.name, "sha256": hash_file(path)})
     judged, sources = {}, []
     for split, stems in _QRELS.items():
@@ -309,8 +312,8 @@ def _load_judged_subsets(data: SimilarityData) -> TaskData:
         part = SimilarityData(dataset=data.dataset, subset=subset, revision=data.revision, train_split=name)
         loaded = load_splits(part)
         columns, place = loaded.splits["train"].to_dict(), f"{data.dataset} {subset}"
-        texts[name], found = _read_entries(columns, place, name, skip_bad=data.skip_bad)
-        notes += found
+        texts[name], entry_notes = _read_entries(columns, place, name, skip_bad=data.skip_bad)
+        notes += entry_notes
         sources += [{**record, "split": name} for record in loaded.sources]
     loaded = load_splits(data)
     judged = {name: _read_judgements(rows.to_dict(), name) for name, rows in loaded.splits.items()}
@@ -487,33 +490,33 @@ def _are_ids(documents: dict[str, str]) -> bool:
 def _sample(
     splits: dict[str, datasets.Dataset], data: SimilarityData, notes: list[str]
 ) -> dict[str, datasets.Dataset]:
-    for name, most in (("train", data.max_train_rows), ("test", data.max_test_rows)):
-        if most is not None and name in splits and most < len(splits[name]):
-            notes.append(f"{most:,} of the {len(splits[name]):,} {name} rows are used (seed {data.split_seed}).")
-            splits[name] = sample_rows(splits[name], most, data.split_seed)
+    for name, max_rows in (("train", data.max_train_rows), ("test", data.max_test_rows)):
+        if max_rows is not None and name in splits and max_rows < len(splits[name]):
+            notes.append(f"{max_rows:,} of the {len(splits[name]):,} {name} rows are used (seed {data.split_seed}).")
+            splits[name] = sample_rows(splits[name], max_rows, data.split_seed)
     return splits
 
 
-def _group_by_label(found: TaskData) -> TaskData:
+def _group_by_label(labelled: TaskData) -> TaskData:
     """Make labelled texts a search for texts of the same label among the training texts."""
     import datasets
 
-    if found.problem_type != "single_label_classification":
+    if labelled.problem_type != "single_label_classification":
         raise UserError(
-            f"the labels are a {found.problem_type}; expected one class per text, or pairs of texts: name the second "
-            "text with --data.text_pair_column"
+            f"the labels are a {labelled.problem_type}; expected one class per text, or pairs of texts: name the "
+            "second text with --data.text_pair_column"
         )
-    train = found.splits["train"]
+    train = labelled.splits["train"]
     texts, labels = list(train["text"]), np.asarray(train["label"])
     by_label: dict[int, list[int]] = {}
     for place, label in enumerate(labels.tolist()):
         by_label.setdefault(label, []).append(place)
-    splits, notes = {}, list(found.notes)
+    splits, notes = {}, list(labelled.notes)
     generator = np.random.default_rng(0)
     for split in ("train", "validation"):
-        if split not in found.splits:
+        if split not in labelled.splits:
             continue
-        rows = found.splits[split]
+        rows = labelled.splits[split]
         partners = _draw_partners(list(rows["text"]), list(rows["label"]), texts, by_label, generator)
         kept = [place for place, partner in enumerate(partners) if partner is not None]
         if len(kept) < len(rows):
@@ -529,7 +532,7 @@ def _group_by_label(found: TaskData) -> TaskData:
                 "row": chosen["row"],
             }
         )
-    test = found.splits["test"]
+    test = labelled.splits["test"]
     judged = {label: [[place, 1] for place in places] for label, places in by_label.items()}
     splits["test"] = datasets.Dataset.from_dict(
         {
@@ -540,10 +543,10 @@ def _group_by_label(found: TaskData) -> TaskData:
     )
     notes.append(
         f"{len(test):,} test texts search the {len(texts):,} training texts; those of the same of "
-        f"{len(found.label_names)} labels are relevant."
+        f"{len(labelled.label_names)} labels are relevant."
     )
     corpus = datasets.Dataset.from_dict({"id": list(map(str, train["row"])), "text": texts})
-    return TaskData(datasets.DatasetDict(splits), notes=notes, sources=found.sources, corpus=corpus)
+    return TaskData(datasets.DatasetDict(splits), notes=notes, sources=labelled.sources, corpus=corpus)
 
 
 def _draw_partners(

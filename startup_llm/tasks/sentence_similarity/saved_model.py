@@ -40,10 +40,10 @@ scores = model.similarity(model.encode(["a query"]), model.encode(["a text", "an
             from sentence_transformers import SentenceTransformer
 
             encoder = SentenceTransformer(folder, device="cpu")
-            found = [encoder.encode(texts, show_progress_bar=False) for texts in columns]
+            vectors = [encoder.encode(texts, show_progress_bar=False) for texts in columns]
         else:
-            found = [_encode_plainly(folder, texts) for texts in columns]
-        return float(np.abs(np.concatenate(found, axis=1) - np.asarray(outputs)).max())
+            vectors = [_encode_plainly(folder, texts) for texts in columns]
+        return float(np.abs(np.concatenate(vectors, axis=1) - np.asarray(outputs)).max())
 
     def load(self, path: str, **arguments: Any) -> PreTrainedModel:
         """Load with `AutoModel`; a pooler that the files lack is not read, so it is not missed."""
@@ -61,11 +61,11 @@ def _encode_plainly(folder: str, texts: list[str]) -> np.ndarray:
     modules = json.loads((Path(folder) / "modules.json").read_text(encoding="utf-8"))
     modes = json.loads((Path(folder) / "1_Pooling" / "config.json").read_text(encoding="utf-8"))
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder, dtype="float32").eval()
-    found = []
+    vectors = []
     with torch.inference_mode():
         for text in texts:
             states = model(**tokenizer(text, truncation=True, return_tensors="pt")).last_hidden_state[0]
             means = modes["pooling_mode_mean_tokens"]
             vector = states.mean(dim=0) if means else states[0 if modes["pooling_mode_cls_token"] else -1]
-            found.append((vector / vector.norm() if len(modules) == 3 else vector).numpy())
-    return np.stack(found)
+            vectors.append((vector / vector.norm() if len(modules) == 3 else vector).numpy())
+    return np.stack(vectors)

@@ -119,16 +119,18 @@ class SentenceSimilarity(Task[SimilarityData, SentenceModel]):
         limit, tokenizer = processor.model_max_length, processor.tokenizer
         whole, cut = (
             [
-                tokenizer(list(rows[name]), truncation=truncation, max_length=most, verbose=False)["input_ids"]
+                tokenizer(list(rows[name]), truncation=truncation, max_length=max_tokens, verbose=False)["input_ids"]
                 for name in columns
             ]
-            for truncation, most in ((False, None), (True, limit))
+            for truncation, max_tokens in ((False, None), (True, limit))
         )
         texts = [list(row) for row in zip(*cut, strict=True)]
         encoded = {"input_ids": texts, "length": [len(row) * max(map(len, row)) for row in texts]}
         if "groups" in rows.column_names or "label" in rows.column_names:
             encoded["labels"] = list(rows["groups" if "groups" in rows.column_names else "label"])
-        before, after = (np.array([sum(map(len, row)) for row in zip(*one, strict=True)]) for one in (whole, cut))
+        before, after = (
+            np.array([sum(map(len, row)) for row in zip(*lengths, strict=True)]) for lengths in (whole, cut)
+        )
         is_cut = before > after
         truncation = Truncation(int(is_cut.sum()), float(is_cut.mean()), float((before - after).sum() / before.sum()))
         return datasets.Dataset.from_dict(encoded), truncation
@@ -139,7 +141,7 @@ class SentenceSimilarity(Task[SimilarityData, SentenceModel]):
 
         rows = data.splits[name]
         if name == "test" and data.corpus is not None:
-            rows = datasets.concatenate_datasets([one.select_columns("text") for one in (rows, data.corpus)])
+            rows = datasets.concatenate_datasets([split.select_columns("text") for split in (rows, data.corpus)])
         return self.encode(rows, processor)
 
     def build_collator(self, processor: SentenceProcessor) -> Collator:
@@ -241,14 +243,14 @@ class SentenceSimilarity(Task[SimilarityData, SentenceModel]):
 def _show_queries(rows: Dataset, rankings: Sequence[Sequence[int]], corpus: Dataset) -> list[dict[str, Any]]:
     """Return queries whose first find is wrong, with what is found for them."""
     texts, items = list(corpus["text"]), []
-    for query, relevant, found in zip(rows["text"], rows["relevant"], rankings, strict=True):
+    for query, relevant, ranking in zip(rows["text"], rows["relevant"], rankings, strict=True):
         wanted = {place for place, _ in relevant}
-        if len(items) == _SHOWN or found[0] in wanted:
+        if len(items) == _SHOWN or ranking[0] in wanted:
             continue
         pairs = [["query", query]]
         pairs += [
             [f"{rank}, {'relevant' if place in wanted else 'not relevant'}", texts[place]]
-            for rank, place in enumerate(found[:3], start=1)
+            for rank, place in enumerate(ranking[:3], start=1)
         ]
         items.append({"title": "A query whose first find is not relevant", "kind": "text", "pairs": pairs})
     return items

@@ -119,7 +119,11 @@ def predict_ngrams(splits: DatasetDict, order: int) -> list[Any]:
     starts = np.cumsum([0, *lengths[:-1]])
     sums = zip(np.add.reduceat(nats, starts), np.add.reduceat(counted.astype(int), starts), strict=True)
     likelihoods = [[float(total), float(count)] for total, count in sums]
-    return [{"likelihood": one} for one in likelihoods] if "answer" in splits["test"].column_names else likelihoods
+    return (
+        [{"likelihood": likelihood} for likelihood in likelihoods]
+        if "answer" in splits["test"].column_names
+        else likelihoods
+    )
 
 
 def predict_unigram(splits: DatasetDict, data: TaskData) -> list[Any]:

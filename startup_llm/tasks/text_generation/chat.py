@@ -77,7 +77,7 @@ class Conversations:
 
     def _tokenize(self, rows: Dataset, processor: PreTrainedTokenizerBase) -> Tokenized:
         """Return ids and labels of each conversation, whole."""
-        end, found = find_end_of_turn(processor), []
+        end, encodings = find_end_of_turn(processor), []
         for place, row in enumerate(rows):
             for name in self.columns:
                 try:
@@ -86,8 +86,8 @@ class Conversations:
                     raise UserError(f"row {row.get('row', place + 1)}: {error}") from None
                 labels = [token if is_said else -100 for token, is_said in zip(ids, said, strict=True)]
                 labels[0] = -100  # nothing stands before it
-                found.append((ids, labels))
-        return found
+                encodings.append((ids, labels))
+        return encodings
 
     def _cut(self, conversations: Tokenized, size: int) -> tuple[Dataset, Truncation]:
         import datasets
@@ -392,9 +392,9 @@ def pack_conversations(encoded: Dataset, size: int) -> Dataset:
 def encode_prompt(
     processor: PreTrainedTokenizerBase,
     messages: Messages,
-    most: int | None = None,
+    max_tokens: int | None = None,
     arguments: Mapping[str, Any] | None = None,
 ) -> list[int]:
     """Return the tokens of a conversation with the assistant's turn opened; of a long one the last `most`."""
     ids, _ = tokenize_text(processor, render_conversation(processor, messages, answer=True, arguments=arguments))
-    return ids if most is None else ids[-most:]
+    return ids if max_tokens is None else ids[-max_tokens:]

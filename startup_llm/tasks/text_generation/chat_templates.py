@@ -109,16 +109,18 @@ def _render(
             "the tokenizer has no chat template, expected one for conversations; "
             "give it with --model.chat_template chatml, plain or FILE when the model is trained"
         )
-    given = list_template_messages(messages)
+    template_messages = list_template_messages(messages)
     if "developer" not in tokenizer.chat_template:
-        given = [{**one, "role": "system"} if one["role"] == "developer" else one for one in given]
+        template_messages = [
+            {**entry, "role": "system"} if entry["role"] == "developer" else entry for entry in template_messages
+        ]
     protect = _build_protection(tokenizer)
-    given = [protect(message, message["role"] == "assistant") for message in given]
+    template_messages = [protect(message, message["role"] == "assistant") for message in template_messages]
     known = protect(dict(arguments or {}), False)
     options = {**tokenizer.special_tokens_map, **known.pop("chat_template_kwargs", {}), **known}
     try:
-        texts, found = render_jinja_template(
-            [given],
+        texts, written_spans = render_jinja_template(
+            [template_messages],
             chat_template=tokenizer.chat_template,
             add_generation_prompt=add_generation_prompt,
             return_assistant_tokens_mask=spans,
@@ -134,7 +136,7 @@ def _render(
             f"{_name_template(tokenizer)} fails on the conversation with {reason}; give another with "
             "--model.chat_template"
         ) from None
-    return texts[0], [(start, end) for start, end in found[0]] if spans else []
+    return texts[0], [(start, end) for start, end in written_spans[0]] if spans else []
 
 
 def _name_template(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -207,9 +209,9 @@ def tokenize_text(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[i
     for piece in re.split(f"({_MARKS.pattern})", text):
         if controls and _MARKS.fullmatch(piece):
             plain = controls[ord(piece) - _FIRST_MARK]
-            found = tokenizer(plain, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-            ids += found
-            starts += [place] * len(found)
+            token_ids = tokenizer(plain, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            ids += token_ids
+            starts += [place] * len(token_ids)
         elif piece:
             encoded = tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
             ids += encoded["input_ids"]

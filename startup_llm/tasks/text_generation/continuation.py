@@ -27,7 +27,7 @@ def continue_prompts(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
-    most: int | None = None,
+    max_new_tokens: int | None = None,
     **how: Any,
 ) -> list[list[int]]:
     """Return the tokens that a model writes after each prompt, the one that ends the text among them.
@@ -39,14 +39,14 @@ def continue_prompts(
         model: A causal language model, perhaps with an adapter.
         tokenizer: Tells the padding and the longest text, prompt and continuation together.
         prompts: Token ids of each, fewer than the longest text has.
-        most: Most tokens to be written; default what the model's generation config says, or its config.
+        max_new_tokens: Most tokens to be written; default what the model's generation config says, or its config.
         **how: Further arguments of `generate`, before those of the generation config.
     """
     import torch
 
     own = model.generation_config.max_new_tokens or getattr(model.config, ANSWER_LIMIT, None)
-    most = most or own or MOST_WRITTEN_TOKENS
-    rooms = [max(1, min(most, tokenizer.model_max_length - len(ids))) for ids in prompts]
+    max_new_tokens = max_new_tokens or own or MOST_WRITTEN_TOKENS
+    rooms = [max(1, min(max_new_tokens, tokenizer.model_max_length - len(ids))) for ids in prompts]
     order = sorted(range(len(prompts)), key=lambda place: (rooms[place], len(prompts[place])))
     ends = how.get("eos_token_id", model.generation_config.eos_token_id)
     written: list[list[int]] = [[]] * len(prompts)
@@ -60,14 +60,14 @@ def continue_prompts(
                 [tokenizer.pad_token_id] * n + list(prompts[place]) for n, place in zip(padding, chosen, strict=True)
             ]
             mask = torch.arange(longest) >= torch.tensor(padding)[:, None]
-            found = model.generate(
+            generated = model.generate(
                 input_ids=torch.tensor(ids, device=model.device),
                 attention_mask=mask.long().to(model.device),
                 max_new_tokens=room,
                 pad_token_id=tokenizer.pad_token_id,
                 **how,
             )[:, longest:]
-            for place, tokens in zip(chosen, found.tolist(), strict=True):
+            for place, tokens in zip(chosen, generated.tolist(), strict=True):
                 written[place] = _cut_behind_end(tokens, ends)
     return written
 
@@ -111,8 +111,8 @@ def compute_rows(
     ):
         places = (prompts == is_prompt).nonzero()[:, 0]
         if len(places):
-            found = compute({name: values[places] for name, values in batch.items()})
-            for place, output in zip(places.tolist(), found, strict=True):
+            computed = compute({name: values[places] for name, values in batch.items()})
+            for place, output in zip(places.tolist(), computed, strict=True):
                 outputs[place] = output
     return outputs
 

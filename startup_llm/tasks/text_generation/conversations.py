@@ -53,16 +53,16 @@ def find_conversation_form(rows: datasets.Dataset, data: GenerationData) -> str 
     columns = set(rows.column_names)
     if data.speakers:
         return "dialogue"
-    found = next((form for form, names in FORM_COLUMNS.items() if columns.issuperset(names)), None)
-    if found is None or (data.text_column and data.text_column not in FORM_COLUMNS[found]):
+    form_of_columns = next((form for form, names in FORM_COLUMNS.items() if columns.issuperset(names)), None)
+    if form_of_columns is None or (data.text_column and data.text_column not in FORM_COLUMNS[form_of_columns]):
         return None
     if "text" in columns and not data.text_column:
-        name = FORM_COLUMNS[found][0]
+        name = FORM_COLUMNS[form_of_columns][0]
         raise UserError(
             f"the rows hold a text (column 'text') and a conversation (column {name!r}); choose with "
             f"--data.text_column text or --data.text_column {name}"
         )
-    return found
+    return form_of_columns
 
 
 def build_conversations(loaded: LoadedData, data: GenerationData, form: str) -> TaskData:
@@ -99,8 +99,8 @@ def build_conversations(loaded: LoadedData, data: GenerationData, form: str) -> 
         for name in names:
             if name not in rows.column_names:
                 raise UserError(f"the {split} split has no column {name!r}, only {', '.join(rows.column_names)}")
-        splits[split], told = reader.read(rows, split, loaded.json_columns.get(split, ()), data)
-        notes += told
+        splits[split], notes_of_split = reader.read(rows, split, loaded.json_columns.get(split, ()), data)
+        notes += notes_of_split
     if feedback:
         notes.append(_settle_feedback(splits, feedback))
     notes += _name_unused(loaded.splits["train"], {*names, group or "", feedback or ""}, form)
@@ -108,10 +108,10 @@ def build_conversations(loaded: LoadedData, data: GenerationData, form: str) -> 
     cut, decided = make_splits(_build_splits(splits, [*columns, *([group] if group else [])]), data, group_by=group)
     cut = datasets.DatasetDict({name: rows.select_columns(columns) for name, rows in cut.items()})
     notes += decided + _treat_overlap(cut, data, keep)
-    for name, most in (("train", data.max_train_rows), ("test", data.max_test_rows)):
-        if most is not None and most < len(cut[name]):
-            notes.append(f"{most:,} of the {len(cut[name]):,} {name} rows are used (seed {data.split_seed}).")
-            cut[name] = sample_rows(cut[name], most, data.split_seed)
+    for name, max_rows in (("train", data.max_train_rows), ("test", data.max_test_rows)):
+        if max_rows is not None and max_rows < len(cut[name]):
+            notes.append(f"{max_rows:,} of the {len(cut[name]):,} {name} rows are used (seed {data.split_seed}).")
+            cut[name] = sample_rows(cut[name], max_rows, data.split_seed)
     return TaskData(cut, notes=[*loaded.notes, *notes], sources=loaded.sources)
 
 
@@ -158,11 +158,11 @@ class _RowReader:
             if self.feedback and label is None:
                 unjudged.append(place)
                 continue
-            found, fault = _read_row(self.read_row, _decode(row, exact), self.form)
+            conversation, fault = _read_row(self.read_row, _decode(row, exact), self.form)
             if fault:
                 faults.append((place, fault))
                 continue
-            for name, value in {**found, "row": place, "label": label}.items():
+            for name, value in {**conversation, "row": place, "label": label}.items():
                 if name in kept:
                     kept[name].append(value)
             if group:
@@ -254,7 +254,7 @@ def _build_splits(splits: Mapping[str, Mapping[str, list[Any]]], columns: Sequen
     def build(kept: Mapping[str, list[Any]]) -> datasets.Dataset:
         filled = {name: kept[name] for name in columns if name not in parts}
         filled |= {
-            name: [[{key: one.get(key) for key in message} for one in messages] for messages in kept[name]]
+            name: [[{key: entry.get(key) for key in message} for entry in messages] for messages in kept[name]]
             for name in parts
         }
         rows = datasets.Dataset.from_dict({name: filled[name] for name in columns})
@@ -276,7 +276,7 @@ def replace_messages(
     import datasets
 
     if len(changed) == len(rows) and all(
-        found[name] == row[name] for found, row in zip(changed, rows, strict=True) for name in columns
+        new_row[name] == row[name] for new_row, row in zip(changed, rows, strict=True) for name in columns
     ):
         return rows
     features = dict(rows.features)
@@ -330,23 +330,23 @@ def join_answers(messages: Messages) -> str:
 
 def _read_row(read: Callable[[Row], Row], row: Row, form: str) -> tuple[Row, str | None]:
     try:
-        found = {**read(row), "arguments": _read_arguments(row)}
+        conversation = {**read(row), "arguments": _read_arguments(row)}
     except MessageFault as fault:
         return {}, str(fault)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         return {}, f"is no conversation of the form {form} ({str(error)[:80]})"
     if form == "preference":
         for name in ANSWERS:
-            if fault := find_conversation_fault(found[name]):
+            if fault := find_conversation_fault(conversation[name]):
                 return {}, f"column {name!r}: {fault}"
-        if found["chosen"] == found["rejected"]:
+        if conversation["chosen"] == conversation["rejected"]:
             return {}, "chosen and rejected are the same answer"
-        shared = count_shared(found["chosen"], found["rejected"])
-        behind = [found[name][shared]["role"] for name in ANSWERS if shared < len(found[name])]
+        shared = count_shared(conversation["chosen"], conversation["rejected"])
+        behind = [conversation[name][shared]["role"] for name in ANSWERS if shared < len(conversation[name])]
         if behind == ["assistant", "assistant"]:
-            return found, None
+            return conversation, None
         return {}, "chosen and rejected answer different questions"
-    return found, find_conversation_fault(found["messages"])
+    return conversation, find_conversation_fault(conversation["messages"])
 
 
 def count_shared(chosen: Messages, rejected: Messages) -> int:
@@ -357,7 +357,7 @@ def count_shared(chosen: Messages, rejected: Messages) -> int:
 
 def _read_arguments(row: Row) -> str | None:
     """Return what a chat template takes beside the messages, as a JSON object; None for nothing."""
-    found = {}
+    arguments = {}
     for name in TEMPLATE_COLUMNS:
         value = row.get(name)
         if isinstance(value, str) and value.strip():
@@ -368,11 +368,11 @@ def _read_arguments(row: Row) -> str | None:
         if not value:
             continue
         expected = dict if name == "chat_template_kwargs" else list
-        if not isinstance(value, expected) or not all(isinstance(one, (dict, str)) for one in value):
+        if not isinstance(value, expected) or not all(isinstance(item, (dict, str)) for item in value):
             kind = "an object" if expected is dict else "a list of objects"
             raise MessageFault(f"column {name!r} is {str(value)[:50]!r}, expected {kind}")
-        found[name] = value
-    return json.dumps(found, ensure_ascii=False) if found else None
+        arguments[name] = value
+    return json.dumps(arguments, ensure_ascii=False) if arguments else None
 
 
 def _add_beside(messages: Messages, row: Row) -> Messages:
@@ -431,8 +431,8 @@ def _read_human_turns(text: str) -> Messages:
 
 
 def _read_instruction(row: Row) -> str:
-    given = row.get("input")
-    return row["instruction"] + (f"\n\n{given}" if isinstance(given, str) and given.strip() else "")
+    context = row.get("input")
+    return row["instruction"] + (f"\n\n{context}" if isinstance(context, str) and context.strip() else "")
 
 
 def _read_alpaca(row: Row) -> Row:
@@ -459,8 +459,8 @@ def _build_dialogue_reader(column: str, speakers: dict[str, str]) -> Callable[[R
         UserError: If the roles are not those of a user and an assistant.
     """
     if not {"user", "assistant"} <= set(speakers.values()) <= {"system", "user", "assistant"}:
-        given = ", ".join(f"{name}: {role}" for name, role in speakers.items())
-        raise UserError(f"data.speakers ({given}) must name a user and an assistant")
+        roles = ", ".join(f"{name}: {role}" for name, role in speakers.items())
+        raise UserError(f"data.speakers ({roles}) must name a user and an assistant")
     line_of = re.compile(r"\s*([^:]{1,40}?)\s*:\s*(.*)")
 
     def read(row: Row) -> Row:

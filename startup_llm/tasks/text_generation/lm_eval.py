@@ -67,8 +67,8 @@ def evaluate_language_model(
     )
     width = float(norm.ppf((1 + evaluation.confidence_level) / 2))
     records = []
-    for name, found in measured["results"].items():
-        metrics, higher_is_better = _read_metrics(found, width), measured["higher_is_better"].get(name, {})
+    for name, figures in measured["results"].items():
+        metrics, higher_is_better = _read_metrics(figures, width), measured["higher_is_better"].get(name, {})
         record = {
             "name": name,
             "rows": measured["n-samples"].get(name, {}).get("effective", 0),
@@ -82,15 +82,15 @@ def evaluate_language_model(
     return records
 
 
-def _read_metrics(found: dict[str, Any], width: float) -> dict[str, dict[str, float]]:
+def _read_metrics(figures: dict[str, Any], width: float) -> dict[str, dict[str, float]]:
     """Turn `acc,none` and `acc_stderr,none` into a value with its interval."""
     metrics = {}
-    for key, value in found.items():
+    for key, value in figures.items():
         metric, _, kind = key.partition(",")
         if not kind or metric.endswith("_stderr") or not isinstance(value, int | float):
             continue
         figure = {"value": float(value)}
-        error = found.get(f"{metric}_stderr,{kind}")
+        error = figures.get(f"{metric}_stderr,{kind}")
         if isinstance(error, int | float):
             figure |= {"low": value - width * error, "high": value + width * error}
         metrics[metric if kind == "none" else f"{metric} ({kind})"] = figure

@@ -59,24 +59,24 @@ def read_messages(messages: Any) -> Messages:
 def _read_message(message: Any, place: int) -> Message:
     if not isinstance(message, dict):
         return {"role": None, "content": message}  # which `find_conversation_fault` names
-    told = message.get("role", message.get("from"))
-    role = ROLES.get(told, told)
+    stated_role = message.get("role", message.get("from"))
+    role = ROLES.get(stated_role, stated_role)
     content = _join_parts(message.get("content", message.get("value")), f"message {place} ({role})")
     extra = {key: value for key, value in message.items() if key not in _OWN_KEYS and value is not None}
-    if told == "function_call":
+    if stated_role == "function_call":
         content, extra["tool_calls"] = "", _read_calls(content, f"message {place} (function_call)")
     if extra.get("tool_calls"):
         extra["tool_calls"] = [_read_arguments(call) for call in extra["tool_calls"]]
         content = content or ""
-    found: Message = {"role": role, "content": content}
+    result: Message = {"role": role, "content": content}
     if extra:
-        found["extra"] = json.dumps(extra, ensure_ascii=False)
+        result["extra"] = json.dumps(extra, ensure_ascii=False)
     if (weight := message.get("weight")) is not None:
         if weight not in (0, 1):
             raise MessageFault(f"message {place} ({role}) has the weight {weight!r}, expected 0 or 1")
         if not weight and role == "assistant":
-            found["learn"] = False
-    return found
+            result["learn"] = False
+    return result
 
 
 def _join_parts(content: Any, name: str) -> Any:

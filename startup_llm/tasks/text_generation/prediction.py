@@ -62,15 +62,15 @@ class ContinuationPredictor(Predictor):
         """Tokenize prompts; of a long one the end is kept, so that half of the model's length is left to write."""
         import datasets
 
-        most = processor.model_max_length // 2
+        max_tokens = processor.model_max_length // 2
         prompts = list(rows["text"])
         if self._converses:
             prompts = [[{"role": "user", "content": text}] if isinstance(text, str) else text for text in prompts]
         if prompts and isinstance(prompts[0], list):
-            ids = [encode_prompt(processor, read_messages(messages), most) for messages in prompts]
+            ids = [encode_prompt(processor, read_messages(messages), max_tokens) for messages in prompts]
         else:
             ids = processor(prompts, add_special_tokens=False, verbose=False)["input_ids"]
-        ids = [prompt[-most:] for prompt in ids]
+        ids = [prompt[-max_tokens:] for prompt in ids]
         return datasets.Dataset.from_dict({"input_ids": ids, "length": list(map(len, ids))})
 
     def compute_outputs(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:

@@ -101,10 +101,10 @@ def train_character_tokenizer(texts: Sequence[str], max_length_tokens: int) -> P
 
 def find_text_files(data: GenerationData) -> dict[str, list[Path]]:
     """Return the .txt files per split; none where the data are something else."""
-    given = {"train": data.train_file, "validation": data.validation_file, "test": data.test_file}
+    named_files = {"train": data.train_file, "validation": data.validation_file, "test": data.test_file}
     files = {
         split: [Path(name) for name in ([names] if isinstance(names, str) else names)]
-        for split, names in given.items()
+        for split, names in named_files.items()
         if names
     }
     if any(path.suffix.lower() == ".txt" for paths in files.values() for path in paths):
@@ -115,11 +115,11 @@ def find_text_files(data: GenerationData) -> dict[str, list[Path]]:
             raise UserError(f"{next(iter(files.values()))[0]} is given without data.train_file; name it too")
         return files
     folder = Path(data.data_dir) if data.data_dir and not files else None
-    found = sorted(folder.glob("*.txt")) if folder and folder.is_dir() else []
-    named = {path: SPLIT_ALIASES.get(path.stem.lower()) for path in found}
+    text_files = sorted(folder.glob("*.txt")) if folder and folder.is_dir() else []
+    named = {path: SPLIT_ALIASES.get(path.stem.lower()) for path in text_files}
     if "train" in named.values():
         return {split: [path] for path, split in named.items() if split}
-    return {"train": found} if found else {}
+    return {"train": text_files} if text_files else {}
 
 
 def _load_files(files: dict[str, list[Path]], data: GenerationData) -> TaskData:
@@ -201,7 +201,7 @@ def _build_data(
     import datasets
 
     splits = {}
-    most = {"train": data.max_train_rows, "test": data.max_test_rows}
+    max_rows = {"train": data.max_train_rows, "test": data.max_test_rows}
     for split in (name for name in ("train", "validation", "test") if name in documents):
         passages = [(text, list(cut_passages(text))) for text in documents[split]]
         texts = [passage for _, cut in passages for passage in cut]
@@ -213,7 +213,7 @@ def _build_data(
         rows: datasets.Dataset = datasets.Dataset.from_dict(
             {"row": list(range(1, len(texts) + 1)), "text": texts, "ends": ends}
         )
-        if (limit := most.get(split)) is not None and limit < len(rows):
+        if (limit := max_rows.get(split)) is not None and limit < len(rows):
             if limit < 1:
                 raise UserError(f"data.max_{split}_rows must be 1 or more, not {limit}")
             rows = rows.select(range(limit))

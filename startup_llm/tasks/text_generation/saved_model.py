@@ -58,10 +58,10 @@ class SavedLanguageModel(SavedModel):
 
         write = pipeline(self.task.tag, model=folder, dtype="float32", device="cpu")
         model, tokenizer = self.load(folder).eval(), self.load_processor(folder)
-        most = min(CHECKED_TOKENS, tokenizer.model_max_length // 2)
-        how = {"do_sample": False, "max_new_tokens": most, "pad_token_id": tokenizer.pad_token_id}
+        max_tokens = min(CHECKED_TOKENS, tokenizer.model_max_length // 2)
+        how = {"do_sample": False, "max_new_tokens": max_tokens, "pad_token_id": tokenizer.pad_token_id}
         form = find_form(rows.column_names)
-        for prompt in self._list_prompts(rows, tokenizer, most):
+        for prompt in self._list_prompts(rows, tokenizer, max_tokens):
             if form:
                 ids = torch.tensor([encode_prompt(tokenizer, read_messages(prompt), tokenizer.model_max_length)])
             else:
@@ -73,17 +73,17 @@ class SavedLanguageModel(SavedModel):
                 return float("inf")
         return 0.0
 
-    def _list_prompts(self, rows: Dataset, tokenizer: Any, most: int) -> list[Any]:
+    def _list_prompts(self, rows: Dataset, tokenizer: Any, max_tokens: int) -> list[Any]:
         """Return short prompts: the beginnings of passages, or questions of conversations."""
         if form := find_form(rows.column_names):
-            room = tokenizer.model_max_length - most
+            room = tokenizer.model_max_length - max_tokens
             questions = [list_template_messages(asked) for asked, _, _ in form.list_questions(rows)]
             begun = [[{"role": "user", "content": asked[-1]["content"][: room // 8]}] for asked in questions]
             fitting = [q for q in questions if len(encode_prompt(tokenizer, read_messages(q), room + 1)) <= room]
             # a pipeline takes control tokens in somebody's words for the template's
             return [prompt for prompt in fitting or begun if not _has_marks(tokenizer, prompt)][:CHECKED_PROMPTS]
         passages = tokenizer(rows["text"][:CHECKED_PROMPTS], add_special_tokens=False, verbose=False)["input_ids"]
-        return [tokenizer.decode(ids[: min(PROMPT_TOKENS, most)]) for ids in passages]
+        return [tokenizer.decode(ids[: min(PROMPT_TOKENS, max_tokens)]) for ids in passages]
 
 
 def _has_marks(tokenizer: Any, prompt: list[dict[str, Any]]) -> bool:

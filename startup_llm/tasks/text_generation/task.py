@@ -294,8 +294,8 @@ class TextGeneration(Task[GenerationData, ChatModel]):
         if form := find_form(rows.column_names):
             questions = form.list_questions(rows)
             with torch.inference_mode():
-                most = processor.model_max_length // 2
-                prompts = [encode_prompt(processor, asked, most, arguments) for asked, arguments, _ in questions]
+                max_tokens = processor.model_max_length // 2
+                prompts = [encode_prompt(processor, asked, max_tokens, arguments) for asked, arguments, _ in questions]
                 answers = write_texts(model, processor, prompts, do_sample=False)
             return [
                 {

@@ -105,14 +105,18 @@ def fit_conversations(
         changed, dropped = [], defaultdict(list)
         for place, row in enumerate(rows):
             name = f"{split} row {row.get('row', place + 1)}"
-            found, has_controls = _fit_row(processor, row, columns, end, losses, name)
+            fitted_row, has_controls = _fit_row(processor, row, columns, end, losses, name)
             losses.rows += 1
-            if by_trl and split != "test" and (why := _find_trl_fault(processor, found, columns, end, has_controls)):
+            if (
+                by_trl
+                and split != "test"
+                and (why := _find_trl_fault(processor, fitted_row, columns, end, has_controls))
+            ):
                 dropped[why].append(row["row"])
-            elif not all(any(map(is_learnt, found[column])) for column in columns):
+            elif not all(any(map(is_learnt, fitted_row[column])) for column in columns):
                 dropped["have no turn that is learnt"].append(row["row"])
             else:
-                changed.append(found)
+                changed.append(fitted_row)
         if not changed:
             why = next(iter(dropped))
             raise UserError(f"no {split} row is left: {len(dropped[why]):,} rows {why}")
@@ -137,7 +141,7 @@ def _fit_row(
 ) -> tuple[dict[str, Any], bool]:
     """Return a row with its unlearnt turns marked, and whether its words hold control tokens; count what is lost."""
     arguments = json.loads(row.get("arguments") or "{}")
-    found, controls, keys, developer = dict(row), set(), set(), False
+    fitted_row, controls, keys, developer = dict(row), set(), set(), False
     for column in columns:
         messages: Messages = row[column]
         try:
@@ -157,7 +161,7 @@ def _fit_row(
                     fitted[place]["learn"] = False
             elif _squeeze(message["content"]) not in squeezed:
                 losses.unwritten[message["role"]] += 1
-        found[column] = fitted
+        fitted_row[column] = fitted
         keys |= lost_keys - {"tool_calls"}  # whose turns are not learnt
         controls |= list_marked_tokens(processor, text)
         developer = developer or any(message["role"] == "developer" for message in messages)
@@ -165,7 +169,7 @@ def _fit_row(
     losses.keys.update(keys)
     losses.controls.update(controls)
     losses.developers += developer and "developer" not in processor.chat_template
-    return found, bool(controls)
+    return fitted_row, bool(controls)
 
 
 def _find_unwritten_keys(

@@ -66,10 +66,10 @@ class TextToTextModels(ReferenceModels):
         from startup_llm.models.scratch.formats import save_encoder_decoder
         from startup_llm.models.scratch.transformer import EncoderDecoder
 
-        most = find_most_tokens(processor, data)
+        max_tokens = find_most_tokens(processor, data)
         if isinstance(model, EncoderDecoder):
-            save_encoder_decoder(model, folder, most)
+            save_encoder_decoder(model, folder, max_tokens)
         else:
-            model.generation_config.max_new_tokens = most
+            model.generation_config.max_new_tokens = max_tokens
             model.save_pretrained(folder)
         processor.save_pretrained(folder)

@@ -40,20 +40,20 @@ def load_text_to_text(data: TextPairData) -> TaskData:
 
     splits, notes = {}, list(loaded.notes)
     for name, rows in loaded.splits.items():
-        splits[name], found = _read_pairs(rows, data, name)
-        notes += found
-    cut, found = make_splits(
+        splits[name], new_notes = _read_pairs(rows, data, name)
+        notes += new_notes
+    cut, new_notes = make_splits(
         datasets.DatasetDict(splits),
         data,
         group_by="group" if data.group_column else None,
         group_name=data.group_column,
     )
     cut, overlap = handle_overlap(cut, data.remove_overlap, "texts")
-    notes += found + overlap
-    for name, most in (("train", data.max_train_rows), ("test", data.max_test_rows)):
-        if most is not None and most < len(cut[name]):
-            notes.append(f"{most:,} of the {len(cut[name]):,} {name} rows are used (seed {data.split_seed}).")
-            cut[name] = sample_rows(cut[name], most, data.split_seed)
+    notes += new_notes + overlap
+    for name, max_rows in (("train", data.max_train_rows), ("test", data.max_test_rows)):
+        if max_rows is not None and max_rows < len(cut[name]):
+            notes.append(f"{max_rows:,} of the {len(cut[name]):,} {name} rows are used (seed {data.split_seed}).")
+            cut[name] = sample_rows(cut[name], max_rows, data.split_seed)
     kept = datasets.DatasetDict({name: rows.select_columns(_KEPT) for name, rows in cut.items()})
     return TaskData(kept, notes=notes, sources=loaded.sources)
 
@@ -87,10 +87,10 @@ def _find_column(names: list[str], named: str | None, usual: tuple[str, ...], op
         if named not in names:
             raise UserError(f"data.{option}: no column {named!r} in the {split} split{nearest(named, names)}")
         return named
-    found = [name for name in usual if name in names]
-    if not found:
+    candidates = [name for name in usual if name in names]
+    if not candidates:
         raise UserError(f"the {split} split has the columns {', '.join(names)}; say which one with data.{option}")
-    return found[0]
+    return candidates[0]
 
 
 def _load_parallel_files(data: TextPairData) -> LoadedData | None:
@@ -101,18 +101,20 @@ def _load_parallel_files(data: TextPairData) -> LoadedData | None:
     languages = (data.text_column, data.target_column)
     if folder is None or not folder.is_dir() or not all(languages):
         return None
-    found: dict[str, dict[str, Path]] = {}
+    files_of_split: dict[str, dict[str, Path]] = {}
     for path in sorted(folder.iterdir()):
         stem, _, language = path.name.removesuffix(".gz").rpartition(".")
         split = SPLIT_ALIASES.get(stem.split("_")[0].lower())
         if split and language in languages:
-            if language in found.setdefault(split, {}):
-                raise UserError(f"{folder}: {found[split][language].name} and {path.name} are both {split}; keep one")
-            found[split][language] = path
-    if "train" not in found:
+            if language in files_of_split.setdefault(split, {}):
+                raise UserError(
+                    f"{folder}: {files_of_split[split][language].name} and {path.name} are both {split}; keep one"
+                )
+            files_of_split[split][language] = path
+    if "train" not in files_of_split:
         return None
     splits, sources = {}, []
-    for split, files in found.items():
+    for split, files in files_of_split.items():
         if missing := [language for language in languages if language not in files]:
             raise UserError(f"{folder}: the {split} split has no file for {missing[0]}, only {next(iter(files))}")
         lines, records = {}, []

@@ -29,10 +29,10 @@ def compute_source_attention(model: PreTrainedModel, input_ids: Tensor, decoder_
     model.set_attn_implementation("eager")  # the one that keeps its weights
     try:
         with torch.inference_mode():
-            found = model(input_ids=input_ids, decoder_input_ids=decoder_input_ids, output_attentions=True)
+            outputs = model(input_ids=input_ids, decoder_input_ids=decoder_input_ids, output_attentions=True)
     finally:
         model.set_attn_implementation(kernel)
-    layers = torch.stack([layer.float() for layer in found.cross_attentions])  # (layers, 1, heads, target, source)
+    layers = torch.stack([layer.float() for layer in outputs.cross_attentions])  # (layers, 1, heads, target, source)
     return layers.mean(dim=(0, 1, 2, 3)).cpu()
 
 
@@ -55,8 +55,8 @@ def weigh_words(text: str, processor: PreTrainedTokenizerBase, attention: Tensor
             if first < end and last > start:
                 weights[index] += weight
                 break
-    most = max(weights, default=0.0) or 1.0
+    largest = max(weights, default=0.0) or 1.0
     return [
-        {"start": start, "end": end, "weight": weight / most}
+        {"start": start, "end": end, "weight": weight / largest}
         for (start, end), weight in zip(words, weights, strict=True)
     ]

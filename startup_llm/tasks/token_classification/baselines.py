@@ -29,7 +29,7 @@ def predict_most_frequent_tag(splits: DatasetDict, data: TaskData) -> list[list[
         for word, tag in zip(words, tags, strict=True):
             counts[word][tag] += 1
     usual = overall.most_common(1)[0][0]
-    table = {word: found.most_common(1)[0][0] for word, found in counts.items()}
+    table = {word: tag_counts.most_common(1)[0][0] for word, tag_counts in counts.items()}
     return [[table.get(word, usual) for word in words] for words in splits["test"]["tokens"]]
 
 

@@ -62,7 +62,7 @@ def describe_entities(
     references: Sequence[Tags],
     predictions: Sequence[Tags],
     *,
-    most: int = 20,
+    max_shown: int = 20,
     examples: int = 2,
 ) -> dict[str, Any]:
     """Look into the answers by entity type.
@@ -71,7 +71,7 @@ def describe_entities(
         texts: A line of text for each row.
         references: True tags of each row.
         predictions: Answered tags of each row.
-        most: Most confusions to list.
+        max_shown: Most confusions to list.
         examples: Most sentences to show of each.
 
     Returns:
@@ -106,7 +106,7 @@ def describe_entities(
                 "rows": count,
                 "examples": [texts[place] for place in dict.fromkeys(places[label, other])][:examples],
             }
-            for (label, other), count in pairs.most_common(most)
+            for (label, other), count in pairs.most_common(max_shown)
         ],
         "counted": ["entity", "entities"],
     }

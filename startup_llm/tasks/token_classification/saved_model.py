@@ -34,6 +34,6 @@ class SavedTagger(SavedModel):
                 continue
             seen.add(row)
             own = softmax(logits, axis=-1)
-            for found in tagger([rows["tokens"][row]], is_split_into_words=True, ignore_labels=[])[0]:
-                difference = max(difference, abs(found["score"] - own[found["index"], ids[found["entity"]]]))
+            for entity in tagger([rows["tokens"][row]], is_split_into_words=True, ignore_labels=[])[0]:
+                difference = max(difference, abs(entity["score"] - own[entity["index"], ids[entity["entity"]]]))
         return float(difference)

@@ -64,13 +64,13 @@ def find_entities(tags: Sequence[str]) -> list[Entity]:
     """
     entities, kind, start = [], None, 0
     for place, tag in enumerate([*tags, OUTSIDE]):
-        prefix, dash, found = tag.partition("-")
+        prefix, dash, entity_type = tag.partition("-")
         marked = bool(dash) and prefix in ("B", "I")
-        if kind is not None and not (marked and prefix == "I" and found == kind):
+        if kind is not None and not (marked and prefix == "I" and entity_type == kind):
             entities.append(Entity(kind, start, place))
             kind = None
         if kind is None and tag != OUTSIDE:
-            kind, start = found if marked else tag, place
+            kind, start = entity_type if marked else tag, place
             if not marked:
                 entities.append(Entity(kind, start, place + 1))
                 kind = None

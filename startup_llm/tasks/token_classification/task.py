@@ -104,7 +104,7 @@ class TokenClassification(Task[TaggedTextData, TokenClassificationModel]):
         shared = int(SHARED_TOKENS * max(limit - processor.num_special_tokens_to_add(), 0))
 
         def tokenize(batch: dict[str, list], places: list[int]) -> dict[str, list]:
-            found = processor(
+            encoding = processor(
                 batch["tokens"],
                 is_split_into_words=True,
                 truncation=True,
@@ -112,9 +112,9 @@ class TokenClassification(Task[TaggedTextData, TokenClassificationModel]):
                 stride=shared,
                 return_overflowing_tokens=True,
             )
-            windows = found.pop("overflow_to_sample_mapping")
-            encoded = {name: list(found[name]) for name in processor.model_input_names if name in found}
-            deciding = find_deciding_tokens([found.word_ids(i) for i in range(len(windows))], windows)
+            windows = encoding.pop("overflow_to_sample_mapping")
+            encoded = {name: list(encoding[name]) for name in processor.model_input_names if name in encoding}
+            deciding = find_deciding_tokens([encoding.word_ids(i) for i in range(len(windows))], windows)
             encoded["_row"], encoded["_words"] = [places[row] for row in windows], deciding
             if "tags" in batch:
                 encoded["labels"] = [
@@ -159,8 +159,8 @@ class TokenClassification(Task[TaggedTextData, TokenClassificationModel]):
         self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData
     ) -> list[list[str]]:
         """Take each word's largest logit."""
-        found = gather_words(outputs, encoded, list(map(len, rows["tokens"])))
-        return [name_tags(words, data.label_names) for words in found]
+        logits_of_words = gather_words(outputs, encoded, list(map(len, rows["tokens"])))
+        return [name_tags(words, data.label_names) for words in logits_of_words]
 
     def read_validation(
         self, logits: np.ndarray, labels: np.ndarray, data: TaskData
@@ -190,11 +190,11 @@ def _show_sentences(
     wrong = [i for i, tags in enumerate(references) if find_entities(tags) != find_entities(predictions[i])]
     right = [i for i in range(len(rows)) if i not in set(wrong) and find_entities(references[i])]
     items = []
-    for places, most, what in (
+    for places, max_shown, what in (
         (wrong, _SHOWN_WRONG, "wrong or missed ones dashed"),
         (right, _SHOWN_RIGHT, "all right"),
     ):
-        for place in places[:: max(1, len(places) // most)][:most]:  # from all over the split
+        for place in places[:: max(1, len(places) // max_shown)][:max_shown]:  # from all over the split
             shown = _mark(rows["tokens"][place], references[place], predictions[place])
             items.append({"title": f"Entities found, {what}: row {rows['row'][place]}", "kind": "spans", **shown})
     return items

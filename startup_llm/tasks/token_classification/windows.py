@@ -40,12 +40,12 @@ def gather_words(
     outputs: Sequence[np.ndarray], encoded: Dataset, lengths: Sequence[int]
 ) -> list[list[np.ndarray | None]]:
     """Return the logits of each word of each raw row; None for a word without a token."""
-    found: list[list[np.ndarray | None]] = [[None] * length for length in lengths]
+    vectors: list[list[np.ndarray | None]] = [[None] * length for length in lengths]
     for row, words, logits in zip(encoded["_row"], encoded["_words"], outputs, strict=True):
         for place, word in enumerate(words):
             if word >= 0:
-                found[row][word] = logits[place]
-    return found
+                vectors[row][word] = logits[place]
+    return vectors
 
 
 def name_tags(words: Sequence[np.ndarray | None], label_names: Sequence[str]) -> list[str]:

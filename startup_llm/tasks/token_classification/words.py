@@ -31,7 +31,7 @@ def split_words(text: str, cuts: Iterable[int] = ()) -> list[tuple[int, int]]:
         text: Any text.
         cuts: Places where a word ends in any case, such as the ends of entities.
     """
-    spans = [found.span() for found in _WORD.finditer(text)]
+    spans = [match.span() for match in _WORD.finditer(text)]
     for cut in sorted(set(cuts)):
         place = next((i for i, (start, end) in enumerate(spans) if start < cut < end), None)
         if place is not None:
