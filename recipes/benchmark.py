@@ -34,29 +34,29 @@ def benchmark(session: Session[BenchmarkConfig]) -> None:
     session.report(f"matrix products here: {', '.join(f'{name} {rate:,.0f} GFLOP/s' for name, rate in peak.items())}")
     timings = [{way: [] for way in ways} for _ in sizes]
     for repetition in range(config.repetitions):
-        for one, records in zip(sizes, timings, strict=True):
+        for sized_config, records in zip(sizes, timings, strict=True):
             for way in ways:  # ways take turns, so that a slow minute of the machine falls on all
-                record = time_way(way, one)
+                record = time_way(way, sized_config)
                 if "error" not in record:
                     done = record["tokens_per_second"] * record.pop("flop_per_token")
                     record["peak_share"] = done / (max(peak.values()) * 1e9)
                 records[way].append(record)
                 rate = record.get("error") or f"{record['rows_per_second']:,.1f} rows/s"
-                of = f" on {one.rows:,} rows" if len(sizes) > 1 else ""
+                of = f" on {sized_config.rows:,} rows" if len(sizes) > 1 else ""
                 session.report(f"{repetition + 1}/{config.repetitions} {way}{of}: {rate}")
 
-    found: list[dict[str, Any]] = [
-        {"rows": one.rows, "summary": summarize_timings(records), "timings": records}
-        for one, records in zip(sizes, timings, strict=True)
+    measured: list[dict[str, Any]] = [
+        {"rows": sized_config.rows, "summary": summarize_timings(records), "timings": records}
+        for sized_config, records in zip(sizes, timings, strict=True)
     ]
     hardware = describe_hardware()
-    table = build_timing_tables(found)
-    draw_timings(found[-1]["summary"], f"{config.what}, {hardware}", run.path / "benchmark.png")
+    table = build_timing_tables(measured)
+    draw_timings(measured[-1]["summary"], f"{config.what}, {hardware}", run.path / "benchmark.png")
     if len(sizes) > 1:
-        draw_costs(found, f"{config.what}, {hardware}", config.dollars_per_hour, run.path / "costs.png")
+        draw_costs(measured, f"{config.what}, {hardware}", config.dollars_per_hour, run.path / "costs.png")
     run.write_text("config.yaml", session.config_text)
     run.write_text("table.md", table + "\n")
-    results = {"what": config.what, "sizes": found, "peak_gflop_per_second": peak}
+    results = {"what": config.what, "sizes": measured, "peak_gflop_per_second": peak}
     run.write_json("results.json", {**results, **session.describe_process()})
     run.finish()
     session.report(f"{table}\nbenchmark: {run.final}")

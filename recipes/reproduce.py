@@ -88,7 +88,7 @@ def report(lock: "Mapping[str, Any]", new: "Mapping[str, Any]") -> int:
     other_rows = runs.compare_rows(lock, new)
     print(*other_rows, sep="\n", end="\n" if other_rows else "")
     outside = [check for check in checks if not check.inside]
-    equal = sum(check.found == check.expected for check in checks)
+    equal = sum(check.value == check.expected for check in checks)
     print(f"{len(checks)} numbers: {equal} exactly equal, {len(checks) - len(outside)} inside, {len(outside)} outside")
     return 1 if outside or other_rows else 0
 

@@ -351,24 +351,24 @@ def _parse(parser: ArgumentParser, argv: Sequence[str], sections: Mapping[str, S
 
 def _explain(message: str, options: Sequence[str], sections: Mapping[str, Section]) -> str:
     """Turn jsonargparse's message into one line that names the option, what was given and what is expected."""
-    if found := re.search(r"unrecognized arguments: (?:--)?([^\s=]+)", message):
-        name = found[1]
-    elif found := re.search(r"Group '([^']+)' does not accept option '([^']+)'", message):
-        name = f"{found[1]}.{found[2]}"
-    elif found := re.search(r"Option '([^']+)' is not accepted", message):
-        name = found[1]
+    if match := re.search(r"unrecognized arguments: (?:--)?([^\s=]+)", message):
+        name = match[1]
+    elif match := re.search(r"Group '([^']+)' does not accept option '([^']+)'", message):
+        name = f"{match[1]}.{match[2]}"
+    elif match := re.search(r"Option '([^']+)' is not accepted", message):
+        name = match[1]
     else:
         name = None
     if name is not None:
         section = sections.get(name.partition(".")[0])
         return section.explain_unknown(name, options) if section else f"unknown option {name}{nearest(name, options)}"
-    if found := re.search(r'Parser key "([^"]+)":\s*Expected (.*)\. Got value: (.*)', message, re.DOTALL):
-        expected = re.sub(r"(an? )?(<class '|typing\.Literal\[)|'>|\]$", "", found[2])
-        return f"option {found[1]}: expected {expected}, got {found[3]}"
-    if found := re.search(r'Parser key "([^"]+)":.*Subtypes: (.*?)\n.*Given value: (.*)', message, re.DOTALL):
-        expected = re.sub(r"<class '|'>|[\[\]]", "", found[2]).replace("NoneType", "null").replace(", ", " or ")
-        return f"option {found[1]}: expected {expected}, got {found[3]}"
-    if found := re.search(r"File does not exist: '(.*)'", message):
-        path = Path(found[1])
+    if match := re.search(r'Parser key "([^"]+)":\s*Expected (.*)\. Got value: (.*)', message, re.DOTALL):
+        expected = re.sub(r"(an? )?(<class '|typing\.Literal\[)|'>|\]$", "", match[2])
+        return f"option {match[1]}: expected {expected}, got {match[3]}"
+    if match := re.search(r'Parser key "([^"]+)":.*Subtypes: (.*?)\n.*Given value: (.*)', message, re.DOTALL):
+        expected = re.sub(r"<class '|'>|[\[\]]", "", match[2]).replace("NoneType", "null").replace(", ", " or ")
+        return f"option {match[1]}: expected {expected}, got {match[3]}"
+    if match := re.search(r"File does not exist: '(.*)'", message):
+        path = Path(match[1])
         return f"no such file: {path}{nearest(str(path), [str(other) for other in path.parent.glob('*.yaml')])}"
     return message

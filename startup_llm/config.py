@@ -89,7 +89,7 @@ def find_range(hint: Any) -> Range | None:
 def list_changed(section: Any) -> dict[str, Any]:
     """Return the fields of a section that are not at their default, by name."""
     default = type(section)()
-    values = {one.name: getattr(section, one.name) for one in fields(section)}
+    values = {field.name: getattr(section, field.name) for field in fields(section)}
     return {name: value for name, value in values.items() if value != getattr(default, name)}
 
 

@@ -87,11 +87,11 @@ def explain(error: BaseException) -> str | None:
     while (link := chain[-1].__cause__ or chain[-1].__context__) is not None and link not in chain:
         chain.append(link)
     full = os.strerror(errno.ENOSPC)
-    for one in chain:  # writers outside Python say it in words alone
-        if getattr(one, "errno", None) == errno.ENOSPC or full in str(one):
-            place = getattr(one, "filename", None) or "while writing"
+    for cause in chain:  # writers outside Python say it in words alone
+        if getattr(cause, "errno", None) == errno.ENOSPC or full in str(cause):
+            place = getattr(cause, "filename", None) or "while writing"
             return f"no space left on the disk ({place}); free some space"
-        if isinstance(one, MemoryError) or _OUT_OF_MEMORY.search(f"{type(one).__name__}: {one}"):
+        if isinstance(cause, MemoryError) or _OUT_OF_MEMORY.search(f"{type(cause).__name__}: {cause}"):
             return "the memory is used up; take fewer rows, shorter texts, smaller batches or a smaller model"
     if isinstance(error, BrokenPipeError):
         return "what read the output has ended before it was complete"

@@ -48,7 +48,10 @@ class Marker:
 
     def write(self, folder: Path) -> None:
         """Write it, whole or not at all."""
-        content = {"schema_version": _SCHEMA_VERSION, **{one.name: getattr(self, one.name) for one in fields(self)}}
+        content = {
+            "schema_version": _SCHEMA_VERSION,
+            **{field.name: getattr(self, field.name) for field in fields(self)},
+        }
         write_atomically(folder / MARKER, json.dumps(content, indent=1) + "\n")
 
     def close(self, folder: Path) -> Marker:
@@ -61,8 +64,8 @@ class Marker:
         """Return the paths of files that are not listed, or not as they were written; [] while there is no list."""
         if self.files is None:
             return []
-        found = _list_files(folder)
-        return [name for name, file in found.items() if name not in self.files or not _is_as(file, self.files[name])]
+        files = _list_files(folder)
+        return [name for name, file in files.items() if name not in self.files or not _is_as(file, self.files[name])]
 
 
 def read_marker(folder: Path) -> Marker | None:
@@ -271,9 +274,9 @@ def _list_strings(value: Any, name: str = "") -> Iterable[tuple[str, str]]:
     if isinstance(value, str):
         yield name, value
     elif is_dataclass(value):
-        for one in fields(value):
-            if one.name not in _OUTPUT_OPTIONS:
-                yield from _list_strings(getattr(value, one.name), f"{name}.{one.name}".lstrip("."))
+        for field in fields(value):
+            if field.name not in _OUTPUT_OPTIONS:
+                yield from _list_strings(getattr(value, field.name), f"{name}.{field.name}".lstrip("."))
     elif isinstance(value, Mapping):
         for key, part in value.items():
             yield from _list_strings(part, f"{name}.{key}".lstrip("."))
@@ -284,14 +287,14 @@ def _list_strings(value: Any, name: str = "") -> Iterable[tuple[str, str]]:
 
 def _list_files(folder: Path) -> dict[str, Path]:
     """Return what lies below a folder and is no folder, by its path; the folder's own marker is left out."""
-    found = {}
+    files = {}
     for place, folders, names in os.walk(folder):
         links = [name for name in folders if os.path.islink(os.path.join(place, name))]
         for name in (*names, *links):
             file = Path(place, name)
-            found[file.relative_to(folder).as_posix()] = file
-    found.pop(MARKER, None)
-    return dict(sorted(found.items()))
+            files[file.relative_to(folder).as_posix()] = file
+    files.pop(MARKER, None)
+    return dict(sorted(files.items()))
 
 
 def _describe(file: Path) -> dict[str, Any]:

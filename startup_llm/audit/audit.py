@@ -281,10 +281,10 @@ def audit_task_data(data: TaskData, level: Literal["quick", "full"]) -> dict[str
         search.find_copies()
     if any(rows.labels):
         search.find_label_faults(suspects=level == "full")
-    found = {kind: len(search.findings[kind].positions) for kind in KINDS if kind in search.findings}
+    counts = {kind: len(search.findings[kind].positions) for kind in KINDS if kind in search.findings}
     findings = [
         {"kind": kind, "severity": KINDS[kind][0], "meaning": KINDS[kind][1], "count": count}
-        for kind, count in found.items()
+        for kind, count in counts.items()
     ]
     return {"level": level, "findings": findings, "notes": [*notes, *search.notes]}
 
@@ -514,16 +514,16 @@ class _Search:
         names = self.config.names
         self._add_by_text("personal-data", whole_rows, find_personal_data(whole_rows, names=names))
 
-    def _add_by_text(self, kind: str, texts: Sequence[str], found: Mapping[str, np.ndarray]) -> None:
+    def _add_by_text(self, kind: str, texts: Sequence[str], positions_of_kind: Mapping[str, np.ndarray]) -> None:
         """Add a finding of rows by what their texts hold, several things perhaps."""
         what: dict[int, list[str]] = {}
-        for name, positions in found.items():
+        for name, positions in positions_of_kind.items():
             for position in positions.tolist():
                 what.setdefault(position, []).append(name)
         order = sorted(what)
         shown = [show_text(texts[position], names=self.config.names) for position in order[: self.config.examples]]
         says = [{"text": text, "what": what[position]} for position, text in zip(order, shown, strict=False)]
-        self.add(kind, order, says=says, details={name: len(found[name]) for name in found})
+        self.add(kind, order, says=says, details={name: len(positions_of_kind[name]) for name in positions_of_kind})
 
     def find_text_faults(self, whole_rows: Sequence[str]) -> None:
         """Find what is wrong with the texts, and personal data in whole rows."""
@@ -660,11 +660,11 @@ class _Search:
         train = Counter(name for i in np.flatnonzero(self.rank == 0) for name in spelled[i])
         self._add_labels("unseen-labels", spelled, {name for labels in spelled for name in labels} - train.keys())
         self._add_labels("rare-labels", spelled, {name for name, count in train.items() if count == 1})
-        most = max(train.values(), default=0)
-        rare = {name for name, count in train.items() if most > IMBALANCE_NOTE_RATIO * count}
+        largest_class = max(train.values(), default=0)
+        rare = {name for name, count in train.items() if largest_class > IMBALANCE_NOTE_RATIO * count}
         self._add_labels("imbalance", spelled, rare)
         if "imbalance" in self.findings:
-            self.findings["imbalance"].details |= {"rows_of_the_most_frequent_label": most}
+            self.findings["imbalance"].details |= {"rows_of_the_most_frequent_label": largest_class}
         self.label_counts = train
         if suspects and rows.problem_type == "single_label_classification":
             is_labelled = np.array([bool(labels) for labels in spelled], bool)
@@ -682,11 +682,11 @@ class _Search:
     def _find_suspects(self, spelled: list[tuple[str, ...]], usable: np.ndarray) -> None:
         usable = np.flatnonzero(usable)
         texts, labels = [self.rows.texts[i] for i in usable], [spelled[i][0] for i in usable]
-        found = find_suspect_labels(texts, labels, self.clusters[usable], self.config.seed)
-        suspect, probable, given, judged = found
+        suspects = find_suspect_labels(texts, labels, self.clusters[usable], self.config.seed)
+        suspect, probable, stated, judged = suspects
         says = [
             {"probable_label": show_text(label), "probability_of_given_label": round(float(probability), 4)}
-            for label, probability in zip(probable, given, strict=True)
+            for label, probability in zip(probable, stated, strict=True)
         ]
         self.add("suspect-labels", usable[suspect], says=says, details={"judged_rows": len(judged)})
         if len(judged) < len(usable):

@@ -94,13 +94,13 @@ def write_cleaned_copies(
     files = find_files(audit.rows, folder, overwrite=overwrite)
     folder.mkdir(parents=True, exist_ok=True)
     plan = _Plan(audit, kinds, names)
-    told, start = [], {split: 0 for split, _ in files}
+    sentences, start = [], {split: 0 for split, _ in files}
     for split, file in files:
         first = plan.first_position(split) + start[split]
         start[split] += file["rows"]
-        told.append(_clean_file(file["path"], plan, first, overwrite=overwrite))
+        sentences.append(_clean_file(file["path"], plan, first, overwrite=overwrite))
         list_written(folder, name_copies(file["path"]), kind="audit")
-    return told
+    return sentences
 
 
 class _Plan:

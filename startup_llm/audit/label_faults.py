@@ -88,8 +88,8 @@ def find_suspect_labels(
         model.fit(features[train], codes[train])
         probabilities[np.ix_(held_out, model.classes_)] = model.predict_proba(features[held_out])
     is_suspect = find_label_issues(codes, probabilities, filter_by="low_self_confidence", n_jobs=1)
-    given = probabilities[np.arange(len(codes)), codes]
+    stated = probabilities[np.arange(len(codes)), codes]
     suspect = np.flatnonzero(is_suspect & (probabilities.argmax(axis=1) != codes))
-    suspect = suspect[np.argsort(given[suspect], kind="stable")]
+    suspect = suspect[np.argsort(stated[suspect], kind="stable")]
     probable = names[probabilities[suspect].argmax(axis=1)].tolist()
-    return judged[suspect], probable, given[suspect], judged
+    return judged[suspect], probable, stated[suspect], judged

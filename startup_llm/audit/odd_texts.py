@@ -35,8 +35,10 @@ def find_odd_characters(texts: Sequence[str]) -> dict[str, np.ndarray]:
         "mojibake": lambda text: _LOOKS_MISDECODED.search(text) and ftfy.fix_encoding(text) != text,
     }
     odd = [position for position, text in enumerate(texts) if not text.isascii() or _CONTROL.search(text)]
-    found = {kind: np.array([i for i in odd if test(texts[i])], dtype=np.int64) for kind, test in tests.items()}
-    return {kind: positions for kind, positions in found.items() if len(positions)}
+    positions_of_kind = {
+        kind: np.array([i for i in odd if test(texts[i])], dtype=np.int64) for kind, test in tests.items()
+    }
+    return {kind: positions for kind, positions in positions_of_kind.items() if len(positions)}
 
 
 def repair_characters(text: str) -> str:

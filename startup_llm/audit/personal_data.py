@@ -94,8 +94,8 @@ def _find_phone_end(match: str, before: str) -> int:
         import phonenumbers
 
         full = re.sub(r"\A00", "+", match)
-        found = next(iter(phonenumbers.PhoneNumberMatcher(full, None, phonenumbers.Leniency.POSSIBLE)), None)
-        return found.end + len(match) - len(full) if found and found.start == 0 else 0
+        number = next(iter(phonenumbers.PhoneNumberMatcher(full, None, phonenumbers.Leniency.POSSIBLE)), None)
+        return number.end + len(match) - len(full) if number and number.start == 0 else 0
     return len(match) if 9 <= len(re.sub(r"\D", "", match)) <= 15 else 0
 
 
@@ -143,7 +143,7 @@ def find_personal_data(texts: Sequence[str], *, names: bool = False) -> dict[str
     Returns:
         Positions of the texts per kind, ascending; kinds without one are left out.
     """
-    found: dict[str, list[np.ndarray]] = {}
+    positions_of_kind: dict[str, list[np.ndarray]] = {}
     for start in range(0, len(texts), _BATCH_TEXTS):
         batch = texts[start : start + _BATCH_TEXTS]
         ends = np.cumsum([len(text) + 1 for text in batch])
@@ -151,8 +151,8 @@ def find_personal_data(texts: Sequence[str], *, names: bool = False) -> dict[str
         for kind, spans in _find_spans(joined, names):
             if spans:
                 owners = np.searchsorted(ends, [begin for begin, _ in spans], side="right")
-                found.setdefault(kind, []).append(start + np.unique(owners))
-    return {kind: np.concatenate(positions) for kind, positions in found.items()}
+                positions_of_kind.setdefault(kind, []).append(start + np.unique(owners))
+    return {kind: np.concatenate(positions) for kind, positions in positions_of_kind.items()}
 
 
 def mask_text(text: str, *, names: bool = False) -> str:

@@ -88,9 +88,9 @@ def _render(content: dict[str, Any]) -> Iterator[str]:
         share = f"{finding['count'] / total:.2%}"
         cells = [finding["severity"], finding["kind"], f"{finding['count']:,}", share]
         yield f"| {' | '.join([*cells, finding['meaning'], finding['advice']])} |"
-    found = {finding["kind"] for finding in findings}
+    kinds = {finding["kind"] for finding in findings}
     yield ""
-    yield f"No findings of: {', '.join(kind for kind in KINDS if kind not in found) or 'none of the kinds'}."
+    yield f"No findings of: {', '.join(kind for kind in KINDS if kind not in kinds) or 'none of the kinds'}."
     yield ""
     yield "| length | " + " | ".join(statistics["lengths"]["words"]) + " |"
     yield "|---|" + "---:|" * len(statistics["lengths"]["words"])

@@ -335,7 +335,7 @@ def _train_public(
             ),
             train_dataset=train,
             data_collator=collator,
-            compute_metrics=lambda found: {"accuracy": float((found[0].argmax(-1) == found[1]).mean())},
+            compute_metrics=lambda outputs: {"accuracy": float((outputs[0].argmax(-1) == outputs[1]).mean())},
         )
 
         def measure_accuracy() -> float:
@@ -508,9 +508,9 @@ def _answer(request_file: Path, answer_file: Path) -> None:
         **values | {"model": TextClassificationModel(**values["model"]), "data": LabelledTextData(**values["data"])}
     )
     datasets.disable_progress_bars()
-    found = WAYS[config.what][request["way"]](config, request["started"])
-    found |= {"seconds": time.time() - request["started"], "peak_memory_bytes": read_peak_memory_bytes()}
-    answer_file.write_text(json.dumps(found))
+    timing = WAYS[config.what][request["way"]](config, request["started"])
+    timing |= {"seconds": time.time() - request["started"], "peak_memory_bytes": read_peak_memory_bytes()}
+    answer_file.write_text(json.dumps(timing))
 
 
 if __name__ == "__main__":

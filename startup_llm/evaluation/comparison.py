@@ -258,10 +258,10 @@ def draw_budget_curve(comparison: Mapping[str, Any], classes: int) -> Figure:
     for axes, shown, title in ((panels[0], order, "every model"), (panels[1], top, "the top, larger")):
         report._style_axes(axes)
         for name in shown:
-            places, means, least, most = zip(*sorted(lines[name]), strict=True)
+            places, means, lowest, highest = zip(*sorted(lines[name]), strict=True)
             place = order.index(name)
             color, style = _LINE_COLORS[place % len(_LINE_COLORS)], "-" if place < len(_LINE_COLORS) else "--"
-            axes.fill_between(places, least, most, color=color, alpha=0.18, linewidth=0)
+            axes.fill_between(places, lowest, highest, color=color, alpha=0.18, linewidth=0)
             axes.plot(
                 places, means, color=color, linestyle=style, marker="o", markersize=4.5, linewidth=1.7, label=name
             )

@@ -61,8 +61,8 @@ class EnergyMeter:
         for folder in sorted(self.powercap.glob("*-rapl:*")):
             with suppress(OSError, ValueError):
                 if (folder / "name").read_text().startswith("package"):
-                    file, most = folder / "energy_uj", int((folder / "max_energy_range_uj").read_text())
-                    self._packages.append(_PackageCounter(file, most, int(file.read_text())))
+                    file, range_uj = folder / "energy_uj", int((folder / "max_energy_range_uj").read_text())
+                    self._packages.append(_PackageCounter(file, range_uj, int(file.read_text())))
         self._gpus = _list_gpus()
         self._gpu_start = _read_millijoules(self._gpus)
         if self._packages:
@@ -130,5 +130,5 @@ def describe_energy(energy: dict[str, Any] | None) -> str:
         return "not measured"
     parts = energy["parts"]
     missing = [part for part in ("processor", "GPU") if part not in parts]
-    told = ", ".join(f"{part} {value:.3g} kWh" for part, value in parts.items())
-    return told + "".join(f"; that of the {part}, if any, was not measured" for part in missing)
+    parts_text = ", ".join(f"{part} {value:.3g} kWh" for part, value in parts.items())
+    return parts_text + "".join(f"; that of the {part}, if any, was not measured" for part in missing)

@@ -80,7 +80,7 @@ def read_required_versions(package: str = "startup-llm") -> dict[str, str]:
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     seen, waiting = set(), [(canonicalize_name(package), "")]
     while waiting:
         name, extra = waiting.pop()
@@ -91,12 +91,12 @@ def read_required_versions(package: str = "startup-llm") -> dict[str, str]:
             installed = distribution(name)
         except PackageNotFoundError:
             continue  # a requirement of another platform
-        found[name] = installed.version
+        versions[name] = installed.version
         for line in installed.requires or ():
             needed = Requirement(line)
             if needed.marker is None or needed.marker.evaluate({"extra": extra}):
                 waiting += [(canonicalize_name(needed.name), wanted) for wanted in ("", *needed.extras)]
-    return dict(sorted(found.items()))
+    return dict(sorted(versions.items()))
 
 
 def describe_code() -> dict[str, Any]:

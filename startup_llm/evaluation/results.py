@@ -86,7 +86,7 @@ def _rank_others(models: Mapping[str, Mapping[str, Any]], candidate: str, primar
 
 
 def describe_classification(
-    rows: Dataset, texts: Sequence[str], probabilities: np.ndarray, label_names: Sequence[str], *, most: int = 20
+    rows: Dataset, texts: Sequence[str], probabilities: np.ndarray, label_names: Sequence[str], *, max_shown: int = 20
 ) -> dict[str, Any]:
     """Look into the answers of a classifier of rows with one label each.
 
@@ -95,7 +95,7 @@ def describe_classification(
         texts: A line of text for each row.
         probabilities: Of the labels, shape (rows, labels).
         label_names: The labels, in the order of their ids.
-        most: Most confusions and mistakes to list.
+        max_shown: Most confusions and mistakes to list.
 
     Returns:
         The keys per_class, confusions, calibration and mistakes of `results.json`.
@@ -119,7 +119,7 @@ def describe_classification(
             "rows": count,
             "examples": [texts[i] for i in wrong if references[i] == label and predicted[i] == other][:2],
         }
-        for (label, other), count in pairs.most_common(most)
+        for (label, other), count in pairs.most_common(max_shown)
     ]
     mistakes = [
         {
@@ -129,7 +129,7 @@ def describe_classification(
             "predicted": label_names[predicted[i]],
             "confidence": float(confidence[i]),
         }
-        for i in wrong[np.argsort(-confidence[wrong])][:most]
+        for i in wrong[np.argsort(-confidence[wrong])][:max_shown]
     ]
     return {
         "per_class": per_class,
@@ -148,11 +148,11 @@ def compute_calibration(confidence: np.ndarray, right: np.ndarray, bins: int = 1
         bins: Number of bins between 0 and 1.
     """
     places = np.minimum((confidence * bins).astype(int), bins - 1)
-    found = []
+    filled_bins = []
     for place in range(bins):
         inside = places == place
         if inside.any():
-            found.append(
+            filled_bins.append(
                 {
                     "low": place / bins,
                     "high": (place + 1) / bins,
@@ -161,5 +161,5 @@ def compute_calibration(confidence: np.ndarray, right: np.ndarray, bins: int = 1
                     "accuracy": float(right[inside].mean()),
                 }
             )
-    error = sum(b["rows"] * abs(b["confidence"] - b["accuracy"]) for b in found) / len(confidence)
-    return {"expected_calibration_error": float(error), "bins": found}
+    error = sum(b["rows"] * abs(b["confidence"] - b["accuracy"]) for b in filled_bins) / len(confidence)
+    return {"expected_calibration_error": float(error), "bins": filled_bins}

@@ -59,13 +59,13 @@ def read_suite(
     if not os.path.lexists(file):
         shipped = sorted(path.stem for path in folder.glob("*.yaml"))
         raise UserError(f"no suite {name}{nearest(name, shipped)}; name a YAML file or one of {', '.join(shipped)}")
-    found = read_yaml_mapping(file)
-    if not all(isinstance(entry, dict) for entry in found.values()):
+    values = read_yaml_mapping(file)
+    if not all(isinstance(entry, dict) for entry in values.values()):
         raise UserError(f"{file}: expected a mapping from an entry's name to its data section and metrics")
     for entry in only or ():
-        if entry not in found:
-            raise UserError(f"{file} has no entry {entry}{nearest(entry, found)}; entries: {', '.join(found)}")
-    named = {name: entry for name, entry in found.items() if not only or name in only}
+        if entry not in values:
+            raise UserError(f"{file} has no entry {entry}{nearest(entry, values)}; entries: {', '.join(values)}")
+    named = {name: entry for name, entry in values.items() if not only or name in only}
     entries = [_read_entry(name, entry, file, option_names) for name, entry in named.items()]
     for read in entries:
         known = list_metrics(read.task)
@@ -86,18 +86,18 @@ def _read_entry(name: str, entry: Mapping[str, Any], file: Path, option_names: I
     return SuiteEntry(name, data, tuple(entry.get("metrics") or ()), entry.get("task"))
 
 
-def merge_data(entry: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def merge_data(entry: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """Return an entry's data with what is given in its place; files stand in for a data set that is named.
 
     Args:
         entry: Options of a data section.
-        given: Others, which go first.
+        options: Others, which go first.
     """
-    if given.keys() & {"train_file", "test_file", "data_dir", "dataset"}:
+    if options.keys() & {"train_file", "test_file", "data_dir", "dataset"}:
         places = ("dataset", "subset", "revision", "data_dir", "train_file", "validation_file", "test_file")
         splits = ("train_split", "validation_split", "test_split")
         entry = {name: value for name, value in entry.items() if name not in (*places, *splits)}
-    merged = {**entry, **given}
+    merged = {**entry, **options}
     if merged.get("test_file") and not merged.get("train_file"):  # nothing is trained: the test rows stand for both
         merged |= {"train_file": merged["test_file"], "validation_fraction": 0.0}
     return merged
@@ -151,11 +151,11 @@ def read_predictions(run: str | Path, entry: str, sha256: str) -> tuple[str, lis
     """
     results = read_results(run)
     if "entries" in results:
-        found = next((one for one in results["entries"] if one["name"] == entry), None)
-        if found is None or "sha256" not in found:
-            names = ", ".join(one["name"] for one in results["entries"])
+        record = next((other for other in results["entries"] if other["name"] == entry), None)
+        if record is None or "sha256" not in record:
+            names = ", ".join(other["name"] for other in results["entries"])
             raise UserError(f"{run} has no predictions for {entry}; it measured {names}")
-        name, key, theirs, file = results["model"], "prediction", found["sha256"], f"predictions-{entry}.jsonl"
+        name, key, theirs, file = results["model"], "prediction", record["sha256"], f"predictions-{entry}.jsonl"
     else:
         name, key = Path(run).name, find_run_model(results)
         theirs, file = results["test"]["sha256"], "predictions.jsonl"
@@ -184,14 +184,14 @@ def compare_predictions(
     """Test two models on the same rows, by each metric; each comparison has a `sentence` and an `outcome`."""
     name, values = theirs
     other = np.asarray(values) if isinstance(references, np.ndarray) else values
-    found = []
+    comparisons = []
     for metric in metrics:
         comparison = asdict(statistics.compare_models(metric, references, ours, (name, other), evaluation))
         lower, level = metric.lower_is_better, evaluation.confidence_level
         comparison["outcome"] = statistics.judge_comparison(comparison, lower_is_better=lower, level=level)
         comparison["sentence"] = statistics.describe_comparison(comparison, lower_is_better=lower, level=level)
-        found.append(comparison)
-    return found
+        comparisons.append(comparison)
+    return comparisons
 
 
 def parse_limits(text: str | None) -> dict[str, float]:

@@ -309,10 +309,10 @@ def save_and_check(
     again, _ = load_ganbert(run.model)
     rows = prepared.encoded["test"].select(range(min(64, len(prepared.encoded["test"]))))
     exact = prepared.plan.exact()
-    found = np.asarray(prepared.predict(again.to(exact.device), rows, exact))
+    saved_logits = np.asarray(prepared.predict(again.to(exact.device), rows, exact))
     encoder = prepared.task_model.model
     kept = extract_features(prepared.task, encoder, rows, prepared.processor, exact) / vectors.scale
-    difference = float(np.abs(found - compute_class_logits(discriminator, kept)).max())
+    difference = float(np.abs(saved_logits - compute_class_logits(discriminator, kept)).max())
     if difference > TOLERANCE:
         raise ReloadError(
             f"the saved model's logits differ from the trained model's by {difference:.3g}, more than {TOLERANCE}; "

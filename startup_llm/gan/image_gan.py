@@ -228,7 +228,7 @@ def save_and_check_generator(
     sizes = {"image_size": data.train_images.shape[-1], "channels": data.train_images.shape[1]}
     save_generator(trainer.average.average, folder, **sizes, **asdict(session.config.model), classes=classes)
     generator, labels = load_generator(folder), torch.arange(classes).repeat_interleave(classes)
-    again, kept = (draw_labelled_images(one, labels, seed=1) for one in (generator, trainer.average.average))
+    again, kept = (draw_labelled_images(model, labels, seed=1) for model in (generator, trainer.average.average))
     difference = float((again - kept).abs().max())
     if difference > TOLERANCE:
         raise ReloadError(

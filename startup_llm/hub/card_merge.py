@@ -79,8 +79,8 @@ def merge_readme(
 
 def _split(text: str) -> tuple[str, str]:
     """Cut a card into front matter, without its rules, and body, with the line breaks that lead it."""
-    found = _FRONT_MATTER.match(text)
-    return (found[2], text[found.end() :]) if found else ("", f"\n{text}")
+    match = _FRONT_MATTER.match(text)
+    return (match[2], text[match.end() :]) if match else ("", f"\n{text}")
 
 
 def _build_section(body: str) -> str:
@@ -170,8 +170,8 @@ def _cut_by_key(text: str) -> dict[str, str]:
     blocks: dict[str, str] = {}
     current, waiting = "", ""
     for line in text.splitlines(keepends=True):
-        if found := _KEY.match(line):
-            current = found[1].strip("\"'")
+        if match := _KEY.match(line):
+            current = match[1].strip("\"'")
             blocks[current] = blocks.get(current, "") + waiting + line
             waiting = ""
         elif line.startswith("#") or not line.strip():
@@ -186,9 +186,9 @@ def _cut_by_key(text: str) -> dict[str, str]:
 
 def _keep_comments(block: str) -> str:
     comments = (
-        line.strip() if line.lstrip().startswith("#") else found[1]
+        line.strip() if line.lstrip().startswith("#") else match[1]
         for line in block.splitlines()
-        if line.lstrip().startswith("#") or (found := _INLINE_COMMENT.search(line))
+        if line.lstrip().startswith("#") or (match := _INLINE_COMMENT.search(line))
     )
     return "".join(f"{comment}\n" for comment in comments)
 

@@ -44,7 +44,7 @@ _FORMS: Mapping[str, Callable[[str], Any]] = {
 
 def list_named_configs(card: str) -> list[str]:
     """Return the names of the configs whose rows a card's figures are computed from."""
-    return [found["name"] for found in _MARKED.finditer(card)]
+    return [match["name"] for match in _MARKED.finditer(card)]
 
 
 def fill_card(card: str, configs: Path, data_dir: str | Path | None = None) -> str:
@@ -56,9 +56,9 @@ def fill_card(card: str, configs: Path, data_dir: str | Path | None = None) -> s
         data_dir: Where the rows lie; default as the config says.
     """
 
-    def fill(found: re.Match[str]) -> str:
-        task, data = read_config(configs / f"{found['name']}.yaml")
-        return f"{found[1]}{render_figures(load_rows(task, data, data_dir))}\n{found[3]}"
+    def fill(match: re.Match[str]) -> str:
+        task, data = read_config(configs / f"{match['name']}.yaml")
+        return f"{match[1]}{render_figures(load_rows(task, data, data_dir))}\n{match[3]}"
 
     return _MARKED.sub(fill, card)
 
@@ -162,12 +162,12 @@ def _render_labels(data: TaskData) -> list[str]:
     if counts.min() < counts.max():
         order = np.argsort(counts, kind="stable")
         rarest = ", ".join(f"`{data.label_names[i]}` ({counts[i]:,})" for i in order[:3])
-        most = f"`{data.label_names[order[-1]]}` ({counts[order[-1]]:,})"
-        sentences.append(f"The rarest in training are {rarest}; the most frequent is {most}.")
+        largest_class = f"`{data.label_names[order[-1]]}` ({counts[order[-1]]:,})"
+        sentences.append(f"The rarest in training are {rarest}; the most frequent is {largest_class}.")
     if "test" in data.splits:
         share = np.mean(np.asarray(data.splits["test"]["label"]) == counts.argmax())
-        told = f"Always answering with the most frequent one is right for {_format_share(share)} of the test rows."
-        sentences.append(told)
+        sentence = f"Always answering with the most frequent one is right for {_format_share(share)} of the test rows."
+        sentences.append(sentence)
     return [" ".join(sentences)]
 
 
@@ -206,14 +206,14 @@ def _render_texts(data: TaskData) -> Iterator[str]:
     if data.problem_type and len(columns) == 1:
         shares = {name: float(np.mean([bool(test(text)) for text in every])) for name, test in _FORMS.items()}
         yield f"- Form: of all texts {', '.join(f'{_format_share(share)} {name}' for name, share in shares.items())}."
-    personal = {kind: len(found) for kind, found in find_personal_data(every).items()}
-    told = ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in personal.items()) or "none found"
-    yield f"- Personal data by its form (e-mail, IBAN, card, IP address, telephone): {told}."
+    personal = {kind: len(positions) for kind, positions in find_personal_data(every).items()}
+    sentence = ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in personal.items()) or "none found"
+    yield f"- Personal data by its form (e-mail, IBAN, card, IP address, telephone): {sentence}."
     yield _describe_copies(texts)
     if data.problem_type and "test" in texts and len(every) <= _MOST_COMPARED_ROWS:
         labels = data.splits if data.problem_type == "single_label_classification" else None
-        if told := _describe_nearness(texts["train"], texts["test"], labels):
-            yield told
+        if sentence := _describe_nearness(texts["train"], texts["test"], labels):
+            yield sentence
 
 
 def _join(rows: datasets.Dataset, columns: Sequence[str]) -> list[str]:
@@ -222,12 +222,14 @@ def _join(rows: datasets.Dataset, columns: Sequence[str]) -> list[str]:
 
 def _describe_copies(texts: Mapping[str, Sequence[str]]) -> str:
     folded = {split: [fold_text(text) for text in values] for split, values in texts.items()}
-    told = [f"{len(values) - len(set(values)):,} rows of {split} repeat another" for split, values in folded.items()]
-    told += [
+    sentences = [
+        f"{len(values) - len(set(values)):,} rows of {split} repeat another" for split, values in folded.items()
+    ]
+    sentences += [
         f"{sum(text in known for text in folded[later]):,} of {later} occur in {earlier} too"
         for earlier, later, known in _pair_splits(folded)
     ]
-    return f"- Copies, case and white space ignored: {', '.join(told)}."
+    return f"- Copies, case and white space ignored: {', '.join(sentences)}."
 
 
 def _pair_splits(folded: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str, set[str]]]:

@@ -268,12 +268,12 @@ def choose_license(results: Results, chosen: str | None = None) -> tuple[str | N
 def describe_terms(owner: str, license_id: str) -> list[str]:
     """Say what a licence forbids or asks for, by its identifier."""
     terms = set(re.split(r"[^a-z0-9]+", license_id.lower()))
-    told = {
+    sentences = {
         "nc": f"The {owner} ({license_id}) may not be used commercially.",
         "nd": f"The licence of the {owner} ({license_id}) does not allow publishing derived works.",
         "sa": f"The {owner} ({license_id}) requires derived works to carry the same licence.",
     }
-    return [sentence for term, sentence in told.items() if term in terms]
+    return [sentence for term, sentence in sentences.items() if term in terms]
 
 
 def escape_markdown(text: Any) -> str:
@@ -485,10 +485,10 @@ def _build_adapter_loading(results: Results, repository: str, what: str) -> str 
 
 def hide_path(text: str) -> str:
     """Cut a value that is one absolute local path, blanks and all, to its last part."""
-    found = _LOCAL_PATH.fullmatch(text)
-    if found is None:
+    match = _LOCAL_PATH.fullmatch(text)
+    if match is None:
         return hide_local_paths(text)
-    return (found[1] or "") + redact_tokens(re.split(r"[\\/]", text.rstrip("\\/"))[-1])
+    return (match[1] or "") + redact_tokens(re.split(r"[\\/]", text.rstrip("\\/"))[-1])
 
 
 def hide_paths_in_command(command: str) -> str:

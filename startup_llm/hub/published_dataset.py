@@ -174,14 +174,14 @@ def _stop(findings: Sequence[Mapping[str, Any]], splits: Sequence[str], allowed:
     ]
     if not stopping:
         return
-    told = []
+    sentences = []
     for finding in stopping:
         example = next(iter(finding["examples"]), None)
         shown = f", such as {example['split']} row {example['row']}: {example['text']}" if example else ""
-        told.append(f"{finding['kind']}: {finding['count']:,}{shown}")
+        sentences.append(f"{finding['kind']}: {finding['count']:,}{shown}")
     kinds = ",".join(dict.fromkeys([*allowed.words, *(finding["kind"] for finding in stopping)]))
     raise UserError(
-        f"the audit stops this publication ({'; '.join(told)}); mend the rows (recipes/audit.py tells more), or "
+        f"the audit stops this publication ({'; '.join(sentences)}); mend the rows (recipes/audit.py tells more), or "
         f"publish them all the same with --allow_findings {kinds}"
     )
 
@@ -249,8 +249,8 @@ def _build_metadata(
 def _find_language(audit: Mapping[str, Any]) -> list[str] | None:
     """Return the language of nearly all texts, or None where there is none."""
     counts = audit["statistics"].get("texts_by_language") or {}
-    most = max(counts, key=counts.get, default=None)
-    return [most] if most and counts[most] >= _LANGUAGE_SHARE * sum(counts.values()) else None
+    language = max(counts, key=counts.get, default=None)
+    return [language] if language and counts[language] >= _LANGUAGE_SHARE * sum(counts.values()) else None
 
 
 def _render(
@@ -265,7 +265,7 @@ def _render(
     """Write the card: a person's words, where there are some, then the files and what the audit found."""
     import yaml
 
-    found = {finding["kind"] for finding in audit["findings"]}
+    kinds = {finding["kind"] for finding in audit["findings"]}
     rows = ", ".join(f"{len(part):,} {split}" for split, part in splits.items())
     body = load_card_template("dataset_card.md.jinja").render(
         body=drop_generated(card.text) if card else "",
@@ -280,8 +280,8 @@ def _render(
         lengths=audit["statistics"].get("lengths"),
         labels=audit["statistics"].get("labels"),
         findings=audit["findings"],
-        nothing_of=[kind for kind in KINDS if kind not in found] if "lengths" in audit["statistics"] else [],
-        allowed=[word for word in allowed.words if word.partition("@")[0] in (*found, *PERSONAL_KINDS)],
+        nothing_of=[kind for kind in KINDS if kind not in kinds] if "lengths" in audit["statistics"] else [],
+        allowed=[word for word in allowed.words if word.partition("@")[0] in (*kinds, *PERSONAL_KINDS)],
         notes=audit["notes"],
         license=metadata.get("license"),
     )

@@ -165,11 +165,11 @@ def describe(content: Path | bytes) -> PublishedFile:
 
 def _collect(folder: Path, prefix: str) -> dict[str, PublishedFile]:
     files = [file for pattern in _MODEL_FILES for file in folder.glob(pattern) if file.name[0] != "."]
-    found = {file.relative_to(folder).as_posix(): file for file in files}
-    if not any(name.endswith(".safetensors") for name in found):
+    files_by_name = {file.relative_to(folder).as_posix(): file for file in files}
+    if not any(name.endswith(".safetensors") for name in files_by_name):
         has = "merged" if folder.name == ADAPTER_FOLDER else "adapter"
         raise UserError(f"no weights in {folder}: this run has no {folder.name} to publish; try --what {has}")
-    return {f"{prefix}{name}": describe(_clean_config(file)) for name, file in found.items()}
+    return {f"{prefix}{name}": describe(_clean_config(file)) for name, file in files_by_name.items()}
 
 
 def _clean_config(file: Path) -> Path | bytes:

@@ -193,8 +193,8 @@ def _prepare(config: PushConfig, cards: Path) -> PublishedFolder:
     if config.license and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", config.license):
         raise UserError(f"bad license {config.license!r}: expected an identifier such as apache-2.0 or cc-by-4.0")
     if config.dataset == (config.run is not None):
-        given = f"--dataset and --run {config.run}" if config.dataset else "neither --run nor --dataset"
-        raise UserError(f"{given} given; expected --run RUN for a model, or --dataset with a data section for rows")
+        options = f"--dataset and --run {config.run}" if config.dataset else "neither --run nor --dataset"
+        raise UserError(f"{options} given; expected --run RUN for a model, or --dataset with a data section for rows")
     allowed = Allowances(config.allow_findings, STOPPING if config.dataset else ())
     folder = build_published_dataset(config, cards, allowed) if config.dataset else _build_published_run(config)
     check_content(folder, allowed, read_own_tokens(), names=config.names)

@@ -230,9 +230,9 @@ def check_head(checkpoint: Checkpoint, auto_class: str) -> None:
         name.endswith(auto_class.removeprefix("AutoModel"))
         for name in architectures  # a checkpoint's own code
     ):
-        found = ", ".join(architectures) or "no architecture"
+        class_names = ", ".join(architectures) or "no architecture"
         raise UserError(
-            f"{checkpoint.name} has no head for {auto_class} (its config names {found}); fine-tune it first"
+            f"{checkpoint.name} has no head for {auto_class} (its config names {class_names}); fine-tune it first"
         )
 
 
@@ -332,11 +332,11 @@ def _check_sizes(name: str, config: Mapping[str, Any], tensors: int, weights_byt
 def _no_safetensors(name: str, files: Iterable[str]) -> str:
     endings = (".bin", ".pt", ".pth", ".h5", ".ckpt", ".msgpack", ".safetensors")
     others = sorted(file for file in files if file.endswith(endings))
-    found = f" (found {', '.join(others)})" if others else ""
+    other_files = f" (found {', '.join(others)})" if others else ""
     misnamed = any(file.endswith(".safetensors") for file in others)
     expected = f", expected model.safetensors or {_INDEX}" if misnamed else ""
     return (
-        f"checkpoint {name} has no safetensors weights{found}{expected}; only safetensors are loaded: "
+        f"checkpoint {name} has no safetensors weights{other_files}{expected}; only safetensors are loaded: "
         "choose a revision that has them, or convert it with model.save_pretrained(folder) and name that folder"
     )
 
@@ -386,10 +386,10 @@ def _load_packaged(name: str, packaged: PackagedCheckpoint) -> Checkpoint:
     file = Path(spec.origin).parent / packaged.weights
     if not file.is_file():
         raise _NotPackaged(f"the package {package}{_version(package)} has no {packaged.weights}: {packaged.install}")
-    found = compute_sha256([file])
-    if found != packaged.sha256:
+    sha256 = compute_sha256([file])
+    if sha256 != packaged.sha256:
         raise _NotPackaged(
-            f"the package {package}{_version(package)} holds another {file.name}: SHA-256 {found[:12]}..., expected "
+            f"the package {package}{_version(package)} holds another {file.name}: SHA-256 {sha256[:12]}..., expected "
             f"{packaged.sha256[:12]}... of {packaged.version}; {packaged.install} --force-reinstall"
         )
     if file.suffix != ".gguf":
@@ -401,7 +401,7 @@ def _load_packaged(name: str, packaged: PackagedCheckpoint) -> Checkpoint:
         "to float32, which are not the original weights.\n"
     )
     try:
-        folder, weights_sha256 = convert_once(file, found, name, card)
+        folder, weights_sha256 = convert_once(file, sha256, name, card)
     except ImportError as error:
         raise _NotPackaged(f"{error}, by which its packaged copy is read: {packaged.install}") from None
     except PermissionError as error:

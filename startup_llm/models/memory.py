@@ -71,5 +71,5 @@ def _read_text(file: Path) -> str:
 
 
 def _read_figure(file: Path) -> int | None:
-    told = _read_text(file).strip()
-    return int(told) if told.isdigit() else None  # "max" is no limit
+    figure = _read_text(file).strip()
+    return int(figure) if figure.isdigit() else None  # "max" is no limit

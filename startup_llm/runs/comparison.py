@@ -85,8 +85,8 @@ def check_comparison(config: CompareConfig, task: Task) -> list[str]:
         if re.sub(r"-(\d+|all)$", "", name) not in TRAINED_MODELS:
             raise UserError(f"options: {name} is no MODEL or MODEL-BUDGET of the comparison{nearest(name, targets)}")
     if not config.rungs or not config.budgets:
-        given = f"{len(config.rungs)} rungs, {len(config.budgets)} budgets"
-        raise UserError(f"{given}: expected at least one of each")
+        counts = f"{len(config.rungs)} rungs, {len(config.budgets)} budgets"
+        raise UserError(f"{counts}: expected at least one of each")
     changed = list_changed(config.data)
     if "labels_per_class" in changed:
         raise UserError(f"data.labels_per_class {changed['labels_per_class']}: the budgets say it; leave it out")

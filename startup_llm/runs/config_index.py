@@ -116,14 +116,14 @@ def build_index(configs: Path, results: Path) -> str:
     parts = [HEADER]
     for task in sorted(experiments):
         parts.append(f"\n## {task}\n\n| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|\n")
-        for one in experiments[task]:
-            figure, minutes = _describe_figure(one.name.replace("_", "-"), results)
+        for entry in experiments[task]:
+            figure, minutes = _describe_figure(entry.name.replace("_", "-"), results)
             cells: Mapping[str, str] = {
-                "config": f"[{one.name}]({one.name}.yaml)",
-                "what": one.description.replace("|", r"\|"),
-                "recipe": Path(one.recipe).stem,
-                "data": _link_card(one.dataset, configs.parents[1] / "data_cards"),
-                "checkpoint": one.checkpoint,
+                "config": f"[{entry.name}]({entry.name}.yaml)",
+                "what": entry.description.replace("|", r"\|"),
+                "recipe": Path(entry.recipe).stem,
+                "data": _link_card(entry.dataset, configs.parents[1] / "data_cards"),
+                "checkpoint": entry.checkpoint,
                 "figure": figure,
                 "minutes": minutes,
             }

@@ -111,7 +111,7 @@ def _find_way_up(run: Path) -> str | None:
 def _list_overrides(config: Mapping[str, Any], prepared: Prepared, threads: int) -> dict[str, Any]:
     """Return dotted options that pin what the config left open, and name paths from the current folder."""
     plan, data, model = prepared.plan, config["data"], config["model"]
-    found: dict[str, Any] = {
+    overrides: dict[str, Any] = {
         "speed.plan": "plain" if plan.plain else "auto",
         "speed.compute_dtype": plan.compute_dtype,
         "speed.attention_kernel": plan.attention_kernel,
@@ -120,25 +120,27 @@ def _list_overrides(config: Mapping[str, Any], prepared: Prepared, threads: int)
         "speed.compile": plan.compile,
     }
     for name in ("data_dir", "train_file", "validation_file", "test_file"):
-        given = data.get(name)
-        if given:
-            found[f"data.{name}"] = _shorten(given) if isinstance(given, str) else [_shorten(path) for path in given]
-    found["data.revision"] = next(
+        named = data.get(name)
+        if named:
+            overrides[f"data.{name}"] = (
+                _shorten(named) if isinstance(named, str) else [_shorten(path) for path in named]
+            )
+    overrides["data.revision"] = next(
         (source["revision"] for source in prepared.data.sources if "revision" in source), None
     )
     if prepared.checkpoint.source == "Hub":
-        found["model.revision"] = prepared.checkpoint.revision
+        overrides["model.revision"] = prepared.checkpoint.revision
     elif prepared.checkpoint.source == "local folder":
-        found["model.checkpoint"] = _shorten(model["checkpoint"])
+        overrides["model.checkpoint"] = _shorten(model["checkpoint"])
     if model.get("checkpoint", "") is None:
-        found["model.checkpoint"] = prepared.checkpoint.name
-    return {name: value for name, value in found.items() if value is not None}
+        overrides["model.checkpoint"] = prepared.checkpoint.name
+    return {name: value for name, value in overrides.items() if value is not None}
 
 
 def find_files(folder: Path, patterns: Iterable[str]) -> dict[str, Path]:
     """Return the files below a folder that match one of the patterns, by their relative POSIX path."""
-    found = {file for pattern in patterns for file in folder.glob(pattern) if file.is_file()}
-    return {file.relative_to(folder).as_posix(): file for file in sorted(found)}
+    files = {file for pattern in patterns for file in folder.glob(pattern) if file.is_file()}
+    return {file.relative_to(folder).as_posix(): file for file in sorted(files)}
 
 
 def _hash_files(folder: Path, patterns: Iterable[str]) -> dict[str, str]:

@@ -89,8 +89,13 @@ def measure_entry(entry: SuiteEntry, session: Session[EvaluateConfig], others: l
     sha256, comparisons = compute_rows_sha256(test), []
     for other in others:
         theirs = suites.read_predictions(other.replace("{entry}", entry.name), entry.name, sha256)
-        found = suites.compare_predictions(metrics, references, (name, predictions), theirs, config.evaluation)
-        comparisons += [{**one, "with": other, "decides": one["metric"] == metrics[0].name} for one in found]
+        own_comparisons = suites.compare_predictions(
+            metrics, references, (name, predictions), theirs, config.evaluation
+        )
+        comparisons += [
+            {**comparison, "with": other, "decides": comparison["metric"] == metrics[0].name}
+            for comparison in own_comparisons
+        ]
     plain = predictions.tolist() if hasattr(predictions, "tolist") else predictions
     lines = [json.dumps({"row": row, "prediction": value}) for row, value in zip(test["row"], plain, strict=True)]
     session.run.write_text(f"predictions-{entry.name}.jsonl", "\n".join(lines) + "\n")

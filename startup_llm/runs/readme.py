@@ -194,7 +194,7 @@ def shorten_benchmark(benchmark: Mapping[str, Any]) -> dict[str, Any]:
 def shorten_comparison(comparison: Mapping[str, Any]) -> dict[str, Any]:
     """Return a comparison without commands, whose paths are local."""
     budgets = [
-        {**entry, "rungs": [{**one, "draws": [draw["value"] for draw in one["draws"]]} for one in entry["rungs"]]}
+        {**entry, "rungs": [{**rung, "draws": [draw["value"] for draw in rung["draws"]]} for rung in entry["rungs"]]}
         for entry in comparison["budgets"]
     ]
     return {**_drop_private(comparison), "budgets": budgets}

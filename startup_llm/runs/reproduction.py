@@ -60,28 +60,28 @@ class MetricCheck:
         model: The model.
         metric: The metric.
         expected: Its value in the lock.
-        found: Its value now; None where the new run has no such metric.
+        value: Its value now; None where the new run has no such metric.
         tolerance: Largest difference allowed.
     """
 
     model: str
     metric: str
     expected: float
-    found: float | None
+    value: float | None
     tolerance: float
 
     @property
     def inside(self) -> bool:
         """Whether the difference is allowed."""
-        return self.found is not None and abs(self.found - self.expected) <= self.tolerance
+        return self.value is not None and abs(self.value - self.expected) <= self.tolerance
 
     def __str__(self) -> str:
-        if self.found is None:
+        if self.value is None:
             return f"{self.model} {self.metric}: {self.expected:.6g}, now missing"
         allowed = "expected the same" if self.tolerance == 0 else f"tolerance {self.tolerance:.3g}"
-        equal = "exactly equal" if self.found == self.expected else f"difference {self.found - self.expected:+.3g}"
+        equal = "exactly equal" if self.value == self.expected else f"difference {self.value - self.expected:+.3g}"
         verdict = "inside" if self.inside else "OUTSIDE"
-        return f"{self.model} {self.metric}: {self.expected:.6g}, now {self.found:.6g}: {equal} ({allowed}): {verdict}"
+        return f"{self.model} {self.metric}: {self.expected:.6g}, now {self.value:.6g}: {equal} ({allowed}): {verdict}"
 
 
 @dataclass(frozen=True)
@@ -228,17 +228,17 @@ def _check_config(config: Any, train_section: Mapping[str, Any], asked: Reproduc
 def _list_paths(config: Any) -> dict[str, str]:
     """Return what a config names that is, or may be, a path, by the option's name."""
     data, model = config.data, config.model
-    found = {
+    paths = {
         f"data.{name}": getattr(data, name) for name in ("data_dir", "train_file", "validation_file", "test_file")
     }
-    found |= {"data.dataset": data.dataset, "model.checkpoint": getattr(model, "checkpoint", None)}
+    paths |= {"data.dataset": data.dataset, "model.checkpoint": getattr(model, "checkpoint", None)}
     if llm := getattr(getattr(config, "baselines", None), "llm", None):
-        found["baselines.llm.answers"] = llm.answers if llm.model else None
-    found["model.chat_template"] = getattr(model, "chat_template", None)
+        paths["baselines.llm.answers"] = llm.answers if llm.model else None
+    paths["model.chat_template"] = getattr(model, "chat_template", None)
     return {
-        f"{name}{f'[{place}]' if isinstance(given, list) else ''}": path
-        for name, given in found.items()
-        for place, path in enumerate(given if isinstance(given, list) else [given])
+        f"{name}{f'[{place}]' if isinstance(value, list) else ''}": path
+        for name, value in paths.items()
+        for place, path in enumerate(value if isinstance(value, list) else [value])
         if path
     }
 
@@ -345,9 +345,9 @@ def find_changed_rows(lock: Mapping[str, Any], config: FinetuneConfig | AlignCon
     splits = load_task(config.task).load_data(config.data, config.evaluation).splits
     changed = [f"split {name}: not there" for name in sorted(lock["splits"].keys() - splits.keys())]
     for name, rows in splits.items():
-        expected, found = lock["splits"].get(name, {}).get("sha256", "none"), compute_rows_sha256(rows)
-        if expected != found:
-            changed.append(f"rows of split {name}: SHA-256 expected {_cut(expected)}, found {_cut(found)}")
+        expected, sha256 = lock["splits"].get(name, {}).get("sha256", "none"), compute_rows_sha256(rows)
+        if expected != sha256:
+            changed.append(f"rows of split {name}: SHA-256 expected {_cut(expected)}, found {_cut(sha256)}")
     return changed
 
 
@@ -385,7 +385,7 @@ def compare_metrics(lock: Mapping[str, Any], now: Mapping[str, Any], *, exact: b
             model=model,
             metric=metric,
             expected=score["value"],
-            found=now["metrics"].get(model, {}).get(metric, {}).get("value"),
+            value=now["metrics"].get(model, {}).get(metric, {}).get("value"),
             tolerance=0.0 if exact else score["tolerance"],
         )
         for model, scores in lock["metrics"].items()
@@ -423,8 +423,8 @@ def _compare_hashes(folder: Path, expected: Mapping[str, str]) -> list[str]:
 def _compare_hash(file: Path, expected: str) -> list[str]:
     if not file.is_file():
         return [f"{file}: not there, expected SHA-256 {_cut(expected)}"]
-    found = compute_sha256([file])
-    return [] if found == expected else [f"{file}: SHA-256 expected {_cut(expected)}, found {_cut(found)}"]
+    sha256 = compute_sha256([file])
+    return [] if sha256 == expected else [f"{file}: SHA-256 expected {_cut(expected)}, found {_cut(sha256)}"]
 
 
 def _cut(digest: str) -> str:

@@ -164,11 +164,11 @@ def find_attention_shape(task: Task, data: TaskData, checkpoint: Checkpoint, pro
     rows = data.splits["train"]
     lengths = np.sort(task.encode(rows.select(range(min(_LOOKED_AT, len(rows)))), processor)[0]["length"])
     median = int(lengths[len(lengths) // 2])
-    most = min(max(TOKENS_PER_BATCH["cpu"] // median, 1), 64)
-    middle = lengths[max((len(lengths) - most) // 2, 0) :][:most]
+    max_rows = min(max(TOKENS_PER_BATCH["cpu"] // median, 1), 64)
+    middle = lengths[max((len(lengths) - max_rows) // 2, 0) :][:max_rows]
     file = Path(checkpoint.path, "config.json")
-    told = read_json(file)
-    heads, width = (next((told[name] for name in names if told.get(name)), None) for names in _SIZES)
+    settings = read_json(file)
+    heads, width = (next((settings[name] for name in names if settings.get(name)), None) for names in _SIZES)
     sizes = {"heads": heads, "head_width": width // heads} if heads and width else {}
     return AttentionShape(tuple(map(int, middle)), **sizes)
 
@@ -353,8 +353,8 @@ def predict_untuned(
     predictions = {"untuned": task.read_predictions(outputs, prepared.encoded["test"], test, data)}
     gallery = task.describe_errors(test, outputs, predictions["untuned"], data).get("gallery", [])
     gallery += task.write_samples(model, prepared.processor, test)
-    if found := task.predictor.add_examples(data, prepared.processor, model, evaluation):
-        longer, processor = found
+    if example_notes := task.predictor.add_examples(data, prepared.processor, model, evaluation):
+        longer, processor = example_notes
         encoded, _ = task.encode_split("test", longer, processor)
         outputs = predict_outputs(task, model, encoded, processor, prepared.plan)
         predictions["few-shot"] = task.read_predictions(outputs, encoded, longer.splits["test"], longer)
@@ -537,13 +537,13 @@ def check_against_training(trained: Trained, merged: Any, prepared: Prepared, ro
         )
 
 
-def _limit_tokens(rows: Dataset, most: int) -> Dataset:
+def _limit_tokens(rows: Dataset, max_tokens: int) -> Dataset:
     """Draw rows at random until they have the number of tokens; all of them where they have fewer."""
     lengths = np.asarray(rows["length"])
-    if lengths.sum() <= most:
+    if lengths.sum() <= max_tokens:
         return rows
     order = np.random.default_rng(0).permutation(len(rows))
-    return rows.select(np.sort(order[np.cumsum(lengths[order]) <= most]))
+    return rows.select(np.sort(order[np.cumsum(lengths[order]) <= max_tokens]))
 
 
 def _trained_output_layer(model: Any) -> Any:

@@ -128,15 +128,15 @@ def _collect(
     inputs = encoded.remove_columns(
         [name for name in encoded.column_names if name in ("labels", "length") or name.startswith("_")]
     )
-    found: list[tuple[int, np.ndarray]] = []
+    outputs: list[tuple[int, np.ndarray]] = []
     batches = list(split_by_length(np.asarray(encoded["length"]), plan.tokens_per_batch))
     with torch.inference_mode(), plan.autocast():
         for index in batches[state.process_index :: state.num_processes]:
             batch = {name: tensor.to(state.device) for name, tensor in collator(_as_rows(inputs[index])).items()}
             with use_kept_states(kept_states, batch):
                 values = compute(batch)
-            found += zip(index.tolist(), values, strict=True)
-    return [value for _, value in sorted(gather_object(found), key=lambda item: item[0])]
+            outputs += zip(index.tolist(), values, strict=True)
+    return [value for _, value in sorted(gather_object(outputs), key=lambda item: item[0])]
 
 
 def _as_rows(columns: dict[str, list]) -> list[dict[str, Any]]:

@@ -86,18 +86,18 @@ class KeptStates:
         if self._numbers is None:
             return compute(*args, **kwargs)
         if all(number in self._known for number in self._numbers):
-            given = args[0] if args else kwargs["hidden_states"]
-            states = self._read(given) if last else given
+            hidden_states = args[0] if args else kwargs["hidden_states"]
+            states = self._read(hidden_states) if last else hidden_states
             return (states,) if self._in_tuple else states
-        found = compute(*args, **kwargs)
+        computed = compute(*args, **kwargs)
         if last:
-            self._in_tuple = isinstance(found, tuple)
-            self._keep(found[0] if self._in_tuple else found)
-        return found
+            self._in_tuple = isinstance(computed, tuple)
+            self._keep(computed[0] if self._in_tuple else computed)
+        return computed
 
-    def _read(self, given: Tensor) -> Tensor:
+    def _read(self, hidden_states: Tensor) -> Tensor:
         """Return the known states in the form of a block's input, shape (rows, length, width)."""
-        states = given.new_zeros(given.shape, dtype=self._known[self._numbers[0]].dtype)
+        states = hidden_states.new_zeros(hidden_states.shape, dtype=self._known[self._numbers[0]].dtype)
         for row, number in enumerate(self._numbers):
             known = self._known[number]
             states[row, : len(known)] = known

@@ -141,30 +141,30 @@ def _list_pairs(rows: Dataset) -> Dataset:
     """Return the form that TRL takes: the messages that two conversations share, and those of each behind them."""
     import datasets
 
-    found = []
+    pairs = []
     for row in rows:
         shared = count_shared(row["chosen"], row["rejected"])
         chosen, rejected = list_template_messages(row["chosen"]), list_template_messages(row["rejected"])
         parts = {"prompt": chosen[:shared], "chosen": chosen[shared:], "rejected": rejected[shared:]}
-        found.append({**parts, **_list_arguments(row)})
-    return datasets.Dataset.from_list(found)
+        pairs.append({**parts, **_list_arguments(row)})
+    return datasets.Dataset.from_list(pairs)
 
 
 def _list_feedback(rows: Dataset) -> Dataset:
     """Return the form that TRL takes: the prompt's messages, the judged answer, and whether it is good."""
     import datasets
 
-    found = []
+    examples = []
     for row in rows:
         messages = list_template_messages(row["messages"])
         parts = {"prompt": messages[:-1], "completion": messages[-1:], "label": row["label"]}
-        found.append({**parts, **_list_arguments(row)})
-    return datasets.Dataset.from_list(found)
+        examples.append({**parts, **_list_arguments(row)})
+    return datasets.Dataset.from_list(examples)
 
 
 def _list_arguments(row: dict[str, Any]) -> dict[str, Any]:
     """Return TRL's columns of what a chat template takes beside the messages."""
-    given = read_arguments(row)
-    options = {**given.get("chat_template_kwargs", {}), **{k: v for k, v in given.items() if k == "documents"}}
-    found = {"tools": given["tools"]} if "tools" in given else {}
-    return {**found, "chat_template_kwargs": options} if options else found
+    arguments = read_arguments(row)
+    options = {**arguments.get("chat_template_kwargs", {}), **{k: v for k, v in arguments.items() if k == "documents"}}
+    columns = {"tools": arguments["tools"]} if "tools" in arguments else {}
+    return {**columns, "chat_template_kwargs": options} if options else columns

@@ -307,8 +307,8 @@ def _explain_memory(
 def _is_out_of_memory(error: BaseException) -> bool:
     import torch
 
-    told = str(error)
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in told
+    message = str(error)
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in message
 
 
 def _gib(number: float) -> str:

@@ -125,8 +125,8 @@ def _answer(request_file: Path) -> None:
         unused = [name for name in encoded.column_names if name in ("labels", "length") or name.startswith("_")]
         collator, inputs = task.build_collator(processor), encoded.remove_columns(unused)
         with torch.inference_mode():
-            found = [task.saved_model.compute_scores(model.eval(), collator([row]), processor)[0] for row in inputs]
-        return max(_difference(*pair) for pair in zip(found, expected, strict=True))
+            scores = [task.saved_model.compute_scores(model.eval(), collator([row]), processor)[0] for row in inputs]
+        return max(_difference(*pair) for pair in zip(scores, expected, strict=True))
 
     model = task.saved_model.load(request["model"])
     differences = {"merged": compare(model, request["model"])}
@@ -142,19 +142,19 @@ def _answer(request_file: Path) -> None:
         differences["adapter"] = compare(PeftModel.from_pretrained(base, request["adapter"]), request["adapter"])
         with tempfile.TemporaryDirectory(dir=folder) as bare:
             places = (Path(request["adapter"]), Path(request["base"]))
-            found = load_on_bare_base(*places, request["load_arguments"], Path(bare))
-        if found is not None:
+            loaded = load_on_bare_base(*places, request["load_arguments"], Path(bare))
+        if loaded is not None:
             if pad is not None:
-                found.config.pad_token_id = pad
-            differences["adapter"] = max(differences["adapter"], compare(found, request["adapter"]))
+                loaded.config.pad_token_id = pad
+            differences["adapter"] = max(differences["adapter"], compare(loaded, request["adapter"]))
     (folder / "answer.json").write_text(json.dumps(differences))
 
 
-def _difference(found: np.ndarray, expected: np.ndarray) -> float:
+def _difference(outputs: np.ndarray, expected: np.ndarray) -> float:
     """Return the largest difference of two outputs; outputs of other shapes differ without bound."""
-    if found.shape != expected.shape:
+    if outputs.shape != expected.shape:
         return float("inf")
-    return float(np.abs(found - expected).max(initial=0.0))
+    return float(np.abs(outputs - expected).max(initial=0.0))
 
 
 if __name__ == "__main__":

@@ -35,11 +35,11 @@ def load_trained_model(name: str, config: EvaluateConfig, tag: str | None) -> tu
     Raises:
         UserError: If it cannot be loaded, or lacks weights that the task needs.
     """
-    folder, results, found = Path(name).expanduser(), {}, None
+    folder, results, checkpoint = Path(name).expanduser(), {}, None
     settings = ModelConfig(checkpoint=name, revision=config.revision)
     if not folder.is_dir():
         try:
-            found = load_checkpoint(settings)
+            checkpoint = load_checkpoint(settings)
         except NoCheckpoint as error:
             folder = error.path
             if not (folder / "adapter_config.json").is_file():
@@ -48,14 +48,14 @@ def load_trained_model(name: str, config: EvaluateConfig, tag: str | None) -> tu
     if is_adapter:
         home = next((place for place in (folder, folder.parent) if (place / RESULTS).is_file()), None)
         results = read_results(home) if home else {}
-    elif found is None:
+    elif checkpoint is None:
         folder, results = find_model(folder)
         settings = dataclasses.replace(settings, checkpoint=str(folder))
     task = load_task(tag or results.get("task", config.task or DEFAULT_TASK))
     if is_adapter:
         return task, *_load_adapter(folder, results, task, config)
-    found = found or load_checkpoint(settings)
-    return task, task.saved_model.load_whole(str(found.path), name), load_trained_processor(task, found)
+    checkpoint = checkpoint or load_checkpoint(settings)
+    return task, task.saved_model.load_whole(str(checkpoint.path), name), load_trained_processor(task, checkpoint)
 
 
 def load_trained_processor(task: Task, checkpoint: Checkpoint) -> Any:

@@ -66,7 +66,7 @@ class NgramHasher:
             rows = self([text], None if text_pair is None else [str(text_pair)], truncation, max_length)
             return {name: values[0] for name, values in rows.items()}
         texts = text if text_pair is None else [f"{a}\n{b}" for a, b in zip(text, text_pair, strict=True)]
-        ids = [hash_ngrams(one, self.buckets, self.longest) or [self.buckets] for one in texts]
+        ids = [hash_ngrams(line, self.buckets, self.longest) or [self.buckets] for line in texts]
         if truncation:
             ids = [row[: max_length or self.model_max_length] for row in ids]
         return {"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids]}
