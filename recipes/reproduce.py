@@ -36,7 +36,7 @@ def main() -> None:
     reproduction = plan_reproduction(config, Path(__file__).parent)
     confirm(reproduction, config)
     check_inputs(reproduction)
-    print(f"makes {config.run} again in {reproduction.new_run}", flush=True)
+    print(f"reproduces {config.run} in {reproduction.new_run}", flush=True)
     done = run_child(reproduction.command, env=reproduction.build_environment())
     if done.returncode != 0:
         sys.exit(done.returncode)

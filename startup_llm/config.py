@@ -158,12 +158,12 @@ class DataConfig:
     encoding: str | None = None
     """Encoding of text files, such as cp1252 or big5; default UTF-8, or else as it is recognised, which is printed."""
     quoting: Literal["double", "none"] = "double"
-    """Whether "quotes" hold a cell of CSV and TSV together; none if they are plain characters."""
+    """Whether "quotes" enclose cells of CSV and TSV; none if they are plain characters."""
     sheet: str | None = None
     """Sheet of a spreadsheet; default the only one that holds something."""
     query: str | None = None
-    """What is read from a database, such as SELECT text, label FROM tickets; the file is then an SQLite file or an
-    address as SQLAlchemy writes it, whose password the environment variable STARTUP_LLM_DATABASE_PASSWORD holds."""
+    """Query whose rows are read from a database, such as SELECT text, label FROM tickets; the file is then an SQLite
+    file or an address as SQLAlchemy writes it, whose password stands in STARTUP_LLM_DATABASE_PASSWORD."""
     train_split: str | None = None
     """Name of the Hub split to train on, if it is not train."""
     validation_split: str | None = None
@@ -520,12 +520,12 @@ class PredictConfig:
     encoding: str | None = None
     """Encoding of the input, such as cp1252 or big5; default UTF-8, or else as it is recognised, which is printed."""
     quoting: Literal["double", "none"] = "double"
-    """Whether "quotes" hold a cell of CSV and TSV together; none if they are plain characters."""
+    """Whether "quotes" enclose cells of CSV and TSV; none if they are plain characters."""
     sheet: str | None = None
     """Sheet of a spreadsheet; default the only one that holds something."""
     query: str | None = None
-    """What is read from a database, such as SELECT text, label FROM tickets; the file is then an SQLite file or an
-    address as SQLAlchemy writes it, whose password the environment variable STARTUP_LLM_DATABASE_PASSWORD holds."""
+    """Query whose rows are read from a database, such as SELECT text, label FROM tickets; the file is then an SQLite
+    file or an address as SQLAlchemy writes it, whose password stands in STARTUP_LLM_DATABASE_PASSWORD."""
     output_format: Literal["auto", "csv", "tsv", "jsonl", "parquet"] = "auto"
     """auto goes by the extension; for stdout CSV and TSV stay what they are, the rest becomes JSONL."""
     overwrite: bool = False
@@ -576,7 +576,8 @@ class EvaluateConfig:
     compare: str | None = None
     """Finished run, or folder of an earlier evaluation, to test against on the same rows."""
     fail_under: str | None = None
-    """Least values, by commas, such as accuracy=0.93,macro_f1=0.9; for an error the most. Missed: exit code 1."""
+    """Required values, separated by commas, such as accuracy=0.93,macro_f1=0.9; of an error the largest
+    that is allowed. Exit code 1 where one is missed."""
     fail_if_worse_than: str | None = None
     """Like compare; exit code 1 where the model is shown to be worse by an entry's first metric."""
     run_dir: str = "evaluation"

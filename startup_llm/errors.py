@@ -16,7 +16,7 @@ _OUT_OF_MEMORY = re.compile(r"OutOfMemoryError:|DefaultCPUAllocator: |bad_alloc|
 
 
 class UserError(Exception):
-    """A mistake that the person at the keyboard can mend.
+    """A mistake that a user can fix.
 
     The message is one line: what was given, what was expected, what to do. Recipes print it without a traceback
     and exit with code 2.
@@ -54,7 +54,7 @@ def fold_name(name: str) -> str:
 
 
 def run_recipe(main: Callable[[], None]) -> None:
-    """Call a recipe's `main` and turn what a person can mend into one line on stderr and exit code 2.
+    """Call a recipe's `main` and turn what a user can fix into one line on stderr and exit code 2.
 
     That is a `UserError`, and what the system, the memory or a broken file refuses, whichever library meets it first;
     with STARTUP_LLM_TRACEBACK=1 the latter keep their traceback. Anything else is a fault of this package: it shows

@@ -266,7 +266,7 @@ def audit_task_data(data: TaskData, level: Literal["quick", "full"]) -> dict[str
     train = data.splits["train"]
     notes = []
     if len(train) > _MOST_AUDITED_ROWS:
-        notes.append(f"{_MOST_AUDITED_ROWS:,} of {len(train):,} training rows, drawn at random, were looked at.")
+        notes.append(f"{_MOST_AUDITED_ROWS:,} of {len(train):,} training rows, drawn at random, were searched.")
         train = train.shuffle(seed=0).select(range(_MOST_AUDITED_ROWS))
     rows = _read_task_rows({**data.splits, "train": train}, data)
     if rows is None:
@@ -343,7 +343,7 @@ def audit_loaded(
     """
     if columns is None:
         rows = read_rows_without_label(loaded, config.data.group_column)
-        notes = [*loaded.notes, f"Looked at as text: {rows.columns.text}; labels were not looked at."]
+        notes = [*loaded.notes, f"Read as text: {rows.columns.text}; labels were not checked."]
     else:
         cells = find_label_cells(loaded.splits, columns, config.data)
         separator = cells.separator if cells and cells.are_several else config.data.label_separator
@@ -542,7 +542,7 @@ class _Search:
         says = [{"language": code} for code in codes]
         self.add("other-languages", other, says=says, details={"texts_by_language": dict(Counter(codes))})
         if len(rows.texts) > _MOST_LANGUAGE_TEXTS:
-            self.notes.append(f"Languages were looked at in {_MOST_LANGUAGE_TEXTS:,} texts drawn at random.")
+            self.notes.append(f"Languages were detected in {_MOST_LANGUAGE_TEXTS:,} texts drawn at random.")
 
     def find_copies(self, *, near: bool = True) -> None:
         """Find exact and, unless left out, near-duplicates, and labels that contradict each other on them."""

@@ -63,7 +63,7 @@ def find_files(rows: Rows, folder: Path, *, overwrite: bool) -> list[tuple[str, 
     if isinstance(rows.columns.label, list) or (
         rows.problem_type == "multi_label_classification" and rows.columns.label_separator is None
     ):
-        raise UserError("--fix is for one label per row; of several labels, mend the audit's rows yourself")
+        raise UserError("--fix is for one label per row; of several labels, fix the audit's rows yourself")
     copies = [copy for _, file in files for copy in name_copies(file["path"])]
     refuse_inputs_inside({"--fix: the audited file": [file["path"] for _, file in files]}, copies)
     check_replaceable(folder, copies, kind="audit", overwrite=overwrite, option="--output")
@@ -80,7 +80,7 @@ def write_cleaned_copies(
 
     Args:
         audit: What was found.
-        kinds: What to mend, of `FIXABLE`.
+        kinds: What to fix, of `FIXABLE`.
         folder: The audit's folder.
         names: Whether masking covers names too.
         overwrite: Replace earlier copies; the originals are never written.
@@ -137,12 +137,12 @@ class _Plan:
         columns = self.rows.columns
         for column in (*(columns.joined or (columns.text,)), columns.text_pair):
             text = row.get(column) if column else None
-            for kind, mend in (
+            for kind, repair in (
                 ("odd-characters", repair_characters),
                 ("personal-data", lambda text: mask_text(text, names=self.names)),
             ):
-                if position in self.repaired.get(kind, ()) and isinstance(text, str) and mend(text) != text:
-                    text = mend(text)
+                if position in self.repaired.get(kind, ()) and isinstance(text, str) and repair(text) != text:
+                    text = repair(text)
                     yield kind, column, text
         label = row.get(self.label)
         if position in self.repaired.get("label-spelling", ()) and label is not None:
@@ -174,7 +174,7 @@ def _clean_file(path: str, plan: _Plan, first: int, *, overwrite: bool) -> str:
     lines = [json.dumps(change, ensure_ascii=False) for change in changes]
     write_atomically(changes_path, "".join(f"{line}\n" for line in lines))
     counts = Counter(change["what"] for change in changes)
-    what = ", ".join(f"{count:,} {kind}" for kind, count in counts.items()) or "nothing to mend"
+    what = ", ".join(f"{count:,} {kind}" for kind, count in counts.items()) or "nothing to fix"
     return f"{cleaned}: {sum(map(len, pieces)):,} rows ({what}); changes in {changes_path}"
 
 

@@ -17,7 +17,7 @@ class BenchmarkConfig:
     """training: LoRA on a text classification; inference: the trained architecture's predictions; causal-lm: a small
     Llama-style model with random weights on packed text."""
     ways: list[str] | None = None
-    """Which ways to time; default all."""
+    """Methods to time; default all."""
     rows: Count | list[Count] | None = 1500
     """Training rows, drawn anew where there are fewer; null for each row once. For causal-lm blocks of 512 tokens. A
     list of several, such as [1000, 10000, 100000], draws what the work costs against the rows."""
@@ -30,7 +30,7 @@ class BenchmarkConfig:
     accuracy: bool = False
     """Measure the test accuracy after each epoch too."""
     target_accuracy: Fraction = 0.93
-    """Test accuracy whose time, from the start of the process, is told where it is reached."""
+    """Test accuracy to reach; the seconds from the start of the process until then are reported."""
     run_dir: str = "runs/benchmark"
     """Where the table, the figure and the numbers are kept."""
     overwrite: bool = False

@@ -49,7 +49,7 @@ def leave_out(
     if not skip_bad:
         more = f" (and {len(numbers) - 1:,} more: rows {list_numbers(numbers[1:])})" * (len(numbers) > 1)
         raise UserError(
-            f"{place} row {first}: {fault}{more}; mend the rows, or leave them out with --data.skip_bad true"
+            f"{place} row {first}: {fault}{more}; fix the rows, or leave them out with --data.skip_bad true"
         )
     if len(numbers) == rows:
         raise UserError(f"{place}: none of the {rows:,} {what} can be used; row {first}: {fault}")

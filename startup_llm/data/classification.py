@@ -139,7 +139,7 @@ def keep_labels(
         label_names: See there.
 
     Returns:
-        The splits, the training rows without labels, and notes to be said aloud.
+        The splits, the training rows without labels, and notes to be reported.
 
     Raises:
         UserError: if count is below 1 or a class has no row.

@@ -28,7 +28,7 @@ class Survey:
         rows: Their number; None for a pipe.
         columns: Every column that a row has; of a pipe, that a row of the first piece has.
         schema: The columns' Arrow types, where they were asked for.
-        note: A sentence about the columns that are read, to be said aloud.
+        note: A sentence about the columns that are read, to be reported.
     """
 
     rows: int | None
@@ -200,7 +200,7 @@ class Questions:
             for index, value in enumerate(values):
                 if index not in faults and (fault := self._fault_of(name, value) or self._find_odd_kind(name, value)):
                     faults[index] = UserError(
-                        f"{self._source.name}: row {piece.start + index + 1}: column {column!r} {fault}; mend the "
+                        f"{self._source.name}: row {piece.start + index + 1}: column {column!r} {fault}; fix the "
                         "row, or leave such rows unanswered with --skip_bad"
                     )
         return faults

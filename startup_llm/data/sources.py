@@ -54,7 +54,7 @@ class LoadedData:
     splits: datasets.DatasetDict
     """Some of train, validation and test, with the source's own columns."""
     notes: list[str]
-    """Sentences about decisions made while loading, to be said aloud."""
+    """Sentences about decisions made while loading, to be reported."""
     sources: list[dict[str, Any]]
     """One record per split: files with sha256 and rows, or Hub id with revision and fingerprint."""
     json_columns: Mapping[str, frozenset[str]] = field(default_factory=dict)

@@ -40,7 +40,7 @@ def make_splits(
         group_name: What messages call that column; default its name.
 
     Returns:
-        The splits train, validation (unless its fraction is 0) and test; and notes to be said aloud.
+        The splits train, validation (unless its fraction is 0) and test; and notes to be reported.
 
     Raises:
         UserError: if a fraction is out of range, a group is missing, or there are too few rows or groups to cut.

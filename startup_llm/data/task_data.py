@@ -20,7 +20,7 @@ class TaskData:
             label: int64 class id, float32 vector of 0/1, or float64.
         label_names: Name of each class id or vector place; empty where there are none.
         problem_type: What a label is, as `PretrainedConfig.problem_type`; empty where the rows have no such label.
-        notes: Sentences about what was found and decided, to be said aloud.
+        notes: Sentences about what was found and decided, to be reported.
         sources: One record per source split: files with sha256 and rows, or Hub id with revision and fingerprint.
         corpus: The texts that test queries search, with id and text; None where nothing is searched.
         unlabelled: The training rows that `data.labels_per_class` leaves out, without their labels; None where it is

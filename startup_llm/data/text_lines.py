@@ -160,7 +160,7 @@ class Lines:
         if self._encoding == UTF_8 and (broken := _NOT_DECODED.search(line)):
             raise UserError(
                 f"{self._name}: not UTF-8: byte 0x{ord(broken[0]) - 0xDC00:02x} in line {self.number}, character "
-                f"{broken.start() + 1}; mend the line, or name the file's encoding, such as {self._option} cp1252"
+                f"{broken.start() + 1}; fix the line, or name the file's encoding, such as {self._option} cp1252"
             )
 
     def detach(self) -> None:

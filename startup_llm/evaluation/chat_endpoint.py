@@ -225,9 +225,9 @@ class ChatEndpoint:
         return text.replace(self._key, "***") if self._key else text
 
 
-def _choose_wait(told: str | None, attempt: int) -> float:
+def _choose_wait(header: str | None, attempt: int) -> float:
     try:
-        seconds = float(told) if told is not None else FIRST_WAIT_SECONDS * 2**attempt
+        seconds = float(header) if header is not None else FIRST_WAIT_SECONDS * 2**attempt
     except ValueError:  # a date
         seconds = FIRST_WAIT_SECONDS * 2**attempt
     return min(max(seconds, 0.0), LONGEST_WAIT_SECONDS)
@@ -331,6 +331,6 @@ def _run_in_turn(
         yield ask_rest
 
 
-def _name_rows(rows: Sequence[int], most: int = 10) -> str:
-    shown = ", ".join(map(str, rows[:most])) + (", ..." if len(rows) > most else "")
+def _name_rows(rows: Sequence[int], max_shown: int = 10) -> str:
+    shown = ", ".join(map(str, rows[:max_shown])) + (", ..." if len(rows) > max_shown else "")
     return f"{len(rows):,} test row{'s' * (len(rows) != 1)} ({shown})"

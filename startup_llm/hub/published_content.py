@@ -109,23 +109,23 @@ def check_content(
     Raises:
         UserError: If there is one, with a line for each.
     """
-    found = []
+    exposed = []
     for path, file in folder.files.items():
         vocabulary = Path(path).name not in _VOCABULARIES or folder.has_own_vocabulary
         exposures = search_file(path, file.content, own_tokens, people=vocabulary, names=names)
-        found += [exposure for exposure in exposures if not allowed.cover(exposure.kind, exposure.file)]
-    if not found:
+        exposed += [exposure for exposure in exposures if not allowed.cover(exposure.kind, exposure.file)]
+    if not exposed:
         return
-    lines = [str(exposure) for exposure in found[:_MOST_SHOWN]]
-    if more := len(found) - len(lines):
+    lines = [str(exposure) for exposure in exposed[:_MOST_SHOWN]]
+    if more := len(exposed) - len(lines):
         lines.append(f"and {more:,} more")
-    if own := [exposure for exposure in found if exposure.kind == OWN_TOKEN]:
+    if own := [exposure for exposure in exposed if exposure.kind == OWN_TOKEN]:
         raise UserError(
             f"{own[0].file} of {folder.name} holds your access token; remove it there, and replace the token", lines
         )
-    kinds = ",".join(dict.fromkeys([*allowed.words, *(f"{exposure.kind}@{exposure.file}" for exposure in found)]))
+    kinds = ",".join(dict.fromkeys([*allowed.words, *(f"{exposure.kind}@{exposure.file}" for exposure in exposed)]))
     raise UserError(
-        f"{folder.name} holds {len(found):,} access tokens or personal data, such as {found[0]}; remove them, or "
+        f"{folder.name} holds {len(exposed):,} access tokens or personal data, such as {exposed[0]}; remove them, or "
         f"publish them all the same with --allow_findings '{kinds}'",
         lines,
     )

@@ -181,7 +181,7 @@ def _stop(findings: Sequence[Mapping[str, Any]], splits: Sequence[str], allowed:
         sentences.append(f"{finding['kind']}: {finding['count']:,}{shown}")
     kinds = ",".join(dict.fromkeys([*allowed.words, *(finding["kind"] for finding in stopping)]))
     raise UserError(
-        f"the audit stops this publication ({'; '.join(sentences)}); mend the rows (recipes/audit.py tells more), or "
+        f"the audit stops this publication ({'; '.join(sentences)}); fix the rows (recipes/audit.py tells more), or "
         f"publish them all the same with --allow_findings {kinds}"
     )
 

@@ -148,7 +148,7 @@ def preview(config: PushConfig, cards: Path, endpoint: str | None = None) -> Pus
     folder = _prepare(config, cards)
     notes, remote = list(folder.notes), None
     if token is None:
-        notes.append(f"{config.repo} was not looked at (no token); these are the files of a new repository")
+        notes.append(f"{config.repo} was not read (no token); these are the files of a new repository")
     else:
         try:
             with _explain_errors(config.repo, token):
@@ -256,7 +256,7 @@ def _read_repository(api: HfApi, config: PushConfig, record: str) -> _Remote | N
     try:
         card = texts[CARD].decode() if CARD in texts else None
     except UnicodeDecodeError:
-        raise UserError(f"the card of {config.repo} is not UTF-8 text; mend it there first") from None
+        raise UserError(f"the card of {config.repo} is not UTF-8 text; fix it there first") from None
     return _Remote(info.sha, bool(info.private), entries, card, _read_record(texts.get(record)))
 
 

@@ -185,7 +185,7 @@ def test_a_named_encoding_is_used_and_an_unknown_or_wrong_one_refused(source):
 
 def test_utf_8_with_a_broken_byte_is_refused_by_its_line_not_read_as_something_else(source):
     content = "text\n" + "Grüße aus München – ça va\n" * 3
-    with pytest.raises(UserError, match="not UTF-8: byte 0xe9 in line 5, character 4; mend the line, or name"):
+    with pytest.raises(UserError, match="not UTF-8: byte 0xe9 in line 5, character 4; fix the line, or name"):
         read(source("a.csv", content.encode() + b"caf\xe9\n"))
 
 

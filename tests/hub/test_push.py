@@ -358,7 +358,7 @@ def test_a_dry_run_needs_neither_token_nor_network(hub, run, tmp_path, monkeypat
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
     config = PushConfig("me/mine", str(run), dry_run=str(tmp_path / "b"))
-    assert "was not looked at (no token)" in preview_publication(config, CARDS, hub.url).notes[-1]
+    assert "was not read (no token)" in preview_publication(config, CARDS, hub.url).notes[-1]
     assert files_below(tmp_path / "a") == files_below(tmp_path / "b")
     assert hub.requests == []
 

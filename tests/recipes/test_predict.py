@@ -248,7 +248,7 @@ CSV = "text,label\nparcel,a\nrefund,b\n"
 @pytest.mark.parametrize(
     ("name", "content", "options", "message"),
     [
-        ("a.csv", 'text\nparcel\n""\n', [], "a.csv: row 2: column 'text' has no text; mend the row, or leave such"),
+        ("a.csv", 'text\nparcel\n""\n', [], "a.csv: row 2: column 'text' has no text; fix the row, or leave such"),
         ("a.jsonl", '{"text": "x"}\n{"text": 5}\n', [], "a.jsonl: row 2: column 'text' holds 5 (int), expected text"),
         ("a.csv", "text\n", [], "a.csv: a header (text) and no rows; expected at least one row"),
         ("a.jsonl", "", [], "a.jsonl: empty (0 bytes), so no rows; expected at least one"),
@@ -445,7 +445,7 @@ def test_a_mistake_is_told_once_by_two_processes(tmp_path, tiny_bert_folder):
     command = list(map(str, [sys.executable, *LAUNCH_TWO, RECIPE, *options]))
     done = subprocess.run(command, capture_output=True, text=True, env=ON_CPU, check=False)
     assert done.returncode != 0
-    assert done.stderr.count("has no text; mend the row") == 1
+    assert done.stderr.count("has no text; fix the row") == 1
     assert "exitcode  : 2" in done.stderr
     assert not (tmp_path / "b.csv").exists()
 
@@ -495,7 +495,7 @@ def test_a_broken_image_is_named_or_skipped(predict, tiny_vit_folder, photos, tm
     words = ["--input", tmp_path / "rows.jsonl", "--output", "-", "--task", "image-classification"]
     code, _, err = predict(*words, run=tiny_vit_folder)
     assert code == 2
-    assert f"row 2: column 'image' names {photos}/1.png: 0 bytes; mend the row" in err
+    assert f"row 2: column 'image' names {photos}/1.png: 0 bytes; fix the row" in err
     code, out, _ = predict(*words, "--skip_bad", "true", run=tiny_vit_folder)
     assert code == 0
     assert [json.loads(line)["label"] is None for line in out.splitlines()] == [False, True]

@@ -366,5 +366,5 @@ def _listen(
     more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
     summary = f"{split} split: {len(bad)} of {len(rows)} recordings cannot be used: {'; '.join(bad[:_SHOWN])}{more}"
     if not skip_bad:
-        raise UserError(f"{summary}; mend or delete them, or leave them out with --data.skip_bad true")
+        raise UserError(f"{summary}; fix or delete them, or leave them out with --data.skip_bad true")
     return keep, seconds, digests, [f"{summary}; they are left out."]

@@ -155,7 +155,7 @@ def _list_nested(
     def treat(fault: str) -> None:
         if not data.skip_bad:
             raise UserError(
-                f"the {split} split is not of SQuAD's form: {fault}; mend it, or leave such parts out with "
+                f"the {split} split is not of SQuAD's form: {fault}; fix it, or leave such parts out with "
                 "--data.skip_bad true"
             )
         broken.append(fault)

@@ -130,7 +130,7 @@ def read_labels(answers: Sequence[str], names: Sequence[str]) -> np.ndarray:
         text = _normalize(text)
         if text in known:
             return known[text]
-        named = {known[found] for found in pattern.findall(text)} if known else set()
+        named = {known[match] for match in pattern.findall(text)} if known else set()
         return named.pop() if len(named) == 1 else len(names)
 
     return np.array([read(answer) for answer in answers], dtype=np.int64)

@@ -334,5 +334,5 @@ def _check_images(
     more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
     summary = f"{split} split: {len(bad)} of {len(rows)} images cannot be used: {'; '.join(bad[:_SHOWN])}{more}"
     if not skip_bad:
-        raise UserError(f"{summary}; mend or delete them, or leave them out with --data.skip_bad true")
+        raise UserError(f"{summary}; fix or delete them, or leave them out with --data.skip_bad true")
     return keep, digests, [f"{summary}; they are left out."]

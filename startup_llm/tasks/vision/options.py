@@ -73,7 +73,7 @@ class ScratchDetector(ScratchImageModel, ScratchTransformer):
 
     name: str = "rt-detr"
     queries: Count = 20
-    """Largest number of objects that are found in an image."""
+    """Largest number of objects that are detected in an image."""
 
 
 OPTIONS = {
