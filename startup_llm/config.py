@@ -295,6 +295,37 @@ class BaselinesConfig:
 
 
 @dataclass(frozen=True)
+class DecisionConfig:
+    """What becomes of a model's answers."""
+
+
+@dataclass(frozen=True)
+class ClassDecision(DecisionConfig):
+    """Which answers of a classifier go to a person; chosen on the validation rows, judged on the test rows."""
+
+    target_accuracy: Annotated[float, Range(above=0, most=1)] | None = None
+    """Hand as many answers to a person as it takes until this share of the others is right, such as 0.97."""
+    cost_of_error: Annotated[float, Range(above=0)] | None = None
+    """What a wrong answer costs, in the unit of cost_of_handover; the threshold of least cost is chosen."""
+    cost_of_handover: Annotated[float, Range(0)] | None = None
+    """What an answer by a person costs."""
+    sets: Annotated[float, Range(above=0, below=1)] | None = None
+    """Answer with every possible label too, so that this share of the sets holds the true one, such as 0.95."""
+
+    def __post_init__(self) -> None:
+        if (self.cost_of_error is None) != (self.cost_of_handover is None):
+            raise UserError(
+                f"decision.cost_of_error {self.cost_of_error} and decision.cost_of_handover {self.cost_of_handover}: "
+                "expected both or none"
+            )
+        if self.target_accuracy is not None and self.cost_of_error is not None:
+            raise UserError(
+                f"decision.target_accuracy {self.target_accuracy} and decision.cost_of_error {self.cost_of_error} "
+                "choose the same threshold; leave one out"
+            )
+
+
+@dataclass(frozen=True)
 class PreflightConfig:
     """An estimate of the run's time, memory and price before training."""
 
@@ -350,6 +381,7 @@ class FinetuneConfig:
     baselines: BaselinesConfig = field(default_factory=BaselinesConfig)
     preflight: PreflightConfig = field(default_factory=PreflightConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    decision: DecisionConfig = field(default_factory=DecisionConfig)
     speed: SpeedConfig = field(default_factory=SpeedConfig)
 
 
@@ -424,6 +456,7 @@ class TaskOptions:
         model: Section `model` of a run that starts from a pretrained checkpoint.
         evaluation: Section `evaluation`.
         baselines: Section `baselines`.
+        decision: Section `decision`.
         scratch_models: Section `model` of a run from scratch, by the name of the task's reference model.
     """
 
@@ -431,6 +464,7 @@ class TaskOptions:
     model: type[ModelConfig] = ModelConfig
     evaluation: type[EvaluationConfig] = EvaluationConfig
     baselines: type[BaselinesConfig] = BaselinesConfig
+    decision: type[DecisionConfig] = DecisionConfig
     scratch_models: Mapping[str, type[ScratchModelConfig]] = field(default_factory=dict)
 
 
@@ -451,6 +485,7 @@ class PretrainConfig:
     model: ScratchModelConfig = field(default_factory=ScratchModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    decision: DecisionConfig = field(default_factory=DecisionConfig)
     speed: SpeedConfig = field(default_factory=SpeedConfig)
 
     @property

@@ -122,6 +122,7 @@ def _build_view(results: Results) -> dict[str, Any]:
         "groups",
         "confusions",
         "calibration",
+        "decision",
         "mistakes",
         "data",
         "truncation",
@@ -157,7 +158,8 @@ def _build_view(results: Results) -> dict[str, Any]:
         "threshold": f"{1 - _level(results):.3g}",
         "comparisons": [_view_comparison(comparison, results) for comparison in results.get("comparisons") or []],
         "curves": _draw_curves(results),
-        "reliability": _draw_reliability(results),
+        "reliability": _draw_reliability(results.get("calibration")),
+        "calibrated_reliability": _draw_reliability((results.get("decision") or {}).get("reliability")),
         "classes": classes,
         "counted": results.get("counted") or ("row", "rows"),
         "class_score": find_class_score(results),
@@ -540,9 +542,9 @@ def _draw_curve(
     return _render_svg(figure, f"{title}: {'; '.join(spoken)}")
 
 
-def _draw_reliability(results: Results) -> Any:
+def _draw_reliability(calibration: Results | None) -> Any:
     """Draw accuracy over confidence by bin, with the number of rows in each bin underneath."""
-    bins = [entry for entry in (results.get("calibration") or {}).get("bins") or () if entry["rows"]]
+    bins = [entry for entry in (calibration or {}).get("bins") or () if entry["rows"]]
     if not bins:
         return None
     confidence = [100 * entry["confidence"] for entry in bins]

@@ -52,7 +52,7 @@ def compute_interval(
         evaluation: Level, resamples and seed.
     """
     compute = _resample(metric, references, predictions)
-    low, high, _ = _bootstrap(compute, len(references), evaluation)
+    low, high, _ = bootstrap_rows(compute, len(references), evaluation)
     return Interval(compute(np.arange(len(references))), low, high)
 
 
@@ -82,7 +82,7 @@ def compare_models(
     def difference(rows: Array) -> float:
         return compute_a(rows) - compute_b(rows)
 
-    low, high, distribution = _bootstrap(difference, len(references), evaluation)
+    low, high, distribution = bootstrap_rows(difference, len(references), evaluation)
     if metric == ACCURACY:
         p_value, test = compute_mcnemar(*map(np.asarray, (references, predictions_a, predictions_b))), "exact McNemar"
     else:
@@ -154,7 +154,7 @@ def _resample(metric: Metric, references: Values, predictions: Values) -> Callab
     return lambda rows: float(combine(counts[rows].sum(axis=0)))
 
 
-def _bootstrap(statistic, rows: int, evaluation: EvaluationConfig) -> tuple[float, float, Array]:
+def bootstrap_rows(statistic, rows: int, evaluation: EvaluationConfig) -> tuple[float, float, Array]:
     """Return low, high and the distribution of `statistic(row indices)` over resamples of the rows."""
     from scipy.stats import bootstrap
 

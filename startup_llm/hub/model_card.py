@@ -287,6 +287,7 @@ def _build_view(results: Results, publication: Publication) -> dict[str, Any]:
     optional = (
         "confusions",
         "calibration",
+        "decision",
         "truncation",
         "audit",
         "reload_gate",

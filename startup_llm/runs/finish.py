@@ -7,6 +7,7 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from startup_llm.config import DecisionConfig
 from startup_llm.data.task_data import compute_rows_sha256
 from startup_llm.evaluation.llm_costs import PROMPTED, TunedCosts, describe_costs
 from startup_llm.evaluation.metrics import rank_metrics
@@ -15,6 +16,7 @@ from startup_llm.evaluation.results import SCHEMA_VERSION, score_models
 from startup_llm.hub.dataset_card import describe_dataset
 from startup_llm.hub.model_card import Publication, build_model_card
 from startup_llm.run_folder import RESULTS, RUN_LOCK
+from startup_llm.runs.decision import decide, predict_validation, store_decision
 from startup_llm.runs.lock import build_run_lock
 from startup_llm.training.finetuning import check_against_training
 from startup_llm.training.pretraining import RANDOM_WEIGHTS
@@ -77,6 +79,7 @@ def finish_run(
         outputs = prepared.predict(model, encoded)
         predict_seconds = session.clock.total - start
         predictions[candidate] = task.read_predictions(outputs, encoded, test, data)
+        validation = predict_validation(prepared, model)
         sample = test.shuffle(seed=0).select(range(min(64, len(test))))
         exact = prepared.score(
             model, task.saved_model.encode_sample(sample, prepared.processor), prepared.plan.exact()
@@ -107,6 +110,9 @@ def finish_run(
                 ),
             )
         task.predictor.write_files(run.path, data, outputs, prepared.processor)
+        asked = getattr(config, "decision", DecisionConfig())
+        decision = decide(prepared, validation, outputs, asked, config.evaluation)
+        store_decision(run.model, decision and decision["stored"])
     with stage("reload gate"):
         base, arguments = prepared.checkpoint.path, prepared.task_model.load_arguments
         gate = check_reload(run, task=task.tag, rows=sample, outputs=exact, base=base, load_arguments=arguments)
@@ -114,6 +120,7 @@ def finish_run(
         **_describe_rows(session, prepared),
         **scores,
         **errors,
+        **({"decision": decision} if decision else {}),
         "history": trained.history,
         "checkpoint": prepared.describe_checkpoint(trained.trainable_parameters),
         "audit": audit,

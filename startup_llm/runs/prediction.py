@@ -12,6 +12,8 @@ from startup_llm.data.row_target import RowTarget
 from startup_llm.data.rows_to_predict import Questions
 from startup_llm.data.text_reading import AS_IT_STANDS, TextReading
 from startup_llm.errors import UserError
+from startup_llm.evaluation.decisions import Decision
+from startup_llm.plain_data import read_json_object
 from startup_llm.run_folder import find_model
 from startup_llm.tasks import load_task
 
@@ -139,6 +141,9 @@ def load_answering_model(config: PredictConfig, files: PredictionFiles, device: 
         call_on_main_process(lambda: check_head(checkpoint, saved.find_auto_class(path)))
     processor = load_trained_processor(task, checkpoint)
     model = saved.load_whole(path, checkpoint.name).to(device)
+    if saved.has_own_format(path):  # whose loader builds a config of its own
+        model.config.decision = read_json_object(checkpoint.path / "config.json").get("decision")
+    Decision.read(model.config)  # refused before rows are read
     if config.max_new_tokens is not None:
         if not hasattr(model, "generation_config"):
             raise UserError(f"max_new_tokens {config.max_new_tokens}: {task.tag} writes nothing; leave it out")

@@ -196,7 +196,7 @@ def _check_values(file: Path, name: str) -> None:
             waiting += value.values()
         elif isinstance(value, list):
             waiting += value
-    for section in ("model", "data", "lora", "baselines", "preflight", "evaluation", "speed", "train"):
+    for section in ("model", "data", "lora", "baselines", "preflight", "evaluation", "decision", "speed", "train"):
         if not isinstance(values.get(section, {}), dict):
             raise UserError(f"config.yaml of {name}: {section}: expected options, got {values[section]!r:.60}")
 

@@ -29,6 +29,8 @@ def show_results(session: Session, results: Mapping[str, Any] | None, *, predict
     session.reporter.show_table(*build_table(results))
     session.report("")
     session.report("\n".join([*results["sentences"], *(results.get("prompted_llm") or {}).get("sentences", ())]))
+    if decision := results.get("decision"):
+        session.report("", *decision["sentences"])
     session.report(f"run: {run} ({format_duration(session.clock.total)}); look at {run}/report.html")
     session.report("next:", *list_next_commands(str(run), run.name, predicts=predicts))
 

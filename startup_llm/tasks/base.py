@@ -269,6 +269,10 @@ class Task(ABC, Generic[Data, Model]):
         """
         raise NotImplementedError
 
+    def has_one_label(self, data: TaskData) -> bool:
+        """Return whether every row has one label, and an output is the logits of the labels, shape (labels,)."""
+        return False
+
     def describe_errors(
         self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Any, data: TaskData
     ) -> dict[str, Any]:
@@ -294,6 +298,10 @@ class SingleLabelTask(Task[Data, Model]):
     """A row's `label` is one class id; an output is the logits of the classes, shape (classes,)."""
 
     known_metrics = (ACCURACY, MACRO_F1)
+
+    def has_one_label(self, data: TaskData) -> bool:
+        """Return that it is so."""
+        return True
 
     def references(self, rows: Dataset) -> np.ndarray:
         """Return the class ids."""

@@ -13,6 +13,7 @@ from startup_llm.config import (
     DEFAULT_TASK,
     BaselinesConfig,
     DataConfig,
+    DecisionConfig,
     EvaluationConfig,
     ModelConfig,
     ScratchModelConfig,
@@ -26,6 +27,7 @@ SHARED_SECTIONS: Mapping[str, type] = {
     "model": ModelConfig,
     "evaluation": EvaluationConfig,
     "baselines": BaselinesConfig,
+    "decision": DecisionConfig,
 }
 """Section -> the options that every task has."""
 
@@ -101,7 +103,7 @@ def build_section(tag: str, name: str, values: Mapping[str, Any]) -> Any:
 
     Args:
         tag: The task.
-        name: data, model, evaluation or baselines.
+        name: data, model, evaluation, baselines or decision.
         values: Options by name.
 
     Raises:
@@ -152,7 +154,7 @@ def choose_section(name: str, tag: str | None, declared: type | None = None) -> 
     """Return a section of a task, or one with the options of all tasks.
 
     Args:
-        name: data, model, evaluation or baselines.
+        name: data, model, evaluation, baselines or decision.
         tag: The task; None for any.
         declared: The dataclass of the options of a recipe that has one task alone.
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from startup_llm.data.rows_to_predict import find_file_fault, find_text_fault
 from startup_llm.errors import UserError
+from startup_llm.evaluation.decisions import Decision, answer_labels
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -133,9 +134,15 @@ class LabelPredictor(Predictor):
     def answer(
         self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
     ) -> list[dict[str, Any]]:
-        """Return label and score as the pipeline does."""
+        """Return label and score as the pipeline does, or as the decision in the model's config has it."""
+        return self.answer_outputs(outputs, config)
+
+    def answer_outputs(self, outputs: Sequence[np.ndarray], config: Any) -> list[dict[str, Any]]:
+        """Return the answers to logits, shape (labels,) each."""
         from scipy.special import softmax
 
+        if decision := Decision.read(config):
+            return answer_labels(outputs, config.id2label, decision)
         scores = softmax(np.asarray(outputs), axis=1)
         return [
             {"label": config.id2label[int(best)], "score": float(row[best])}
@@ -144,4 +151,4 @@ class LabelPredictor(Predictor):
 
     def example(self, config: Any) -> dict[str, Any]:
         """Return an answer of the right types."""
-        return {"label": config.id2label[0], "score": 1.0}
+        return self.answer_outputs([np.ones(len(config.id2label), np.float32)], config)[0]

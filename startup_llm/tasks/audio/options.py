@@ -7,6 +7,7 @@ from typing import Annotated
 
 from startup_llm.config import (
     CheckedData,
+    ClassDecision,
     GroupedData,
     LabelledData,
     LinearHead,
@@ -100,7 +101,10 @@ class ScratchSpeechT5(ScratchTransformer):
 
 OPTIONS = {
     "audio-classification": TaskOptions(
-        data=LabelledRecordingData, model=AudioClassificationModel, scratch_models={"conformer": ScratchConformer}
+        data=LabelledRecordingData,
+        model=AudioClassificationModel,
+        decision=ClassDecision,
+        scratch_models={"conformer": ScratchConformer},
     ),
     "automatic-speech-recognition": TaskOptions(
         data=TranscribedRecordingData,

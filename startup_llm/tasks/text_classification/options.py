@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from startup_llm.config import (
     BaselinesConfig,
+    ClassDecision,
     Count,
     LabelledTextData,
     LinearHead,
@@ -100,6 +101,7 @@ OPTIONS = {
         data=LabelledTextData,
         model=TextClassificationModel,
         baselines=TextClassificationBaselines,
+        decision=ClassDecision,
         scratch_models={"dnn": ScratchTextDnn, "transformer": ScratchTextTransformer},
     )
 }

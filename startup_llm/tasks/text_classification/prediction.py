@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from startup_llm.evaluation.decisions import Decision, answer_labels
 from startup_llm.tasks.prediction import Predictor
 
 if TYPE_CHECKING:
@@ -21,12 +22,20 @@ class TextLabelPredictor(Predictor):
     def answer(
         self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
     ) -> list[dict[str, Any]]:
-        """Return label and score as the pipeline does; for several labels those above 0.5; for a number the value."""
-        return [_answer_row(output, config) for output in outputs]
+        """Return label and score as the pipeline does; for several labels those above 0.5; for a number the value.
+
+        Of one label's, the decision in the model's config calibrates the score and adds what it asks for.
+        """
+        return self._answer_outputs(outputs, config)
 
     def example(self, config: Any) -> dict[str, Any]:
         """Return an answer in which every label is true."""
-        return _answer_row(np.ones(config.num_labels, np.float32), config)
+        return self._answer_outputs([np.ones(config.num_labels, np.float32)], config)[0]
+
+    def _answer_outputs(self, outputs: Sequence[np.ndarray], config: Any) -> list[dict[str, Any]]:
+        if decision := Decision.read(config):
+            return answer_labels(outputs, config.id2label, decision)
+        return [_answer_row(output, config) for output in outputs]
 
 
 def compute_probabilities(logits: np.ndarray, problem_type: str | None) -> np.ndarray:

@@ -167,11 +167,15 @@ class TextClassification(Task[LabelledTextData, TextClassificationModel]):
             return (logits > 0).astype(np.int64)
         return logits.argmax(axis=1)
 
+    def has_one_label(self, data: TaskData) -> bool:
+        """Return whether the labels are classes of which a row has one."""
+        return data.problem_type == "single_label_classification"
+
     def describe_errors(
         self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Any, data: TaskData
     ) -> dict[str, Any]:
         """Return scores per class, confusions, mistakes and calibration of rows with one label each."""
-        if data.problem_type != "single_label_classification":
+        if not self.has_one_label(data):
             return {}
         scores = compute_probabilities(np.asarray(outputs), data.problem_type)
         return describe_classification(rows, join_pairs(rows), scores, data.label_names)

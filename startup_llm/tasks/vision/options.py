@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from startup_llm.config import (
     CheckedData,
+    ClassDecision,
     Count,
     GroupedData,
     LabelledData,
@@ -78,7 +79,10 @@ class ScratchDetector(ScratchImageModel, ScratchTransformer):
 
 OPTIONS = {
     "image-classification": TaskOptions(
-        data=LabelledImageData, model=LinearHead, scratch_models={"dnn": ScratchImageDnn, "vit": ScratchVit}
+        data=LabelledImageData,
+        model=LinearHead,
+        decision=ClassDecision,
+        scratch_models={"dnn": ScratchImageDnn, "vit": ScratchVit},
     ),
     "object-detection": TaskOptions(data=DetectionData, scratch_models={"rt-detr": ScratchDetector}),
 }
