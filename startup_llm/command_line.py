@@ -171,8 +171,6 @@ def parse_config(
     train = _check_train_section(vars(parsed.train)) if train_section else {}
     text = parser.dump(parsed)
     values = vars(parser.instantiate(parsed))
-    for name, section in sections.items():
-        values.setdefault(name, section.kind())  # the parser leaves out a section without options
     config = config_class(**{part.name: values[part.name] for part in fields(config_class)})
     check_ranges(config)
     return config, train, text

@@ -95,7 +95,7 @@ def build_table(pooled: Mapping[str, Any]) -> str:
 
 def _find_difference(first: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
     """Name the first option, besides the fold and the run's folder, in which two runs differ; None where none is."""
-    for section in ("data", "model", "lora", "train", "evaluation", "decision", "method", "task"):
+    for section in ("data", "model", "lora", "train", "evaluation", "method", "task"):
         ours, theirs = first["config"].get(section), other["config"].get(section)
         if not isinstance(ours, dict) or not isinstance(theirs, dict):
             if ours != theirs:

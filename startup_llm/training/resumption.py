@@ -22,7 +22,7 @@ HARMLESS = (
     *("train.report_to", "train.save_total_limit", "train.dataloader_num_workers", "train.dataloader_pin_memory"),
 )
 """Options that may differ: they change neither what is trained nor what is chosen of it."""
-_HARMLESS_SECTIONS = ("preflight.", "evaluation.", "speed.")  # speed is compared with the run's plan
+_HARMLESS_SECTIONS = ("preflight.", "evaluation.", "decision.", "speed.")  # speed is compared with the run's plan
 _NOT_HARMLESS = ("evaluation.decides",)
 _COMPARED_BY_HASH = (
     *("data.data_dir", "data.train_file", "data.validation_file", "data.test_file"),

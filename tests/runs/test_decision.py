@@ -1,0 +1,129 @@
+"""The hand-over of a run, from its options to the answers of its saved model."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from startup_llm.command_line import parse_config
+from startup_llm.config import FinetuneConfig
+from startup_llm.errors import UserError
+from startup_llm.runs.decision import store_decision
+
+PHRASES = {
+    "greeting": ["hello there", "good morning", "how are you"],
+    "parting": ["goodbye now", "take care", "adieu"],
+}
+OPTIONS = ["--decision.target_accuracy", "0.6", "--decision.sets", "0.9"]
+QUICK = ["--audit", "none", "--evaluation.resamples", "50", "--speed.compute_dtype", "float32"]
+
+
+@pytest.fixture
+def table(tmp_path) -> Path:
+    rows = [(f"{text} {number}", label) for number in range(50) for label in PHRASES for text in PHRASES[label]]
+    path = tmp_path / "messages.csv"
+    path.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def finetune(run_recipe, tiny_checkpoint, table, tmp_path):
+    """Return a function that fits a linear probe in a folder of a name."""
+
+    def run(name: str, *words: object) -> tuple[int, str, str]:
+        rows = ["--data.train_file", table, "--data.validation_fraction", 0.3, "--method", "probe"]
+        checkpoint = ["--model.checkpoint", tiny_checkpoint("bert"), "--run_dir", tmp_path / name]
+        return run_recipe("finetune", *rows, *checkpoint, *QUICK, *words)
+
+    return run
+
+
+def answer(run_recipe, run: Path, folder: Path) -> list[dict[str, str]]:
+    (folder / "new.csv").write_text("text\nhello there\nadieu 7\n", encoding="utf-8")
+    code, _, err = run_recipe(
+        "predict", "--run", run, "--input", folder / "new.csv", "--output", folder / "answers.csv", "--overwrite"
+    )
+    assert code == 0, err
+    with (folder / "answers.csv").open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_a_hand_over_is_judged_stored_shown_and_answered_by(finetune, run_recipe, tmp_path):
+    assert finetune("plain")[0] == 0
+    code, out, err = finetune("decided", *OPTIONS)
+    assert code == 0, err
+    plain, decided = tmp_path / "plain", tmp_path / "decided"
+    assert (plain / "predictions.jsonl").read_bytes() == (decided / "predictions.jsonl").read_bytes()
+
+    found = json.loads((decided / "results.json").read_text())["decision"]
+    stored = json.loads((decided / "model" / "config.json").read_text())["decision"]
+    assert stored == found["stored"]
+    assert stored.keys() == {"temperature", "threshold", "set_threshold"}
+    for sentence in found["sentences"]:
+        assert sentence in out
+        assert sentence.split(" (")[0] in (decided / "report.html").read_text()
+    assert "### Confidence and hand-over" in (decided / "README.md").read_text()
+    assert {answer_["needs_human"] for answer_ in answer(run_recipe, decided, tmp_path)} <= {"true", "false"}
+    assert list(answer(run_recipe, decided, tmp_path)[0]) == [
+        "text",
+        "label",
+        "score",
+        "needs_human",
+        "possible_labels",
+    ]
+
+    assert "decision" not in json.loads((plain / "model" / "config.json").read_text())
+    assert list(answer(run_recipe, plain, tmp_path)[0]) == ["text", "label", "score"]
+
+
+def test_a_reference_model_answers_by_its_decision_too(run_recipe, table, tmp_path):
+    words = ["--data.train_file", table, "--data.validation_fraction", 0.3, "--run_dir", tmp_path / "dnn"]
+    quick = ["--evaluation.resamples", 50, "--train.max_steps", 2, "--model.width", 8]
+    code, _, err = run_recipe("pretrain", *words, *quick, "--decision.sets", 0.9)
+    assert code == 0, err
+    assert list(answer(run_recipe, tmp_path / "dnn", tmp_path)[0]) == ["text", "label", "score", "possible_labels"]
+
+
+def test_too_few_validation_rows_are_reported_and_the_run_goes_on(finetune, tmp_path):
+    code, out, err = finetune("few", *OPTIONS, "--data.validation_fraction", 0.1)
+    assert code == 0, err
+    found = json.loads((tmp_path / "few" / "results.json").read_text())["decision"]
+    assert found["validation_rows"] < 50
+    assert "confidence was not calibrated and no hand-over chosen" in out
+
+
+def test_a_hand_over_without_validation_rows_is_refused_before_training(finetune, tmp_path):
+    code, _, err = finetune("none", "--decision.sets", 0.9, "--data.validation_fraction", 0)
+    assert code == 2
+    assert "decision.sets 0.9: no validation rows; set data.validation_fraction or _file" in err
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_hand_over_of_numbers_is_refused(finetune, table):
+    table.write_text("text,label\n" + "".join(f"text {n},{n / 7}\n" for n in range(50)), encoding="utf-8")
+    code, _, err = finetune("number", "--decision.sets", 0.9, "--data.problem_type", "regression")
+    assert code == 2
+    assert "decision.sets 0.9: expected rows with one label each, got regression" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--decision.target_accuracy", "1.2"], "option decision.target_accuracy: expected a number above 0"),
+        (["--decision.cost_of_error", "-5", "--decision.cost_of_handover", "1"], "option decision.cost_of_error"),
+        (["--task", "question-answering", "--decision.sets", "0.9"], "it belongs to audio-classification"),
+    ],
+)
+def test_options_out_of_range_or_of_other_tasks_are_refused(words, message):
+    with pytest.raises(UserError, match=message):
+        parse_config(FinetuneConfig, words)
+
+
+def test_a_decision_that_a_checkpoint_brought_along_is_taken_out(tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text('{"decision": {"temperature": 2.0}, "hidden_size": 32}')
+    store_decision(tmp_path, None)
+    assert json.loads(file.read_text()) == {"hidden_size": 32}
