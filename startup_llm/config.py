@@ -287,6 +287,9 @@ class EvaluationConfig:
     """Seed of the bootstrap."""
     decides: str | None = None
     """Primary metric: it chooses the best checkpoint and is reported first; default the task's own."""
+    show_personal_data: bool = False
+    """Show e-mail addresses, telephone numbers and the like in the example texts of report.html and results.json;
+    otherwise they are masked, as in an audit."""
 
 
 @dataclass(frozen=True)
@@ -565,6 +568,9 @@ class PredictConfig:
     """auto goes by the extension; for stdout CSV and TSV stay what they are, the rest becomes JSONL."""
     overwrite: bool = False
     """Replace an existing output."""
+    raw: bool = False
+    """Leave cells of CSV and TSV that a spreadsheet would run as a formula (first =, +, -, @, a tab or a carriage
+    return) as they are; otherwise they get a leading ', which keeps them text. Numbers always stay as they are."""
     columns: dict[str, str] = field(default_factory=dict)
     """Columns by what they hold, such as --columns.text message, or question, context, image, audio; default the
     trained ones, else found by themselves where that is unambiguous."""

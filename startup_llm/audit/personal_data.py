@@ -157,10 +157,19 @@ def find_personal_data(texts: Sequence[str], *, names: bool = False) -> dict[str
 
 def mask_text(text: str, *, names: bool = False) -> str:
     """Return a text with `<EMAIL>`, `<PHONE>`, ... in the place of personal data."""
+    return _replace(text, names, lambda kind, characters: f"<{kind.upper()}>")
+
+
+def cover_text(text: str, *, names: bool = False) -> str:
+    """Return a text of the same length with a dot for each character of personal data."""
+    return _replace(text, names, lambda kind, characters: "•" * characters)
+
+
+def _replace(text: str, names: bool, build: Callable[[str, int], str]) -> str:
     spans = sorted((begin, end, kind) for kind, spans in _find_spans(text, names) for begin, end in spans)
     parts, done = [], 0
     for begin, end, kind in spans:
-        parts += [text[done:begin], f"<{kind.upper()}>"]
+        parts += [text[done:begin], build(kind, end - begin)]
         done = end
     return "".join([*parts, text[done:]])
 

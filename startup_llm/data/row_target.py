@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     import pyarrow
 
 
+_FORMULA = re.compile(r"[=+\-@\t\r]")
+_NUMBER = re.compile(r"[+\-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+\-]?\d+)?", re.ASCII)
+
+
 class RowTarget:
     """A file or stdout that takes a source's rows, each with its answer.
 
@@ -33,6 +38,7 @@ class RowTarget:
         row_format: csv, tsv, jsonl or parquet; auto goes by the file's extension; for stdout by the source's format.
         source: Where the rows come from.
         overwrite: Replace an existing file.
+        raw: Leave cells of CSV and TSV as they are that a spreadsheet would run.
 
     Attributes:
         format: What auto stands for, or the given format.
@@ -41,8 +47,10 @@ class RowTarget:
         UserError: If the file cannot be written, exists already, or is the source itself.
     """
 
-    def __init__(self, path: str, row_format: str, source: RowSource, *, overwrite: bool = False) -> None:
-        self.path, self._source = path, source
+    def __init__(
+        self, path: str, row_format: str, source: RowSource, *, overwrite: bool = False, raw: bool = False
+    ) -> None:
+        self.path, self._source, self._raw = path, source, raw
         self._file: NewFile | None = None
         self._writer: _DelimitedWriter | _JsonLinesWriter | _ParquetWriter
         self._streams: list[IO[bytes]] = []
@@ -94,7 +102,8 @@ class RowTarget:
             self._writer = _ParquetWriter(stream, schema, {self._names[key]: value for key, value in example.items()})
         elif self.format in DELIMITERS:
             with _end_at_broken_pipe():
-                self._writer = _DelimitedWriter(stream, [*columns, *self._names.values()], DELIMITERS[self.format])
+                names = [*columns, *self._names.values()]
+                self._writer = _DelimitedWriter(stream, names, DELIMITERS[self.format], raw=self._raw)
         else:
             self._writer = _JsonLinesWriter(stream)
 
@@ -157,8 +166,8 @@ class _RowError(Exception):
 
 
 class _DelimitedWriter:
-    def __init__(self, stream: IO[bytes], columns: list[str], delimiter: str) -> None:
-        self._stream, self._columns, self._delimiter = stream, columns, delimiter
+    def __init__(self, stream: IO[bytes], columns: list[str], delimiter: str, *, raw: bool) -> None:
+        self._stream, self._columns, self._delimiter, self._raw = stream, columns, delimiter, raw
         self._write([columns])
 
     def write(self, piece: Piece, answers: list[dict[str, Any]]) -> None:
@@ -176,6 +185,8 @@ class _DelimitedWriter:
         text = io.StringIO(newline="")
         plain = csv.writer(text, delimiter=self._delimiter, lineterminator="\n")
         quoted = csv.writer(text, delimiter=self._delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        if not self._raw:
+            rows = ([_as_text(cell) for cell in row] for row in rows)
         for row in rows:  # the csv module leaves a carriage return bare, and then cannot read it
             (quoted if any(isinstance(cell, str) and "\r" in cell for cell in row) else plain).writerow(row)
         self._stream.write(text.getvalue().encode("utf-8", "backslashreplace"))
@@ -296,6 +307,15 @@ def _to_cell(value: Any) -> str | int | float | None:
     if isinstance(value, list | dict | bool):
         return _to_json(value)
     return value if value is None or isinstance(value, str | int | float) else _to_plain(value)
+
+
+def _as_text(cell: object) -> object:
+    """Put a quote before what a spreadsheet would run as a formula (https://owasp.org/www-community/attacks/CSV_Injection).
+
+    A whole number or fraction, with its sign, is none.
+    """
+    is_formula = isinstance(cell, str) and _FORMULA.match(cell) and not _NUMBER.fullmatch(cell)
+    return f"'{cell}" if is_formula else cell
 
 
 def _to_json(value: Any) -> str:

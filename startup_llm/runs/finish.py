@@ -18,6 +18,7 @@ from startup_llm.hub.model_card import Publication, build_model_card
 from startup_llm.run_folder import RESULTS, RUN_LOCK
 from startup_llm.runs.decision import decide, predict_validation, store_decision
 from startup_llm.runs.lock import build_run_lock
+from startup_llm.runs.masking import mask_examples
 from startup_llm.training.finetuning import check_against_training
 from startup_llm.training.pretraining import RANDOM_WEIGHTS
 from startup_llm.training.reload_gate import check_reload
@@ -143,6 +144,8 @@ def write_run(
 ) -> dict[str, Any]:
     """Write config, predictions, report, card and numbers into a run's folder, and give it its final name.
 
+    Personal data in the results' example texts is masked, unless the config asks for it.
+
     Args:
         session: The run.
         results: What `results.json` will hold.
@@ -153,6 +156,8 @@ def write_run(
         The results as they read back.
     """
     run, results = session.run, json.loads(json.dumps(results, default=str))
+    if not session.config.evaluation.show_personal_data:
+        results = mask_examples(results)
     run.write_text("config.yaml", session.config_text)
     columns = [values.tolist() if hasattr(values, "tolist") else values for values in predictions.values()]
     lines = [json.dumps(dict(zip(predictions, values, strict=True))) for values in zip(*columns, strict=True)]

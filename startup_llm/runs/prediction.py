@@ -58,7 +58,7 @@ def open_files(config: PredictConfig) -> PredictionFiles:
     source = RowSource(config.input, config.input_format, config.piece_rows, options)
     if source.format == "folder" and not task.predictor.reads_files:
         raise UserError(f"{config.input} is a folder, expected a file: {task.tag} reads its rows")
-    target = RowTarget(config.output, config.output_format, source, overwrite=config.overwrite)
+    target = RowTarget(config.output, config.output_format, source, overwrite=config.overwrite, raw=config.raw)
     trained = results.get("config", {}).get("data", {})
     questions = Questions(
         source,

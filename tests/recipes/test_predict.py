@@ -518,3 +518,22 @@ def test_prompts_are_continued_as_by_generate(predict, tiny_checkpoint, tmp_path
         expected = write(prompt, max_new_tokens=20, do_sample=False, return_full_text=False)[0]["generated_text"]
         assert expected
         assert answer.startswith(expected)
+
+
+FORMULAS = ["=1+1", "+49 171", "-x", "@SUM(A1)", "\t=1", "\r=1", "a=1", "-5", "+4.2e-3", "-"]
+
+
+@pytest.mark.parametrize("input_name", ["a.csv", "a.jsonl"])
+def test_cells_that_a_spreadsheet_would_run_are_quoted_in_tables_unless_raw(predict, tmp_path, input_name):
+    rows = [{"=note": cell, "number": -5, "text": "hello"} for cell in FORMULAS]
+    source = tmp_path / input_name
+    write_rows(source, rows)
+    quoted = ["'=1+1", "'+49 171", "'-x", "'@SUM(A1)", "'\t=1", "'\r=1", "a=1", "-5", "+4.2e-3", "'-"]
+    calls = {"b.csv": [], "b.tsv": [], "raw.csv": ["--raw"], "b.jsonl": []}
+    for name, options in calls.items():
+        code, _, err = predict("--input", source, "--output", tmp_path / name, "--columns.text", "text", *options)
+        assert code == 0, err
+        answered = read_rows(tmp_path / name)
+        is_quoted = not options and not name.endswith(".jsonl")
+        assert [row["'=note" if is_quoted else "=note"] for row in answered] == (quoted if is_quoted else FORMULAS)
+        assert {str(row["number"]) for row in answered} == {"-5"}
