@@ -20,7 +20,7 @@ test: .venv/installed-dev .venv/gpt
 
 # With the tests that take long and guard rare cases: runs that are killed, models in shards, two machines.
 test-all: .venv/installed-dev .venv/gpt
-	$(PYTEST)
+	$(PYTEST) --durations 40
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
