@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from startup_llm.config import DEFAULT_TASK, EvaluateConfig, ModelConfig, TextModelConfig
 from startup_llm.errors import UserError
 from startup_llm.models.checkpoints import NoCheckpoint, load_checkpoint
-from startup_llm.models.pretrained import check_finite
+from startup_llm.models.pretrained import check_finite, explain_failure
 from startup_llm.plain_data import read_json_object
 from startup_llm.run_folder import RESULTS, find_model, read_results
 from startup_llm.tasks import load_task
@@ -19,6 +19,8 @@ from startup_llm.tasks.options import load_options
 if TYPE_CHECKING:
     from startup_llm.models.checkpoints import Checkpoint
     from startup_llm.tasks.base import Task
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 def load_trained_model(name: str, config: EvaluateConfig, tag: str | None) -> tuple[Task, Any, Any]:
@@ -75,6 +77,8 @@ def load_trained_processor(task: Task, checkpoint: Checkpoint) -> Any:
 def _load_adapter(folder: Path, results: dict[str, Any], task: Task, config: EvaluateConfig) -> tuple[Any, Any]:
     from peft import PeftModel
 
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise UserError(f"the adapter {folder} has no {ADAPTER_WEIGHTS}; only safetensors are loaded: copy it again")
     named = read_json_object(folder / "adapter_config.json").get("base_model_name_or_path")
     if not isinstance(named, str) and config.checkpoint is None:
         raise UserError(f"the adapter {folder} does not say its base; name it with --checkpoint")
@@ -84,10 +88,31 @@ def _load_adapter(folder: Path, results: dict[str, Any], task: Task, config: Eva
         raise UserError(f"the adapter {folder} does not say its labels; measure its run's folder, or merge it first")
     names = {"id2label": dict(enumerate(labels)), "label2id": {n: i for i, n in enumerate(labels)}} if labels else {}
     arguments = results.get("load", {}).get("adapter_model_kwargs", {})
-    plain = task.saved_model.load(str(base.path), **{**arguments, **names})
+    trained_on = (results.get("checkpoint") or {}).get("sha256")
+    if trained_on and trained_on != base.weights_sha256:
+        raise UserError(
+            f"the adapter {folder} was trained on other weights than those of {base.name}: SHA-256 "
+            f"{trained_on[:12]}..., found {base.weights_sha256[:12]}...; name its own base with --checkpoint"
+        )
     processor = task.saved_model.load_processor(str(folder))
-    if hasattr(processor, "pad_token_id"):
-        plain.config.pad_token_id = processor.pad_token_id
-    model = PeftModel.from_pretrained(plain, str(folder)).merge_and_unload()
-    check_finite(str(folder), model)
-    return model, processor
+    with explain_failure(str(folder)):
+        plain = task.saved_model.load(str(base.path), **{**arguments, **names})
+        if hasattr(processor, "pad_token_id"):
+            plain.config.pad_token_id = processor.pad_token_id
+        adapted = PeftModel.from_pretrained(plain, str(folder))
+    _check_adapter(folder, adapted)
+    return adapted.merge_and_unload(), processor
+
+
+def _check_adapter(folder: Path, adapted: Any) -> None:
+    """Refuse an adapter whose weights are not all there, or not finite: PEFT would draw what is missing at random."""
+    from peft import get_peft_model_state_dict
+    from safetensors import safe_open
+
+    with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as weights:
+        held = set(weights.keys())
+    needed = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    if lost := sorted(needed.keys() - held):
+        more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+        raise UserError(f"the adapter {folder} has no weights {lost[0]}{more}; copy it again")
+    check_finite(str(folder), adapted)

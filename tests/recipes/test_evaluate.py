@@ -199,6 +199,38 @@ def test_a_suite_takes_a_model_per_entry(evaluate, tiny_checkpoint, rows_file, t
     assert [list(entry["metrics"]) for entry in results["entries"]] == [["macro_f1"]] * 2
 
 
+def test_an_adapter_that_is_not_whole_or_has_another_base_is_refused(evaluate, tiny_checkpoint, rows_file, tmp_path):
+    from peft import LoraConfig, get_peft_model
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model = save_classifier(tiny_checkpoint("bert"), tmp_path / "model", LABELS)
+    settings = LoraConfig(task_type="SEQ_CLS", r=4, init_lora_weights=False)
+    adapter, file = tmp_path / "adapter", tmp_path / "adapter" / "adapter_model.safetensors"
+    get_peft_model(AutoModelForSequenceClassification.from_pretrained(model), settings).save_pretrained(adapter)
+    AutoTokenizer.from_pretrained(model).save_pretrained(adapter)
+    results = {"schema_version": 1, "task": "text-classification", "labels": LABELS, "models": {}}
+
+    def refuse(checkpoint: dict) -> str:
+        (adapter / "results.json").write_text(json.dumps({**results, "checkpoint": checkpoint}))
+        code, _, err = evaluate("--model", adapter, "--data.test_file", rows_file)
+        assert code == 2
+        return err
+
+    whole = load_file(file)
+    assert "was trained on other weights than those of" in refuse({"sha256": "0" * 64})
+    lost = next(name for name in whole if "lora_B" in name)
+    save_file({name: value for name, value in whole.items() if name != lost}, file, metadata={"format": "pt"})
+    assert f"the adapter {adapter} has no weights {lost}; copy it again" in refuse({})
+    save_file({**whole, lost: torch.full_like(whole[lost], float("nan"))}, file, metadata={"format": "pt"})
+    assert "are NaN or infinite" in refuse({})
+    save_file({**whole, lost: torch.zeros(3, 3)}, file, metadata={"format": "pt"})
+    assert f"checkpoint {adapter}: Error(s) in loading state_dict" in refuse({})
+    torch.save(whole, adapter / "adapter_model.bin")
+    file.unlink()
+    assert "has no adapter_model.safetensors; only safetensors are loaded" in refuse({})
+
+
 def test_lm_eval_gives_a_gpt_its_copy_and_its_adapter_their_figures(evaluate, tiny_checkpoint, tmp_path):
     pytest.importorskip("lm_eval")
     from peft import LoraConfig, get_peft_model
