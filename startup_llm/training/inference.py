@@ -34,15 +34,17 @@ def predict_outputs(task: Task, model: Any, encoded: Dataset, processor: Any, pl
         UserError: If an output is NaN or infinite.
     """
     collator = task.build_collator(processor)
-    return _check_finite(
-        _collect(lambda batch: task.compute_outputs(model, batch, processor), model, encoded, collator, plan)
-    )
+    with _LogitsWatch(model) as watch:
+        outputs = _collect(lambda batch: task.compute_outputs(model, batch, processor), model, encoded, collator, plan)
+    return _check_finite(outputs, watch)
 
 
 def predict_answers(task: Task, model: Any, encoded: Dataset, processor: Any, plan: SpeedPlan) -> list[np.ndarray]:
     """Return what the task's predictor answers from, for each row that it encoded."""
     collator, compute = task.build_collator(processor), task.predictor.compute_outputs
-    return _check_finite(_collect(lambda batch: compute(model, batch, processor), model, encoded, collator, plan))
+    with _LogitsWatch(model) as watch:
+        outputs = _collect(lambda batch: compute(model, batch, processor), model, encoded, collator, plan)
+    return _check_finite(outputs, watch)
 
 
 def predict_scores(task: Task, model: Any, encoded: Dataset, processor: Any, plan: SpeedPlan) -> list[np.ndarray]:
@@ -51,15 +53,51 @@ def predict_scores(task: Task, model: Any, encoded: Dataset, processor: Any, pla
     return _collect(lambda batch: compute(model, batch, processor), model, encoded, collator, plan)
 
 
-def _check_finite(outputs: list[np.ndarray]) -> list[np.ndarray]:
+class _LogitsWatch:
+    """Notices NaN among a model's logits while it computes, for outputs that do not show them, such as a text.
+
+    Args:
+        model: The model, perhaps with an adapter.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._seen: Tensor | None = None
+
+    def __enter__(self) -> _LogitsWatch:
+        self._handle = self._model.register_forward_hook(self._look)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._handle.remove()
+
+    def _look(self, module: Any, inputs: Any, output: Any) -> None:
+        import torch
+
+        logits = getattr(output, "logits", None)
+        if isinstance(logits, torch.Tensor) and logits.is_floating_point():
+            found = logits.isnan().any()  # read at the end: a GPU is not waited for at each token
+            self._seen = found if self._seen is None else self._seen | found
+
+    def has_seen_nan(self) -> bool:
+        """Say whether there was one in any of the run's processes."""
+        from accelerate.utils import gather_object
+
+        return any(gather_object([self._seen is not None and bool(self._seen)]))
+
+
+def _check_finite(outputs: list[np.ndarray], watch: _LogitsWatch) -> list[np.ndarray]:
     """Return a model's outputs; each process has all of them, so all of them end where one is not finite."""
+    cause = (
+        "is not finite (NaN or infinite): training diverged, or its numbers overflow; train with a lower "
+        "train.learning_rate, or compute in float32"
+    )
     for row, output in enumerate(outputs):
         values = np.asarray(output)
         if values.dtype.kind == "f" and not np.isfinite(values).all():
-            raise UserError(
-                f"the model's output for row {row + 1} of {len(outputs)} is not finite (NaN or infinite): training "
-                "diverged, or its numbers overflow; train with a lower train.learning_rate, or compute in float32"
-            )
+            raise UserError(f"the model's output for row {row + 1} of {len(outputs)} {cause}")
+    if watch.has_seen_nan():
+        raise UserError(f"the model's output for one of {len(outputs)} rows {cause}")
     return outputs
 
 

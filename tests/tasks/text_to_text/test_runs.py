@@ -246,3 +246,20 @@ def test_a_transformer_from_scratch_begins_to_translate_captions(run_recipe, tmp
     assert scores["transformer"] > scores["copy"]
     losses = [entry["loss"] for entry in results["history"] if "loss" in entry]
     assert losses[-1] < 0.75 * losses[0]
+
+
+def test_a_model_whose_numbers_overflow_ends_predicting_in_one_line(tmp_path, run_recipe):
+    from safetensors.torch import load_file, save_file
+
+    model = build_text_to_text_checkpoint("t5", tmp_path / "t5", [*PAIRS, *PAIRS.values()])
+    weights = load_file(model / "model.safetensors")
+    weights["encoder.block.0.layer.1.DenseReluDense.wo.weight"].fill_(3e38)
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    asked = tmp_path / "asked.txt"
+    asked.write_text("".join(f"{text}\n" for text in PAIRS))
+    words = ["--run", model, "--task", "translation", "--input", asked, "--input_format", "lines", "--output", "-"]
+    code, out, err = run_recipe("predict", *words)
+    assert code == 2
+    assert out == ""
+    assert "the model's output for one of" in err
+    assert "is not finite" in err
