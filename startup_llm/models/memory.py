@@ -1,4 +1,4 @@
-"""How much memory is free, and whether a model fits into it, before it is built."""
+"""How much memory there is, and whether a model fits into it, before it is built."""
 
 from __future__ import annotations
 
@@ -32,12 +32,32 @@ def check_memory(name: str, auto_class: Any, config: Any, *, trust_remote_code: 
     except Exception:  # the loading, which fails at the same place, says why
         return
     count = sum(tensor.numel() for tensor in model.state_dict().values())
-    free = read_free_memory_bytes()
-    if 4 * count > free:
+    total = read_total_memory_bytes()
+    if 4 * count > total:
         raise UserError(
             f"checkpoint {name}: its config.json asks for {count:,} weights, {4 * count / 2**30:,.1f} GiB in float32, "
-            f"and {free / 2**30:,.1f} GiB of memory are free; choose a smaller one, or copy a damaged one again"
+            f"and there are {total / 2**30:,.1f} GiB of memory; choose a smaller one, or copy a damaged one again"
         )
+
+
+def read_total_memory_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return how much memory this process can have at most: the machine's with its swap space, or a limit below it.
+
+    What is free just now does not count, as a model may be loaded where another one is about to be dropped.
+
+    Args:
+        cgroup: Folder of the control group (cgroup v2).
+    """
+    import resource
+
+    import psutil
+
+    sizes = [psutil.virtual_memory().total + psutil.swap_memory().total]
+    limit = _read_figure(cgroup / "memory.max")
+    sizes += [limit] if limit is not None else []
+    address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    sizes += [address_space] if address_space != resource.RLIM_INFINITY else []
+    return min(sizes)
 
 
 def read_free_memory_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:

@@ -107,15 +107,15 @@ def test_config_that_no_model_can_be_built_of_is_one_line(copied):
 @pytest.mark.parametrize("size", ["intermediate_size", "max_position_embeddings", "hidden_size", "num_hidden_layers"])
 @pytest.mark.parametrize("value", [10**7, 10**9, 10**30])
 def test_sizes_beyond_the_memory_are_refused_before_the_model_is_built(copied, size, value, monkeypatch):
-    monkeypatch.setattr("startup_llm.models.memory.read_free_memory_bytes", lambda: 2**30)
+    monkeypatch.setattr("startup_llm.models.memory.read_total_memory_bytes", lambda: 2**30)
     change_config(copied, **{size: value - value % 4})
     with pytest.raises(UserError, match=rf"^checkpoint {copied}: "):
         build(copied)
 
 
 def test_memory_that_the_weights_take_is_named(copied, monkeypatch):
-    monkeypatch.setattr("startup_llm.models.memory.read_free_memory_bytes", lambda: 1000)
-    with pytest.raises(UserError, match=r"asks for \d\d,\d{3} weights, 0\.0 GiB in float32, and 0\.0 GiB of"):
+    monkeypatch.setattr("startup_llm.models.memory.read_total_memory_bytes", lambda: 1000)
+    with pytest.raises(UserError, match=r"asks for \d\d,\d{3} weights, 0\.0 GiB in float32, and there are 0"):
         build(copied)
 
 
