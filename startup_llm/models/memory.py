@@ -31,7 +31,7 @@ def check_memory(name: str, auto_class: Any, config: Any, *, trust_remote_code: 
             model = auto_class.from_config(config, trust_remote_code=trust_remote_code)
     except Exception:  # the loading, which fails at the same place, says why
         return
-    count = sum(tensor.numel() for tensor in model.state_dict().values())
+    count = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
     total = read_total_memory_bytes()
     if 4 * count > total:
         raise UserError(
