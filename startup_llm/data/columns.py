@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from startup_llm.config import LabelledTextData
 from startup_llm.errors import UserError, fold_name, nearest
@@ -76,7 +76,8 @@ def find_columns(splits: datasets.DatasetDict, data: LabelledTextData) -> TextCo
     named = [data.text_column, data.text_pair_column, data.group_column, *label_columns]
     free = [name for name in train.column_names if name not in named and not _ID_NAME.fullmatch(name)]
 
-    text, text_pair, choices = data.text_column, data.text_pair_column, []
+    text: Any = data.text_column  # several were joined into one before
+    text_pair, choices = data.text_pair_column, []
     if text is None:
         text, guessed_pair = _find_text(train, free, find_pair=text_pair is None)
         text_pair = text_pair or guessed_pair
@@ -95,12 +96,13 @@ def find_columns(splits: datasets.DatasetDict, data: LabelledTextData) -> TextCo
 
 def _check_named_columns(columns: list[str], data: LabelledTextData, label_columns: list[str]) -> None:
     """Refuse the name of a column that does not exist, and a column that is named twice."""
-    for option, name in [
+    options: list[tuple[str, Any]] = [
         ("text_column", data.text_column),
         ("text_pair_column", data.text_pair_column),
         ("group_column", data.group_column),
         *(("label_column", name) for name in label_columns),
-    ]:
+    ]
+    for option, name in options:
         if name and name not in columns:
             among = list_columns(columns, name)
             raise UserError(f"data.{option}: no column {name!r} among {among}{nearest(name, columns)}")
