@@ -647,6 +647,16 @@ class _Search:
 
     def find_label_faults(self, *, suspects: bool = True) -> None:
         rows = self.rows
+        spellings = self._find_spellings()
+        spelled = [tuple(spellings.get(name, name) for name in labels) for labels in rows.labels]
+        self._count_labels(spelled)
+        if suspects and rows.problem_type == "single_label_classification":
+            is_labelled = np.array([bool(labels) for labels in spelled], bool)
+            self._find_suspects(spelled, is_labelled & ~self.is_empty)
+
+    def _find_spellings(self) -> dict[str, str]:
+        """Find labels in several spellings; returns the one to write for each of the others."""
+        rows = self.rows
         counts = Counter(name for labels in rows.labels for name in labels)
         spellings = find_spellings(counts)
         positions = [i for i, labels in enumerate(rows.labels) if any(name in spellings for name in labels)]
@@ -655,8 +665,10 @@ class _Search:
         self.add("label-spelling", positions, says=says, details={"labels": mapped})
         if spellings:
             self.findings["label-spelling"].mapping = spellings
+        return spellings
 
-        spelled = [tuple(spellings.get(name, name) for name in labels) for labels in rows.labels]
+    def _count_labels(self, spelled: list[tuple[str, ...]]) -> None:
+        """Find labels that training rows lack or have too rarely."""
         train = Counter(name for i in np.flatnonzero(self.rank == 0) for name in spelled[i])
         self._add_labels("unseen-labels", spelled, {name for labels in spelled for name in labels} - train.keys())
         self._add_labels("rare-labels", spelled, {name for name, count in train.items() if count == 1})
@@ -666,9 +678,6 @@ class _Search:
         if "imbalance" in self.findings:
             self.findings["imbalance"].details |= {"rows_of_the_most_frequent_label": largest_class}
         self.label_counts = train
-        if suspects and rows.problem_type == "single_label_classification":
-            is_labelled = np.array([bool(labels) for labels in spelled], bool)
-            self._find_suspects(spelled, is_labelled & ~self.is_empty)
 
     def _add_labels(self, kind: str, spelled: list[tuple[str, ...]], names: set[str]) -> None:
         """Add a finding about whole labels, which are listed with their number of rows."""

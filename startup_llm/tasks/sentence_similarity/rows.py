@@ -242,17 +242,7 @@ def _load_pairs(loaded: LoadedData, pair: tuple[str, str], data: SimilarityData)
     names = loaded.splits["train"].column_names
     negative = data.negative_column or ("negative" if "negative" in names else None)
     wanted = [*pair, *([negative] if negative else [])]
-    splits, left_out = {}, []
-    for split, rows in loaded.splits.items():
-        if missing := [name for name in wanted if name not in rows.column_names]:
-            raise UserError(f"the {split} split has no column {missing[0]!r}, only {', '.join(rows.column_names)}")
-        faults = [fault for name in wanted for fault in find_column_fault(rows[name], name)]
-        bad, fault_notes = leave_out(faults, len(rows), split, "pairs", skip_bad=data.skip_bad)
-        left_out += fault_notes
-        kept = [place for place in range(len(rows)) if place + 1 not in bad]
-        used = rows.select(kept)
-        columns = {name: list(used[name]) for name in wanted}
-        splits[split] = datasets.Dataset.from_dict({**columns, "row": [place + 1 for place in kept]})
+    splits, left_out = _take_whole_rows(loaded, wanted, skip_bad=data.skip_bad)
     cut, notes = make_splits(datasets.DatasetDict(splits), data, group_by=pair[0])
     judged = {
         split: _Judgements(
@@ -274,6 +264,26 @@ def _load_pairs(loaded: LoadedData, pair: tuple[str, str], data: SimilarityData)
     column_note = f"Found a query in column {pair[0]!r} and what answers it in {pair[1]!r}."
     notes = [*loaded.notes, column_note, *left_out, *notes]
     return _build(judged, queries, {text: text for text in documents}, data, notes, loaded.sources)
+
+
+def _take_whole_rows(
+    loaded: LoadedData, wanted: list[str], *, skip_bad: bool
+) -> tuple[dict[str, datasets.Dataset], list[str]]:
+    """Return each split's rows with a text in every column, their numbers, and notes on those that are left out."""
+    import datasets
+
+    splits, left_out = {}, []
+    for split, rows in loaded.splits.items():
+        if missing := [name for name in wanted if name not in rows.column_names]:
+            raise UserError(f"the {split} split has no column {missing[0]!r}, only {', '.join(rows.column_names)}")
+        faults = [fault for name in wanted for fault in find_column_fault(rows[name], name)]
+        bad, fault_notes = leave_out(faults, len(rows), split, "pairs", skip_bad=skip_bad)
+        left_out += fault_notes
+        kept = [place for place in range(len(rows)) if place + 1 not in bad]
+        used = rows.select(kept)
+        columns = {name: list(used[name]) for name in wanted}
+        splits[split] = datasets.Dataset.from_dict({**columns, "row": [place + 1 for place in kept]})
+    return splits, left_out
 
 
 def _load_judged_folder(folder: Path, data: SimilarityData) -> TaskData:
