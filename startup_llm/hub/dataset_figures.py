@@ -204,16 +204,24 @@ def _render_texts(data: TaskData) -> Iterator[str]:
     texts = {split: _join(rows, columns) for split, rows in data.splits.items()}
     every = [text for split in texts.values() for text in split]
     if data.problem_type and len(columns) == 1:
-        shares = {name: float(np.mean([bool(test(text)) for text in every])) for name, test in _FORMS.items()}
-        yield f"- Form: of all texts {', '.join(f'{_format_share(share)} {name}' for name, share in shares.items())}."
-    personal = {kind: len(positions) for kind, positions in find_personal_data(every).items()}
-    sentence = ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in personal.items()) or "none found"
-    yield f"- Personal data by its form (e-mail, IBAN, card, IP address, telephone): {sentence}."
+        yield _describe_form(every)
+    yield _describe_personal_data(every)
     yield _describe_copies(texts)
     if data.problem_type and "test" in texts and len(every) <= _MOST_COMPARED_ROWS:
         labels = data.splits if data.problem_type == "single_label_classification" else None
         if sentence := _describe_nearness(texts["train"], texts["test"], labels):
             yield sentence
+
+
+def _describe_form(texts: Sequence[str]) -> str:
+    shares = {name: float(np.mean([bool(test(text)) for text in texts])) for name, test in _FORMS.items()}
+    return f"- Form: of all texts {', '.join(f'{_format_share(share)} {name}' for name, share in shares.items())}."
+
+
+def _describe_personal_data(texts: Sequence[str]) -> str:
+    counts = {kind: len(positions) for kind, positions in find_personal_data(texts).items()}
+    listed = ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in counts.items()) or "none found"
+    return f"- Personal data by its form (e-mail, IBAN, card, IP address, telephone): {listed}."
 
 
 def _join(rows: datasets.Dataset, columns: Sequence[str]) -> list[str]:

@@ -107,15 +107,19 @@ def find_text_files(data: GenerationData) -> dict[str, list[Path]]:
         for split, names in named_files.items()
         if names
     }
-    if any(path.suffix.lower() == ".txt" for paths in files.values() for path in paths):
-        for path in (path for paths in files.values() for path in paths):
-            if path.suffix.lower() != ".txt":
-                raise UserError(f"{path}: a table beside .txt files; give one or the other")
+    tables = [path for paths in files.values() for path in paths if path.suffix.lower() != ".txt"]
+    if files and len(tables) < sum(map(len, files.values())):
+        if tables:
+            raise UserError(f"{tables[0]}: a table beside .txt files; give one or the other")
         if "train" not in files:
             raise UserError(f"{next(iter(files.values()))[0]} is given without data.train_file; name it too")
         return files
-    folder = Path(data.data_dir) if data.data_dir and not files else None
-    text_files = sorted(folder.glob("*.txt")) if folder and folder.is_dir() else []
+    return _find_texts_of_folder(Path(data.data_dir)) if data.data_dir and not files else {}
+
+
+def _find_texts_of_folder(folder: Path) -> dict[str, list[Path]]:
+    """Return the .txt files by the splits that they are named after; all are for training where none is named so."""
+    text_files = sorted(folder.glob("*.txt")) if folder.is_dir() else []
     named = {path: SPLIT_ALIASES.get(path.stem.lower()) for path in text_files}
     if "train" in named.values():
         return {split: [path] for path, split in named.items() if split}
@@ -182,6 +186,20 @@ def _read_text(path: Path) -> tuple[str, dict[str, Any]]:
     return text, {"path": str(path), "sha256": hashlib.sha256(content).hexdigest(), "rows": 1}
 
 
+def _cut_documents(documents: list[str], split: str, *, goes_on: bool) -> datasets.Dataset:
+    """Return a row for each passage; the last one ends its text unless that goes on in another split."""
+    import datasets
+
+    passages = [list(cut_passages(text)) for text in documents]
+    texts = [passage for cut in passages for passage in cut]
+    ends = [place == len(cut) - 1 for cut in passages for place in range(len(cut))]
+    if not texts:
+        raise UserError(f"the {split} split holds no text; add some, or give another split")
+    if goes_on:
+        ends[-1] = False
+    return datasets.Dataset.from_dict({"row": list(range(1, len(texts) + 1)), "text": texts, "ends": ends})
+
+
 def _build_data(
     documents: dict[str, list[str]],
     data: GenerationData,
@@ -203,16 +221,7 @@ def _build_data(
     splits = {}
     max_rows = {"train": data.max_train_rows, "test": data.max_test_rows}
     for split in (name for name in ("train", "validation", "test") if name in documents):
-        passages = [(text, list(cut_passages(text))) for text in documents[split]]
-        texts = [passage for _, cut in passages for passage in cut]
-        ends = [place == len(cut) - 1 for _, cut in passages for place in range(len(cut))]
-        if not texts:
-            raise UserError(f"the {split} split holds no text; add some, or give another split")
-        if ended is not None and split not in ended:
-            ends[-1] = False  # the text goes on in another split
-        rows: datasets.Dataset = datasets.Dataset.from_dict(
-            {"row": list(range(1, len(texts) + 1)), "text": texts, "ends": ends}
-        )
+        rows = _cut_documents(documents[split], split, goes_on=ended is not None and split not in ended)
         if (limit := max_rows.get(split)) is not None and limit < len(rows):
             if limit < 1:
                 raise UserError(f"data.max_{split}_rows must be 1 or more, not {limit}")
