@@ -16,6 +16,8 @@ from startup_llm.errors import UserError, nearest
 if TYPE_CHECKING:
     import pyarrow
 
+LIST_COLUMNS = ("messages", "tokens", "words")
+"""Where a conversation, or a list of words, is looked for by the tasks that read such."""
 FILE_COLUMNS = ("file", "file_name", "path", "text")
 """Where the path of a file is looked for; a pipe's bare lines are a column `text`."""
 
@@ -163,8 +165,9 @@ class Questions:
             column: [value if self._fault_of("text", value) is None else None for value in first.values(column)]
             for column in first.columns
         }
-        if "messages" not in known.values() and any(good.get("messages", ())):  # a conversation to be answered
-            known = {"text": "messages", **known}
+        lists = next((column for column in LIST_COLUMNS if any(good.get(column, ()))), None)
+        if lists is not None and (lists == "messages" or any(isinstance(value, list) for value in good[lists])):
+            known = {"text": lists, **known}
         texts = {
             column: [cell if isinstance(cell, str) else None for cell in values] for column, values in good.items()
         }

@@ -9,7 +9,7 @@ import numpy as np
 
 from startup_llm.tasks.audio.base import compute_frame_logits, split_batch
 from startup_llm.tasks.audio.recordings import read_recordings
-from startup_llm.tasks.audio.speech_models import is_ctc
+from startup_llm.tasks.audio.speech_models import is_ctc, measure_window_seconds
 from startup_llm.tasks.audio.speech_synthesis import SPEAKER_WIDTH, is_waveform_model, speak
 from startup_llm.tasks.saved_model import SavedModel, compare_labels
 
@@ -60,6 +60,8 @@ class SavedRecogniser(SavedModel):
     def check_pipeline(self, folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
         """Compare texts with those of `pipeline("automatic-speech-recognition")`, both by the likeliest token.
 
+        A recording that is longer than the model's window is heard as far as the window reaches.
+
         Returns:
             0 where both hear the same, else infinity.
         """
@@ -73,10 +75,12 @@ class SavedRecogniser(SavedModel):
         encoded = encoded.remove_columns([name for name in ("length", "_row") if name in encoded.column_names])
         how = {} if is_ctc(model.config) else {"generate_kwargs": {"num_beams": 1}}
         rate = processor.feature_extractor.sampling_rate
+        window = measure_window_seconds(processor.feature_extractor)
+        last = round(window * rate) if window else None
         for row, samples in zip(encoded, read_recordings(sample, rate), strict=True):
             with torch.inference_mode():
                 own = str(self.task.compute_outputs(model, collate([row]), processor)[0])
-            if hear({"raw": samples, "sampling_rate": rate}, **how)["text"].strip() != own:
+            if hear({"raw": samples[:last], "sampling_rate": rate}, **how)["text"].strip() != own:
                 return float("inf")
         return 0.0
 

@@ -55,12 +55,16 @@ class QuestionAnswering(Task[QuestionData, QuestionAnsweringModel]):
 
     A row has as many windows as its context needs. A prediction is a dict of text, start, end (in characters of the
     context) and score.
+
+    Attributes:
+        may_abstain: Whether the model whose outputs were computed last may give no answer; None where it does not say.
     """
 
     tag = "question-answering"
     default_checkpoint = example_checkpoint = "sentence-transformers/all-MiniLM-L6-v2"
     peft_task_type = None  # PEFT's own class for the task leaves out the token types
     predictor_class = AnswerPredictor
+    may_abstain: bool | None = None
     saved_model_class = SavedQuestionAnswerer
     computes_loss = True
     known_metrics = (SQUAD_F1, SQUAD_EXACT_MATCH, SQUAD_V2_F1, SQUAD_V2_EXACT_MATCH)
@@ -162,7 +166,12 @@ class QuestionAnswering(Task[QuestionData, QuestionAnsweringModel]):
         return outputs["loss"], torch.stack([outputs["start_logits"], outputs["end_logits"]], dim=2)
 
     def compute_outputs(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
-        """Return start and end logits, shape (2, tokens); the [CLS] token's are lowered by the null threshold."""
+        """Return start and end logits, shape (2, tokens); the [CLS] token's are lowered by the null threshold.
+
+        What a model was taught here decides whether no answer is an answer, whatever the rows to be answered know.
+        """
+        if hasattr(model.config, "null_threshold"):
+            self.may_abstain = model.config.null_threshold is not None
         outputs = compute_span_logits(model, batch)
         if threshold := getattr(model.config, "null_threshold", None):
             for output, ids in zip(outputs, batch["input_ids"].tolist(), strict=True):
@@ -185,8 +194,12 @@ class QuestionAnswering(Task[QuestionData, QuestionAnsweringModel]):
     def read_predictions(
         self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData
     ) -> list[dict[str, Any]]:
-        """Take the best span over all windows, or nothing where the rows know questions without an answer."""
-        return read_answers(outputs, encoded, rows["context"], may_abstain=_knows_unanswerable(data))
+        """Take the best span over all windows, or nothing where the model was taught that there may be no answer.
+
+        A checkpoint from elsewhere does not say; then the rows do.
+        """
+        may_abstain = _knows_unanswerable(data) if self.may_abstain is None else self.may_abstain
+        return read_answers(outputs, encoded, rows["context"], may_abstain=may_abstain)
 
     def read_validation(
         self, logits: np.ndarray, labels: np.ndarray, data: TaskData

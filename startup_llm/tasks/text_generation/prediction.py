@@ -11,7 +11,7 @@ from startup_llm.models.checkpoints import read_json
 from startup_llm.run_folder import find_model
 from startup_llm.tasks.prediction import Predictor
 from startup_llm.tasks.text_generation.chat import AnsweredConversations, encode_prompt, find_form
-from startup_llm.tasks.text_generation.continuation import list_tokens, write_texts
+from startup_llm.tasks.text_generation.continuation import GREEDY, list_tokens, write_texts
 from startup_llm.tasks.text_generation.few_shot import add_examples
 from startup_llm.tasks.text_generation.messages import MessageFault, find_conversation_fault, read_messages
 from startup_llm.tasks.text_generation.options import ChatEvaluation
@@ -74,14 +74,15 @@ class ContinuationPredictor(Predictor):
         return datasets.Dataset.from_dict({"input_ids": ids, "length": list(map(len, ids))})
 
     def compute_outputs(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
-        """Continue each prompt as the model's generation config says; by default by the likeliest token."""
-        return [np.array(text) for text in write_texts(model, processor, list_tokens(batch))]
+        """Continue each prompt by the likeliest token at each step, as answers to test rows are scored."""
+        return [np.array(text) for text in write_texts(model, processor, list_tokens(batch), **GREEDY)]
 
     def answer(
         self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
     ) -> list[dict[str, Any]]:
-        """Return what was written after each prompt."""
-        return [{"generated_text": str(output)} for output in outputs]
+        """Return what was written after each prompt; an answer to a turn without the white space around it."""
+        texts = [str(output).strip() if self._converses else str(output) for output in outputs]
+        return [{"generated_text": text} for text in texts]
 
     def example(self, config: Any) -> dict[str, Any]:
         """Return an answer of the right types."""

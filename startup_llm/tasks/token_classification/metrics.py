@@ -1,7 +1,8 @@
 """How well entities are found: an answer is right where its words and its type are (Tjong Kim Sang & De Meulder 2003).
 
-A reference and a prediction are a sentence's tags. Counts add up over sentences, so that precision, recall and F1 are
-those of all entities together (micro averages), as conlleval and seqeval compute them.
+A reference and a prediction are a sentence's tags; behind those of the words, a reference has one for each entity that
+begins or ends inside a word, which no answer can match. Counts add up over sentences, so that precision, recall and F1
+are those of all entities together (micro averages), as conlleval and seqeval compute them.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def count_entities(references: Sequence[Tags], predictions: Sequence[Tags]) -> n
 def count_right_tags(references: Sequence[Tags], predictions: Sequence[Tags]) -> np.ndarray:
     """Count the words with the right tag, and all words, of each sentence; shape (rows, 2)."""
     pairs = zip(references, predictions, strict=True)
-    return np.array([[sum(a == b for a, b in zip(*pair, strict=True)), len(pair[0])] for pair in pairs])
+    return np.array([[sum(a == b for a, b in zip(*pair, strict=False)), len(pair[1])] for pair in pairs])
 
 
 def combine_precision(sums: np.ndarray) -> float:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from startup_llm.data.rows_to_predict import find_text_fault
 from startup_llm.tasks.prediction import Predictor
 from startup_llm.tasks.token_classification.tag_schemes import find_entities
 from startup_llm.tasks.token_classification.windows import gather_words, name_tags
@@ -18,13 +20,22 @@ if TYPE_CHECKING:
 
 
 class EntityPredictor(Predictor):
-    """Answers a text, which it cuts into words."""
+    """Answers a text, which it cuts into words, or a list of words, whose text has a blank between each two."""
+
+    def find_fault(self, column: str, value: Any) -> str | None:
+        """Return what is wrong with a text or a list of words."""
+        if not isinstance(value, list):
+            return super().find_fault(column, value)
+        odd = next((word for word in value if find_text_fault(word) is not None), None)
+        if value and odd is None:
+            return None
+        return f"holds {str(value)[:50]}, expected a text or a list of words"
 
     def encode(self, rows: Dataset, processor: PreTrainedTokenizerBase) -> Dataset:
         """Cut texts into words and tokenize those."""
         import datasets
 
-        words = [[text[start:end] for start, end in split_words(text)] for text in rows["text"]]
+        words = [[text[start:end] for start, end in spans] for text, spans in map(_find_words, rows["text"])]
         return self.task.encode(datasets.Dataset.from_dict({"tokens": words}), processor)[0]
 
     def answer(
@@ -34,10 +45,10 @@ class EntityPredictor(Predictor):
         from scipy.special import softmax
 
         names = [config.id2label[place] for place in range(len(config.id2label))]
-        spans = [split_words(text) for text in rows["text"]]
+        texts, spans = zip(*map(_find_words, rows["text"]), strict=True)
         answers = []
         for text, words, logits in zip(
-            rows["text"], spans, gather_words(outputs, encoded, list(map(len, spans))), strict=True
+            texts, spans, gather_words(outputs, encoded, list(map(len, spans))), strict=True
         ):
             scores = [softmax(values).max() if values is not None else 0.0 for values in logits]
             entities = []
@@ -53,3 +64,11 @@ class EntityPredictor(Predictor):
     def example(self, config: Any) -> dict[str, Any]:
         """Return an answer with one entity."""
         return {"entities": [{"type": "", "text": "", "start": 0, "end": 0, "score": 1.0}]}
+
+
+def _find_words(value: str | list[str]) -> tuple[str, list[tuple[int, int]]]:
+    """Return a row's text, and start and end of each of its words in characters."""
+    if isinstance(value, str):
+        return value, split_words(value)
+    ends = list(itertools.accumulate(len(word) + 1 for word in value))
+    return " ".join(value), [(end - len(word) - 1, end - 1) for word, end in zip(value, ends, strict=True)]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from startup_llm.data.classification import _order_names, read_class_names
 from startup_llm.data.row_source import Reader
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     import datasets
     import pyarrow
 
-    _Tagged = tuple[list[str], list[str]]
-
 WORD_COLUMNS = ("tokens", "words")
 TAG_COLUMNS = ("ner_tags", "tags", "ner", "labels", "label")
 SPAN_COLUMNS = ("entities", "spans")
@@ -43,7 +42,31 @@ LINE, DOCUMENT, FAULT = "line", "document", "fault"
 cannot be used."""
 _COMMENT = re.compile(r"#\s*(\w+\s*[=:]|id\s|newdoc|newpar)")
 _KEPT = ["tokens", "tags", "row"]
+_SCORED = "scored_tags"
+"""Column of the true tags as they are scored, where they are not those to learn: some spans end inside a word."""
 _SHOWN = 5
+
+
+class _PartialSpan(NamedTuple):
+    """An entity that begins or ends inside a word, so that no words are it.
+
+    Attributes:
+        type: Its type.
+        start: The first word that it shares.
+        end: The word behind the last one.
+        text: What it is.
+    """
+
+    type: str
+    start: int
+    end: int
+    text: str
+
+
+class _Tagged(NamedTuple):
+    words: list[str]
+    tags: list[str]
+    partial: Sequence[_PartialSpan] = ()
 
 
 @dataclass
@@ -54,13 +77,17 @@ class _Sentences:
         words: Words of each sentence.
         tags: Tags of each.
         rows: The 1-based place of each in its source.
+        partial: Entities of each that no words are.
         lines: Line of each sentence's first word, where the source is a CoNLL file.
+        given: Whether the source has the words, not a text.
     """
 
     words: list[list[str]]
     tags: list[list[str]]
     rows: list[int]
-    lines: list[int] | None
+    partial: list[Sequence[_PartialSpan]]
+    lines: list[int] | None = None
+    given: bool = True
 
     def describe_place(self, sentence: int, word: int) -> str:
         """Say where a word stands."""
@@ -78,6 +105,8 @@ def load_tagged_text(data: TaggedTextData) -> TaskData:
     Returns:
         Splits with tokens (list of words), tags (list of class ids) and row. Tags that mark entities are IOB2,
         whatever the source's are; B- and I- of every type are among the labels, so that any entity can be answered.
+        Where a span ends inside a word, its whole words are tagged, and a column scored_tags has what is scored: no
+        entity there, and behind the words one tag for each such span, which no answer can match.
 
     Raises:
         UserError: If a source or a column is missing, or a sentence is not fit to learn from; it names the line.
@@ -97,8 +126,10 @@ def load_tagged_text(data: TaggedTextData) -> TaskData:
     for split, sentences in read.items():
         tags[split], found = _convert(sentences, scheme, places[split], skip_bad=data.skip_bad)
         notes += found
-    label_names = _name_labels(tags, scheme, class_names)
+    label_names = _name_labels(read, tags, scheme, class_names)
     notes.append(_describe_scheme(scheme, label_names))
+    notes += _describe_partial_spans(read)
+    has_partial = any(any(sentences.partial) for sentences in read.values())
     splits = {}
     for split, sentences in read.items():
         kept = [place for place, own in enumerate(tags[split]) if own]
@@ -109,10 +140,16 @@ def load_tagged_text(data: TaggedTextData) -> TaskData:
             "row": [sentences.rows[place] for place in kept],
             "digest": [json.dumps(sentences.words[place]) for place in kept],
         }
+        if has_partial:
+            columns[_SCORED] = [
+                [label_names.index(tag) for tag in _score_tags(tags[split][place], sentences.partial[place])]
+                for place in kept
+            ]
         if group and (group in rows.column_names or split == "train"):
             columns["group"] = read_groups(rows, group)
         features = datasets.Dataset.from_dict({name: values[:1] for name, values in columns.items()}).features
-        features["tags"] = datasets.List(datasets.ClassLabel(names=list(label_names)))
+        for name in {"tags", _SCORED} & columns.keys():
+            features[name] = datasets.List(datasets.ClassLabel(names=list(label_names)))
         splits[split] = datasets.Dataset.from_dict(columns, features=features)
     if not {"validation", "test"} <= splits.keys() and DOCUMENT in loaded.splits["train"].column_names and not group:
         notes.append(f"The file tells its documents; --data.group_column {DOCUMENT} keeps each in one split.")
@@ -124,14 +161,29 @@ def load_tagged_text(data: TaggedTextData) -> TaskData:
             notes.append(f"{most:,} of the {len(cut[split]):,} {split} rows are used (seed {data.split_seed}).")
             cut[split] = sample_rows(cut[split], most, data.split_seed)
     notes += _count_entities(cut, label_names, scheme)
-    kept_columns = datasets.DatasetDict({name: rows.select_columns(_KEPT) for name, rows in cut.items()})
+    if read["train"].given:
+        notes += _describe_given_words(cut["test"])
+    kept_names = [*_KEPT, _SCORED] if has_partial else _KEPT
+    kept_columns = datasets.DatasetDict({name: rows.select_columns(kept_names) for name, rows in cut.items()})
     return TaskData(kept_columns, label_names, notes=list(dict.fromkeys(notes)), sources=loaded.sources)
 
 
 def read_tag_names(rows: datasets.Dataset) -> list[list[str]]:
-    """Return the tags of rows of `load_tagged_text` by their names."""
-    names = rows.features["tags"].feature.names
-    return [[names[tag] for tag in tags] for tags in rows["tags"]]
+    """Return the tags of rows of `load_tagged_text` by their names: those to learn, one for each word."""
+    return _name_column(rows, "tags")
+
+
+def read_scored_tags(rows: datasets.Dataset) -> list[list[str]]:
+    """Return the tags by which answers to rows of `load_tagged_text` are scored, by their names.
+
+    Behind those of the words stands one for each entity that begins or ends inside a word, which no answer can match.
+    """
+    return _name_column(rows, _SCORED if _SCORED in rows.column_names else "tags")
+
+
+def _name_column(rows: datasets.Dataset, column: str) -> list[list[str]]:
+    names = rows.features[column].feature.names
+    return [[names[tag] for tag in tags] for tags in rows[column]]
 
 
 def read_conll(name: str, text: str) -> pyarrow.Table:
@@ -249,14 +301,15 @@ def _holds_texts(rows: datasets.Dataset, column: str) -> bool:
 
 def _gather(read: Callable[..., _Tagged], values: Iterable[tuple[Any, ...]]) -> tuple[_Sentences, list[str]]:
     """Read every row, and list those that cannot be used."""
-    found, bad = _Sentences([], [], [], None), []
+    found, bad = _Sentences([], [], [], []), []
     for number, value in enumerate(values, start=1):
         tagged, fault = _attempt(read, value)
         if fault is not None:
             bad.append(f"row {number}: {fault}")
             continue
-        found.words.append(tagged[0])
-        found.tags.append(tagged[1])
+        found.words.append(tagged.words)
+        found.tags.append(tagged.tags)
+        found.partial.append(tagged.partial)
         found.rows.append(number)
     return found, bad
 
@@ -265,7 +318,7 @@ def _attempt(read: Callable[..., _Tagged], value: tuple[Any, ...]) -> tuple[_Tag
     try:
         return read(*value), None
     except UserError as error:
-        return ([], []), error
+        return _Tagged([], []), error
 
 
 def _check_sentence(words: Any, tags: Any, word_column: str, tag_column: str, names: list[str]) -> _Tagged:
@@ -293,7 +346,7 @@ def _check_sentence(words: Any, tags: Any, word_column: str, tag_column: str, na
                 f"{tag_column!r} holds the number {tag}, and the file does not tell its name; write tags as names, "
                 "such as B-person"
             )
-    return words, [names[tag] if isinstance(tag, int) else tag for tag in tags]
+    return _Tagged(words, [names[tag] if isinstance(tag, int) else tag for tag in tags])
 
 
 def _treat_bad(bad: list[str], rows: int, place: str, skip_bad: bool) -> list[str]:
@@ -310,7 +363,7 @@ def _treat_bad(bad: list[str], rows: int, place: str, skip_bad: bool) -> list[st
 
 
 def _read_spans(rows: datasets.Dataset, data: TaggedTextData, place: str) -> tuple[_Sentences, list[str], list[str]]:
-    """Read texts with marked spans, and cut them into words that end where a span does."""
+    """Read texts with marked spans, and cut them into words as texts without labels are cut."""
     columns = rows.column_names
     text = _find_column(columns, data.text_column, ("text", "sentence"), "text_column")
     spans = _find_column(columns, data.label_column, SPAN_COLUMNS, "label_column")
@@ -320,19 +373,42 @@ def _read_spans(rows: datasets.Dataset, data: TaggedTextData, place: str) -> tup
             "tags), text with entities (a list of start, end and label), or a CoNLL file: name the columns with "
             "--data.text_column and --data.label_column"
         )
-    found, bad = _gather(lambda value, marks: _cut_text(value, marks or []), zip(rows[text], rows[spans], strict=True))
+    found, bad = _gather(lambda value, marks: _tag_text(value, marks or []), zip(rows[text], rows[spans], strict=True))
+    found.given = False
     note = f"Texts from column {text!r}, spans from column {spans!r}."
     return found, [note, *_treat_bad(bad, len(rows), place, data.skip_bad)], []
 
 
-def _cut_text(text: Any, spans: Sequence[dict[str, Any]]) -> _Tagged:
-    """Return words and IOB2 tags of a text.
+def _tag_text(text: Any, spans: Sequence[dict[str, Any]]) -> _Tagged:
+    """Return words and IOB2 tags of a text; the whole words of a span that ends inside one are tagged.
 
     Raises:
         UserError: If it is no text, or a span is out of range, blank, without a type, or overlaps another.
     """
     if not isinstance(text, str) or not text.strip():
         raise UserError("no text")
+    words = split_words(text)
+    if not words:
+        raise UserError(f"no words in {text[:40]!r}")
+    tags, partial = [OUTSIDE] * len(words), []
+    ends = [end for _, end in words]
+    for start, end, kind in _check_spans(text, spans):
+        first = bisect.bisect_right(ends, start)
+        last = next((place for place in range(first, len(words)) if words[place][0] >= end), len(words))
+        if (words[first][0], words[last - 1][1]) != (start, end):
+            partial.append(_PartialSpan(kind, first, last, text[start:end]))
+        free = [place for place in range(first, last) if tags[place] == OUTSIDE]  # two spans may share a word
+        for place in free:
+            tags[place] = f"{'B' if place == free[0] else 'I'}-{kind}"
+    return _Tagged([text[start:end] for start, end in words], tags, partial)
+
+
+def _check_spans(text: str, spans: Sequence[dict[str, Any]]) -> list[tuple[int, int, str]]:
+    """Return start, end and type of a text's spans in their order, without white space around them.
+
+    Raises:
+        UserError: If one is out of range, blank, without a type, or overlaps another.
+    """
     marked = []
     for span in spans:
         kind = next((span[key] for key in SPAN_TYPES if isinstance(span, dict) and span.get(key)), None)
@@ -341,25 +417,58 @@ def _cut_text(text: Any, spans: Sequence[dict[str, Any]]) -> _Tagged:
             raise UserError(f"the span {span} needs start, end and one of {', '.join(SPAN_TYPES)}")
         if not 0 <= start < end <= len(text):
             raise UserError(f"the span {start} to {end} ({kind}) lies outside the text of {len(text)} characters")
-        if not text[start:end].strip():
+        inner = text[start:end]
+        if not inner.strip():
             raise UserError(f"the span {start} to {end} ({kind}) holds nothing but white space")
-        marked.append((start, end, str(kind)))
+        blanks = len(inner) - len(inner.lstrip()), len(inner) - len(inner.rstrip())
+        marked.append((start + blanks[0], end - blanks[1], str(kind)))
     marked.sort()
     for (start, end, kind), (other, last, next_kind) in itertools.pairwise(marked):
         if other < end:
             raise UserError(f"the spans {start} to {end} ({kind}) and {other} to {last} ({next_kind}) overlap")
-    cuts = [place for start, end, _ in marked for place in (start, end)]
-    words, tags, pending = [], [], list(marked)
-    for start, end in split_words(text, cuts):
-        while pending and pending[0][1] <= start:
-            pending.pop(0)
-        inside = pending and pending[0][0] <= start
-        first = inside and not text[pending[0][0] : start].strip()
-        words.append(text[start:end])
-        tags.append(f"{'B' if first else 'I'}-{pending[0][2]}" if inside else OUTSIDE)
-    if not words:
-        raise UserError(f"no words in {text[:40]!r}")
-    return words, tags
+    return marked
+
+
+def _score_tags(tags: Sequence[str], partial: Sequence[_PartialSpan]) -> list[str]:
+    """Return a sentence's tags as they are scored: no entity on the words of partial spans, which follow the words."""
+    shared = {place for span in partial for place in range(span.start, span.end)}
+    kept = [OUTSIDE if place in shared else tag for place, tag in enumerate(tags)]
+    return [*kept, *(f"B-{span.type}" for span in partial)]
+
+
+def _describe_partial_spans(read: dict[str, _Sentences]) -> list[str]:
+    """Count the spans of each split that end inside a word, and say what becomes of them."""
+    counts = {split: sum(map(len, sentences.partial)) for split, sentences in read.items()}
+    split = next((split for split, count in counts.items() if count), None)
+    if split is None:
+        return []
+    sentences = read[split]
+    place = next(place for place, spans in enumerate(sentences.partial) if spans)
+    span, row = sentences.partial[place][0], sentences.rows[place]
+    words = " ".join(sentences.words[place][span.start : span.end])
+    listed = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+    return [
+        f"Spans that begin or end inside a word: {listed} (the first: {split} row {row}, {span.text!r} in {words!r}); "
+        "the whole words are learnt, and in scores such a span counts as missed, since answers are whole words."
+    ]
+
+
+def _describe_given_words(test: datasets.Dataset) -> list[str]:
+    """Count the test sentences whose words are not those that their text would be cut into, if there are any."""
+    differing = []
+    for number, words in zip(test["row"], test["tokens"], strict=True):
+        text = " ".join(words)
+        if [text[start:end] for start, end in split_words(text)] != words:
+            differing.append((number, words))
+    if not differing:
+        return []
+    number, words = differing[0]
+    word = next((word for word in words if len(split_words(word)) != 1), " ".join(words))
+    cut = " ".join(word[start:end] for start, end in split_words(word))
+    return [
+        f"Words are scored as the source gives them: {len(differing):,} of {len(test):,} test sentences are cut "
+        f"otherwise as texts (the first: row {number}, {word!r} becomes {cut!r}); predict.py reads lists of words too."
+    ]
 
 
 def _decide_scheme(read: dict[str, _Sentences], places: dict[str, str]) -> str:
@@ -395,11 +504,14 @@ def _convert(sentences: _Sentences, scheme: str, place: str, *, skip_bad: bool) 
     return converted, notes
 
 
-def _name_labels(tags: dict[str, list[list[str]]], scheme: str, class_names: list[str]) -> tuple[str, ...]:
+def _name_labels(
+    read: dict[str, _Sentences], tags: dict[str, list[list[str]]], scheme: str, class_names: list[str]
+) -> tuple[str, ...]:
     """Return the labels: the source's own order where it names all that are needed."""
     distinct = {tag for sentences in tags.values() for own in sentences for tag in own}
     if scheme != PLAIN:
         kinds = {tag[2:] for tag in distinct if tag != OUTSIDE}
+        kinds |= {span.type for sentences in read.values() for spans in sentences.partial for span in spans}
         if not kinds:
             raise UserError(f"every word is tagged {OUTSIDE}; expected entities, such as B-person")
         kinds |= {name[2:] for name in class_names if name[:2] in ("B-", "I-")}
@@ -423,7 +535,7 @@ def _describe_scheme(scheme: str, label_names: tuple[str, ...]) -> str:
 def _count_entities(splits: datasets.DatasetDict, label_names: tuple[str, ...], scheme: str) -> list[str]:
     """Tell how many words and entities each split has, and the types that training never shows."""
     counts = {
-        name: Counter(entity.type for tags in read_tag_names(rows) for entity in find_entities(tags))
+        name: Counter(entity.type for tags in read_scored_tags(rows) for entity in find_entities(tags))
         for name, rows in splits.items()
     }
     words = {name: sum(map(len, rows["tokens"])) for name, rows in splits.items()}

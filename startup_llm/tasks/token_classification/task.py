@@ -20,7 +20,7 @@ from startup_llm.tasks.token_classification.model import build_token_classifier,
 from startup_llm.tasks.token_classification.options import TaggedTextData, TokenClassificationModel
 from startup_llm.tasks.token_classification.prediction import EntityPredictor
 from startup_llm.tasks.token_classification.probing import IGNORED, TokenProbe
-from startup_llm.tasks.token_classification.rows import load_tagged_text, read_tag_names
+from startup_llm.tasks.token_classification.rows import load_tagged_text, read_scored_tags
 from startup_llm.tasks.token_classification.saved_model import SavedTagger
 from startup_llm.tasks.token_classification.tag_schemes import OUTSIDE, find_entities
 from startup_llm.tasks.token_classification.windows import find_deciding_tokens, gather_words, name_tags
@@ -152,8 +152,8 @@ class TokenClassification(Task[TaggedTextData, TokenClassificationModel]):
         return self.known_metrics if OUTSIDE in data.label_names else (TOKEN_ACCURACY,)
 
     def references(self, rows: Dataset) -> list[list[str]]:
-        """Return the names of each sentence's tags."""
-        return read_tag_names(rows)
+        """Return the names of each sentence's tags, and behind them those of entities that no words are."""
+        return read_scored_tags(rows)
 
     def read_predictions(
         self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData
@@ -210,6 +210,6 @@ def _mark(words: Sequence[str], tags: Sequence[str], answers: Sequence[str]) -> 
         return {"start": start, "end": end, "label": label, "true": right}
 
     spans = [place(entity, entity.type, entity in meant) for entity in answered]
-    missed = [entity for entity in meant if not any(map(entity.overlaps, answered))]
+    missed = [entity for entity in meant if entity.end <= len(words) and not any(map(entity.overlaps, answered))]
     spans += [place(entity, f"missed: {entity.type}", False) for entity in missed]
     return {"text": " ".join(words), "spans": spans}

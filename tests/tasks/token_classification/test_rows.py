@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 
 import datasets
 import pytest
 
 from startup_llm.errors import UserError
+from startup_llm.tasks.token_classification.metrics import count_entities
 from startup_llm.tasks.token_classification.options import TaggedTextData
-from startup_llm.tasks.token_classification.rows import load_tagged_text, read_tag_names
+from startup_llm.tasks.token_classification.rows import load_tagged_text, read_scored_tags, read_tag_names
 from startup_llm.tasks.token_classification.tag_schemes import Entity, convert_tags, find_entities, find_scheme
 from startup_llm.tasks.token_classification.words import split_words
 
@@ -190,7 +192,7 @@ def test_tags_without_prefixes_are_types(load):
     assert any("neighbours of one type are read as one entity" in note for note in data.notes)
 
 
-def test_marked_spans_become_tags_of_words_that_end_where_a_span_does(load):
+def test_marked_spans_become_tags_of_the_words_of_the_text(load):
     text = "Ada Lovelace's friend, from New York!"
     spans = [{"start": 28, "end": 36, "label": "place"}, {"start": 0, "end": 12, "label": "person"}]
     inside = {"start": 1, "end": 3, "label": "person"}
@@ -200,13 +202,59 @@ def test_marked_spans_become_tags_of_words_that_end_where_a_span_does(load):
     assert data.splits["train"]["tokens"] == [
         ["Ada", "Lovelace", "'s", "friend", ",", "from", "New", "York", "!"],
         ["None", "here"],
-        ["un", "happy", "days"],
+        ["unhappy", "days"],
     ]
     assert read_tag_names(data.splits["train"]) == [
         ["B-person", "I-person", "O", "O", "O", "O", "B-place", "I-place", "O"],
         ["O", "O"],
-        ["O", "B-person", "O"],
+        ["B-person", "O"],
     ]
+    assert read_scored_tags(data.splits["test"])[2] == ["O", "O", "B-person"]
+    assert any(
+        "inside a word: 1 train, 1 validation, 1 test (the first: train row 3, 'happy' in 'unhappy')" in note
+        for note in data.notes
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "entity", "words"),
+    [
+        ("我在北京工作。", "北京", ["我", "在", "北", "京", "工", "作", "。"]),
+        ("東京タワーへ行く", "東京タワー", ["東", "京", "タ", "ワ", "ー", "へ", "行", "く"]),
+        ("ฉันอยู่ที่ไทย", "ไทย", ["ฉั", "น", "อ", "ยู่", "ที่", "ไ", "ท", "ย"]),
+        ("서울에서 IBM에", "서울", ["서", "울", "에", "서", "IBM", "에"]),
+        ("2024年IBM的", "IBM", ["2024", "年", "IBM", "的"]),
+    ],
+)
+def test_text_without_blanks_is_cut_the_same_whatever_its_labels(load, text, entity, words):
+    span = {"start": text.index(entity), "end": text.index(entity) + len(entity), "label": "x"}
+    rows = to_json([{"text": text, "entities": spans} for spans in ([span], [])])
+    data = load({f"{split}.jsonl": rows for split in ("train", "dev", "test")})
+    assert data.splits["test"]["tokens"] == [words, words]
+    (found,) = find_entities(read_scored_tags(data.splits["test"])[0])
+    assert "".join(words[found.start : found.end]) == entity
+    assert not any("inside a word" in note for note in data.notes)
+
+
+def test_spans_that_share_a_word_are_learnt_as_whole_words_and_each_counts_as_missed(load):
+    text = "the Spain-France match in Rome"
+    spans = [{"start": 4, "end": 9, "label": "a"}, {"start": 10, "end": 16, "label": "b"}]
+    rows = to_json([{"text": text, "entities": [*spans, {"start": 25, "end": 30, "label": "a"}]}])
+    data = load({f"{split}.jsonl": rows for split in ("train", "dev", "test")})
+    assert data.splits["train"]["tokens"] == [["the", "Spain-France", "match", "in", "Rome"]]
+    assert read_tag_names(data.splits["train"]) == [["O", "B-a", "O", "O", "B-a"]]
+    references = read_scored_tags(data.splits["test"])
+    assert references == [["O", "O", "O", "O", "B-a", "B-a", "B-b"]]
+    assert count_entities(references, read_tag_names(data.splits["test"])).tolist() == [[1, 2, 3]]
+
+
+def test_given_words_that_a_text_would_not_be_cut_into_are_counted(load):
+    rows = to_json([{"tokens": ["I", "don't", "know", "Ada"], "tags": ["O", "O", "O", "B-x"]}])
+    data = load({f"{split}.jsonl": rows for split in ("train", "dev", "test")})
+    told = '1 of 1 test sentences are cut otherwise as texts (the first: row 1, "don\'t"'
+    assert any(told in note for note in data.notes)
+    plain = load({f"{split}.jsonl": rows.replace("don't", "do") for split in ("train", "dev", "test")})
+    assert not any("cut otherwise" in note for note in plain.notes)
 
 
 @pytest.mark.parametrize(
@@ -275,6 +323,15 @@ def test_words_cover_a_text_and_part_signs_from_them():
     assert "".join(words) == "".join(text.split())
     assert words[:10] == ["I", "do", "n't", "live", "in", "the", "U.S.", ",", "@paul", "!"]
     assert words[10:] == ["It", "'s", "3:30pm", ";", "see", "https://t.co/x?y=1", "(", "state-of-the-art", ")", "..."]
+
+
+def test_words_cover_any_text():
+    generator = random.Random(0)
+    for _ in range(300):
+        starts = [generator.choice([32, 0x80, 0x900, 0xE00, 0x3000, 0xAC00, 0x1F300]) for _ in range(30)]
+        text = "".join(chr(start + generator.randrange(96)) for start in starts)
+        words = [text[start:end] for start, end in split_words(text)]
+        assert "".join("".join(words).split()) == "".join(text.split())
 
 
 @pytest.mark.real_data
