@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from startup_llm.config import (
+    DEFAULT_DATASET,
     RESERVED_TRAIN_FIELDS,
     SHARED_TRAIN_DEFAULTS,
     TRAIN_DEFAULTS,
     TRAIN_RANGES,
+    DataConfig,
     Range,
     ScratchModelConfig,
     default_run_dir,
@@ -173,7 +175,24 @@ def parse_config(
     values = vars(parser.instantiate(parsed))
     config = config_class(**{part.name: values[part.name] for part in fields(config_class)})
     check_ranges(config)
+    _check_named_rows(config, argv)
     return config, train, text
+
+
+def _check_named_rows(config: Any, argv: Sequence[str]) -> None:
+    """Refuse to fall back on the shipped rows where an option takes the place of rows and names none.
+
+    A stored config has null for every place without rows, so that the command line alone is checked.
+    """
+    data = getattr(config, "data", None)
+    if not isinstance(data, DataConfig) or data.dataset or data.data_dir or data.train_file:
+        return
+    for _, name, value in _list_given(argv):
+        if name in ("data.train_file", "data.data_dir", "data.dataset") and value.strip().lower() in ("", "~", "null"):
+            raise UserError(
+                f"option {name}: {value!r} names no rows; name a file, a folder or a dataset, or leave the option out "
+                f"for the shipped rows ({DEFAULT_DATASET})"
+            )
 
 
 def check_ranges(config: Any, prefix: str = "") -> None:

@@ -188,6 +188,11 @@ class DataConfig:
     """Test on at most this many rows, drawn by split_seed."""
 
     def __post_init__(self) -> None:
+        for name in ("dataset", "data_dir", "train_file", "validation_file", "test_file"):
+            value = getattr(self, name)
+            names = value if isinstance(value, list) else [value]
+            if value == [] or any(isinstance(part, str) and not part.strip() for part in names):
+                raise UserError(f"data.{name} {value!r} names nothing; give a name, or leave the option out")
         if self.folds is None and self.fold > 1:
             raise UserError(f"data.fold {self.fold}: expected data.folds too, the number of folds; try data.folds=5")
         if self.folds is not None and self.fold > self.folds:

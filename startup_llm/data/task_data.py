@@ -40,6 +40,10 @@ class TaskData:
     def describe(self) -> str:
         """Say how many rows there are and what they are labelled with."""
         rows = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items()) + " rows"
+        if shipped := next(
+            (source["dataset"] for source in self.sources if {"dataset", "files"} <= source.keys()), None
+        ):
+            rows = f"the shipped rows {shipped}, not your own: {rows}"
         return f"{rows}; {self.problem_type}, {len(self.label_names)} labels" if self.problem_type else rows
 
 

@@ -201,7 +201,7 @@ def parse_limits(text: str | None) -> dict[str, float]:
         UserError: If a part is no name and number.
     """
     limits = {}
-    for part in (text or "").split(",") if text else ():
+    for part in () if text is None else text.split(","):
         name, _, value = part.strip().partition("=")
         try:
             limits[name] = float(value)
