@@ -134,7 +134,7 @@ def _build_view(results: Results) -> dict[str, Any]:
         "prompted_llm",
     )
     facts = ("seconds", "stage_seconds", "peak_memory_bytes", "throughput", "versions", "hardware", "seed", "test")
-    sentences = build_verdict(results)
+    headline, sentences = results.get("headline"), build_verdict(results)
     classes = rank_classes(results)
     config = results.get("config")
     return {
@@ -145,8 +145,12 @@ def _build_view(results: Results) -> dict[str, Any]:
         "run_name": results.get("run_name") or results["method"],
         "theme": THEME,
         "energy": describe_energy(results.get("energy")),
-        "lead": sentences[0],
-        "further_sentences": sentences[1:],
+        "lead": " ".join(headline) if headline else sentences[0],
+        "further_sentences": sentences if headline else sentences[1:],
+        "actions": [
+            {**action, "command": action["command"] and redact_tokens(action["command"])}
+            for action in results.get("advice") or ()
+        ],
         "prompted_scores": {
             name: results["models"][name][results["decides"]]["value"]
             for name in (results.get("prompted_llm") or {}).get("compared", ())

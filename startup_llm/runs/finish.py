@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from startup_llm.config import DecisionConfig
 from startup_llm.data.task_data import compute_rows_sha256
+from startup_llm.evaluation.advice import advise, build_headline
 from startup_llm.evaluation.llm_costs import PROMPTED, TunedCosts, describe_costs
 from startup_llm.evaluation.metrics import rank_metrics
 from startup_llm.evaluation.report import build_report
@@ -133,6 +134,7 @@ def finish_run(
         "seed": session.train_section["seed"],
         **session.describe(),
     }
+    results |= {"headline": build_headline(results), "advice": advise(results)}
     return write_run(session, results, {"row": test["row"], **predictions}, prepared)
 
 

@@ -26,11 +26,17 @@ def show_results(session: Session, results: Mapping[str, Any] | None, *, predict
         return
     run = session.run.final
     session.report("")
+    if headline := results.get("headline"):
+        session.report(" ".join(headline))
     session.reporter.show_table(*build_table(results))
     session.report("")
     session.report("\n".join([*results["sentences"], *(results.get("prompted_llm") or {}).get("sentences", ())]))
     if decision := results.get("decision"):
         session.report("", *decision["sentences"])
+    if advice := results.get("advice"):
+        session.report(
+            "do this next:", *(f"{number}. {item['action']} ({item['gain']})" for number, item in enumerate(advice, 1))
+        )
     session.report(f"run: {run} ({format_duration(session.clock.total)}); look at {run}/report.html")
     session.report("next:", *list_next_commands(str(run), run.name, predicts=predicts))
 
