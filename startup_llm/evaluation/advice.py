@@ -54,7 +54,16 @@ def build_headline(results: Results) -> list[str]:
     else:
         first = f"{name} reaches {format_value(metric, entry['value'])} {name_metric(metric)}"
         first += f" on {format_count(rows)} test rows." if rows else "."
-    return [_capitalize(first), *_judge_others(results, model, metric)]
+    return [_capitalize(first), *_judge_others(results, model, metric), *_describe_handover(results)]
+
+
+def _describe_handover(results: Results) -> list[str]:
+    """Say how much the model answers by itself, where a threshold was chosen."""
+    handover = (results.get("decision") or {}).get("handover") or {}
+    if handover.get("threshold") is None or handover["accuracy"]["value"] is None:
+        return []
+    coverage, accuracy = (format_value("accuracy", handover[name]["value"]) for name in ("coverage", "accuracy"))
+    return [f"It answers {coverage} by itself with {accuracy} right, and hands the rest to a person."]
 
 
 def _judge_others(results: Results, model: str, metric: str) -> list[str]:
@@ -178,9 +187,9 @@ def propose_labels(results: Results) -> Action | None:
     name = max(lost, key=lambda name: lost[name], default=None)
     if name is None or lost[name] < _MIN_CONFUSED_SHARE / 2:
         return None
-    recall = classes[name]["recall"]
+    shares = f"of its test rows {100 * classes[name]['recall']:.0f} % are found, of all {100 * mean:.0f} %"
     return {
-        "action": f"Label more rows of {name}: of its test rows {100 * recall:.0f} % are found, of all {100 * mean:.0f} %",
+        "action": f"Label more rows of {name}: {shares}",
         "gain": f"{100 * lost[name]:+.1f} points of accuracy if it were found as often as the others",
         "command": change_command(results, "more", {}),
     }

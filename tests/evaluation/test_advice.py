@@ -147,6 +147,15 @@ def test_the_headline_says_how_good_and_what_to_use(comparisons, expected):
     assert headline == ["The tuned model is right on 84.7 % of 111 test rows.", expected]
 
 
+def test_the_headline_says_what_is_handed_over():
+    share = {"value": 0.8, "low": 0.7, "high": 0.9}
+    results = build_results(decision={"handover": {"threshold": 0.7, "coverage": share, "accuracy": share}})
+    assert (
+        build_headline(results)[2] == "It answers 80.0 % by itself with 80.0 % right, and hands the rest to a person."
+    )
+    assert len(build_headline(build_results(decision={"handover": {"threshold": None}}))) == 2
+
+
 def test_another_metric_is_not_called_right():
     results = build_results(decides="macro_f1", comparisons=[])
     results["models"]["lora"] = {"macro_f1": {"value": 0.5}}
