@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 def split_by_length(lengths: np.ndarray, tokens_per_batch: int) -> Iterator[np.ndarray]:
@@ -68,3 +72,20 @@ class LengthGroupedSampler:
         order = [batches[i] for i in generator.permutation(len(batches))]
         for batch in order + rest:
             yield from batch.tolist()
+
+
+def encode_rows(rows: Dataset, encode: Callable[..., dict[str, list]], **options: Any) -> Dataset:
+    """Turn the columns of rows into those that `encode` gives, a batch at a time.
+
+    Rows in memory get a random fingerprint: the one that `map` computes names a file of its cache, which they do not
+    have, and it pickles the tokenizer for that, which takes longer than a small model's answer.
+
+    Args:
+        rows: The rows.
+        encode: From a batch by column to the new columns, which may have more rows.
+        options: Further arguments of `Dataset.map`.
+    """
+    from datasets.fingerprint import generate_random_fingerprint
+
+    fingerprint = None if rows.cache_files else generate_random_fingerprint()
+    return rows.map(encode, batched=True, remove_columns=rows.column_names, new_fingerprint=fingerprint, **options)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from startup_llm.data.batching import encode_rows
 from startup_llm.errors import UserError
 from startup_llm.tasks.base import Collator, Task, Truncation
 from startup_llm.tasks.question_answering.baselines import (
@@ -136,12 +137,11 @@ class QuestionAnswering(Task[QuestionData, QuestionAnsweringModel]):
             windows["_question"] = [places[row] for row in windows["_question"]]
             return windows
 
-        encoded = rows.map(
+        encoded = encode_rows(
+            rows,
             tokenize,
-            batched=True,
             batch_size=256,
             with_indices=True,
-            remove_columns=rows.column_names,
             load_from_cache_file=False,  # what was cut is counted on the way
         )
         return encoded, Truncation(cut_questions, cut_questions / len(rows), 0.0)

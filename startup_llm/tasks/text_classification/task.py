@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.config import LabelledTextData
+from startup_llm.data.batching import encode_rows
 from startup_llm.data.classification import load_labelled_text
 from startup_llm.errors import UserError
 from startup_llm.evaluation.baselines import predict_majority
@@ -128,7 +129,7 @@ class TextClassification(Task[LabelledTextData, TextClassificationModel]):
                 encoded["labels"] = batch["label"]
             return encoded
 
-        encoded = rows.map(tokenize, batched=True, remove_columns=rows.column_names)
+        encoded = encode_rows(rows, tokenize)
         lengths, whole = np.asarray(encoded["length"]), np.asarray(encoded["whole_length"])
         cut = int((whole > lengths).sum())
         truncation = Truncation(cut, cut / len(whole), float((whole - lengths).sum() / whole.sum()))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from startup_llm.data.batching import encode_rows
 from startup_llm.evaluation.metrics import BLEU, CHRF, ROUGE_1, ROUGE_2, ROUGE_L
 from startup_llm.evaluation.text_baselines import predict_copy, predict_first_sentences, predict_word_by_word
 from startup_llm.models.task_model import TaskModel
@@ -102,7 +103,7 @@ class SequenceToSequence(Task[TextPairData, TextToTextModel]):
                 encoded[TARGET_LENGTH] = list(map(len, targets["input_ids"]))
             return encoded
 
-        encoded = rows.map(tokenize, batched=True, remove_columns=rows.column_names)
+        encoded = encode_rows(rows, tokenize)
         whole, lost = np.asarray(encoded["_whole"]), np.asarray(encoded["_whole"]) - np.asarray(encoded["length"])
         lost_target = np.zeros_like(lost)
         if TARGET_LENGTH in encoded.column_names:

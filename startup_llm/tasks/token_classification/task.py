@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from startup_llm.data.batching import encode_rows
 from startup_llm.tasks.base import Collator, Task, Truncation
 from startup_llm.tasks.token_classification.baselines import predict_linear_tagger, predict_most_frequent_tag
 from startup_llm.tasks.token_classification.metrics import (
@@ -98,8 +99,6 @@ class TokenClassification(Task[TaggedTextData, TokenClassificationModel]):
             The inputs; `labels` where the rows have tags; `_row`, the place of the raw row; `_words`, for each token
             the word that it decides on, or -1. A window that decides on no word is left out where rows have tags.
         """
-        import datasets
-
         limit = processor.model_max_length
         shared = int(SHARED_TOKENS * max(limit - processor.num_special_tokens_to_add(), 0))
 
@@ -126,9 +125,7 @@ class TokenClassification(Task[TaggedTextData, TokenClassificationModel]):
             encoded["length"] = [len(ids) for ids in encoded["input_ids"]]
             return encoded
 
-        encoded: datasets.Dataset = rows.map(
-            tokenize, batched=True, with_indices=True, remove_columns=rows.column_names
-        )
+        encoded = encode_rows(rows, tokenize, with_indices=True)
         return encoded, Truncation(0, 0.0, 0.0)
 
     def build_collator(self, processor: PreTrainedTokenizerBase) -> Collator:
