@@ -31,7 +31,7 @@ def predict(session: Session[PredictConfig]) -> None:
     survey = call_on_main_process(lambda: questions.survey(with_schema=target.format == "parquet"))
 
     with session.stage("model"):
-        model = load_answering_model(config, files, processes.device)
+        model = load_answering_model(config, files.task, files.model, processes.device)
         searched = predictor.prepare(config, Path(config.run), model.processor, model.compute)
 
     with target if processes.is_main_process else nullcontext():

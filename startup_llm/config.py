@@ -598,6 +598,49 @@ class PredictConfig:
 
 
 @dataclass(frozen=True)
+class ServeConfig:
+    """Answer requests over HTTP with a finished run's model, on this machine alone unless a host is named.
+
+    A key in the environment variable STARTUP_LLM_API_KEY is then asked of every client: Authorization: Bearer KEY.
+    """
+
+    run: str
+    """Folder of a finished run, or of a plain transformers checkpoint such as runs/NAME/model."""
+    host: str = "127.0.0.1"
+    """Address to listen at; any other than this machine's own needs a key. 0.0.0.0 is every address of the machine."""
+    port: Annotated[int, Range(0, 65535)] = 8000
+    """Port to listen at; 0 takes a free one."""
+    max_wait_ms: Annotated[float, Range(0, 10_000)] = 5.0
+    """Milliseconds that a request waits for others, to be computed with them in one batch."""
+    max_batch_rows: Count = 64
+    """Rows computed at once; a request is never divided."""
+    max_rows: Count = 256
+    """Rows of one request; more are refused (422)."""
+    max_body_mb: Annotated[float, Range(above=0)] = 4.0
+    """Size of a request's body in MB; a larger one is refused (413)."""
+    max_queue_rows: Count = 2048
+    """Rows that may wait; requests beyond them are refused (429)."""
+    timeout_seconds: Annotated[float, Range(above=0)] = 30.0
+    """How long a body may take to arrive (408), and a request to be answered (504)."""
+    log_texts: bool = False
+    """Write the rows and the answers of each request into the log, which may hold personal data."""
+    task: str = DEFAULT_TASK
+    """Hub pipeline tag of a plain checkpoint; a run has its own."""
+    compute_dtype: Literal["float32", "auto"] = "float32"
+    """float32 gives the numbers of `transformers.pipeline`; auto may take bfloat16, faster on most GPUs."""
+    corpus: str | None = None
+    """Table of texts to search, such as articles.csv with the columns id and text; default the run's own texts."""
+    matches: Count = 5
+    """Texts returned for each query, if texts are searched."""
+    max_new_tokens: Count | None = None
+    """Largest number of tokens written for a row; default that of the model's generation config."""
+
+
+AnswerConfig = PredictConfig | ServeConfig
+"""What loads a run's model to answer rows; both have the same fields for that."""
+
+
+@dataclass(frozen=True)
 class EvaluateConfig:
     """Measure a checkpoint on a data set, a suite or lm-eval's tasks, with intervals; compare it with another run."""
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 
 from startup_llm.errors import UserError
@@ -50,11 +54,17 @@ def find(start: str) -> list[str]:
     return shlex.split(found[0], comments=True)
 
 
-def run(words: list[str], cwd: Path) -> subprocess.CompletedProcess:
-    recipes = {f"recipes/{name}": str(ROOT / "recipes" / name) for name in ("finetune.py", "predict.py", "push.py")}
+def find_files(words: list[str]) -> list[str]:
+    """Return the words of a command with the clone's recipes and configs, and the interpreter of these tests."""
+    names = ("finetune.py", "predict.py", "push.py", "serve.py")
+    recipes = {f"recipes/{name}": str(ROOT / "recipes" / name) for name in names}
     words = [recipes.get(word, word) for word in words]
     words = [str(ROOT / word) if word.startswith("recipes/configs") else word for word in words]
-    words[0] = str(Path(sys.executable).with_name(words[0]))
+    return [str(Path(sys.executable).with_name(words[0])), *words[1:]]
+
+
+def run(words: list[str], cwd: Path) -> subprocess.CompletedProcess:
+    words = find_files(words)
     return subprocess.run(words, cwd=cwd, capture_output=True, text=True, check=False)
 
 
@@ -161,9 +171,15 @@ def test_timings_stand_beside_the_first_method_s_and_without_paths():
 
 
 def test_every_command_of_the_readme_is_run_by_these_tests():
-    tested = ("accelerate launch recipes/", "python recipes/push.py", "make finetune", "make test")
+    tested = (
+        "accelerate launch recipes/",
+        "python recipes/push.py",
+        "python recipes/serve.py",
+        "make finetune",
+        "make test",
+    )
     assert [line for line in COMMANDS if not line.startswith(tested)] == []
-    assert len(COMMANDS) == 10
+    assert len(COMMANDS) == 11
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +227,25 @@ def test_an_own_csv_is_trained_on_and_answers_new_rows(work, tickets_run):
     header, *rows = (work / "answers.csv").read_text().splitlines()
     assert header == "message,label,score"
     assert [row.split(",")[0] for row in rows] == ["where is it", "money back please"]
+
+
+@pytest.mark.usefixtures("tickets_run")
+def test_a_run_is_served_and_a_request_on_its_way_is_answered_before_the_server_stops(work):
+    words = ["runs/tickets-lora" if word == "runs/NAME" else word for word in find("python recipes/serve.py")]
+    curl = shlex.split(next(line for line in README.splitlines() if line.startswith("curl ")))
+    words = find_files([*words, "--port", "0", "--max_wait_ms", "2000"])
+    with subprocess.Popen(words, cwd=work, stdout=subprocess.PIPE, text=True) as server, ThreadPoolExecutor() as pool:
+        address = re.search(r"http://[\d.:]+", server.stdout.readline())[0]
+        assert httpx.get(f"{address}/ready", timeout=60).status_code == 200
+        asked = pool.submit(httpx.post, f"{address}/predict", content=curl[curl.index("-d") + 1], timeout=60)
+        time.sleep(0.5)
+        server.send_signal(signal.SIGTERM)
+        answer = asked.result().json()["answers"][0]
+        log = server.stdout.read()
+    assert answer["label"] in ("delivery", "refund", "login")
+    assert (server.returncode, '"path": "/predict", "status": 200' in log) == (0, True)
+    assert "stopped; every request that had arrived was answered" in log
+    assert "parcel" not in log
 
 
 @pytest.mark.real_data

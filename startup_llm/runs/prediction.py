@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from startup_llm.config import ModelConfig, PredictConfig, SpeedConfig
+import numpy as np
+
+from startup_llm.config import AnswerConfig, ModelConfig, PredictConfig, SpeedConfig
 from startup_llm.data.row_source import FileOptions, RowSource
 from startup_llm.data.row_target import RowTarget
 from startup_llm.data.rows_to_predict import Questions
@@ -46,27 +48,41 @@ class PredictionFiles:
     target: RowTarget
 
 
+def find_run(config: AnswerConfig) -> tuple[Task, Path, dict[str, Any]]:
+    """Return a run's task, the folder of its model, and its results; empty ones for a plain checkpoint.
+
+    Raises:
+        UserError: If there is no such run.
+    """
+    model, results = find_model(config.run)
+    return load_task(results.get("task", config.task)), model, results
+
+
+def list_trained_columns(task: Task, results: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return by what a row holds the column that the run's config names for it, or None."""
+    trained = results.get("config", {}).get("data", {})
+    return {name: trained.get(f"{name}_column") for name in task.predictor.columns}
+
+
 def open_files(config: PredictConfig) -> PredictionFiles:
     """Find the run and open the input, before anything that takes time.
 
     Raises:
         UserError: If there is no such run or input, or the output exists.
     """
-    model, results = find_model(config.run)
-    task = load_task(results.get("task", config.task))
+    task, model, results = find_run(config)
     options = FileOptions(config.quoting, config.encoding, config.sheet, config.query, prefix="--")
     source = RowSource(config.input, config.input_format, config.piece_rows, options)
     if source.format == "folder" and not task.predictor.reads_files:
         raise UserError(f"{config.input} is a folder, expected a file: {task.tag} reads its rows")
     target = RowTarget(config.output, config.output_format, source, overwrite=config.overwrite, raw=config.raw)
-    trained = results.get("config", {}).get("data", {})
     questions = Questions(
         source,
         task.predictor.columns,
         task.predictor.find_fault,
         columns=config.columns,
-        trained_columns={name: trained.get(f"{name}_column") for name in task.predictor.columns},
-        reading=TextReading.of_config(trained),
+        trained_columns=list_trained_columns(task, results),
+        reading=TextReading.of_config(results.get("config", {}).get("data", {})),
         files=task.predictor.reads_files,
         skip_bad=config.skip_bad,
     )
@@ -93,6 +109,10 @@ class AnsweringModel:
     plan: SpeedPlan
     reading: TextReading = AS_IT_STANDS
 
+    def read_texts(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a row as it is answered: its text made of the run's columns, and cleaned as the run does."""
+        return {name: values[0] for name, values in self.reading.read({key: [row[key]] for key in row}).items()}
+
     def compute(self, encoded: Any) -> list[Any]:
         """Return the model's output for each encoded row; every process computes its part."""
         from startup_llm.training.inference import predict_answers
@@ -101,26 +121,43 @@ class AnsweringModel:
 
     def answer(self, columns: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
         """Return the answers to rows, given by column."""
+        return self.answer_with_scores(columns)[0]
+
+    def answer_with_scores(
+        self, columns: Mapping[str, list[Any]]
+    ) -> tuple[list[dict[str, Any]], list[dict[str, float]] | None]:
+        """Return the answers to rows, given by column, and each label's probability where the task labels rows."""
         import datasets
 
         rows = datasets.Dataset.from_dict(self.reading.read(columns))
         if not rows:
-            return []
-        predictor = self.task.predictor
+            return [], []
+        predictor, config = self.task.predictor, self.model.config
         encoded = predictor.encode(rows, self.processor)
-        return predictor.answer(self.compute(encoded), encoded, rows, self.processor, self.model.config)
+        outputs = self.compute(encoded)
+        answers = predictor.answer(outputs, encoded, rows, self.processor, config)
+        return answers, predictor.score_labels(outputs, config)
+
+    def embed(self, texts: list[str]) -> tuple[np.ndarray, list[int]]:
+        """Return the vectors of texts at norm 1, shape (texts, width), and how many tokens were read of each."""
+        import datasets
+
+        encoded = self.task.encode(datasets.Dataset.from_dict(self.reading.read({"text": texts})), self.processor)[0]
+        vectors = np.asarray(self.compute(encoded))
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12), list(encoded["length"])
 
     def describe(self) -> str:
         """Return the model's name, and the type of numbers that it computes in."""
         return f"model {self.checkpoint.name}, {self.plan.compute_dtype}"
 
 
-def load_answering_model(config: PredictConfig, files: PredictionFiles, device: torch.device) -> AnsweringModel:
+def load_answering_model(config: AnswerConfig, task: Task, folder: Path, device: torch.device) -> AnsweringModel:
     """Load a run's model; the main process checks it for all.
 
     Args:
         config: How to compute, and how much a model writes.
-        files: The run.
+        task: The run's task.
+        folder: The model's.
         device: Where the model goes.
 
     Raises:
@@ -133,8 +170,8 @@ def load_answering_model(config: PredictConfig, files: PredictionFiles, device: 
     from startup_llm.training.trained_model import load_trained_processor
 
     hide_library_bars()
-    task, saved = files.task, files.task.saved_model
-    checkpoint = call_on_main_process(lambda: load_checkpoint(ModelConfig(checkpoint=str(files.model))))
+    saved = task.saved_model
+    checkpoint = call_on_main_process(lambda: load_checkpoint(ModelConfig(checkpoint=str(folder))))
     path = str(checkpoint.path)
     if not saved.has_own_format(path):
         call_on_main_process(lambda: load_config(checkpoint, trust_remote_code=False))

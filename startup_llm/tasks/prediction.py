@@ -10,7 +10,7 @@ import numpy as np
 
 from startup_llm.data.rows_to_predict import find_file_fault, find_text_fault
 from startup_llm.errors import UserError
-from startup_llm.evaluation.decisions import Decision, answer_labels
+from startup_llm.evaluation.decisions import Decision, answer_labels, compute_probabilities
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
 
-    from startup_llm.config import EvaluationConfig, PredictConfig
+    from startup_llm.config import AnswerConfig, EvaluationConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.tasks.base import Task
 
@@ -32,10 +32,12 @@ class Predictor(ABC):
     Attributes:
         columns: What a row holds, as `encode` reads it; text_pair may be missing.
         reads_files: Whether a row is a file: its column then holds absolute paths.
+        embeds: Whether the model's output for a row with a text alone is that text's vector.
     """
 
     columns: tuple[str, ...] = ("text",)
     reads_files = False
+    embeds = False
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -50,7 +52,7 @@ class Predictor(ABC):
         return (find_file_fault if self.reads_files else find_text_fault)(value)
 
     def prepare(
-        self, config: PredictConfig, folder: Path, processor: Any, compute: Callable[[Dataset], Sequence[np.ndarray]]
+        self, config: AnswerConfig, folder: Path, processor: Any, compute: Callable[[Dataset], Sequence[np.ndarray]]
     ) -> str | None:
         """Read what answers are taken from besides the model, such as texts to search.
 
@@ -107,6 +109,23 @@ class Predictor(ABC):
             config: The model's.
         """
 
+    def find_other_server(self, folder: Path) -> str | None:
+        """Return the command of a server for what recipes/serve.py does not answer, such as chats; None for no such.
+
+        Args:
+            folder: The model's.
+        """
+        return None
+
+    def score_labels(self, outputs: Sequence[np.ndarray], config: Any) -> list[dict[str, float]] | None:
+        """Return the probability of every label, one dict per output; None where answers are no labels.
+
+        Args:
+            outputs: From `compute_outputs`.
+            config: The model's.
+        """
+        return None
+
     @abstractmethod
     def example(self, config: Any) -> dict[str, Any]:
         """Return an answer with every key and no empty list, which tells a table's columns and their types."""
@@ -149,6 +168,16 @@ class LabelPredictor(Predictor):
             for row, best in zip(scores, scores.argmax(axis=1), strict=True)
         ]
 
+    def score_labels(self, outputs: Sequence[np.ndarray], config: Any) -> list[dict[str, float]]:
+        """Return the softmax of each row's logits, calibrated where the model's config has a decision."""
+        temperature = (Decision.read(config) or Decision()).temperature
+        return [name_scores(row, config) for row in compute_probabilities(outputs, temperature)]
+
     def example(self, config: Any) -> dict[str, Any]:
         """Return an answer of the right types."""
         return self.answer_outputs([np.ones(len(config.id2label), np.float32)], config)[0]
+
+
+def name_scores(scores: np.ndarray, config: Any) -> dict[str, float]:
+    """Return the scores of a row, shape (labels,), by the names of the labels."""
+    return {config.id2label[place]: float(score) for place, score in enumerate(scores)}

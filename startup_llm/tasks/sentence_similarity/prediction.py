@@ -15,7 +15,7 @@ from startup_llm.tasks.sentence_similarity.rows import compute_cosines, rank_nea
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from startup_llm.config import PredictConfig
+    from startup_llm.config import AnswerConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.tasks.base import Task
     from startup_llm.tasks.sentence_similarity.model import SentenceProcessor
@@ -28,6 +28,7 @@ class SearchPredictor(Predictor):
     """Answers queries where there are texts to search, else pairs of texts."""
 
     columns = ("text", "text_pair")
+    embeds = True
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
@@ -36,7 +37,7 @@ class SearchPredictor(Predictor):
 
     def prepare(
         self,
-        config: PredictConfig,
+        config: AnswerConfig,
         folder: Path,
         processor: SentenceProcessor,
         compute: Callable[[Dataset], Sequence[np.ndarray]],

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.evaluation.decisions import Decision, answer_labels
-from startup_llm.tasks.prediction import Predictor
+from startup_llm.evaluation.decisions import compute_probabilities as compute_calibrated_probabilities
+from startup_llm.tasks.prediction import Predictor, name_scores
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,6 +28,16 @@ class TextLabelPredictor(Predictor):
         Of one label's, the decision in the model's config calibrates the score and adds what it asks for.
         """
         return self._answer_outputs(outputs, config)
+
+    def score_labels(self, outputs: Sequence[np.ndarray], config: Any) -> list[dict[str, float]] | None:
+        """Return the probability of every label; None for a number."""
+        if config.problem_type == "regression":
+            return None
+        if decision := Decision.read(config):
+            return [
+                name_scores(row, config) for row in compute_calibrated_probabilities(outputs, decision.temperature)
+            ]
+        return [name_scores(_score_row(output, config), config) for output in outputs]
 
     def example(self, config: Any) -> dict[str, Any]:
         """Return an answer in which every label is true."""
@@ -52,14 +63,18 @@ def compute_probabilities(logits: np.ndarray, problem_type: str | None) -> np.nd
     return expit(logits) if problem_type == "multi_label_classification" else softmax(logits, axis=1)
 
 
+def _score_row(output: np.ndarray, config: Any) -> np.ndarray:
+    one_logit = config.problem_type is None and len(output) == 1  # softmax would always say 1
+    kind = "multi_label_classification" if one_logit else config.problem_type
+    return compute_probabilities(output[None], kind)[0]
+
+
 def _answer_row(output: np.ndarray, config: Any) -> dict[str, Any]:
     if config.problem_type == "regression":
         return {"score": float(output[0])}
-    one_logit = config.problem_type is None and len(output) == 1  # softmax would always say 1
-    kind = "multi_label_classification" if one_logit else config.problem_type
-    scores = compute_probabilities(output[None], kind)[0]
+    scores = _score_row(output, config)
     if config.problem_type == "multi_label_classification":
         names = [config.id2label[i] for i in np.flatnonzero(scores > 0.5)]
-        return {"labels": names, "scores": {config.id2label[i]: float(s) for i, s in enumerate(scores)}}
+        return {"labels": names, "scores": name_scores(scores, config)}
     best = int(scores.argmax())
     return {"label": config.id2label[best], "score": float(scores[best])}

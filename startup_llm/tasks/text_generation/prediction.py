@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-    from startup_llm.config import EvaluationConfig, PredictConfig
+    from startup_llm.config import AnswerConfig, EvaluationConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.tasks.base import Task
 
@@ -46,7 +47,7 @@ class ContinuationPredictor(Predictor):
 
     def prepare(
         self,
-        config: PredictConfig,
+        config: AnswerConfig,
         folder: Path,
         processor: PreTrainedTokenizerBase,
         compute: Callable[[Dataset], Sequence[np.ndarray]],
@@ -83,6 +84,10 @@ class ContinuationPredictor(Predictor):
         """Return what was written after each prompt; an answer to a turn without the white space around it."""
         texts = [str(output).strip() if self._converses else str(output) for output in outputs]
         return [{"generated_text": text} for text in texts]
+
+    def find_other_server(self, folder: Path) -> str:
+        """Return the command of the server that streams, at /v1/chat/completions."""
+        return shlex.join(["transformers", "serve", str(folder)])
 
     def example(self, config: Any) -> dict[str, Any]:
         """Return an answer of the right types."""

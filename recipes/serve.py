@@ -1,0 +1,49 @@
+"""Answer requests over HTTP with a finished run's model.
+
+python recipes/serve.py --run runs/helpdesk-lora
+curl http://127.0.0.1:8000/predict -H 'Content-Type: application/json' -d '{"inputs": "where is my parcel?"}'
+STARTUP_LLM_API_KEY=... python recipes/serve.py --run runs/helpdesk-lora --host 0.0.0.0 --port 8080
+"""
+
+import sys
+
+from startup_llm.command_line import read_session
+from startup_llm.config import ServeConfig
+from startup_llm.errors import run_recipe
+from startup_llm.reporter import Reporter
+from startup_llm.session import Session
+
+
+def main() -> None:
+    serve(read_session(__file__, ServeConfig, Reporter(sys.stdout), one_process=True))
+
+
+def serve(session: Session[ServeConfig]) -> None:
+    from startup_llm.serving.server import open_socket, read_key, require_packages, run_server
+
+    require_packages()
+    config = session.config
+    key, opened = read_key(config), open_socket(config)
+
+    with session.stage("model"):
+        from startup_llm.serving.app import Service, build_app
+        from startup_llm.serving.served_model import load_served_model
+
+        model = load_served_model(config, config.run)
+    app = build_app(Service(config, model, key), log=session.report)
+
+    def tell(address: str) -> None:
+        session.report(
+            f"{config.run}: {model.task.tag}, {model.model.describe()}, at {address}",
+            f"POST {address}/predict answers rows; {address}/docs describes all; Ctrl-C ends it",
+            *(f"{what}" for what in [model.note] if what),
+        )
+        if other := model.task.predictor.find_other_server(model.model.checkpoint.path):
+            session.report(f"for chats with streaming, at /v1/chat/completions: {other}")
+
+    run_server(app, opened, config, tell)
+    session.report("stopped; every request that had arrived was answered")
+
+
+if __name__ == "__main__":
+    run_recipe(main)

@@ -1,0 +1,1 @@
+"""A finished run behind an address: requests over HTTP, answered in batches."""

@@ -1,0 +1,336 @@
+"""The addresses of the server, and what each answers."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import functools
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, Literal, TypeVar
+
+import numpy as np
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from startup_llm.config import ServeConfig
+from startup_llm.errors import UserError
+from startup_llm.serving.batching import Batcher, QueueFull, Stopped
+from startup_llm.serving.figures import Figures
+from startup_llm.serving.requests import RequestGate, add_to_log
+from startup_llm.serving.served_model import Row, RowResult, ServedModel, load_served_model
+
+Body = TypeVar("Body", bound=BaseModel)
+Input = StrictStr | dict[str, Any]
+
+
+class StrictBody(BaseModel):
+    """A body without keys that nobody reads."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class PredictBody(StrictBody):
+    """A row, or a list of rows: a text, or an object with the run's columns (a file as base64)."""
+
+    inputs: Input | list[Input]
+
+
+class HubBody(StrictBody):
+    """A request in the form of the Hub's inference interface."""
+
+    inputs: Input | list[Input]
+    parameters: dict[Literal["top_k"], Annotated[int, Field(ge=1)]] = {}
+
+
+class EmbeddingsBody(BaseModel):
+    """A request in OpenAI's form; fields that it has besides, such as user, change nothing."""
+
+    input: StrictStr | list[StrictStr]
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: None = None
+
+
+class ReloadBody(StrictBody):
+    """Which run answers from now on: the same folder, read again, where none is named."""
+
+    run: str | None = None
+
+
+class Service:
+    """A run's model with all that answers requests.
+
+    Args:
+        config: The options.
+        model: What answers.
+        key: What clients have to say; None asks for none.
+    """
+
+    def __init__(self, config: ServeConfig, model: ServedModel, key: str | None) -> None:
+        self.config, self.key = config, key
+        self._model = model
+        self._reloading = asyncio.Lock()
+        self.figures = Figures(lambda: self.batcher.waiting_rows)
+        self.figures.name_model(model.run.name, model.sha256)
+        self.batcher = Batcher(
+            self._compute,
+            max_wait_seconds=config.max_wait_ms / 1e3,
+            max_batch_rows=config.max_batch_rows,
+            max_queue_rows=config.max_queue_rows,
+            observe=self.figures.count_batch,
+        )
+
+    @property
+    def model(self) -> ServedModel:
+        """The model that answers now."""
+        return self._model
+
+    def _compute(self, rows: Sequence[Row]) -> list[tuple[RowResult, str]]:
+        """Compute rows by one model, and say beside each result which one it was."""
+        model = self._model
+        return [(result, model.sha256) for result in model.compute(rows)]
+
+    async def answer(
+        self, request: Request, inputs: Sequence[Any], *, embed: bool = False
+    ) -> tuple[list[RowResult], str]:
+        """Return one result per row, and the SHA-256 of the model that gave them.
+
+        Raises:
+            HTTPException: If a row cannot be answered, or there is no time or place for it.
+        """
+        config = self.config
+        if not 0 < len(inputs) <= config.max_rows:
+            raise HTTPException(422, f"{len(inputs):,} rows; expected 1 to {config.max_rows:,} in one request")
+        add_to_log(request.scope, rows=len(inputs))
+        try:
+            with self._model.read_rows(inputs, embed=embed) as rows:
+                results = await self.batcher.submit(rows, config.timeout_seconds)
+        except UserError as error:
+            raise HTTPException(422, str(error)) from None
+        except QueueFull as error:
+            raise HTTPException(429, str(error), {"Retry-After": "1"}) from None
+        except Stopped:
+            raise HTTPException(503, "the server is stopping", {"Retry-After": "5"}) from None
+        except asyncio.TimeoutError:
+            raise HTTPException(504, f"no answer within {config.timeout_seconds:g} s; try again later") from None
+        answers = [result for result, _ in results]
+        self.figures.count_answers(answer.answer for answer in answers)
+        if config.log_texts:
+            shown = [value if isinstance(value, (str, dict)) else f"{len(value):,} bytes" for value in inputs]
+            add_to_log(request.scope, inputs=shown, answers=[answer.answer for answer in answers])
+        return answers, results[0][1]
+
+    async def reload(self, run: str | None) -> dict[str, Any]:
+        """Load a run while requests wait, let it answer from now on, and say what answered before.
+
+        Raises:
+            HTTPException: If it cannot take the other's place.
+        """
+        async with self._reloading:
+            before, started = self._model, time.monotonic()
+            load = functools.partial(self._load_successor, run or str(before.run))
+            try:
+                after = await self.batcher.call(load)
+            except UserError as error:
+                raise HTTPException(422, str(error)) from None
+            self.figures.name_model(after.run.name, after.sha256)
+            return {
+                "run": after.run.name,
+                "model_sha256": after.sha256,
+                "before": before.sha256,
+                "seconds": round(time.monotonic() - started, 3),
+            }
+
+    def _load_successor(self, run: str) -> ServedModel:
+        """Load a run in the model's thread, between two batches: loading sets what is global to the process.
+
+        Raises:
+            HTTPException: If its requests would look another way.
+        """
+        before, after = self._model, load_served_model(self.config, run)
+        for what, old, new in (
+            ("answers", before.task.tag, after.task.tag),
+            ("reads", ", ".join(before.columns), ", ".join(after.columns)),
+        ):
+            if old != new:
+                raise HTTPException(409, f"{run} {what} {new}, and {before.run} {old}; start another server for it")
+        self._model = after
+        return after
+
+
+def build_app(service: Service, log: Callable[[str], None] | None = None) -> FastAPI:
+    """Return the application of a server.
+
+    Args:
+        service: What answers.
+        log: Gets a line of JSON for each request; None writes no log.
+    """
+
+    @asynccontextmanager
+    async def live(app: FastAPI) -> AsyncIterator[None]:
+        service.batcher.start()
+        yield
+        await service.batcher.stop()
+
+    model, config = service.model, service.config
+    title = f"{model.run.name}: {model.task.tag}"
+    app = FastAPI(title=title, version=model.sha256[:12], lifespan=live, redoc_url=None)
+    app.add_middleware(
+        RequestGate,
+        key=service.key,
+        max_body_bytes=int(config.max_body_mb * 1e6),
+        timeout_seconds=config.timeout_seconds,
+        figures=service.figures,
+        log=log,
+    )
+    app.add_exception_handler(StarletteHTTPException, _write_error)
+    app.add_exception_handler(RequestValidationError, _write_fault)
+    app.add_exception_handler(Exception, _write_failure)
+    _add_state(app, service)
+    _add_predict(app, service)
+    if model.labels is not None:
+        _add_hub_form(app, service)
+    if model.embeds:
+        _add_embeddings(app, service)
+    return app
+
+
+def _add_state(app: FastAPI, service: Service) -> None:
+    @app.get("/health", summary="Whether the process lives")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/ready", summary="Whether requests are answered")
+    async def ready() -> dict[str, str]:
+        if not service.batcher.is_running:
+            raise HTTPException(503, "the server is stopping")
+        return {"status": "ready", "model_sha256": service.model.sha256}
+
+    @app.get("/info", summary="The run: its model, columns, labels, figures and card")
+    async def info() -> dict[str, Any]:
+        return service.model.describe()
+
+    @app.get("/metrics", summary="Counts and latencies, as Prometheus reads them")
+    async def metrics() -> Response:
+        return Response(service.figures.write(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.post("/admin/reload", summary="Let another run of the same task answer, or the same folder read again")
+    async def reload(body: ReloadBody | None = None) -> dict[str, Any]:
+        if service.key is None:
+            raise HTTPException(403, "reloading needs a key; start the server with STARTUP_LLM_API_KEY set")
+        return await service.reload(body.run if body else None)
+
+
+def _add_predict(app: FastAPI, service: Service) -> None:
+    examples = service.model.list_examples() if service.key is None else [dict.fromkeys(service.model.columns, "...")]
+    shown = {"one": {"inputs": examples[0]}, "several": {"inputs": examples}}
+
+    @app.post(
+        "/predict", summary="Answer rows as recipes/predict.py does", openapi_extra=_describe(PredictBody, shown)
+    )
+    async def predict(request: Request) -> dict[str, Any]:
+        inputs, _ = await _read_inputs(request, service, PredictBody)
+        answers, sha256 = await service.answer(request, inputs)
+        return {"answers": [answer.answer for answer in answers], "model_sha256": sha256}
+
+
+def _add_hub_form(app: FastAPI, service: Service) -> None:
+    shown = {"one": {"inputs": "a text", "parameters": {"top_k": 3}}}
+
+    @app.post("/", summary="The form of the Hub's inference interface", openapi_extra=_describe(HubBody, shown))
+    async def classify(request: Request) -> list[Any]:
+        inputs, body = await _read_inputs(request, service, HubBody)
+        results, _ = await service.answer(request, inputs)
+        most = body.parameters.get("top_k") if body is not None else None
+        ranked = [
+            [
+                {"label": label, "score": score}
+                for label, score in sorted(scores.items(), key=lambda item: -item[1])[:most]
+            ]
+            for scores in (result.scores or {} for result in results)
+        ]
+        is_single_file = service.model.task.predictor.reads_files and len(ranked) == 1
+        return ranked[0] if is_single_file else ranked
+
+
+def _add_embeddings(app: FastAPI, service: Service) -> None:
+    shown = {"several": {"input": ["a text", "another text"]}}
+
+    @app.post(
+        "/v1/embeddings", summary="OpenAI's form; vectors of norm 1", openapi_extra=_describe(EmbeddingsBody, shown)
+    )
+    async def embed(request: Request) -> dict[str, Any]:
+        body = _parse(EmbeddingsBody, await request.body())
+        inputs = [body.input] if isinstance(body.input, str) else body.input
+        results, _ = await service.answer(request, inputs, embed=True)
+        tokens = sum(result.tokens for result in results)
+        return {
+            "object": "list",
+            "model": body.model or service.model.run.name,
+            "data": [
+                {
+                    "object": "embedding",
+                    "index": index,
+                    "embedding": _write_vector(result.vector, body.encoding_format),
+                }
+                for index, result in enumerate(results)
+            ],
+            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        }
+
+
+def _write_vector(vector: np.ndarray | None, encoding_format: str) -> list[float] | str:
+    values = np.asarray(vector, dtype="<f4")
+    return base64.b64encode(values.tobytes()).decode("ascii") if encoding_format == "base64" else values.tolist()
+
+
+async def _read_inputs(request: Request, service: Service, kind: type[Body]) -> tuple[list[Any], Any]:
+    """Return a request's rows and its body; a file that is sent as it is, is one row and has no such body."""
+    content = await request.body()
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    is_json = media_type.endswith("json") or content.lstrip()[:1] == b"{"  # curl calls JSON a form by default
+    if not is_json and service.model.task.predictor.reads_files:
+        return [content], None
+    body: Any = _parse(kind, content)
+    return body.inputs if isinstance(body.inputs, list) else [body.inputs], body
+
+
+def _parse(kind: type[Body], content: bytes) -> Body:
+    try:
+        return kind.model_validate_json(content)
+    except ValidationError as error:
+        raise HTTPException(422, _explain(error.errors(include_url=False, include_context=False))) from None
+
+
+def _explain(faults: Sequence[Any]) -> str:
+    """Return the first fault of a body in one line."""
+    fault = faults[0]
+    place = ".".join(str(part) for part in fault["loc"] if not str(part).startswith(("list[", "str", "dict[", "body")))
+    given = "" if fault["type"] in ("json_invalid", "missing") else f", got {fault['input']!r:.60}"
+    return f"{place + ': ' if place else ''}{fault['msg']}{given}; /docs shows what a request looks like"
+
+
+def _describe(kind: type[BaseModel], examples: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the OpenAPI description of a body that the endpoint reads itself."""
+    content = {
+        "schema": kind.model_json_schema(),
+        "examples": {name: {"value": value} for name, value in examples.items()},
+    }
+    return {"requestBody": {"required": True, "content": {"application/json": content}}}
+
+
+async def _write_error(request: Request, error: Any) -> JSONResponse:
+    return JSONResponse({"error": error.detail}, error.status_code, getattr(error, "headers", None))
+
+
+async def _write_fault(request: Request, error: Any) -> JSONResponse:
+    return JSONResponse({"error": _explain(error.errors())}, 422)
+
+
+async def _write_failure(request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"error": f"the server failed ({type(error).__name__}); its log has more"}, 500)
