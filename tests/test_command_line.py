@@ -14,6 +14,7 @@ from startup_llm.config import (
     RESERVED_TRAIN_FIELDS,
     SHARED_TRAIN_DEFAULTS,
     AuditConfig,
+    ClassDecision,
     EvaluateConfig,
     FinetuneConfig,
     LabelledTextData,
@@ -54,7 +55,11 @@ def printed_config(capsys: pytest.CaptureFixture, *words: str) -> dict:
 
 def test_no_words_at_all_give_the_defaults_of_lora():
     config, train, _ = parse()
-    sections = {"data": LabelledTextData(), "baselines": TextClassificationBaselines()}
+    sections = {
+        "data": LabelledTextData(),
+        "baselines": TextClassificationBaselines(),
+        "decision": ClassDecision(),
+    }
     assert config == FinetuneConfig(model=TextClassificationModel(), **sections)
     assert (train["learning_rate"], train["num_train_epochs"]) == (5e-4, 4)
 
