@@ -90,6 +90,7 @@ def test_refused_process_leaves_the_other_ones_lock_and_folder_alone(tmp_path):
         process.stdin.close()
 
 
+@pytest.mark.cold_start
 def test_killed_process_holds_no_lock(tmp_path):
     with held_by_another_process(tmp_path / "a") as process:
         process.kill()
