@@ -18,6 +18,7 @@ from startup_llm.audit.near_duplicates import find_near_duplicates
 from startup_llm.audit.odd_texts import find_odd_characters, find_other_languages
 from startup_llm.audit.personal_data import find_personal_data, mask_text, show_text
 from startup_llm.config import AuditConfig
+from startup_llm.data.annotation_tools.fasttext import READERS
 from startup_llm.data.classification import (
     IMBALANCE_NOTE_RATIO,
     LONGEST_TEXT_BYTES,
@@ -29,6 +30,7 @@ from startup_llm.data.classification import (
 )
 from startup_llm.data.columns import FREE_TEXT_CHARACTERS, TextColumns
 from startup_llm.data.label_cells import JSON, NONE, LabelCells, find_label_cells, separate_labels
+from startup_llm.data.row_source import NO_READERS
 from startup_llm.data.sources import LoadedData, load_splits
 from startup_llm.data.text_reading import prepare_texts
 from startup_llm.errors import UserError, nearest
@@ -211,7 +213,7 @@ def audit_rows(config: AuditConfig) -> Audit:
         UserError: if a library of the extra `audit` is missing, a file cannot be read, or a column not be found.
     """
     _check_libraries()
-    loaded = load_splits(config.data)
+    loaded = load_splits(config.data, NO_READERS if config.data.data_dir else READERS)
     splits, columns = prepare_texts(loaded.splits, config.data)
     return audit_loaded(replace(loaded, splits=splits), columns, config)
 

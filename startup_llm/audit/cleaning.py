@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from startup_llm.audit.audit import Audit, Rows
 from startup_llm.audit.odd_texts import repair_characters
 from startup_llm.audit.personal_data import mask_text
+from startup_llm.data.annotation_tools import find_tool
 from startup_llm.data.label_cells import JSON, split_cell
 from startup_llm.data.row_source import EXTENSIONS, Piece, RowSource
 from startup_llm.data.row_target import RowTarget, extend_schema
@@ -64,10 +65,28 @@ def find_files(rows: Rows, folder: Path, *, overwrite: bool) -> list[tuple[str, 
         rows.problem_type == "multi_label_classification" and rows.columns.label_separator is None
     ):
         raise UserError("--fix is for one label per row; of several labels, fix the audit's rows yourself")
+    for _, file in files:
+        _check_is_table(file["path"])
     copies = [copy for _, file in files for copy in name_copies(file["path"])]
     refuse_inputs_inside({"--fix: the audited file": [file["path"] for _, file in files]}, copies)
     check_replaceable(folder, copies, kind="audit", overwrite=overwrite, option="--output")
     return files
+
+
+def _check_is_table(path: str) -> None:
+    """Refuse a file whose rows are not those that were audited.
+
+    Raises:
+        UserError: If it is an annotation tool's export, or no table.
+    """
+    tool = "no table"
+    if _EXTENSION.search(Path(path).name):
+        found = find_tool(next(RowSource(path).pieces()).rows)
+        tool = f"read as {found.name}" if found else ""
+    if tool:
+        raise UserError(
+            f"--fix writes tables, and {path} is {tool}; correct the rows in the tool, and export them again"
+        )
 
 
 def write_cleaned_copies(

@@ -7,8 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from startup_llm.config import LabelledTextData, ProblemType
+from startup_llm.data.annotation_tools.fasttext import READERS
 from startup_llm.data.columns import TextColumns
 from startup_llm.data.label_cells import decide_label_cells
+from startup_llm.data.row_source import NO_READERS
 from startup_llm.data.sources import LoadedData, load_splits
 from startup_llm.data.splits import make_splits, sample_rows
 from startup_llm.data.task_data import TaskData
@@ -41,7 +43,7 @@ def load_labelled_text(data: LabelledTextData, loaded: LoadedData | None = None)
     Raises:
         UserError: if a source, column, text or label is not fit to train and test on; it names the split and the rows.
     """
-    loaded = loaded or load_splits(data)
+    loaded = loaded or load_splits(data, NO_READERS if data.data_dir else READERS)
     texts, columns = prepare_texts(loaded.splits, data)
     notes = [*loaded.notes, *columns.notes]
     separated, columns, cell_notes = decide_label_cells(texts, columns, data)

@@ -113,14 +113,17 @@ class JsonRows:
             values.append(value)
             place = _skip_blanks(text, end)
         if len(values) == 1:
-            rows = values[0]
-            if self._document and isinstance(rows, dict):
-                rows = _find_list(rows)
-            if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows):
-                return [*range(1, len(rows) + 1)], rows
+            found = values[0]
+            if self._document and isinstance(found, dict):
+                found = _find_list(found)
+            rows = [_read_pair(row) for row in found] if isinstance(found, list) else []
+            objects = [row for row in rows if isinstance(row, dict)]
+            if rows and len(objects) == len(rows):
+                return [*range(1, len(objects) + 1)], objects
         return numbers, [self._check_object(line, value) for line, value in zip(numbers, values, strict=True)]
 
     def _check_object(self, line: int, row: object) -> dict[str, Any]:
+        row = _read_pair(row)
         if not isinstance(row, dict):
             raise UserError(f"{self._name}: line {line} holds a JSON {type(row).__name__}; {_EXPECTED}")
         return row
@@ -140,6 +143,13 @@ def _parse_object(text: str) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) and not text[end:].strip() else None
+
+
+def _read_pair(value: object) -> object:
+    """Return spaCy's pair of a text and its annotations as an object; anything else as it is."""
+    if isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], dict):
+        return {"text": value[0], **value[1]}
+    return value
 
 
 def _cut(

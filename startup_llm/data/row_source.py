@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
+from startup_llm.data.annotation_tools import find_tool, read_export
 from startup_llm.data.databases import DATABASES, is_address, read_query
 from startup_llm.data.delimited import DELIMITERS, DelimitedRows, check_header
 from startup_llm.data.json_rows import JsonColumns, JsonRows, JsonTables
@@ -214,10 +215,10 @@ class RowSource:
         import pyarrow
 
         typed = JsonTables(self.name, json_columns, {})
-        tables = [_build_table(piece, typed) for piece in self.pieces()]
+        tables = [_build_table(piece, typed) for piece in self._read_exports()]
         while typed.must_begin_anew:  # a column that is kept as JSON text is so in every piece
             typed = JsonTables(self.name, json_columns, typed.written)
-            tables = [_build_table(piece, typed) for piece in self.pieces()]
+            tables = [_build_table(piece, typed) for piece in self._read_exports()]
         try:
             table = pyarrow.concat_tables(tables, promote_options="permissive")
         except pyarrow.ArrowException as error:
@@ -230,6 +231,21 @@ class RowSource:
             elif pyarrow.types.is_dictionary(column.type):
                 table = table.set_column(index, column.name, table[column.name].cast(column.type.value_type))
         return table
+
+    def _read_exports(self) -> Iterator[Piece]:
+        """Yield the pieces; those of an annotation tool's export become one, of the package's own rows."""
+        pieces = self.pieces()
+        first = next(pieces, None)
+        tool = find_tool(first.rows) if first is not None and first.lines else None
+        if first is None or tool is None:
+            yield from itertools.chain([first] if first is not None else [], pieces)
+            return
+        everything = itertools.chain([first], pieces)
+        numbered = (pair for piece in everything for pair in zip(piece.lines, piece.rows, strict=True))
+        export = read_export(tool, numbered, self.name)
+        if export.note not in self.notes:
+            self.notes.append(export.note)
+        yield Piece(0, export.rows, lines=export.lines)
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[IO[bytes]]:

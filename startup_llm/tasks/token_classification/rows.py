@@ -17,6 +17,7 @@ from startup_llm.data.sources import LoadedData, load_splits
 from startup_llm.data.splits import handle_overlap, make_splits, read_groups, sample_rows
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError, nearest
+from startup_llm.tasks.token_classification.conllu import is_conllu, read_conllu
 from startup_llm.tasks.token_classification.options import TaggedTextData
 from startup_llm.tasks.token_classification.tag_schemes import (
     OUTSIDE,
@@ -189,8 +190,9 @@ def _name_column(rows: datasets.Dataset, column: str) -> list[list[str]]:
 def read_conll(name: str, text: str) -> pyarrow.Table:
     """Read CoNLL: a word a line, its tag in the last column, an empty line between sentences.
 
-    Columns are separated by tabs, or else by white space. Lines -DOCSTART- begin a document; comments of the form
-    `# key = value` before a sentence are left out.
+    Columns are separated by tabs, or else by white space. Lines -DOCSTART- begin a document; comments before a
+    sentence, `# key = value` or another line behind # that has not the columns of a word, are left out. Of CoNLL-U the
+    universal parts of speech are the tags.
 
     Args:
         name: The file's name, for errors.
@@ -202,6 +204,8 @@ def read_conll(name: str, text: str) -> pyarrow.Table:
     """
     import pyarrow
 
+    if is_conllu(text):
+        return read_conllu(name, text)
     columns: dict[str, list[Any]] = {"tokens": [], "tags": [], LINE: [], FAULT: [], DOCUMENT: []}
     words: list[str] = []
     tags: list[str] = []
@@ -219,17 +223,18 @@ def read_conll(name: str, text: str) -> pyarrow.Table:
             faults.clear()
 
     lines = text.split("\n")
+    usual, known_tags = _inspect_words(lines)
     for number, line in enumerate(lines, start=1):
         line = line.rstrip("\r")
         if not line.strip():
             end(number)
             continue
-        fields = line.split("\t") if "\t" in line else line.split()
+        fields = _split_fields(line)
         if fields[0] == "-DOCSTART-":
             end(number)
             document += 1
             continue
-        if not words and _COMMENT.match(line) and "\t" not in line:
+        if not words and _is_comment(line, usual, known_tags):
             continue
         word, tag = fields[0].strip(), fields[-1].strip()
         if len(fields) < 2 or not word or not tag:
@@ -244,7 +249,28 @@ def read_conll(name: str, text: str) -> pyarrow.Table:
     return pyarrow.table(columns)
 
 
-READERS: dict[str, Reader] = {"conll": read_conll, "txt": read_conll, "iob": read_conll, "bio": read_conll}
+def _inspect_words(lines: Sequence[str]) -> tuple[int, set[str]]:
+    """Return the number of columns that most of the words at the beginning have, and their tags."""
+    words = (line for line in lines if line.strip() and not line.startswith(("#", "-DOCSTART-")))
+    fields = [_split_fields(line) for line in itertools.islice(words, 1_000)]
+    counts = Counter(map(len, fields))
+    return (counts.most_common(1)[0][0] if counts else 0), {own[-1].strip() for own in fields}
+
+
+def _split_fields(line: str) -> list[str]:
+    return line.split("\t") if "\t" in line else line.split()
+
+
+def _is_comment(line: str, columns: int, tags: set[str]) -> bool:
+    """Return whether a line before a sentence is a comment: no word # with as many columns, or with a tag."""
+    if not line.startswith("#") or "\t" in line:
+        return False
+    fields = line.split()
+    is_word = len(fields) == columns or fields[-1] in tags
+    return _COMMENT.match(line) is not None or (fields[0] == "#" and not is_word)
+
+
+READERS: dict[str, Reader] = dict.fromkeys(("conll", "conllu", "txt", "iob", "bio"), read_conll)
 """What reads files beside tables."""
 
 
