@@ -88,7 +88,7 @@ def _are_numbers(values: Any) -> bool:
     )
 
 
-def compute_probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+def compute_probabilities(logits: np.ndarray | Sequence[np.ndarray], temperature: float = 1.0) -> np.ndarray:
     """Return softmax(logits / temperature), shape (rows, classes), in float64."""
     from scipy.special import softmax
 

@@ -20,7 +20,7 @@ class Figures:
 
     def __init__(self, count_waiting: Callable[[], int]) -> None:
         self._registry = CollectorRegistry()
-        prefix = {"namespace": "startup_llm", "registry": self._registry}
+        prefix: dict[str, Any] = {"namespace": "startup_llm", "registry": self._registry}
         self._requests = Counter("requests", "Requests that were answered", ["path", "status"], **prefix)
         self._seconds = Histogram("request_seconds", "From request to answer", ["path"], buckets=SECONDS, **prefix)
         self._batch_rows = Histogram("batch_rows", "Rows of a batch", buckets=ROWS, **prefix)
