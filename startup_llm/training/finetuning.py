@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import re
@@ -17,6 +18,7 @@ from startup_llm.errors import UserError
 from startup_llm.evaluation.metrics import rank_metrics
 from startup_llm.models.adapters import ADAPTER_CONFIG, add_lora, choose_layers, settle_bare_base
 from startup_llm.models.checkpoints import read_json
+from startup_llm.models.language_model_head import learn_at_targets
 from startup_llm.models.sequence_classifier import find_output_layer
 from startup_llm.run_folder import PLAN
 from startup_llm.tasks.base import Task
@@ -459,12 +461,14 @@ def run_trainer(
     if shards:
         shards.check(trainer)
         trainer.add_callback(shards)
-    if before is not None:
-        before(trainer)
     last = session.run.last_checkpoint() if config.resume else None
     if last:
         call_on_main_process(functools.partial(check_checkpoint, last, arguments.world_size))
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    changes = not (plan.plain or plan.compile or shards)
+    with learn_at_targets(model) if changes else contextlib.nullcontext():
+        if before is not None:
+            before(trainer)
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
     model = trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # else it computes in bfloat16 for good
     if shards:
         shards.gather()
