@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ PROMPTS_AT_ONCE = 32
 PROMPT_TOKENS = 16
 """Tokens of a passage that are continued to show what a model writes."""
 GREEDY = {"do_sample": False, "num_beams": 1}
+_HEADS: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+"""Model -> its output layer, where its outputs are the logits."""
 IS_PROMPT = "is_prompt"
 """Column of encoded rows: 1 where the model is to write what follows, 0 where its tokens are predicted."""
 
@@ -119,6 +122,17 @@ def compute_rows(
 
 def compute_nats(model: Any, batch: dict[str, Tensor]) -> list[np.ndarray]:
     """Return -log P of each token of a row given those before it, shape (tokens - 1,)."""
-    log_p = model(**batch)["logits"][:, :-1].float().log_softmax(-1)
-    nats = -log_p.gather(-1, batch["input_ids"][:, 1:, None])[..., 0].cpu().numpy()
+    from startup_llm.models import language_model_head
+
+    targets = batch["input_ids"][:, 1:]
+    if model not in _HEADS:
+        _HEADS[model] = language_model_head.find_plain_head(model)
+    if (head := _HEADS[model]) is None:
+        log_p = model(**batch)["logits"][:, :-1].float().log_softmax(-1)
+        nats = -log_p.gather(-1, targets[..., None])[..., 0]
+    else:  # no logits of all tokens at once
+        states = language_model_head.compute_states(model, head, batch)[:, :-1]
+        flat = language_model_head.compute_nats(states.flatten(0, 1), head, targets.flatten())
+        nats = flat.view_as(targets)
+    nats = nats.cpu().numpy()
     return [row[: length - 1] for row, length in zip(nats, count_tokens(batch), strict=True)]
