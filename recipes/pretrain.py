@@ -41,6 +41,7 @@ def pretrain(session: Session[PretrainConfig]) -> None:
         plan = finetuning.choose_plan(session)
         prepared = pretraining.prepare(task, data, config, plan)
         check_resumption(session, prepared)
+        data = prepared.data
         session.report(f"model: {config.method} from random weights", *prepared.describe())
 
     predictions = {}

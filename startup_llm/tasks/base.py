@@ -148,6 +148,19 @@ class Task(ABC, Generic[Data, Model]):
         """
         return data
 
+    def fit_data_to_model(self, data: TaskData, processor: Any, model: Any) -> TaskData:
+        """Leave out the training and validation rows that this model can never learn, or refuse them.
+
+        Args:
+            data: The rows.
+            processor: What encodes them.
+            model: The model with its head.
+
+        Raises:
+            UserError: If there are some and they are not to be left out.
+        """
+        return data
+
     def check_method(self, method: str, data: TaskData) -> None:
         """Refuse a method by which the rows cannot be learnt.
 

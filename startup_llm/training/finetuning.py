@@ -80,7 +80,7 @@ class Prepared:
         truncation: What was cut, per split.
         plan: How to compute here.
         kept_states: What stands in for the blocks below the adapter; None where a row's states may change.
-        notes: Sentences on what the processor does not take of the rows as they stand.
+        notes: Sentences on what processor and model do not take of the rows as they stand.
     """
 
     task: Task
@@ -232,7 +232,7 @@ def prepare(
     if config.method == "lora" and task_model.no_adapter:
         raise UserError(f"--method lora: {task_model.no_adapter}")
     prepared = encode_splits(task, data, checkpoint, processor, task_model, plan)
-    prepared = replace(prepared, notes=tuple(data.notes[known:]))
+    prepared = replace(prepared, notes=tuple(prepared.data.notes[known:]))
     return replace(prepared, kept_states=_keep_states(prepared, config)) if config.method == "lora" else prepared
 
 
@@ -281,12 +281,18 @@ def encode_splits(
     task_model: TaskModel,
     plan: SpeedPlan,
 ) -> Prepared:
-    """Put the model on the plan's device and encode every split."""
+    """Put the model on the plan's device and encode every split.
+
+    Raises:
+        UserError: If the model can never learn some rows, and they are not to be left out.
+    """
+    known, data = len(data.notes), task.fit_data_to_model(data, processor, task_model.model)
     task_model.model.to(plan.device)
     encoded, truncation = {}, {}
     for name in data.splits:
         encoded[name], truncation[name] = task.encode_split(name, data, processor)
-    return Prepared(task, data, checkpoint, processor, task_model, encoded, truncation, plan)
+    notes = tuple(data.notes[known:])
+    return Prepared(task, data, checkpoint, processor, task_model, encoded, truncation, plan, notes=notes)
 
 
 def start_from_probe(prepared: Prepared) -> tuple[Values, float]:

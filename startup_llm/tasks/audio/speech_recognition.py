@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from startup_llm.data.bad_rows import leave_out
 from startup_llm.errors import UserError
 from startup_llm.tasks.audio.base import AudioTask, compute_frame_logits, show_recordings, split_batch
 from startup_llm.tasks.audio.baselines import predict_most_frequent_text
@@ -27,7 +30,8 @@ from startup_llm.tasks.audio.speech_models import (
     is_ctc,
     load_speech_processor,
 )
-from startup_llm.tasks.base import Truncation
+from startup_llm.tasks.audio.text_lengths import find_long_texts
+from startup_llm.tasks.base import Collator, Truncation
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -62,6 +66,8 @@ class AutomaticSpeechRecognition(AudioTask[TranscribedRecordingData, SpeechRecog
     reference_models_class = Recognisers
     selects_by_loss = True
     writes_text = True
+    skip_bad = False
+    """Whether rows that cannot be learnt are left out, as `data.skip_bad` asked when they were read."""
 
     def read_data(self, data: TranscribedRecordingData) -> TaskData:
         """Read, check and split the rows.
@@ -69,6 +75,7 @@ class AutomaticSpeechRecognition(AudioTask[TranscribedRecordingData, SpeechRecog
         Raises:
             UserError: On anything wrong with the files, the columns, the recordings or the texts.
         """
+        self.skip_bad = data.skip_bad
         return load_transcribed_recordings(data)
 
     def load_processor(
@@ -103,6 +110,32 @@ class AutomaticSpeechRecognition(AudioTask[TranscribedRecordingData, SpeechRecog
         )
         self.writes_text = not is_ctc(built.model.config)
         return built
+
+    def fit_data_to_model(self, data: TaskData, processor: Any, model: Any) -> TaskData:
+        """Leave out texts with more labels than frames (CTC) or more tokens than the decoder has positions.
+
+        Test rows stay: a model that cannot write their text has them wrong.
+
+        Raises:
+            UserError: If there are some and `data.skip_bad` is off, or a letter is unknown.
+        """
+        import datasets
+
+        splits, notes = dict(data.splits), []
+        collate = self.build_collator(processor)
+        for name in sorted({"train", "validation"} & splits.keys()):
+            rows = splits[name]
+            count_features = functools.partial(_count_features, collate, self.encode_recordings(rows, processor)[0])
+            labels = _encode_texts(rows, processor.tokenizer)
+            faults = find_long_texts(rows, labels, processor.feature_extractor, model, count_features)
+            bad, fault_notes = leave_out(faults, len(rows), name, "recordings", skip_bad=self.skip_bad)
+            notes += fault_notes
+            if bad:
+                splits[name] = rows.select([place for place, row in enumerate(rows["row"]) if row not in bad])
+        if not notes:
+            return data
+        kept = data.loaded or data.splits
+        return replace(data, splits=datasets.DatasetDict(splits), notes=[*data.notes, *notes], loaded=kept)
 
     def encode(self, rows: Dataset, processor: Any) -> tuple[Dataset, Truncation]:
         """Encode the recordings, and the texts where there are any.
@@ -165,6 +198,12 @@ class AutomaticSpeechRecognition(AudioTask[TranscribedRecordingData, SpeechRecog
             captions = [f"said: {texts[place]}; heard: {predictions[place] or '(nothing)'}" for place in places]
             gallery += show_recordings(rows, places, title, captions)
         return {"gallery": gallery}
+
+
+def _count_features(collate: Collator, columns: dict[str, list[Any]], place: int) -> int:
+    """Return how many features of a recording count for the loss: those that its mask keeps, where it has one."""
+    batch = collate([{name: values[place] for name, values in columns.items()}])
+    return int(batch["attention_mask"].sum() if "attention_mask" in batch else batch["row_lengths"][0])
 
 
 def _encode_texts(rows: Dataset, tokenizer: Any) -> list[list[int]]:

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import datasets
 import jiwer
 import numpy as np
 import pytest
@@ -20,6 +23,7 @@ from startup_llm.tasks.audio.options import (
     SpeechRecognitionModel,
     TranscribedRecordingData,
 )
+from startup_llm.tasks.audio.text_lengths import count_ctc_frames
 from startup_llm.tasks.base import find_metric
 
 ROOT = Path(__file__).parents[3]
@@ -148,8 +152,6 @@ def make_multilingual(folder):
 
 def test_the_config_of_librispeech_runs_on_a_local_copy(sounds, checkpoints, tmp_path, run_recipe):
     """Rows in the dataset's own columns; a Whisper that knows many languages is told which one."""
-    import datasets
-
     shutil.copytree(checkpoints / "whisper", tmp_path / "whisper")
     make_multilingual(tmp_path / "whisper")
     (tmp_path / "data").mkdir()
@@ -303,7 +305,6 @@ def test_parts_of_a_batch_give_the_batch_s_own_gradient(sounds, checkpoints, tmp
 
 
 def test_a_long_recording_is_heard_in_windows(checkpoints, tmp_path):
-    import datasets
     import soundfile
 
     task, processor, model = load(checkpoints, "whisper")
@@ -322,6 +323,97 @@ def test_a_letter_that_a_checkpoint_does_not_know_is_named(sounds, checkpoints):
     task, processor, _ = load(checkpoints, "wav2vec2-layer")
     with pytest.raises(UserError, match=r"'ü' in 'ü' is no letter that the tokenizer knows; it knows d l n o p u w"):
         encode(task, processor, sounds, value_names={"up": "ü"})
+
+
+def test_ctc_needs_a_frame_for_each_label_and_one_between_equal_ones():
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    for length in range(1, 12):
+        labels = torch.randint(1, 3, (length,), generator=generator)
+        needed = count_ctc_frames(labels.tolist())
+        for frames, is_finite in ((needed, True), (needed - 1, False)):
+            scores = torch.zeros(max(frames, 1), 1, 3).log_softmax(-1)
+            loss = torch.nn.functional.ctc_loss(scores, labels[None], torch.tensor([frames]), torch.tensor([length]))
+            assert bool(loss.isfinite()) is is_finite
+
+
+def with_texts(data, splits):
+    """Return rows with other texts: a text for each recording of some splits."""
+    texts = {name: splits.get(name, rows["text"]) for name, rows in data.splits.items()}
+    return replace(data, splits=datasets.DatasetDict({
+        name: rows.select(range(len(texts[name]))).remove_columns("text").add_column("text", texts[name])
+        for name, rows in data.splits.items()
+    }))  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["wav2vec2-layer", "wav2vec2-group", "conformer", "whisper"])
+def test_the_longest_text_that_a_model_can_learn_is_kept_and_one_more_letter_is_named(
+    sounds, checkpoints, tmp_path, name
+):
+    """The longest is what the model's own loss takes: of one letter more it is infinite, or an error."""
+    task, processor, model = load_speech(sounds, tmp_path / name) if name == "conformer" else load(checkpoints, name)
+    data, _ = encode(task, processor, sounds)
+    train = data.splits["train"]
+    splits = {"train": train.select([1, 0]), "validation": train.select([0]), "test": train.select([0])}
+    data = replace(data, splits=datasets.DatasetDict(splits))  # one recording at the end of each
+    model.config.ctc_zero_infinity, model.config.ctc_loss_reduction = False, "mean"
+    collate = task.build_collator(processor)
+
+    def is_learnt(text: str) -> bool:
+        rows = with_texts(data, {"validation": [text]}).splits["validation"]
+        encoded = task.encode(rows, processor)[0].remove_columns(["length", "_row"]).to_list()
+        try:
+            return bool(model(**collate(encoded))["loss"].isfinite())
+        except ValueError:
+            return False
+
+    letters = ("up" * 60)[:100]
+    most = next(length for length in range(1, 100) if not is_learnt(letters[: length + 1]))
+    rows = {"train": ["low", letters[:most]], "validation": [letters[:most]], "test": [letters]}
+    fitting = with_texts(data, rows)
+    assert task.fit_data_to_model(fitting, processor, model) is fitting
+    fault = rf"needs {most + 1} frames \({most + 1} labels, 0 of .* give {most}; write down what is spoken there alone"
+    if name == "whisper":
+        positions = model.config.max_target_positions
+        fault = rf"is {positions + 1} tokens, but the model's decoder has {positions} positions; cut the recording"
+    for split in ("train", "validation"):
+        long = with_texts(fitting, {**rows, split: [*rows[split][:-1], letters[: most + 1]]})
+        number = long.splits[split]["row"][-1]
+        with pytest.raises(UserError, match=rf"^{split} row {number}: the text 'up.* {fault}.*--data.skip_bad true$"):
+            task.fit_data_to_model(long, processor, model)
+    task.skip_bad = True
+    long = with_texts(fitting, {**rows, "train": ["low", letters[: most + 1]]})
+    kept = task.fit_data_to_model(long, processor, model)
+    assert kept.splits["train"]["text"] == ["low"]
+    assert kept.splits["test"]["text"] == [letters]  # the model has it wrong
+    assert kept.notes[-1].startswith("1 train recordings were left out")
+    assert kept.loaded is long.splits
+
+
+@pytest.mark.parametrize("recipe", ["finetune", "pretrain"])
+def test_a_run_names_or_leaves_out_a_text_that_is_longer_than_its_recording(checkpoints, tmp_path, run_recipe, recipe):
+    for place, split in enumerate(("train", "validation", "test")):
+        for file in write_sounds(tmp_path / "sounds" / split, 2)[place % 2 :: 2]:
+            words = {"low": "low", "up": "up", "down": "down" * 20 if split == "train" else "down"}
+            with (tmp_path / "sounds" / split / "metadata.csv").open("a") as table:
+                table.write("" if table.tell() else "file_name,text\n")
+                table.write(f"{file.name},{words[file.name.split('_')[0]]}\n")
+    model = ["--model.checkpoint", checkpoints / "wav2vec2-layer"]
+    words = [
+        recipe, "--task", TAG, *(model if recipe == "finetune" else ["--model.name", "conformer", *SMALL]), *QUICK,
+        *(["--audit", "none"] if recipe == "finetune" else []),
+        "--data.data_dir", tmp_path / "sounds", "--train.max_steps", 1, "--run_dir", tmp_path / "run",
+    ]  # fmt: skip
+    code, _, err = run_recipe(*words)
+    assert code == 2, err[-3000:]
+    assert re.search(r"train row 3: the text 'downdown.*' needs 80 frames .* give \d+; .*--data.skip_bad true", err)
+    assert not (tmp_path / "run").exists()
+    run_well(run_recipe, *words, "--data.skip_bad", "true")
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert any(
+        note.startswith("1 train recordings were left out (rows 3; the first: ") for note in results["data"]["notes"]
+    )
 
 
 def test_a_checkpoint_that_was_never_taught_to_write_learns_the_training_texts_letters(sounds, checkpoints, tmp_path):
