@@ -203,13 +203,15 @@ def check_ranges(config: Any, prefix: str = "") -> None:
         prefix: What stands before the names of its fields, such as `data.`.
 
     Raises:
-        UserError: If a number is outside the range of its field.
+        UserError: If a number is outside the range of its field, or a value names nothing.
     """
     hints = get_type_hints(type(config), include_extras=True)
     for part in fields(config):
         name, value = f"{prefix}{part.name}", getattr(config, part.name)
         if is_dataclass(value):
             check_ranges(value, f"{name}.")
+        elif value == "" or (value == [] and part.default is None):
+            raise UserError(f"option {name}: {value!r} names nothing; give a value, or leave the option out")
         elif (allowed := find_range(hints[part.name])) is not None:
             _check_range(name, value, allowed)
 

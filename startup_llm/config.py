@@ -447,7 +447,7 @@ class ScratchTransformer(ScratchModelConfig):
     name: str = "transformer"
     width: Count = 128
     """Width of the vector of a token, patch or frame."""
-    layers: Count = 2
+    layers: Annotated[int, Range(1, 1000)] = 2
     """Number of blocks; of an encoder-decoder on either side."""
     heads: Count = 4
     """Number of attention heads."""
@@ -829,7 +829,7 @@ TRAIN_RANGES: Mapping[str, Range] = {
     "save_total_limit": Range(1),
     "seed": Range(0, 2**32 - 1),
     "data_seed": Range(0, 2**32 - 1),
-    "dataloader_num_workers": Range(0, 1024),
+    "dataloader_num_workers": Range(0, 256),
     "dataloader_prefetch_factor": Range(1),
     "ddp_bucket_cap_mb": Range(1),
     "ddp_timeout": Range(1),

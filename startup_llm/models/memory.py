@@ -40,6 +40,25 @@ def check_memory(name: str, auto_class: Any, config: Any, *, trust_remote_code: 
         )
 
 
+def check_blocks_memory(width: int, layers: int) -> None:
+    """Refuse transformer blocks whose float32 weights alone do not fit into memory.
+
+    Args:
+        width: Of the vector of a token.
+        layers: Number of blocks, each of at least 12 * width^2 weights: four projections of the attention, and two
+            of the feed-forward network of four times the width.
+
+    Raises:
+        UserError: If they do not fit.
+    """
+    count, total = 12 * layers * width**2, read_total_memory_bytes()
+    if 4 * count > total:
+        raise UserError(
+            f"model.width {width:,} and model.layers {layers:,} ask for {count:,} weights, "
+            f"{4 * count / 2**30:,.1f} GiB in float32, and there are {total / 2**30:,.1f} GiB of memory; choose less"
+        )
+
+
 def read_total_memory_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     """Return how much memory this process can have at most: the machine's with its swap space, or a limit below it.
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from startup_llm.config import ScratchTransformer
 from startup_llm.errors import UserError
 from startup_llm.models.checkpoints import Checkpoint
+from startup_llm.models.memory import check_blocks_memory
 from startup_llm.training.finetuning import Prepared, Trained, encode_splits, run_trainer, settle_kernel
 
 if TYPE_CHECKING:
@@ -24,10 +26,12 @@ def prepare(task: Task, data: TaskData, config: PretrainConfig, plan: SpeedPlan)
     """Fit the processor on the training rows, draw the model's weights and encode every split.
 
     Raises:
-        UserError: If the model lacks the attention kernel asked for.
+        UserError: If the model lacks the attention kernel asked for, or does not fit into memory.
     """
     if config.speed.attention_kernel == "flash_attention_2":
         raise UserError("speed.attention_kernel flash_attention_2: a model from scratch computes with eager or sdpa")
+    if isinstance(config.model, ScratchTransformer):
+        check_blocks_memory(config.model.width, config.model.layers)
     processor, task_model = task.reference_models.build(data, config.model, plan.attention_kernel or "sdpa")
     plan = settle_kernel(plan, config.speed, task_model.model, config.model.name)
     return encode_splits(task, data, RANDOM_WEIGHTS, processor, task_model, plan)

@@ -57,6 +57,58 @@ def write_specials(folder: Path) -> None:
     folder.joinpath("cut.parquet").write_bytes(b"PAR1" + b"\0" * 50)
 
 
+CONTENTS: dict[str, bytes] = {
+    "header.csv": b"text,label\n",
+    "one_row.csv": b"text,label\nwhere is it,a\n",
+    "one_class.csv": b"text,label\n" + b"".join(b"where is it %d,a\n" % n for n in range(30)),
+    "each_its_class.csv": b"text,label\n" + b"".join(b"where is it %d,l%d\n" % (n, n) for n in range(30)),
+    "repeated_header.csv": b"text,text,label\na,b,c\n" * 20,
+    "ragged.csv": b"text,label\na,b\nc,d,e\n",
+    "open_quote.csv": b'text,label\n"a,b\nc,d\n',
+    "no_label.csv": b"text\n" + b"".join(b"where is it %d\n" % n for n in range(30)),
+    "empty_labels.csv": b"text,label\n" + b"where is it,\n" * 30,
+    "blank_texts.csv": b"text,label\n" + b"   ,a\n \t ,b\n" * 15,
+    "nul.csv": b"text,label\nwhere\0is it,a\n" * 20,
+    "only_mark.csv": b"sep=;\n",
+    "only_blanks.csv": b"\n \n\t\n",
+    "scalars.jsonl": b"1\n2\n",
+    "lists.jsonl": b"[1]\n[2]\n",
+    "strings.jsonl": b'"a"\n"b"\n',
+    "mixed_labels.jsonl": b'{"text": "a", "label": 1}\n{"text": "b", "label": "c"}\n{"text": "d", "label": ["e"]}\n'
+    * 9,
+    "nan_labels.jsonl": b'{"text": "a", "label": NaN}\n{"text": "b", "label": Infinity}\n' * 20,
+    "object_texts.jsonl": b'{"text": {"a": 1}, "label": "b"}\n{"text": {"a": 2}, "label": "c"}\n' * 20,
+    "number_texts.jsonl": b'{"text": 7, "label": {"a": 1}}\n{"text": 8, "label": {"a": 2}}\n' * 20,
+    "cut.jsonl": b'{"text": "a", "label": "b"}\n{"text": "a", "la',
+    "repeated_keys.jsonl": b'{"text": "a", "label": "b", "label": ["c"]}\n' * 20,
+    "two_lists.json": b'{"a": [{"text": "a", "label": "b"}], "c": [{"text": "a", "label": "b"}]}',
+    "no_list.json": b'{"text": "a", "label": "b"',
+    "text.xlsx": b"text,label\na,b\n",
+    "cut.xlsx": b"PK\3\4" + b"\0" * 100,
+    "empty.xlsx": b"",
+    "text.ods": b"text,label\na,b\n",
+    "text.db": b"text,label\na,b\n" * 100,
+    "empty.db": b"",
+    "notes.docx": b"PK\3\4",
+    "rows.pdf": b"%PDF-1.4",
+    "rows": b"text,label\na,b\n",
+}
+
+
+def write_contents(folder: Path) -> None:
+    """Write files whose rows cannot be learnt from, and a database."""
+    import sqlite3
+
+    for name, content in CONTENTS.items():
+        (folder / name).write_bytes(content)
+    with sqlite3.connect(folder / "tickets.db") as database:
+        database.execute("CREATE TABLE tickets (text TEXT, label TEXT)")
+        database.executemany(
+            "INSERT INTO tickets VALUES (?, ?)", [(f"where is it {n}", "ab"[n % 2]) for n in range(30)]
+        )
+    database.close()
+
+
 def write_runs(folder: Path, checkpoint: Path) -> None:
     """Make finished runs whose JSON is not as a run writes it, and checkpoints whose files are not."""
     contents = {
@@ -106,6 +158,7 @@ def inputs(tmp_path_factory, tiny_checkpoint) -> Path:
     folder = tmp_path_factory.mktemp("inputs")
     write_specials(folder)
     write_bombs(folder)
+    write_contents(folder)
     write_runs(folder, tiny_checkpoint("bert"))
     texts = [f"{('please refund', 'where is my parcel')[n % 2]} {n},{'ab'[n % 2]}" for n in range(40)]
     (folder / "rows.csv").write_text("\n".join(["text,label", *texts]) + "\n")
@@ -142,6 +195,11 @@ def find_fault(ended: Ended, *, may_work: bool = False) -> str | None:
     return None if len(lines[0]) < 1000 else f"a line of {len(lines[0])} characters"
 
 
+def _split_value(words: str) -> list[str]:
+    name, _, value = words.partition(" ")
+    return [f"--{name}={value.strip(chr(39))}"]
+
+
 EXTENSIONS = ("csv", "jsonl", "csv.gz", "parquet")
 SPECIALS = ("pipe", "folder", "loop", "nowhere", "zero", "latin", "binary", "empty", "socket")
 FILES = [f"{name}.{extension}" for extension in EXTENSIONS for name in SPECIALS]
@@ -168,6 +226,91 @@ FOLDERS = ("pipe.csv", "loop.csv", "socket.csv", "rows.csv", "x" * 300, "nowhere
 PLACES = ["rows.csv", "rows.csv/run", "loop.csv", "loop.csv/run", "pipe.csv", "socket.csv", "zero.csv", "x" * 300]
 PLACES += ["nowhere.csv", "/proc/run", "/dev/null", "/dev/full/run", "run_list", "/sys/run"]
 
+QUERIES = ["", "DELETE FROM tickets", "SELECT", "SELECT * FROM nothing", "SELECT * FROM tickets; DROP TABLE tickets"]
+QUERIES += ["SELECT * FROM tickets WHERE 0", "ATTACH 'stolen.db' AS stolen", "PRAGMA writable_schema = 1"]
+ADDRESSES = ["https://example.invalid/rows.csv", "s3://bucket/rows.csv", "ftp://host/rows.csv", "mysql://host/base"]
+ADDRESSES += ["sqlite:////nowhere/base.db", "postgresql://me:secret@host/base", "nonsense://", "file:///etc/passwd"]
+VALUES = [
+    "data.text_column gone", "data.text_column [text,text]", "data.text_column []", "data.label_column text",
+    "data.label_column [gone,lost]", "data.group_column gone", "data.encoding nonsense", "data.quoting some",
+    "data.sheet First", "data.clean wash", "data.label_separator ''", "data.problem_type ranking", "data.folds 1",
+    "data.folds 100000", "data.fold 2", "data.validation_fraction 1", "data.validation_fraction -0.1",
+    "data.test_fraction nan", "data.split_seed -1", "data.split_seed 4294967296", "data.max_train_rows 0",
+    "data.train_file {a: b}", "data.train_file [rows.csv,[rows.csv]]", "data.train_file [rows.csv,gone.csv]",
+    "data.box_format xywh", "model.checkpoint ../..", "model.checkpoint a/b/c", "model.checkpoint ''",
+    "model.max_length_tokens 0", "model.dropout 1.5", "model.pooling largest",
+    "model.head_learning_rate -1", "lora.rank 0", "lora.rank 1e9", "lora.alpha -1", "lora.dropout nan",
+    "lora.target_modules nothing", "lora.target_modules []", "lora.upper_layers -1", "lora.rnak 8",
+    "train.dataloader_num_workers 1000",
+    "train.seed -1", "train.seed 1e99", "train.learning_rate -1", "train.learning_rate inf", "train.max_step 1",
+    "train.per_device_train_batch_size 0", "train.num_train_epochs -1", "train.warmup_steps -1", "train.optim none",
+    "train.lr_scheduler_type up", "train.weight_decay -1", "train.adam_beta1 1", "train.max_grad_norm -1",
+    "train.gradient_accumulation_steps 0", "train.output_dir stolen", "train.push_to_hub true",
+    "train.label_smoothing_factor 2", "evaluation.resamples -1", "evaluation.confidence_level 1",
+    "evaluation.confidence_level nan", "evaluation.decides beauty", "decision.target_accuracy 1.5",
+    "decision.target_accuracy nan", "decision.cost_of_error -1", "decision.sets 0", "speed.threads -1",
+    "speed.compute_dtype int4", "speed.attention_kernel fast", "preflight.dollars_per_hour -1", "task ''",
+    "task dancing", "method magic", "audit some", "early_stopping_patience 0", "baselines.llm nonsense", "seed 1",
+]  # fmt: skip
+OTHERS = {
+    "predict, format": ["predict", "--run", "base", "--input", "rows.csv", "--output", "OUT.xml"],
+    "predict, piece": ["predict", "--run", "base", "--input", "rows.csv", "--output", "OUT.csv", "--piece_rows", 0],
+    "predict, columns": ["predict", "--run", "base", "--input", "rows.csv", "--output", "OUT.csv", "--columns", "{a"],
+    "predict, no run": ["predict", "--run", "gone", "--input", "rows.csv", "--output", "OUT.csv"],
+    "predict, own input": ["predict", "--run", "base", "--input", "rows.csv", "--output", "rows.csv", "--overwrite"],
+    "evaluate, gate": ["evaluate", "--model", "base", "--fail_under", "accuracy"],
+    "evaluate, gate value": ["evaluate", "--model", "base", "--fail_under", "accuracy=x"],
+    "evaluate, gate name": ["evaluate", "--model", "base", "--fail_under", "beauty=0.5"],
+    "evaluate, no model": ["evaluate", "--model", "gone"],
+    "evaluate, batch": ["evaluate", "--model", "base", "--batch_size", 0],
+    "evaluate, only": ["evaluate", "--model", "base", "--only", "[gone]"],
+    "push, name": ["push", "--run", "base", "--repo", "a/b/c", "--dry_run", "OUT"],
+    "push, blank name": ["push", "--run", "base", "--repo", "a b/c", "--dry_run", "OUT"],
+    "push, no name": ["push", "--run", "base", "--repo", "", "--dry_run", "OUT"],
+    "push, way up": ["push", "--run", "base", "--repo", "../x", "--dry_run", "OUT"],
+    "push, no run": ["push", "--run", "gone", "--repo", "me/x", "--dry_run", "OUT"],
+    "push, findings": ["push", "--run", "base", "--repo", "me/x", "--dry_run", "OUT", "--allow_findings", "@"],
+    "push, both": ["push", "--run", "base", "--dataset", "--repo", "me/x", "--dry_run", "OUT"],
+    "reproduce, nothing": ["reproduce", "gone", "--yes"],
+    "reproduce, folder": ["reproduce", "base", "--yes"],
+    "reproduce, name": ["reproduce", "a/b/c", "--yes"],
+    "audit, kinds": ["audit", "--data.train_file", "rows.csv", "--output", "OUT", "--fail_on", "beauty"],
+    "audit, similarity": ["audit", "--data.train_file", "rows.csv", "--near_duplicate_similarity", 2],
+    "audit, fixes": ["audit", "--data.train_file", "rows.csv", "--fix", "--fix_kinds", "[beauty]"],
+    "compare, nothing": ["compare", "--rungs", "[]", "--data.train_file", "rows.csv"],
+    "compare, unknown": ["compare", "--rungs", "[magic]", "--data.train_file", "rows.csv"],
+    "compare, budgets": ["compare", "--budgets", "[0]", "--data.train_file", "rows.csv"],
+    "compare, draws": ["compare", "--draws", 0, "--data.train_file", "rows.csv"],
+    "folds, none": ["pool_folds", "--runs", "[]"],
+    "folds, one": ["pool_folds", "--runs", "[base]"],
+    "folds, gone": ["pool_folds", "--runs", "[gone,lost]"],
+    "benchmark, rows": ["benchmark", "--rows", 0],
+    "benchmark, ways": ["benchmark", "--ways", "[magic]"],
+    "benchmark, what": ["benchmark", "--what", "flying"],
+    "align, method": ["align", "--method", "magic", "--model.checkpoint", "base"],
+    "align, beta": ["align", "--beta", -1, "--model.checkpoint", "base"],
+    "align, rows": ["align", "--model.checkpoint", "base", "--data.train_file", "rows.csv"],
+    "gan, kind": ["train_gan", "--kind", "sound"],
+    "gan, epochs": ["train_gan", "--train.epochs", 0],
+    "gan, noise": ["train_gan", "--model.noise_size", -1],
+    "pretrain, name": ["pretrain", "--model.name", "magic", "--data.train_file", "rows.csv"],
+    "pretrain, heads": [
+        "pretrain",
+        "--model.name",
+        "transformer",
+        "--model.heads",
+        7,
+        "--data.train_file",
+        "rows.csv",
+    ],
+    "pretrain, layers": ["pretrain", "--model.name", "transformer", "--model.layers", 10**9],
+    "pretrain, width": ["pretrain", "--model.name", "transformer", "--model.width", 10**8, "--model.heads", 1],
+    "serve, no run": ["serve", "--run", "gone"],
+    "serve, port": ["serve", "--run", "base", "--port", 70000],
+    "serve, wait": ["serve", "--run", "base", "--max_wait_ms", -1],
+    "serve, broken run": ["serve", "--run", "run_cut"],
+}
+
 PREDICT = ["predict", "--run", "base", "--output", "OUT.csv"]
 FEW = ["--model.checkpoint", "base", "--train.max_steps", 1, "--evaluation.resamples", 20, "--audit", "none"]
 CASES: dict[str, list[object]] = {
@@ -187,6 +330,13 @@ CASES: dict[str, list[object]] = {
     **{f"run_dir {p}": ["pretrain", "--data.train_file", "rows.csv", "--run_dir", p, "--overwrite"] for p in PLACES},
     **{f"output {p}": ["audit", "--data.train_file", "rows.csv", "--output", p, "--overwrite"] for p in PLACES[:-3]},
     **{f"answers {p}": [*PREDICT[:3], "--input", "rows.csv", "--output", f"{p}.csv"] for p in PLACES},
+    **{f"rows of {f}": ["finetune", "--data.train_file", f, *FEW] for f in CONTENTS},
+    **{
+        f"query {q!r}": ["finetune", "--data.train_file", "tickets.db", f"--data.query={q}", *FEW] for q in QUERIES
+    },
+    **{f"address {a}": ["finetune", "--data.train_file", a, *FEW] for a in ADDRESSES},
+    **{f"value {v}": ["finetune", "--data.train_file", "rows.csv", *FEW, *_split_value(v)] for v in VALUES},
+    **OTHERS,
 }  # fmt: skip
 NO_RUN_DIR = ("audit", "predict", "push", "reproduce")
 MAY_WORK = re.compile(r"checkpoint_tokenizer_config.json_|run_dir run_list|(answered|audited) file latin.csv")
