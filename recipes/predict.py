@@ -3,6 +3,7 @@
 accelerate launch recipes/predict.py --run runs/helpdesk-lora --input new.csv --output answers.csv
 accelerate launch --num_processes 8 recipes/predict.py --run runs/helpdesk-lora --input new.parquet --output a.jsonl.gz
 accelerate launch recipes/predict.py --run runs/digits-vit --input photos/ --output answers.csv
+python recipes/predict.py --run runs/smollm2-chat --text "Where is my parcel?"
 tail -n 100 messages.txt | python recipes/predict.py --run runs/helpdesk-lora --input - --output -
 """
 
@@ -21,11 +22,20 @@ def main() -> None:
     predict(read_session(__file__, PredictConfig, Reporter(sys.stderr)))
 
 
+def write_at_once(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
 def predict(session: Session[PredictConfig]) -> None:
-    from startup_llm.runs.prediction import load_answering_model, open_files
+    from startup_llm.runs.prediction import load_answering_model, open_files, show_answer
     from startup_llm.training.processes import call_on_main_process, join_processes
 
     config, processes = session.config, join_processes()
+    if config.text is not None:
+        if processes.is_main_process:
+            show_answer(config, processes.device, write_at_once)
+        return
     files = call_on_main_process(lambda: open_files(config))
     questions, target, predictor = files.questions, files.target, files.task.predictor
     survey = call_on_main_process(lambda: questions.survey(with_schema=target.format == "parquet"))

@@ -554,9 +554,9 @@ class PredictConfig:
 
     run: str
     """Folder of a finished run, or of a plain transformers checkpoint such as runs/NAME/model."""
-    input: str
+    input: str | None = None
     """CSV, TSV, JSONL or Parquet file, gzip allowed; - for stdin; for images and sounds also a folder of them."""
-    output: str
+    output: str | None = None
     """CSV, TSV, JSONL or Parquet file, gzip allowed; - for stdout."""
     input_format: Literal["auto", "csv", "tsv", "jsonl", "lines", "parquet"] = "auto"
     """auto goes by the extension; for stdin by lines: a JSON object each, or else the text itself."""
@@ -593,6 +593,18 @@ class PredictConfig:
     """Texts returned for each query, if texts are searched."""
     max_new_tokens: Count | None = None
     """Largest number of tokens written for a row; default that of the model's generation config."""
+    text: str | None = None
+    """Answer this one text, or conversation as a JSON list of messages, on stdout instead of a file's rows; a language
+    model shows what it writes as it writes it."""
+    stop: list[str] = field(default_factory=list)
+    """Texts at which a language model stops, such as ['User:']; the answer ends before them."""
+    samples: Count = 1
+    """Answers of a language model to each row; several, in the column generated_texts, are drawn at random."""
+    temperature: Annotated[float, Range(0)] | None = None
+    """Temperature of what a language model writes: 0 for the likeliest token at each step; default 0, and for
+    several samples that of its generation config."""
+    seed: Seed = 0
+    """Seed of what is drawn: the same command gives the same answers."""
     piece_rows: Count = 10_000
     """Rows held in memory at a time; 1 answers each line of a pipe as it comes."""
 

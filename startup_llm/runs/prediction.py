@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +20,16 @@ from startup_llm.run_folder import find_model
 from startup_llm.tasks import load_task
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import torch
 
     from startup_llm.models.checkpoints import Checkpoint
     from startup_llm.tasks.base import Task
     from startup_llm.training.speed import SpeedPlan
+
+
+WRITING_OPTIONS = ("stop", "samples", "temperature", "seed")
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,18 @@ def list_trained_columns(task: Task, results: Mapping[str, Any]) -> dict[str, st
     return {name: trained.get(f"{name}_column") for name in task.predictor.columns}
 
 
+def check_writing_options(config: PredictConfig, task: Task) -> None:
+    """Refuse options of models that write texts for one that writes none.
+
+    Raises:
+        UserError: If one is given.
+    """
+    defaults = {part.name: part.default for part in fields(PredictConfig)} | {"stop": []}
+    for name in WRITING_OPTIONS:
+        if (value := getattr(config, name)) != defaults[name] and not task.predictor.samples_texts:
+            raise UserError(f"{name} {value}: {task.tag} draws no texts; leave it out")
+
+
 def open_files(config: PredictConfig) -> PredictionFiles:
     """Find the run and open the input, before anything that takes time.
 
@@ -71,6 +86,9 @@ def open_files(config: PredictConfig) -> PredictionFiles:
         UserError: If there is no such run or input, or the output exists.
     """
     task, model, results = find_run(config)
+    check_writing_options(config, task)
+    if config.input is None or config.output is None:
+        raise UserError("expected --input FILE and --output FILE, or --text TEXT")
     options = FileOptions(config.quoting, config.encoding, config.sheet, config.query, prefix="--")
     source = RowSource(config.input, config.input_format, config.piece_rows, options)
     if source.format == "folder" and not task.predictor.reads_files:
@@ -190,3 +208,24 @@ def load_answering_model(config: AnswerConfig, task: Task, folder: Path, device:
     use_plan(plan, SpeedConfig())
     reading = TextReading.of_config(find_model(config.run)[1].get("config", {}).get("data", {}))
     return AnsweringModel(task, model, processor, checkpoint, plan, reading)
+
+
+def show_answer(config: PredictConfig, device: torch.device, write: Callable[[str], object]) -> None:
+    """Answer the text that the config gives.
+
+    Args:
+        config: The text, the run, and how it is answered.
+        device: Where the model goes.
+        write: Takes the answer, in one piece or several.
+
+    Raises:
+        UserError: If it cannot be answered, or rows are given as well.
+    """
+    if config.input is not None or config.output is not None:
+        raise UserError("--text answers one text on stdout; leave out --input and --output, or --text")
+    task, folder, _ = find_run(config)
+    check_writing_options(config, task)
+    model = load_answering_model(config, task, folder, device)
+    task.predictor.prepare(config, Path(config.run), model.processor, model.compute)
+    with model.plan.autocast():
+        task.predictor.show_answer(config.text or "", model.model.eval(), model.processor, write, model.compute)

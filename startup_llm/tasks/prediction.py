@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -33,11 +34,13 @@ class Predictor(ABC):
         columns: What a row holds, as `encode` reads it; text_pair may be missing.
         reads_files: Whether a row is a file: its column then holds absolute paths.
         embeds: Whether the model's output for a row with a text alone is that text's vector.
+        samples_texts: Whether answers are texts that may be drawn at random and stopped.
     """
 
     columns: tuple[str, ...] = ("text",)
     reads_files = False
     embeds = False
+    samples_texts = False
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -80,6 +83,32 @@ class Predictor(ABC):
     def compute_outputs(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
         """Return what `answer` reads, for each row of a batch: the model's outputs, or a text that it writes."""
         return self.task.compute_outputs(model, batch, processor)
+
+    def show_answer(
+        self, text: str, model: Any, processor: Any, write: Callable[[str], object], compute: Callable[[Dataset], Any]
+    ) -> None:
+        """Answer one text on the console.
+
+        Args:
+            text: The text.
+            model: The run's.
+            processor: What encodes it.
+            write: Takes the answer, in one piece or several.
+            compute: From encoded rows to the model's outputs.
+
+        Raises:
+            UserError: If it cannot be answered.
+        """
+        import datasets
+
+        if self.columns[0] != "text" or self.reads_files:
+            raise UserError(f"--text: {self.task.tag} reads {', '.join(self.columns)}; give --input and --output")
+        if fault := self.find_fault("text", text):
+            raise UserError(f"--text {fault}")
+        rows = datasets.Dataset.from_dict({"text": [text]})
+        encoded = self.encode(rows, processor)
+        answer = self.answer(compute(encoded), encoded, rows, processor, model.config)[0]
+        write(json.dumps(answer, ensure_ascii=False) + "\n")
 
     def write_files(self, folder: Path, data: TaskData, outputs: Sequence[np.ndarray], processor: Any) -> list[Path]:
         """Write what belongs to a run beside its model: answers that are no numbers, or texts to search later.

@@ -19,7 +19,7 @@ ANSWER_LIMIT = "max_answer_tokens"
 PROMPTS_AT_ONCE = 32
 PROMPT_TOKENS = 16
 """Tokens of a passage that are continued to show what a model writes."""
-GREEDY = {"do_sample": False, "num_beams": 1}
+GREEDY: dict[str, Any] = {"do_sample": False, "num_beams": 1}
 _HEADS: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 """Model -> its output layer, where its outputs are the logits."""
 IS_PROMPT = "is_prompt"
@@ -31,6 +31,7 @@ def continue_prompts(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int | None = None,
+    stop: Sequence[str] = (),
     **how: Any,
 ) -> list[list[int]]:
     """Return the tokens that a model writes after each prompt, the one that ends the text among them.
@@ -43,6 +44,7 @@ def continue_prompts(
         tokenizer: Tells the padding and the longest text, prompt and continuation together.
         prompts: Token ids of each, fewer than the longest text has.
         max_new_tokens: Most tokens to be written; default what the model's generation config says, or its config.
+        stop: Texts that end a continuation, whose tokens are returned too.
         **how: Further arguments of `generate`, before those of the generation config.
     """
     import torch
@@ -51,6 +53,7 @@ def continue_prompts(
     max_new_tokens = max_new_tokens or own or MOST_WRITTEN_TOKENS
     rooms = [max(1, min(max_new_tokens, tokenizer.model_max_length - len(ids))) for ids in prompts]
     order = sorted(range(len(prompts)), key=lambda place: (rooms[place], len(prompts[place])))
+    stopping = {"stop_strings": list(stop), "tokenizer": tokenizer} if stop else {}
     ends = how.get("eos_token_id", model.generation_config.eos_token_id)
     written: list[list[int]] = [[]] * len(prompts)
     for room, group in itertools.groupby(order, key=rooms.__getitem__):
@@ -68,6 +71,7 @@ def continue_prompts(
                 attention_mask=mask.long().to(model.device),
                 max_new_tokens=room,
                 pad_token_id=tokenizer.pad_token_id,
+                **stopping,
                 **how,
             )[:, longest:]
             for place, tokens in zip(chosen, generated.tolist(), strict=True):
@@ -82,10 +86,69 @@ def _cut_behind_end(tokens: list[int], ends: int | list[int] | None) -> list[int
     return tokens[: stop + 1]
 
 
-def write_texts(model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[int]], **how: Any) -> list[str]:
-    """Return what a model writes after each prompt, as text; see `continue_prompts`."""
-    written = continue_prompts(model, tokenizer, prompts, **how)
-    return [tokenizer.decode(ids, skip_special_tokens=True) for ids in written]
+def write_texts(
+    model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[int]], stop: Sequence[str] = (), **how: Any
+) -> list[str]:
+    """Return what a model writes after each prompt, as text; see `continue_prompts`.
+
+    Args:
+        model: A causal language model.
+        tokenizer: Its tokenizer.
+        prompts: Token ids of each.
+        stop: Texts at which it stops; what is returned ends before them.
+        **how: Further arguments of `generate`.
+    """
+    written = continue_prompts(model, tokenizer, prompts, stop=stop, **how)
+    return [cut_at_stop(tokenizer.decode(ids, skip_special_tokens=True), stop) for ids in written]
+
+
+def cut_at_stop(text: str, stop: Sequence[str]) -> str:
+    """Return a text up to the first of the stop texts in it."""
+    places = [place for mark in stop if (place := text.find(mark)) >= 0]
+    return text[: min(places)] if places else text
+
+
+class ShownText:
+    """Shows what a model writes as it writes it, but for what may become a stop text.
+
+    Args:
+        write: Takes the pieces.
+        stop: Texts at which the model stops.
+        strip: Leave out the white space around the text.
+    """
+
+    def __init__(self, write: Callable[[str], object], stop: Sequence[str], *, strip: bool = False) -> None:
+        self._write, self._stop, self._strip = write, stop, strip
+        self._kept_back = max(map(len, stop), default=1) - 1
+        self._text, self._shown = "", 0
+
+    def add(self, text: str, *, ends: bool) -> None:
+        """Show the next piece."""
+        self._text += text
+        whole = cut_at_stop(self._text, self._stop)
+        stop = len(whole) if ends or len(whole) < len(self._text) else len(whole) - self._kept_back
+        visible = whole[: max(stop, 0)]
+        visible = visible.strip() if self._strip else visible
+        if len(visible) > self._shown:
+            self._write(visible[self._shown :])
+            self._shown = len(visible)
+
+
+def build_streamer(
+    tokenizer: PreTrainedTokenizerBase, write: Callable[[str], object], stop: Sequence[str], *, strip: bool = False
+) -> Any:
+    """Return what `generate` tells the tokens of one text as it writes them."""
+    from transformers import TextStreamer
+
+    class Streamer(TextStreamer):
+        def __init__(self) -> None:
+            super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+            self.shown = ShownText(write, stop, strip=strip)
+
+        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+            self.shown.add(text, ends=stream_end)
+
+    return Streamer()
 
 
 def list_tokens(batch: dict[str, Tensor]) -> list[list[int]]:

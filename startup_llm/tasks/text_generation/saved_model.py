@@ -41,7 +41,8 @@ class SavedLanguageModel(SavedModel):
         """Return what `compute_outputs` does; of a prompt the first tokens of a turn, -1 behind its end."""
 
         def write(prompts: list[list[int]]) -> list[np.ndarray]:
-            how = {**GREEDY, "eos_token_id": find_end_of_turn(processor)}  # a base without its adapter knows no end
+            ends = find_end_of_turn(processor)  # a base without its adapter knows no end
+            how: dict[str, Any] = {**GREEDY, "eos_token_id": ends}
             written = continue_prompts(model, processor, prompts, CHECKED_TOKENS, **how)
             return [np.array(ids + [-1] * (CHECKED_TOKENS - len(ids))) for ids in written]
 
