@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 Collator = Callable[[list[dict[str, Any]]], dict[str, Any]]
 
+LEAST_TEST_ROWS = 2
+"""Fewest rows that a bootstrap can resample."""
 TARGET_LENGTH = "_target_length"
 """Column of encoded rows: tokens to be written for a row, so that rows alike in both lengths are trained together."""
 
@@ -117,9 +119,16 @@ class Task(ABC, Generic[Data, Model]):
             evaluation: How they will be measured, which may ask for more of each row.
 
         Raises:
-            UserError: On anything wrong with the files, the columns or a row.
+            UserError: On anything wrong with the files, the columns or a row, or if models are to be measured on a
+                single test row.
         """
-        return self.read_data(data)
+        loaded = self.read_data(data)
+        if evaluation is not None and len(loaded.splits["test"]) < LEAST_TEST_ROWS:
+            raise UserError(
+                f"the test split has 1 row, but a metric's interval is resampled from {LEAST_TEST_ROWS} rows or more; "
+                "give more test rows, or a larger --data.test_fraction or --data.max_test_rows where they are drawn"
+            )
+        return loaded
 
     @abstractmethod
     def read_data(self, data: Data) -> TaskData:

@@ -92,6 +92,18 @@ def test_an_unknown_model_is_named(run_recipe, tmp_path):
     assert "lstm" in err
 
 
+def test_a_single_test_row_is_refused_before_training(run_recipe, tmp_path):
+    write_rows(tmp_path)
+    test = tmp_path / "test.jsonl"
+    test.write_text(test.read_text().partition("\n")[0] + "\n")
+    words = ["--data.data_dir", tmp_path, "--model.name", "dnn", *QUICK]
+    code, out, err = run_recipe("pretrain", *words, "--run_dir", tmp_path / "run")
+    assert code == 2, err[-2000:]
+    assert "error: the test split has 1 row, but a metric's interval is resampled from 2 rows or more; give" in err
+    assert "model:" not in out
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_model_of_another_task_is_refused(run_recipe, tmp_path):
     code, _, err = run_recipe("pretrain", "--model.name", "gpt", "--run_dir", tmp_path / "run")
     assert code == 2

@@ -7,7 +7,7 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -559,22 +559,34 @@ def _describe_scheme(scheme: str, label_names: tuple[str, ...]) -> str:
 
 
 def _count_entities(splits: datasets.DatasetDict, label_names: tuple[str, ...], scheme: str) -> list[str]:
-    """Tell how many words and entities each split has, and the types that training never shows."""
+    """Tell how many words and entities each split has, and the types or tags that training never shows."""
+    words = {name: sum(map(len, rows["tokens"])) for name, rows in splits.items()}
+    if scheme == PLAIN:
+        tags = {name: Counter(tag for own in read_tag_names(rows) for tag in own) for name, rows in splits.items()}
+        listed = ", ".join(f"{count:,} {name}" for name, count in words.items())
+        return [f"{listed} words.", *_describe_unseen(tags, "tags", "words")]
     counts = {
         name: Counter(entity.type for tags in read_scored_tags(rows) for entity in find_entities(tags))
         for name, rows in splits.items()
     }
-    words = {name: sum(map(len, rows["tokens"])) for name, rows in splits.items()}
-    if scheme == PLAIN:
-        return [f"{', '.join(f'{count:,} {name}' for name, count in words.items())} words."]
     for name in ("train", "test"):
         if not counts[name]:
             raise UserError(
                 f"the {name} split has no entity among {words[name]:,} words; add sentences that have some"
             )
     told = ", ".join(f"{sum(counts[name].values()):,} in {words[name]:,} {name} words" for name in splits)
-    notes = [f"Entities: {told}."]
-    if unseen := sorted(counts["test"].keys() - counts["train"].keys()):
-        listed = ", ".join(f"{kind} ({counts['test'][kind]})" for kind in unseen)
-        notes.append(f"Types of test entities that no training sentence has: {listed}.")
+    return [f"Entities: {told}.", *_describe_unseen(counts, "types of entities", "entities")]
+
+
+def _describe_unseen(counts: Mapping[str, Counter[str]], kinds: str, examples: str) -> list[str]:
+    """Name what stands in the validation or test split alone, which no model can learn."""
+    notes = []
+    for split in ("validation", "test"):
+        if split in counts and (unseen := sorted(counts[split].keys() - counts["train"].keys())):
+            listed = ", ".join(f"{kind!r} ({counts[split][kind]})" for kind in unseen[:_SHOWN])
+            more = f" and {len(unseen) - _SHOWN} more" if len(unseen) > _SHOWN else ""
+            notes.append(
+                f"{split} split: {len(unseen)} {kinds} are never seen in training: {listed}{more}; all of their "
+                f"{examples} count as missed: add training sentences with them or delete these sentences."
+            )
     return notes

@@ -80,11 +80,14 @@ def load_boxed_images(data: DetectionData) -> TaskData:
         for nor against a detector.
 
     Raises:
-        UserError: If a source or a column is missing, or an image or a box cannot be used (see `data.skip_bad`).
+        UserError: If a source or a column is missing, an image or a box cannot be used (see `data.skip_bad`), or boxes
+            are shares of their images' sizes.
     """
     import datasets
 
     source = _load(data)
+    for split, images in source.splits.items():
+        _refuse_normalized_boxes(split, images)
     ids = {name: number for number, name in enumerate(source.label_names)}
     splits, notes = {}, list(source.notes)
     for split, images in source.splits.items():
@@ -393,6 +396,24 @@ def _pairs(scene: Any) -> Iterator[tuple[int, Sequence[float]]]:
 # Checks --------------------------------------------------------------------------------------------------------------
 
 
+def _refuse_normalized_boxes(split: str, images: Sequence[_Image]) -> None:
+    """Refuse a split whose boxes all lie within the first pixel: they are shares of their images' sizes."""
+    first, count = "", 0
+    for image in images:
+        for identity, _, box, _ in image.objects:
+            if not _is_box(box):
+                continue  # reported with the image
+            if not all(0 <= value <= 1 for value in box):
+                return
+            first, count = first or f"{image.name}: annotation {identity}: {_show_box(box)}", count + 1
+    if count:
+        what = f"all {count:,} boxes lie" if count > 1 else "the only box lies"
+        raise UserError(
+            f"{split} split: {what} within 0 to 1 ({first}), as a share of an image's width and height does; expected "
+            "pixels: multiply what is measured across by the image's width and what is measured down by its height"
+        )
+
+
 def _check_images(
     images: Sequence[_Image],
     table: datasets.Dataset,
@@ -499,10 +520,10 @@ def _cut_box(
     Raises:
         UserError: If it is no box, has no area, or leaves the image.
     """
-    if not isinstance(box, (list, tuple)) or len(box) != 4 or not all(_is_number(value) for value in box):
+    if not _is_box(box):
         raise UserError(f"its box is {box!r}; expected left, top, width and height in pixels")
     left, top, width, height = map(float, box)
-    shown = "[" + ", ".join(f"{value:g}" for value in box) + "]"
+    shown = _show_box(box)
     if width <= 0 or height <= 0:
         raise UserError(f"its box {shown} has no area; are these corners? then --data.box_format xyxy")
     right, bottom = left + width, top + height
@@ -540,12 +561,20 @@ def turn_box(
     return (top, left, bottom, right) if orientation >= 5 else (left, top, right, bottom)
 
 
+def _is_box(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 4 and all(_is_number(figure) for figure in value)
+
+
+def _show_box(box: Sequence[float]) -> str:
+    return "[" + ", ".join(f"{value:g}" for value in box) + "]"
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _check_categories(splits: datasets.DatasetDict, label_names: tuple[str, ...]) -> list[str]:
-    """Refuse splits without a box; note classes that are tested but never trained."""
+    """Refuse splits without a box; note classes that are validated or tested, but never trained."""
     import numpy as np
 
     counts = {}
@@ -554,8 +583,16 @@ def _check_categories(splits: datasets.DatasetDict, label_names: tuple[str, ...]
         counts[split] = np.bincount(np.asarray(classes, dtype=int), minlength=len(label_names))
         if split != "validation" and not counts[split].sum():
             raise UserError(f"{split} split: no box in {len(rows)} images; is it the right annotation file?")
-    unseen = np.flatnonzero((counts["test"] > 0) & (counts["train"] == 0))
-    if not len(unseen):
-        return []
-    names = ", ".join(label_names[place] for place in unseen[:_SHOWN])
-    return [f"{len(unseen)} classes of the test split are never seen in training ({names}): they count as missed."]
+    notes = []
+    for split in ("validation", "test"):
+        if split not in counts:
+            continue
+        unseen = np.flatnonzero((counts[split] > 0) & (counts["train"] == 0))
+        if len(unseen):
+            listed = ", ".join(f"{label_names[place]!r} ({counts[split][place]} boxes)" for place in unseen[:_SHOWN])
+            more = f" and {len(unseen) - _SHOWN} more" if len(unseen) > _SHOWN else ""
+            notes.append(
+                f"{split} split: {len(unseen)} classes are never seen in training: {listed}{more}; all of their boxes "
+                "count as missed: add training images of them or delete these boxes."
+            )
+    return notes

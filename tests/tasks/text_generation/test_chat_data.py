@@ -416,7 +416,7 @@ def test_few_shot_prompts_hold_training_rows_with_their_answers_which_are_not_me
     system = {"role": "system", "content": "be kind"}
     rows = [
         {"messages": [system, {**ASKED, "content": f"where is {n}?"}, {**SAID, "content": f"here {n}"}]}
-        for n in "abcd"
+        for n in "abcdefgh"
     ]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -426,7 +426,7 @@ def test_few_shot_prompts_hold_training_rows_with_their_answers_which_are_not_me
     data = TASK.fit_data(TASK.load_data(config, generate), tokenizer)
     model = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=4096))
     longer, roomy = TASK.predictor.add_examples(data, tokenizer, model, generate)
-    (row,) = longer.splits["test"]
+    row = longer.splits["test"][0]
     own = data.splits["test"][0]["messages"]
     assert [message["role"] for message in row["messages"]] == ["system", *["user", "assistant"] * 3]
     assert [message["content"] for message in row["messages"][-2:]] == [message["content"] for message in own[1:]]

@@ -49,6 +49,29 @@ def to_json(rows: list[dict]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
+@pytest.mark.parametrize("split", ["dev", "test"])
+@pytest.mark.parametrize(
+    ("usual", "rare", "kinds"),
+    [
+        (
+            ["B-person", "O"],
+            "B-place",
+            "types of entities are never seen in training: 'place' (1); all of their entities",
+        ),
+        (["noun", "verb"], "adverb", "tags are never seen in training: 'adverb' (1); all of their words"),
+    ],
+    ids=["entities", "tags"],
+)
+def test_what_is_never_trained_is_named_with_what_to_do(load, split, usual, rare, kinds):
+    sentences = {name: [usual, usual] for name in ("train", "dev", "test")}
+    sentences[split] = [usual, [usual[0], rare]]
+    data = load({f"{name}.conll": to_lines(own) for name, own in sentences.items()})
+    place = {"dev": "validation", "test": "test"}[split]
+    assert [note for note in data.notes if "never seen" in note] == [
+        f"{place} split: 1 {kinds} count as missed: add training sentences with them or delete these sentences."
+    ]
+
+
 @pytest.mark.parametrize("name", ["conll", "txt", "conll.gz"])
 def test_a_conll_file_is_sentences_of_tagged_words(load, name):
     content = gzip.compress(IOB2.encode()) if name.endswith("gz") else IOB2

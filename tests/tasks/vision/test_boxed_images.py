@@ -247,6 +247,49 @@ def test_corners_taken_for_sizes_are_noticed(tmp_path):
         load_boxed_images(DetectionData(data_dir=str(tmp_path)))
 
 
+@pytest.mark.parametrize("box_format", ["xywh", "xyxy"])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_boxes_that_are_shares_of_the_image_are_refused(tmp_path, split, box_format):
+    for name, first in (("train", 0), ("val", 100), ("test", 200)):
+        content = write_coco(tmp_path, tmp_path / f"{name}.json", 8, first=first)
+        for entry in content["annotations"] if name == split else []:
+            left, top, width, height = entry["bbox"]
+            far = [left + width, top + height] if box_format == "xyxy" else [width, height]
+            entry["bbox"] = [left / 48, top / 40, far[0] / 48, far[1] / 40]
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    number = len(json.loads((tmp_path / f"{split}.json").read_text())["annotations"])
+    long = {"train": "train", "val": "validation"}[split]
+    first = r"\d+\.png: annotation \d+: \[0"
+    with pytest.raises(UserError, match=rf"^{long} split: all {number} boxes lie within 0 to 1 \({first}.*pixels: "):
+        load_boxed_images(DetectionData(data_dir=str(tmp_path), skip_bad=True))
+
+
+def test_one_tiny_box_among_others_is_no_share(tmp_path):
+    content = write_coco(tmp_path, tmp_path / "train.json", 20)
+    content["annotations"][0]["bbox"] = [0, 0, 1, 1]
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    assert load_boxed_images(DetectionData(data_dir=str(tmp_path))).splits["train"]
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_classes_that_are_never_trained_are_named_with_what_to_do(tmp_path, split):
+    for name, first in (("train", 0), ("validation", 100), ("test", 200)):
+        content = write_coco(tmp_path, tmp_path / f"{name}.json", 12, first=first)
+        blue = next(category["id"] for category in content["categories"] if category["name"] == "blue")
+        others = [entry for entry in content["annotations"] if entry["category_id"] != blue]
+        if name != split:
+            content["annotations"] = others
+        blues = len(content["annotations"]) - len(others)
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+        if name == split:
+            count = blues
+    notes = [note for note in load_boxed_images(DetectionData(data_dir=str(tmp_path))).notes if "never seen" in note]
+    assert notes == [
+        f"{split} split: 1 classes are never seen in training: 'blue' ({count} boxes); all of their boxes count as "
+        "missed: add training images of them or delete these boxes."
+    ]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
