@@ -147,6 +147,20 @@ def test_dialogsum_chat_runs_on_a_gpt(run_recipe, tmp_path):
     assert results["reload_gate"]["adapter_max_difference"] <= results["reload_gate"]["tolerance"]
 
 
+def test_dialogsum_smollm2_summarizes_beside_the_untuned_checkpoint(run_recipe, tmp_path):
+    checkpoint = build_chat_checkpoint("llama", tmp_path / "base", TEMPLATES["chatml"])
+    rows = [{"prompt": f"Summarize.\n\nwhere is my parcel {n}?", "completion": f"on its way {n}."} for n in range(40)]
+    write(tmp_path, "train", rows)
+    words = ["--config", CONFIGS / "dialogsum_smollm2.yaml", "--model.checkpoint", checkpoint]
+    code, _, err = run_recipe(
+        "finetune", *words, "--data.data_dir", tmp_path, "--run_dir", tmp_path / "run", *FEW_STEPS
+    )
+    assert code == 0, err[-3000:]
+    results, _ = read_run(tmp_path / "run")
+    assert {"untuned", "few-shot", "first-three-sentences"} < set(results["models"])
+    assert results["data"]["license"] == "cc-by-nc-sa-4.0"
+
+
 def test_qwen3_dpo_learns_a_preference(run_recipe, tmp_path):
     checkpoint = build_chat_checkpoint("qwen3", tmp_path / "base", TEMPLATES["chatml"], tie_word_embeddings=True)
     rows = []
