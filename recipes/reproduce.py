@@ -47,7 +47,7 @@ def confirm(reproduction: "Reproduction", config: ReproduceConfig) -> None:
     if not config.yes and not sys.stdin.isatty():
         raise UserError(
             f"what {config.run} runs is shown before it starts, and there is no terminal to answer at; "
-            "look at its config.yaml and run.lock.json, then add --yes"
+            "read its config.yaml and run.lock.json, then add --yes"
         )
     print(reproduction.describe(), flush=True)
     if not config.yes:

@@ -336,7 +336,7 @@ def _check_config_files(argv: Sequence[str]) -> None:
     """Read each file that --config names within limits, before it is read for its options.
 
     Raises:
-        UserError: If one is no plain file, no YAML mapping, or stands for too much.
+        UserError: If one is not a regular file, no YAML mapping, or stands for too much.
     """
     for _, name, file in _list_given(argv):
         if name == "config" and os.path.lexists(file):

@@ -31,22 +31,22 @@ _KINDS = {
 
 
 def check_regular_file(path: str | Path, name: str = "") -> None:
-    """Refuse what is no plain file, before anything waits for a pipe or reads a device without an end.
+    """Refuse what is not a regular file, before anything waits for a pipe or reads a device without an end.
 
     Args:
         path: An existing path; links are followed.
         name: What the message begins with; default the path.
 
     Raises:
-        UserError: If it is a folder, pipe, socket or device, a link that leads back to itself, or cannot be looked at.
+        UserError: If it is a folder, pipe, socket or device, a link that leads back to itself, or cannot be read.
     """
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError) as error:
         raise UserError(f"{name or path} cannot be read: {explain_os_error(error)}") from None
     if not stat.S_ISREG(mode):
-        kind = _KINDS.get(stat.S_IFMT(mode), "no plain file")
-        raise UserError(f"{name or path} is {kind}, expected a plain file; save its content as one, and name that")
+        kind = _KINDS.get(stat.S_IFMT(mode), "not a regular file")
+        raise UserError(f"{name or path} is {kind}, expected a regular file; save its content as one, and name that")
 
 
 class _LimitedExpansion(io.RawIOBase):
@@ -88,7 +88,7 @@ def read_text(path: Path) -> str:
     """Read a text file in UTF-8, gzip allowed.
 
     Raises:
-        UserError: If it is no plain file, no readable gzip file, expands too far, or is not UTF-8.
+        UserError: If it is not a regular file, no readable gzip file, expands too far, or is not UTF-8.
     """
     check_regular_file(path)
     try:

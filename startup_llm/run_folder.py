@@ -341,7 +341,7 @@ def _open_lock(path: Path) -> int:
 
 
 def _open_existing_lock(path: Path, flags: int) -> int:
-    reason = "it is no plain file"
+    reason = "it is not a regular file"
     try:
         lock = os.open(path, os.O_RDONLY | flags)
     except FileNotFoundError:  # removed by its owner just now

@@ -82,7 +82,7 @@ KINDS: dict[str, tuple[Severity, str, str]] = {
     "odd-characters": (
         "warning",
         "texts with mojibake, control, replacement or invisible characters",
-        "read the source in its own encoding (--fix mends what is sure)",
+        "read the source in its own encoding (--fix corrects what is certain)",
     ),
     "personal-data": (
         "warning",
@@ -162,7 +162,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found, and what was looked at."""
+    """What was found, and what was inspected."""
 
     rows: Rows
     findings: dict[str, Finding]
@@ -226,7 +226,7 @@ def _check_libraries() -> None:
 def audit_before_publishing(loaded: LoadedData, config: AuditConfig, *, labelled: bool) -> Audit:
     """Look for faults in rows of any kind, and for personal data in every column of theirs.
 
-    Where the columns of a labelled text are found, labels are looked at too.
+    Where the columns of a labelled text are found, labels are inspected too.
 
     Args:
         loaded: The rows.
@@ -339,7 +339,7 @@ def audit_loaded(
 
     Args:
         loaded: The rows.
-        columns: Where text and label are; None for rows that have no label: all their running text is looked at.
+        columns: Where text and label are; None for rows that have no label: all their running text is inspected.
         config: How to look; its `data` counts no more.
         every_column: Whether personal data is searched in all columns, not only in the text.
     """

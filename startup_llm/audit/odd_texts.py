@@ -61,7 +61,7 @@ def find_other_languages(
 
     Args:
         texts: Any texts.
-        most_texts: More are not looked at; those that are, are drawn by `seed`.
+        most_texts: More are not inspected; those that are, are drawn by `seed`.
         seed: Seed of the draw.
 
     Returns:

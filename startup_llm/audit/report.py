@@ -69,7 +69,7 @@ def render_markdown(content: dict[str, Any]) -> str:
 def summarize(content: dict[str, Any] | None) -> list[str]:
     """Return a line per finding: severity, kind, rows, meaning. None stands for rows without texts."""
     if content is None:
-        return ["the rows are no texts, which is all that it looks at"]
+        return ["the rows are no texts, and it inspects texts alone"]
     lines = [f"{f['severity']:8} {f['kind']:30} {f['count']:>9,}  {f['meaning']}" for f in content["findings"]]
     return lines or ["nothing was found"]
 

@@ -273,7 +273,7 @@ def _dump_yaml(config: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
 
 
-# What is told apart from the page's form, for the model card too -----------------------------------------------------
+# What is separate from the page's form, for the model card too -----------------------------------------------------
 
 
 def hide_local_paths(text: str) -> str:

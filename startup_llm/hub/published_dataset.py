@@ -159,7 +159,7 @@ def _audit(loaded: LoadedData, config: PushConfig) -> dict[str, Any]:
                 "kind": NOT_SEARCHED,
                 "severity": "warning",
                 "meaning": f"rows with a file ({', '.join(unsearched)}) that no search for people looks into",
-                "advice": "look at them",
+                "advice": "inspect them",
                 "count": sum(content["statistics"]["rows"].values()),
                 "examples": [],
             }

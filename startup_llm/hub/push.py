@@ -134,7 +134,7 @@ def push(config: PushConfig, cards: Path, endpoint: str | None = None) -> Push:
 def preview(config: PushConfig, cards: Path, endpoint: str | None = None) -> Push:
     """Write the files that `push` would publish into the folder `config.dry_run`, and send nothing.
 
-    The repository is looked at where there is a token, because the card merges with the one there.
+    The repository is read where there is a token, because the card merges with the one there.
 
     Raises:
         UserError: Like `push`, or if the folder holds something.

@@ -37,7 +37,7 @@ def show_results(session: Session, results: Mapping[str, Any] | None, *, predict
         session.report(
             "do this next:", *(f"{number}. {item['action']} ({item['gain']})" for number, item in enumerate(advice, 1))
         )
-    session.report(f"run: {run} ({format_duration(session.clock.total)}); look at {run}/report.html")
+    session.report(f"run: {run} ({format_duration(session.clock.total)}); open {run}/report.html")
     session.report("next:", *list_next_commands(str(run), run.name, predicts=predicts))
 
 
@@ -58,7 +58,7 @@ def show_comparison(session: Session, results: Mapping[str, Any]) -> None:
     )
     session.report("")
     session.report("\n".join(results["sentences"]))
-    session.report(f"comparison: {folder} ({format_duration(session.clock.total)}); look at {folder}/report.html")
+    session.report(f"comparison: {folder} ({format_duration(session.clock.total)}); open {folder}/report.html")
 
 
 def show_evaluation(session: Session, results: Mapping[str, Any]) -> None:

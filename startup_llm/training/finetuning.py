@@ -157,7 +157,7 @@ def find_attention_shape(task: Task, data: TaskData, checkpoint: Checkpoint, pro
 
     Args:
         task: The task, which cuts rows into tokens.
-        data: The rows, of which the first few hundred are looked at.
+        data: The rows, of which the first few hundred are inspected.
         checkpoint: Tells its number of heads and their width.
         processor: Its tokenizer.
     """

@@ -103,7 +103,7 @@ class SpeedPlan:
 def plan_speed(
     config: SpeedConfig | None = None, find_shape: Callable[[], AttentionShape | None] | None = None
 ) -> SpeedPlan:
-    """Look at the device, measure what cannot be looked up, and choose; what the config gives is taken as it is.
+    """Inspect the device, measure what cannot be looked up, and choose; what the config gives is taken as it is.
 
     A CPU that lists bfloat16 among its instructions is not always faster with it: without matrix units (AMX) it can be
     slower than float32. And which attention kernel is faster, forwards and backwards, depends on the processor. So

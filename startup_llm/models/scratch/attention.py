@@ -23,14 +23,14 @@ def compute_attention(
 ) -> Tensor:
     """Scaled dot-product attention, softmax(Q Kᵀ / √d_k) V (Vaswani et al. 2017, equation 1).
 
-    A query that may look at nothing gets zeros, with either kernel.
+    A query that may attend to nothing gets zeros, with either kernel.
 
     Args:
         query: Shape (batch, heads, queries, d_k).
         key: Shape (batch, heads, keys, d_k).
         value: Shape (batch, heads, keys, d_v).
-        mask: True where a query may look at a key; bool, broadcastable to (batch, heads, queries, keys).
-        causal: Forbid looking at later positions. The queries are the last of the keys' positions, so with cached keys
+        mask: True where a query may attend to a key; bool, broadcastable to (batch, heads, queries, keys).
+        causal: Attend to no later position. The queries are the last of the keys' positions, so with cached keys
             query i stands at position keys - queries + i.
         dropout: Probability of dropping an attention weight.
         kernel: eager spells the formula out; sdpa calls `torch.nn.functional.scaled_dot_product_attention`.
@@ -122,14 +122,14 @@ class MultiHeadAttention(nn.Module):
         causal: bool = False,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
-        """Let every token of `x` look at `x` (self-attention), or at `context` (cross-attention).
+        """Let every token of `x` attend to `x` (self-attention), or at `context` (cross-attention).
 
         Args:
             x: Shape (batch, seq, width).
             context: Shape (batch, context, width); the encoder's output in a decoder's cross-attention.
-            mask: True or 1 where a token may be looked at, shape (batch, keys) or broadcastable to
+            mask: True or 1 where a token may be attended to, shape (batch, keys) or broadcastable to
                 (batch, heads, seq, keys).
-            causal: Forbid looking at later positions (self-attention only).
+            causal: Forbid attention to later positions (self-attention only).
             cache: Filled here. Self-attention adds the new tokens; cross-attention projects the context once.
 
         Returns:

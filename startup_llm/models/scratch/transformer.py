@@ -83,7 +83,7 @@ class Block(nn.Module):
         norm: post or pre.
         norm_eps: Added to the variance inside LayerNorm.
         dropout: Probability of dropping an attention weight or an element of a sublayer's output.
-        cross_attention: Add the sublayer that looks at the encoder's output.
+        cross_attention: Add the sublayer that attends to the encoder's output.
         kernel: eager or sdpa, see `attention.compute_attention`.
 
     Raises:
@@ -127,10 +127,10 @@ class Block(nn.Module):
 
         Args:
             x: Shape (batch, seq, width).
-            mask: 1 or True where a token of x may be looked at, shape (batch, seq seen so far).
-            causal: Forbid looking at later tokens of x.
+            mask: 1 or True where a token of x may be attended to, shape (batch, seq seen so far).
+            causal: Forbid attention to later tokens of x.
             context: The encoder's output, one vector per source token, shape (batch, source, width).
-            context_mask: 1 or True where a source token may be looked at, shape (batch, source).
+            context_mask: 1 or True where a source token may be attended to, shape (batch, source).
             cache: Keys and values of the tokens before x; filled here.
 
         Returns:
@@ -444,7 +444,7 @@ class Decoder(nn.Module):
 class EncoderDecoder(nn.Module):
     """The transformer of Attention Is All You Need (Vaswani et al. 2017), for text to text.
 
-    The encoder keeps one vector per source token and the decoder's cross-attention looks at all of them; nothing is
+    The encoder keeps one vector per source token and the decoder's cross-attention reads all of them; nothing is
     squeezed into one vector. As in `torch.nn.Transformer`, a LayerNorm ends each of the two stacks (the paper's
     post-norm stacks end with their last block's).
 
@@ -570,7 +570,7 @@ class EncoderDecoder(nn.Module):
             decoder_input_ids: Target token ids, start token first, shape (batch, target), int64; default: labels,
                 one place to the right.
             decoder_attention_mask: 1 for real target tokens, 0 for padding, shape (batch, target). Targets padded on
-                the right need none: a token never looks at later ones.
+                the right need none: a token never attends to later ones.
             labels: Target token ids, end token last, shape (batch, target), int64; -100 does not count.
 
         Returns:

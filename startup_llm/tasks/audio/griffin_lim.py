@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 
 class GriffinLim(nn.Module):
-    """Finds a sound whose spectrogram is the given one, by guessing phases and mending them in turn.
+    """Finds a sound whose spectrogram is the given one, by guessing phases and correcting them in turn.
 
     Griffin & Lim 1984, with the momentum of Perraudin, Balazs & Søndergaard 2013. It takes the place of a vocoder in
     `pipeline("text-to-speech", vocoder=...)`.
 
     Args:
         feature_extractor: SpeechT5's, which tells windows and mel filters.
-        rounds: How often the phases are mended.
+        rounds: How often the phases are corrected.
         momentum: Share of each change that is made again.
 
     Attributes:

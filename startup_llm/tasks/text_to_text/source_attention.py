@@ -1,4 +1,4 @@
-"""Where a text came from: how much an encoder-decoder looked at each word that it read while it wrote."""
+"""Where a text came from: how much an encoder-decoder attended to each source word while it wrote."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def weigh_words(text: str, processor: PreTrainedTokenizerBase, attention: Tensor
         attention: Of each token of `processor(text)`, shape (source,). What special tokens got is left out.
 
     Returns:
-        start and end of each word in characters, and its weight: 1 for the word that was looked at most.
+        start and end of each word in characters, and its weight: 1 for the word that was attended to most.
     """
     places = processor(text, truncation=True, max_length=len(attention), return_offsets_mapping=True)["offset_mapping"]
     words = [(word.start(), word.end()) for word in re.finditer(r"\S+", text)]

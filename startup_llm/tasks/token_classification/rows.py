@@ -382,7 +382,7 @@ def _treat_bad(bad: list[str], rows: int, place: str, skip_bad: bool) -> list[st
     more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
     found = f"{place}: {len(bad)} of {rows} sentences cannot be used: {'; '.join(bad[:_SHOWN])}{more}"
     if not skip_bad:
-        raise UserError(f"{found}; mend them, or leave them out with --data.skip_bad true")
+        raise UserError(f"{found}; fix them, or leave them out with --data.skip_bad true")
     if len(bad) == rows:
         raise UserError(f"{found}; none is left")
     return [f"{found}; they are left out."]

@@ -1,4 +1,4 @@
-"""What tasks share that look at images."""
+"""What the tasks on images share."""
 
 from __future__ import annotations
 
