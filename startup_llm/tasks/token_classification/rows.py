@@ -131,42 +131,84 @@ def load_tagged_text(data: TaggedTextData) -> TaskData:
     notes.append(_describe_scheme(scheme, label_names))
     notes += _describe_partial_spans(read)
     has_partial = any(any(sentences.partial) for sentences in read.values())
-    splits = {}
-    for split, sentences in read.items():
-        kept = [place for place, own in enumerate(tags[split]) if own]
-        rows = loaded.splits[split].select([sentences.rows[place] - 1 for place in kept])
-        columns: dict[str, list[Any]] = {
-            "tokens": [sentences.words[place] for place in kept],
-            "tags": [[label_names.index(tag) for tag in tags[split][place]] for place in kept],
-            "row": [sentences.rows[place] for place in kept],
-            "digest": [json.dumps(sentences.words[place]) for place in kept],
-        }
-        if has_partial:
-            columns[_SCORED] = [
-                [label_names.index(tag) for tag in _score_tags(tags[split][place], sentences.partial[place])]
-                for place in kept
-            ]
-        if group and (group in rows.column_names or split == "train"):
-            columns["group"] = read_groups(rows, group)
-        features = datasets.Dataset.from_dict({name: values[:1] for name, values in columns.items()}).features
-        for name in {"tags", _SCORED} & columns.keys():
-            features[name] = datasets.List(datasets.ClassLabel(names=list(label_names)))
-        splits[split] = datasets.Dataset.from_dict(columns, features=features)
+    splits = {
+        split: _build_split(
+            loaded.splits[split],
+            sentences,
+            tags[split],
+            label_names,
+            group,
+            is_train=split == "train",
+            has_partial=has_partial,
+        )
+        for split, sentences in read.items()
+    }
     if not {"validation", "test"} <= splits.keys() and DOCUMENT in loaded.splits["train"].column_names and not group:
         notes.append(f"The file tells its documents; --data.group_column {DOCUMENT} keeps each in one split.")
     cut, found = make_splits(datasets.DatasetDict(splits), data, group_by="group" if group else None, group_name=group)
     cut, overlap = handle_overlap(cut, data.remove_overlap, "sentences")
     notes += found + overlap
-    for split, most in (("train", data.max_train_rows), ("test", data.max_test_rows)):
-        if most is not None and most < len(cut[split]):
-            notes.append(f"{most:,} of the {len(cut[split]):,} {split} rows are used (seed {data.split_seed}).")
-            cut[split] = sample_rows(cut[split], most, data.split_seed)
+    notes += _limit_rows(cut, data)
     notes += _count_entities(cut, label_names, scheme)
     if read["train"].given:
         notes += _describe_given_words(cut["test"])
     kept_names = [*_KEPT, _SCORED] if has_partial else _KEPT
     kept_columns = datasets.DatasetDict({name: rows.select_columns(kept_names) for name, rows in cut.items()})
     return TaskData(kept_columns, label_names, notes=list(dict.fromkeys(notes)), sources=loaded.sources)
+
+
+def _build_split(
+    rows: datasets.Dataset,
+    sentences: _Sentences,
+    tags: Sequence[list[str]],
+    label_names: Sequence[str],
+    group: str | None,
+    *,
+    is_train: bool,
+    has_partial: bool,
+) -> datasets.Dataset:
+    """Return the sentences of a split that are kept, with their tags as class ids.
+
+    Args:
+        rows: The split's rows as loaded.
+        sentences: What was read of them.
+        tags: Tags of each sentence, in the scheme of all splits; empty for one that is left out.
+        label_names: The names of the classes.
+        group: Column of the groups that no two splits share.
+        is_train: Whether it is the training split, which has to have that column.
+        has_partial: Whether any split has an entity that no words are.
+    """
+    import datasets
+
+    numbers = {tag: number for number, tag in enumerate(label_names)}
+    kept = [place for place, own in enumerate(tags) if own]
+    kept_rows = rows.select([sentences.rows[place] - 1 for place in kept])
+    columns: dict[str, list[Any]] = {
+        "tokens": [sentences.words[place] for place in kept],
+        "tags": [[numbers[tag] for tag in tags[place]] for place in kept],
+        "row": [sentences.rows[place] for place in kept],
+        "digest": [json.dumps(sentences.words[place]) for place in kept],
+    }
+    if has_partial:
+        columns[_SCORED] = [
+            [numbers[tag] for tag in _score_tags(tags[place], sentences.partial[place])] for place in kept
+        ]
+    if group and (is_train or group in kept_rows.column_names):
+        columns["group"] = read_groups(kept_rows, group)
+    features = datasets.Dataset.from_dict({name: values[:1] for name, values in columns.items()}).features
+    for name in {"tags", _SCORED} & columns.keys():
+        features[name] = datasets.List(datasets.ClassLabel(names=list(label_names)))
+    return datasets.Dataset.from_dict(columns, features=features)
+
+
+def _limit_rows(splits: datasets.DatasetDict, data: TaggedTextData) -> list[str]:
+    """Draw as many rows of training and test as the config allows, and return notes on it."""
+    notes = []
+    for split, max_rows in (("train", data.max_train_rows), ("test", data.max_test_rows)):
+        if max_rows is not None and max_rows < len(splits[split]):
+            notes.append(f"{max_rows:,} of the {len(splits[split]):,} {split} rows are used (seed {data.split_seed}).")
+            splits[split] = sample_rows(splits[split], max_rows, data.split_seed)
+    return notes
 
 
 def read_tag_names(rows: datasets.Dataset) -> list[list[str]]:
