@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from startup_llm.config import (
     DEFAULT_DATASET,
-    RESERVED_TRAIN_FIELDS,
+    REFUSED_OPTIMIZERS,
     SHARED_TRAIN_DEFAULTS,
     TRAIN_DEFAULTS,
+    TRAIN_FIELDS,
     TRAIN_RANGES,
     DataConfig,
     Range,
     ScratchModelConfig,
+    TrainField,
     default_run_dir,
     find_range,
 )
@@ -232,13 +234,44 @@ def _find_train_defaults(config_class: type[Config], method: str | None, model: 
 
 
 def _check_train_section(section: dict[str, Any]) -> dict[str, Any]:
-    """Return the `train` section without what the run itself decides."""
-    for name, advice in RESERVED_TRAIN_FIELDS.items():
-        if section.pop(name, None):
-            raise UserError(f"train.{name} is set by the run itself; {advice}")
+    """Return the `train` section without what the run itself decides, or cannot honour."""
+    from transformers import TrainingArguments
+
+    defaults = {part.name: part.default for part in fields(TrainingArguments)} | dict(SHARED_TRAIN_DEFAULTS)
+    for name, field in TRAIN_FIELDS.items():
+        is_given = section.get(name) not in (None, [], defaults.get(name))
+        if field.use != "honoured":
+            section.pop(name, None)
+        if is_given:
+            _check_given(section, name, field)
     for name, allowed in TRAIN_RANGES.items():
         _check_range(f"train.{name}", section.get(name), allowed)
+    if str(section.get("optim")).startswith(REFUSED_OPTIMIZERS):
+        raise UserError(
+            f"train.optim {section['optim']} takes gradients in a way of its own, which a run cannot honour; "
+            "use another, such as adamw_torch or adafactor"
+        )
     return section
+
+
+def _check_given(section: Mapping[str, Any], name: str, field: TrainField) -> None:
+    """Refuse a field that is given and would be ignored."""
+    if field.use != "honoured":
+        end = "is set by the run itself" if field.use == "set" else "cannot be honoured by a run"
+        raise UserError(f"train.{name} {end}; {field.advice}")
+    if field.needs and not _is_needed(needed := section.get(field.needs), field):
+        wanted = field.values[0] if field.values else "VALUE"
+        raise UserError(
+            f"train.{name} {section[name]!r} is ignored where train.{field.needs} is {needed!r}; "
+            f"add --train.{field.needs} {wanted}, or leave it out"
+        )
+
+
+def _is_needed(value: Any, field: TrainField) -> bool:
+    """Say whether the option that a field needs has a value with which the field is not ignored."""
+    if field.values:
+        return str(getattr(value, "value", value)) in field.values
+    return value not in (None, 0, "none", [], ["none"])
 
 
 def _read_chosen(argv: Sequence[str]) -> dict[str, str]:
@@ -298,7 +331,7 @@ def _drop_defaults_of_others(argv: Sequence[str], sections: Mapping[str, Section
 
 def _print_help(config_class: type, sections: Mapping[str, Section], train_section: bool) -> None:
     parser = _build_parser(config_class, sections, train_section=False, documented=True)
-    lines = ["train.NAME: any field of transformers.TrainingArguments; list them with --train.help."] * train_section
+    lines = ["train.NAME: a field of transformers.TrainingArguments; list them with --train.help."] * train_section
     if owners := list(dict.fromkeys(section.owner for section in sections.values() if section.owner)):
         options = "--task TASK" + " --model.name NAME" * any(section.others for section in sections.values())
         lines.append(f"These are the options of {' and '.join(owners)}; list those of others with {options} --help.")

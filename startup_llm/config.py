@@ -849,19 +849,171 @@ TRAIN_RANGES: Mapping[str, Range] = {
 }
 """The numbers that the fields of `TrainingArguments` take."""
 
-RESERVED_TRAIN_FIELDS: Mapping[str, str] = {
-    "output_dir": "name the run's folder with --run_dir",
-    "hub_token": "log in with `hf auth login` or set HF_TOKEN; a token never goes into a config",
-    "push_to_hub": "publish a finished run with recipes/push.py",
-    "resume_from_checkpoint": "use --resume",
-    "bf16": "use --speed.compute_dtype bfloat16",
-    "fp16": "choose --speed.compute_dtype bfloat16 or float32; float16 is not computed in",
-    "torch_compile": "use --speed.compile true",
-    "use_cpu": "start with accelerate launch --cpu",
-    "fsdp": "start with accelerate launch --config_file recipes/accelerate/fsdp2.yaml",
-    "deepspeed": "start with accelerate launch --config_file recipes/accelerate/deepspeed_zero3.yaml",
+
+@dataclass(frozen=True)
+class TrainField:
+    """What becomes of a field of `transformers.TrainingArguments`.
+
+    Attributes:
+        use: honoured; set: the run itself decides it; refused: a run cannot honour it.
+        advice: Why it is not taken, or what to use instead.
+        needs: Option of the `train` section without which it would be ignored.
+        values: What that option has to be; anything but none or 0 where nothing is named.
+    """
+
+    use: Literal["honoured", "set", "refused"]
+    advice: str = ""
+    needs: str = ""
+    values: tuple[str, ...] = ()
+
+
+_HONOURED = TrainField("honoured")
+_PUBLISHED = TrainField("refused", "publish a finished run with recipes/push.py")
+_LAUNCHED = TrainField("refused", "processes are joined by accelerate launch; see recipes/accelerate")
+_IN_FLOAT = TrainField("refused", "validation computes as training does; use --speed.compute_dtype bfloat16")
+_COMPILED = TrainField("refused", "use --speed.compile true, which compiles in the default way")
+_UNREAD = TrainField("refused", "a run does not read it; leave it out")
+_MEASURED = TrainField("set", "the run measures its task's own metrics; choose one with --evaluation.decides")
+_FSDP = TrainField("set", "start with accelerate launch --config_file recipes/accelerate/fsdp2.yaml")
+_TRACKED = TrainField("honoured", needs="report_to")
+_WORKING = TrainField("honoured", needs="dataloader_num_workers")
+_TUNABLE_OPTIMIZERS = (
+    *("sgd", "rmsprop", "adagrad", "adamw_anyprecision", "adamw_torch_4bit", "adamw_torch_8bit", "grokadamw"),
+    *("ademamix", "ademamix_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit", "stable_adamw"),
+    *("schedule_free_adamw", "schedule_free_radam", "schedule_free_sgd"),
+)
+
+TRAIN_FIELDS: Mapping[str, TrainField] = {
+    "output_dir": TrainField("set", "name the run's folder with --run_dir"),
+    "per_device_train_batch_size": _HONOURED,
+    "num_train_epochs": _HONOURED,
+    "max_steps": _HONOURED,
+    "learning_rate": _HONOURED,
+    "lr_scheduler_type": _HONOURED,
+    "lr_scheduler_kwargs": _HONOURED,
+    "warmup_steps": _HONOURED,
+    "optim": _HONOURED,
+    "optim_args": TrainField("honoured", needs="optim", values=_TUNABLE_OPTIMIZERS),
+    "weight_decay": _HONOURED,
+    "adam_beta1": _HONOURED,
+    "adam_beta2": _HONOURED,
+    "adam_epsilon": _HONOURED,
+    "optim_target_modules": TrainField("refused", "the head has a learning rate of its own; choose another optimizer"),
+    "gradient_accumulation_steps": _HONOURED,
+    "average_tokens_across_devices": TrainField("set", "a batch's loss is the mean over the targets of all processes"),
+    "max_grad_norm": _HONOURED,
+    "label_smoothing_factor": _HONOURED,
+    "bf16": TrainField("set", "use --speed.compute_dtype bfloat16"),
+    "fp16": TrainField("set", "choose --speed.compute_dtype bfloat16 or float32; float16 is not computed in"),
+    "bf16_full_eval": _IN_FLOAT,
+    "fp16_full_eval": _IN_FLOAT,
+    "tf32": _HONOURED,
+    "activation_checkpointing": _HONOURED,
+    "activation_checkpointing_kwargs": _HONOURED,
+    "gradient_checkpointing": _HONOURED,
+    "gradient_checkpointing_kwargs": _HONOURED,
+    "torch_compile": TrainField("set", "use --speed.compile true"),
+    "torch_compile_backend": _COMPILED,
+    "torch_compile_mode": _COMPILED,
+    "use_liger_kernel": TrainField("refused", "most architectures have no such kernels; leave it out"),
+    "liger_kernel_config": TrainField("refused", "most architectures have no such kernels; leave it out"),
+    "use_cache": _HONOURED,
+    "neftune_noise_alpha": _HONOURED,
+    "torch_empty_cache_steps": _HONOURED,
+    "auto_find_batch_size": TrainField("refused", "memory is bounded by --speed.tokens_per_batch, whatever the batch"),
+    "logging_strategy": _HONOURED,
+    "logging_steps": TrainField("honoured", needs="logging_strategy", values=("steps",)),
+    "logging_first_step": _HONOURED,
+    "log_on_each_node": TrainField("refused", "the first process alone reports; leave it out"),
+    "logging_nan_inf_filter": _HONOURED,
+    "include_num_input_tokens_seen": _HONOURED,
+    "log_level": _HONOURED,
+    "log_level_replica": _HONOURED,
+    "disable_tqdm": _HONOURED,
+    "report_to": _HONOURED,
+    "run_name": _TRACKED,
+    "project": _TRACKED,
+    "trackio_space_id": _PUBLISHED,
+    "trackio_bucket_id": _PUBLISHED,
+    "trackio_static_space_id": _PUBLISHED,
+    "eval_strategy": _HONOURED,
+    "eval_steps": TrainField("honoured", needs="eval_strategy", values=("steps",)),
+    "eval_delay": _HONOURED,
+    "per_device_eval_batch_size": _HONOURED,
+    "prediction_loss_only": _MEASURED,
+    "eval_on_start": _HONOURED,
+    "eval_do_concat_batches": _MEASURED,
+    "eval_use_gather_object": _MEASURED,
+    "eval_accumulation_steps": _HONOURED,
+    "include_for_metrics": _MEASURED,
+    "batch_eval_metrics": _MEASURED,
+    "save_only_model": _HONOURED,
+    "save_strategy": _HONOURED,
+    "save_steps": TrainField("honoured", needs="save_strategy", values=("steps",)),
+    "save_on_each_node": _HONOURED,
+    "save_total_limit": _HONOURED,
+    "enable_jit_checkpoint": TrainField(
+        "refused", "a run that is stopped goes on with --resume from its last checkpoint"
+    ),
+    "push_to_hub": TrainField("set", "publish a finished run with recipes/push.py"),
+    "hub_token": TrainField("set", "log in with `hf auth login` or set HF_TOKEN; a token never goes into a config"),
+    "hub_private_repo": _PUBLISHED,
+    "hub_model_id": _PUBLISHED,
+    "hub_strategy": _PUBLISHED,
+    "hub_always_push": _PUBLISHED,
+    "hub_revision": _PUBLISHED,
+    "load_best_model_at_end": TrainField(
+        "set", "the best checkpoint is kept where --train.eval_strategy and --train.save_strategy are the same"
+    ),
+    "metric_for_best_model": TrainField("set", "choose the metric with --evaluation.decides"),
+    "greater_is_better": TrainField("set", "choose the metric with --evaluation.decides"),
+    "ignore_data_skip": _HONOURED,
+    "restore_callback_states_from_checkpoint": _HONOURED,
+    "full_determinism": _HONOURED,
+    "seed": _HONOURED,
+    "data_seed": _HONOURED,
+    "use_cpu": TrainField("set", "start with accelerate launch --cpu"),
+    "accelerator_config": _LAUNCHED,
+    "parallelism_config": _LAUNCHED,
+    "dataloader_drop_last": _HONOURED,
+    "dataloader_num_workers": _HONOURED,
+    "dataloader_pin_memory": _HONOURED,
+    "dataloader_persistent_workers": _WORKING,
+    "dataloader_prefetch_factor": _WORKING,
+    "dataloader_multiprocessing_context": _WORKING,
+    "dataloader_in_order": _WORKING,
+    "remove_unused_columns": TrainField("set", "a task's columns are those that its model reads; leave it out"),
+    "label_names": TrainField("set", "a task's labels are in the column labels; leave it out"),
+    "train_sampling_strategy": _HONOURED,
+    "length_column_name": TrainField("set", "the lengths of rows are in the column length; leave it out"),
+    "ddp_find_unused_parameters": _HONOURED,
+    "ddp_bucket_cap_mb": _HONOURED,
+    "ddp_broadcast_buffers": _HONOURED,
+    "ddp_static_graph": _HONOURED,
+    "ddp_backend": _LAUNCHED,
+    "ddp_timeout": _LAUNCHED,
+    "fsdp": _FSDP,
+    "fsdp_config": _FSDP,
+    "deepspeed": TrainField(
+        "set", "start with accelerate launch --config_file recipes/accelerate/deepspeed_zero3.yaml"
+    ),
+    "debug": TrainField("refused", "underflow_overflow fails at masks; try --speed.compute_dtype float32 instead"),
+    "skip_memory_metrics": TrainField("refused", "results.json holds the memory that a run takes; leave it out"),
+    "do_train": _UNREAD,
+    "do_eval": _UNREAD,
+    "do_predict": _UNREAD,
+    "resume_from_checkpoint": TrainField("set", "use --resume"),
+    "local_rank": _LAUNCHED,
 }
-"""Fields of the `train` section that the run itself decides, and what to use instead."""
+"""Every field of `TrainingArguments`: those that are not honoured are taken at their default alone."""
+
+RESERVED_TRAIN_FIELDS: Mapping[str, str] = {
+    name: part.advice for name, part in TRAIN_FIELDS.items() if part.use != "honoured"
+}
+"""Fields of the `train` section that the command line does not take, and what to use instead."""
+
+REFUSED_OPTIMIZERS = ("galore", "apollo", "lomo", "adalomo")
+"""Beginnings of optimizers' names that change how a gradient is computed."""
 
 
 def default_run_dir(data: DataConfig, method: str) -> str:

@@ -13,6 +13,8 @@ from startup_llm.command_line import parse_config
 from startup_llm.config import (
     RESERVED_TRAIN_FIELDS,
     SHARED_TRAIN_DEFAULTS,
+    TRAIN_DEFAULTS,
+    TRAIN_FIELDS,
     AuditConfig,
     ClassDecision,
     EvaluateConfig,
@@ -280,11 +282,56 @@ def test_the_runs_own_yaml_gives_the_same_config_again(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "advice"), RESERVED_TRAIN_FIELDS.items())
-def test_train_field_that_the_run_decides_is_refused_with_what_to_use_instead(name, advice):
-    value = "true" if name in ("push_to_hub", "bf16", "fp16", "torch_compile", "use_cpu") else "hf_secret"
+def test_train_field_that_a_run_does_not_take_is_refused_with_what_to_use_instead(name, advice):
+    from transformers import TrainingArguments
+
+    [part] = [part for part in dataclasses.fields(TrainingArguments) if part.name == name]
+    hint = str(part.type)
+    values = {"hub_strategy": "end", "include_for_metrics": '["inputs"]', "label_names": '["label"]'}
+    values |= {"parallelism_config": '{"tp_size": 2}', "liger_kernel_config": '{"rope": true}'}
+    value = values.get(
+        name, str(not part.default).lower() if "bool" in hint else "7" if "int" in hint else "hf_secret"
+    )
     message = refuse(f"--train.{name}", value)
-    assert message == f"train.{name} is set by the run itself; {advice}"
+    end = "is set by the run itself" if TRAIN_FIELDS[name].use == "set" else "cannot be honoured by a run"
+    assert message == f"train.{name} {end}; {advice}"
     assert "hf_secret" not in message
+
+
+def test_each_field_of_the_train_section_stands_in_the_table():
+    """A new release of transformers may have further ones: decide what becomes of each."""
+    from transformers import TrainingArguments
+
+    assert set(TRAIN_FIELDS) == {part.name for part in dataclasses.fields(TrainingArguments) if part.init}
+    refused = [name for name, part in TRAIN_FIELDS.items() if part.use != "honoured"]
+    assert all(TRAIN_FIELDS[name].advice for name in refused)
+    assert not set(refused) & {*SHARED_TRAIN_DEFAULTS, *(name for part in TRAIN_DEFAULTS.values() for name in part)}
+
+
+@pytest.mark.parametrize(
+    ("option", "other"),
+    [
+        ("eval_steps=7", "eval_strategy steps"),
+        ("save_steps=7", "save_strategy steps"),
+        ("run_name=mine", "report_to tensorboard"),
+        ("optim_args=momentum=0.5", "optim sgd"),
+        ("dataloader_persistent_workers", "dataloader_num_workers 2"),
+        ("dataloader_prefetch_factor=3", "dataloader_num_workers 2"),
+    ],
+)
+def test_train_field_that_another_one_leaves_unread_is_refused(option, other):
+    name, value = other.split()
+    words = [f"--train.{option}"]
+    message = refuse(*words)
+    assert message.startswith(f"train.{option.partition('=')[0]} ")
+    assert f"is ignored where train.{name} is " in message
+    section = parse(*words, f"--train.{name}={value}")[1]
+    assert section[option.partition("=")[0]] not in (None, False)
+
+
+@pytest.mark.parametrize("name", ["galore_adamw", "apollo_adamw", "lomo", "adalomo"])
+def test_optimizer_that_takes_gradients_in_its_own_way_is_refused(name):
+    assert refuse("--train.optim", name).startswith(f"train.optim {name} takes gradients in a way of its own")
 
 
 def test_train_section_holds_no_reserved_field_and_its_yaml_no_token():

@@ -31,25 +31,8 @@ if TYPE_CHECKING:
 
 RECIPES: Mapping[str, type] = {"finetune.py": FinetuneConfig, "align.py": AlignConfig, "pretrain.py": PretrainConfig}
 """Recipes whose runs can be made again, and their configs."""
-OWNER_S_TRAIN_FIELDS = (
-    "accelerator_config",
-    "debug",
-    "fsdp_config",
-    "hub_always_push",
-    "hub_model_id",
-    "hub_private_repo",
-    "hub_revision",
-    "hub_strategy",
-    "local_rank",
-    "parallelism_config",
-    "project",
-    "torch_compile_backend",
-    "torch_compile_mode",
-    "trackio_bucket_id",
-    "trackio_space_id",
-    "trackio_static_space_id",
-)
-"""Fields of the `train` section that name files, programs or places elsewhere: a config from elsewhere leaves them."""
+OWNER_S_TRAIN_FIELDS = ("project",)
+"""Fields that the `train` section takes and a config from elsewhere leaves: they name programs or places elsewhere."""
 
 
 @dataclass(frozen=True)

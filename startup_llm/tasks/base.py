@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 
@@ -80,6 +80,8 @@ class Task(ABC, Generic[Data, Model]):
         probe: What a linear probe learns from, where the head is one linear layer; else None.
         packer: Puts several encoded rows into each row to train on; None where the task has no such thing.
         computes_loss: Whether `compute_loss` gives a batch's loss, not the model.
+        token_logits: Whose label the logits at a token are for, its own or the next token's, where their cross-entropy
+            is the loss; else None.
         selects_by_loss: Whether the validation loss chooses the best checkpoint, not the primary metric.
         cuts_long_rows: Whether what is beyond the processor's longest length is lost.
         samples_each_epoch: Whether `write_samples` is shown after epochs too.
@@ -99,6 +101,7 @@ class Task(ABC, Generic[Data, Model]):
     probe: RowProbe | None = None
     packer: Callable[[Dataset, Any], Dataset] | None = None
     computes_loss = False
+    token_logits: Literal["own", "next"] | None = None
     selects_by_loss = False
     cuts_long_rows = True
     known_metrics: tuple[Metric, ...] = ()

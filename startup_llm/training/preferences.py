@@ -46,6 +46,11 @@ def check_preference_tuning(config: AlignConfig, section: Mapping[str, Any]) -> 
         raise UserError(
             "train.per_device_train_batch_size 1: kto compares an answer with another of its batch; use at least 2"
         )
+    if smoothing := section.get("label_smoothing_factor"):
+        raise UserError(
+            f"train.label_smoothing_factor {smoothing}: {config.method} compares answers and smooths no label; "
+            "leave it out"
+        )
     strategy = section["train_sampling_strategy"]
     if config.method == "kto" and strategy not in ("random", "sequential"):
         raise UserError(

@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from accelerate.utils.memory import clear_device_cache
 from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
+from transformers.trainer_pt_utils import LabelSmoother
 
 from startup_llm.data.batching import LengthGroupedSampler, split_by_length
 from startup_llm.errors import UserError
@@ -59,7 +62,11 @@ class HeadTrainer(Trainer):
         kept_states: KeptStates | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
+        arguments = kwargs["args"]
+        smoothing, arguments.label_smoothing_factor = arguments.label_smoothing_factor, 0.0
+        super().__init__(*args, **kwargs)  # which asks for the model's config where labels are smoothed
+        arguments.label_smoothing_factor = smoothing
+        self.label_smoother = LabelSmoother(epsilon=smoothing) if smoothing else None
         choose_shards(self)
         self._task = task
         self.kept_states = kept_states
@@ -76,10 +83,27 @@ class HeadTrainer(Trainer):
         """Return the task's loss, or else the model's own; in evaluation it is the mean over this process's batch."""
         if not model.training:
             kwargs = {}
+        if self.label_smoother is not None:
+            loss, outputs = self._smooth_loss(model, inputs, **kwargs)
+            return (loss, outputs) if return_outputs else loss
         if not self._task.computes_loss:
             return super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
         loss, outputs = self._task.compute_loss(model, inputs, self.processing_class)
         return (loss, {"logits": outputs}) if return_outputs else loss
+
+    def _smooth_loss(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Return the loss of smoothed labels, and the outputs.
+
+        The model gets its labels, from which an encoder-decoder makes what its decoder reads.
+        """
+        outputs = {name: values for name, values in model(**inputs).items() if name != "loss"}
+        shifted = self._task.token_logits == "next"
+        loss = self.label_smoother(outputs, inputs["labels"], shifted, num_items_in_batch)
+        if num_items_in_batch is not None:  # those of all processes, whose gradients are averaged
+            loss = loss * self.accelerator.num_processes
+        return loss, outputs
 
     def create_optimizer(self, model: nn.Module | None = None) -> Any:
         """Make the optimizer of `train.optim` over the head and the rest, biases and norms without weight decay."""
@@ -95,9 +119,34 @@ class HeadTrainer(Trainer):
                 decay = self.args.weight_decay if decays else 0.0
                 group = groups.setdefault((in_head, decays), {"params": [], "weight_decay": decay, **rate})
                 group["params"].append(parameter)
-            optimizer_class, arguments = self.get_optimizer_cls_and_kwargs(self.args, model)
+            try:
+                optimizer_class, arguments = self.get_optimizer_cls_and_kwargs(self.args, model)
+            except (ImportError, ValueError) as error:
+                raise UserError(f"train.optim {self.args.optim.value}: {' '.join(str(error).split())}") from None
             self.optimizer = optimizer_class(list(groups.values()), **arguments)
         return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Make the schedule of `train.lr_scheduler_type`.
+
+        Raises:
+            UserError: If it does not take `train.lr_scheduler_kwargs`.
+        """
+        try:
+            return super().create_scheduler(num_training_steps, optimizer)
+        except (TypeError, ValueError) as error:
+            kind, given = self.args.lr_scheduler_type.value, self.args.lr_scheduler_kwargs
+            raise UserError(
+                f"train.lr_scheduler_type {kind} with train.lr_scheduler_kwargs {given}: {error}"
+            ) from None
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """Return batches of every row: `train.dataloader_drop_last` leaves out rows of training alone."""
+        drops, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.args.dataloader_drop_last = drops
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Write a checkpoint whose weights are called as they are in memory: by these names it is read back.
@@ -150,7 +199,8 @@ class HeadTrainer(Trainer):
         state = self.accelerator.gradient_state
         # not accelerate's remainder, which it does not know in an epoch that is taken up in its middle
         rest = len(dataset) % (batch_rows * self.args.world_size)
-        if self.args.dataloader_drop_last or rest == 0 or not (state.end_of_dataloader and state.sync_gradients):
+        drops = self.args.dataloader_drop_last and dataset is self.train_dataset
+        if drops or rest == 0 or not (state.end_of_dataloader and state.sync_gradients):
             return rows
         return min(max(rest - self.accelerator.process_index * batch_rows, 0), rows)
 
@@ -218,6 +268,9 @@ class HeadTrainer(Trainer):
                     loss = self.compute_loss(model, part) * share
                 self.accelerator.backward(loss / self.current_gradient_accumulation_steps, **scaled)
             total += loss.detach()
+        every = self.args.torch_empty_cache_steps
+        if every is not None and self.state.global_step % every == 0:
+            clear_device_cache()
         return total / self.current_gradient_accumulation_steps
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
@@ -394,10 +447,16 @@ def build_training_arguments(
         UserError: If `TrainingArguments` refuses the values.
     """
     arguments = dict(train)
+    if arguments.get("save_strategy") == "best" and (not metric or arguments.get("eval_strategy", "no") == "no"):
+        raise UserError(
+            "train.save_strategy best: no checkpoint is the best without an evaluation; it needs a validation split, "
+            "and train.eval_strategy epoch or steps"
+        )
     if not metric:
         arguments |= {"eval_strategy": "no", "load_best_model_at_end": False}
-    elif arguments.get("eval_strategy", "no") != "no" and arguments.get("eval_strategy") == arguments.get(
-        "save_strategy"
+    elif (evaluated := arguments.get("eval_strategy", "no")) != "no" and arguments.get("save_strategy") in (
+        evaluated,
+        "best",
     ):
         arguments |= {
             "load_best_model_at_end": True,
@@ -415,6 +474,12 @@ def build_training_arguments(
         built = arguments_class(**arguments, **further)
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(f"train section: {' '.join(str(error).split())}") from None
+    known = get_available_reporting_integrations()
+    if missing := [name for name in built.report_to if name not in known]:
+        raise UserError(
+            f"train.report_to {missing[0]!r}: expected none or an installed one of transformers' trackers; "
+            f"installed: {', '.join(known) or 'none'}"
+        )
     built.mixed_precision = "bf16" if plan.compute_dtype == "bfloat16" else "no"  # else the launcher's goes first
     built._n_gpu = min(built.n_gpu, 1)  # with several, Trainer would split each batch by DataParallel
     return built

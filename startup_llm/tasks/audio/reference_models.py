@@ -51,7 +51,7 @@ class Recognisers(ReferenceModels):
             UserError: If another model is asked for.
         """
         train = data.splits["train"]
-        self.task.writes_text = isinstance(model, ScratchWhisper)
+        self.task.token_logits = "own" if isinstance(model, ScratchWhisper) else None
         if isinstance(model, ScratchWhisper):
             longest = model.window_seconds or max(train["seconds"])
             return build_scratch_whisper(train["text"], longest, model, attention_kernel)

@@ -64,8 +64,8 @@ class AutomaticSpeechRecognition(AudioTask[TranscribedRecordingData, SpeechRecog
     predictor_class = TranscriptPredictor
     saved_model_class = SavedRecogniser
     reference_models_class = Recognisers
+    token_logits = "own"
     selects_by_loss = True
-    writes_text = True
     skip_bad = False
     """Whether rows that cannot be learnt are left out, as `data.skip_bad` asked when they were read."""
 
@@ -108,7 +108,7 @@ class AutomaticSpeechRecognition(AudioTask[TranscribedRecordingData, SpeechRecog
             attention_kernel=attention_kernel,
             trust_remote_code=model.trust_remote_code,
         )
-        self.writes_text = not is_ctc(built.model.config)
+        self.token_logits = None if is_ctc(built.model.config) else "own"
         return built
 
     def fit_data_to_model(self, data: TaskData, processor: Any, model: Any) -> TaskData:
@@ -161,7 +161,7 @@ class AutomaticSpeechRecognition(AudioTask[TranscribedRecordingData, SpeechRecog
 
     def count_targets(self, batch: dict[str, Tensor]) -> Tensor:
         """Count the tokens that are written; a text found by CTC counts once, as its loss does."""
-        if self.writes_text:
+        if self.token_logits:
             return (batch["labels"] != -100).sum(dim=1)
         return super().count_targets(batch)
 

@@ -76,6 +76,7 @@ class TextGeneration(Task[GenerationData, ChatModel]):
     default_checkpoint = example_checkpoint = "HuggingFaceTB/SmolLM2-135M-Instruct"
     peft_task_type = "CAUSAL_LM"
     packer = staticmethod(pack_rows)
+    token_logits = "next"
     selects_by_loss = True
     predictor_class = ContinuationPredictor
     saved_model_class = SavedLanguageModel

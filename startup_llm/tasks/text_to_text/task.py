@@ -44,6 +44,7 @@ class SequenceToSequence(Task[TextPairData, TextToTextModel]):
     predictor_class = TextPredictor
     saved_model_class = SavedTextToText
     reference_models_class = TextToTextModels
+    token_logits = "own"
     selects_by_loss = True
     samples_each_epoch = True
 

@@ -55,6 +55,7 @@ class TokenClassification(Task[TaggedTextData, TokenClassificationModel]):
     cuts_long_rows = False
     predictor_class = EntityPredictor
     saved_model_class = SavedTagger
+    token_logits = "own"
     known_metrics = (ENTITY_F1, ENTITY_PRECISION, ENTITY_RECALL, TOKEN_ACCURACY)
     known_baselines = {  # noqa: RUF012
         "most-frequent-tag": predict_most_frequent_tag,

@@ -123,6 +123,35 @@ def test_lora_on_a_wav2vec2_trains_its_head_and_reloads(sounds, checkpoints, tmp
     assert max(gate.values()) < 1e-3
 
 
+def test_labels_of_a_whisper_are_smoothed_and_those_of_ctc_are_refused(sounds, checkpoints, tmp_path, run_recipe):
+    import torch
+    from transformers.trainer_pt_utils import LabelSmoother
+
+    from startup_llm.training.speed import SpeedPlan
+    from startup_llm.training.trainer import HeadTrainer, build_training_arguments
+
+    task, processor, model = load(checkpoints, "whisper")
+    _, encoded = encode(task, processor, sounds)
+    section = {"report_to": "none", "label_smoothing_factor": 0.3}
+    plan = SpeedPlan("cpu", "float32", "float32", None, 10**6, ())
+    trainer = HeadTrainer(
+        model=model, args=build_training_arguments(section, tmp_path, plan, ""), train_dataset=encoded, task=task,
+        data_collator=task.build_collator(processor), processing_class=processor, head_parameters=[],
+        head_learning_rate=0.0, tokens_per_batch=10**6,
+    )  # fmt: skip
+    batch = trainer.data_collator(encoded.remove_columns(["length", "_row"]).to_list()[:4])
+    with torch.inference_mode():
+        loss = trainer.compute_loss(model, dict(batch))
+        expected = LabelSmoother(epsilon=0.3)({"logits": model(**batch)["logits"]}, batch["labels"])
+    torch.testing.assert_close(loss, expected)
+    code, _, err = run_recipe(
+        "finetune", "--task", TAG, "--model.checkpoint", checkpoints / "wav2vec2-layer", "--data.data_dir", sounds,
+        *NAMES, *QUICK, "--run_dir", tmp_path / "run", "--train.label_smoothing_factor", 0.1,
+    )  # fmt: skip
+    assert (code, err.count("\n")) == (2, 1), err
+    assert f"train.label_smoothing_factor 0.1: the loss of {TAG} with Wav2Vec2ForCTC is no cross-entropy" in err
+
+
 def make_multilingual(folder):
     """Turn a tiny Whisper's tokenizer and generation config into those of one that knows every language."""
     from transformers import AutoTokenizer, GenerationConfig, WhisperForConditionalGeneration, WhisperTokenizer
@@ -282,7 +311,7 @@ def test_parts_of_a_batch_give_the_batch_s_own_gradient(sounds, checkpoints, tmp
     task, processor, model = load(checkpoints, "wav2vec2-layer")
     model.config.apply_spec_augment, model.config.ctc_loss_reduction, model.config.layerdrop = False, "mean", 0.0
     set_dropout(model, 0.0)
-    task.writes_text = False
+    task.token_logits = None
     _, encoded = encode(task, processor, sounds)
     plan = SpeedPlan("cpu", "float32", "float32", None, 10**6, ())
     gradients, calls = [], []
