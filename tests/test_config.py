@@ -173,7 +173,7 @@ def test_number_out_of_range_is_refused_in_one_line(words, message):
         ("max_steps", "0", "expected a number of at least 1, or -1, got 0"),
         ("seed", "-1", "expected a number from 0 to 4294967295, got -1"),
         ("per_device_train_batch_size", "0", "expected a number of at least 1, got 0"),
-        ("dataloader_num_workers", "-1", "expected a number from 0 to 1024, got -1"),
+        ("dataloader_num_workers", "-1", "expected a number from 0 to 256, got -1"),
         ("learning_rate", "2", "expected a number from 0 to 1, got 2.0"),
     ],
 )
