@@ -5,6 +5,7 @@ python recipes/benchmark.py --data.data_dir banking77 --ways '[ours, setfit]' --
 python recipes/benchmark.py --what inference --rows 3000
 python recipes/benchmark.py --rows '[1000, 10000, 100000]' --ways '[ours, peft-dynamic]' --dollars_per_hour 0.1
 python recipes/benchmark.py --what causal-lm --rows 100 --data.train_file shakespeare.txt
+python recipes/benchmark.py --what chat --rows 64 --data.train_file prompts.jsonl --model.max_length_tokens 768
 """
 
 import sys

@@ -13,9 +13,10 @@ from startup_llm.tasks.text_classification.options import TextClassificationMode
 class BenchmarkConfig:
     """Time this package beside the public ways of doing the same, each in a process of its own, taking turns."""
 
-    what: Literal["training", "inference", "causal-lm"] = "training"
+    what: Literal["training", "inference", "causal-lm", "chat"] = "training"
     """training: LoRA on a text classification; inference: the trained architecture's predictions; causal-lm: a small
-    Llama-style model with random weights on packed text."""
+    Llama-style model with random weights on packed text; chat: LoRA of a chat checkpoint, by default the packaged one,
+    on prompts with answers."""
     ways: list[str] | None = None
     """Methods to time; default all."""
     rows: Count | list[Count] | None = 1500

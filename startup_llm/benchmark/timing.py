@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from startup_llm.benchmark import causal_lm
+from startup_llm.benchmark import causal_lm, chat
 from startup_llm.benchmark.options import BenchmarkConfig
 from startup_llm.config import FinetuneConfig, LabelledTextData, LoraConfig, SpeedConfig
 from startup_llm.errors import UserError, nearest, run_recipe
@@ -73,6 +73,11 @@ def choose_ways(config: BenchmarkConfig) -> list[str]:
             )
     if config.what == "causal-lm":
         causal_lm.check_causal_lm_config(config)
+    elif config.what == "chat":
+        if config.accuracy:
+            raise UserError("accuracy was asked for, but a chat model has none; leave --accuracy out")
+        if config.rows is not None and config.rows < 2 * chat.ROWS_PER_STEP:
+            raise UserError(f"rows {config.rows}: expected at least {2 * chat.ROWS_PER_STEP}, two steps")
     elif config.rows is not None and config.rows < 100:
         raise UserError(f"rows {config.rows}: expected at least 100, or null for each row once")
     if config.what == "inference" and config.accuracy:
@@ -491,10 +496,18 @@ CAUSAL_LM_WAYS: dict[str, Way] = {
         config, _time_steps(config, started), lora=True, tuned=True
     ),
 }
+CHAT_WAYS: dict[str, Way] = {
+    "ours-lora": lambda config, started: chat.train_ours(config, _time_steps(config, started)),
+    **{
+        name: lambda config, started, name=name: chat.train_with_trl(config, _time_steps(config, started), name)
+        for name in chat.TRL_VARIANTS
+    },
+}
 WAYS: dict[str, dict[str, Way]] = {
     "training": TRAINING_WAYS,
     "inference": INFERENCE_WAYS,
     "causal-lm": CAUSAL_LM_WAYS,
+    "chat": CHAT_WAYS,
 }
 
 

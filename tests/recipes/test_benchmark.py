@@ -5,7 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from chat_checkpoints import build_chat_checkpoint
 from PIL import Image
+
+from startup_llm.tasks.text_generation.chat_templates import TEMPLATES
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "benchmark.py"
 ON_CPU = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -60,6 +63,23 @@ def test_prediction_is_timed_beside_the_pipeline_and_its_cost_drawn_against_the_
         assert all(figures["rows_per_second"]["median"] > 0 for figures in size["summary"].values())
     with Image.open(run / "costs.png") as image:
         assert image.size[0] > 800
+
+
+@pytest.mark.slow
+def test_a_chat_checkpoint_is_timed_beside_trl_on_the_same_tokens(tmp_path):
+    checkpoint = build_chat_checkpoint("llama", tmp_path / "base", TEMPLATES["chatml"])
+    rows = [{"prompt": f"where is my parcel {n}?", "completion": f"on its way {n}."} for n in range(40)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    options = ["--what", "chat", "--rows", "24", "--data.train_file", str(tmp_path / "rows.jsonl")]
+    done = run_benchmark(tmp_path / "bench", *options, "--model.checkpoint", str(checkpoint))
+    assert done.returncode == 0, done.stderr
+    summary = read_results(tmp_path / "bench")["sizes"][0]["summary"]
+    assert list(summary) == ["ours-lora", "trl-lora", "trl-tuned-lora", "trl-grouped-lora", "trl-packed-lora"]
+    tokens = {
+        way: figures["tokens_per_second"]["median"] / figures["rows_per_second"]["median"]
+        for way, figures in summary.items()
+    }
+    assert max(tokens.values()) == pytest.approx(min(tokens.values()))
 
 
 @pytest.mark.parametrize(
