@@ -32,8 +32,7 @@ def finetune(session: Session[FinetuneConfig]) -> None:
     from startup_llm.training import finetuning
     from startup_llm.training.preflight import Preflight, check_preflight
     from startup_llm.training.processes import start_run
-    from startup_llm.training.resumption import check_resumption
-    from startup_llm.training.train_section import check_train_section
+    from startup_llm.training.train_section import check_run
 
     config, stage = session.config, session.stage
     check_preflight(config)
@@ -59,8 +58,7 @@ def finetune(session: Session[FinetuneConfig]) -> None:
         find_shape = functools.partial(finetuning.find_attention_shape, task, data, checkpoint, processor)
         plan = finetuning.choose_plan(session, find_shape)
         prepared = finetuning.prepare(task, data, config, checkpoint, processor, plan)
-        check_train_section(session, prepared)
-        check_resumption(session, prepared)
+        check_run(session, prepared)
         data = prepared.data
         session.report(f"checkpoint: {checkpoint.name} ({checkpoint.source})", *prepared.describe())
 

@@ -26,8 +26,7 @@ def pretrain(session: Session[PretrainConfig]) -> None:
     from startup_llm.tasks import load_task
     from startup_llm.training import finetuning, pretraining
     from startup_llm.training.processes import start_run
-    from startup_llm.training.resumption import check_resumption
-    from startup_llm.training.train_section import check_train_section
+    from startup_llm.training.train_section import check_run
 
     config, stage = session.config, session.stage
     start_run(session.train_section["seed"], shards=True)
@@ -41,8 +40,7 @@ def pretrain(session: Session[PretrainConfig]) -> None:
     with stage("model"):
         plan = finetuning.choose_plan(session)
         prepared = pretraining.prepare(task, data, config, plan)
-        check_train_section(session, prepared)
-        check_resumption(session, prepared)
+        check_run(session, prepared)
         data = prepared.data
         session.report(f"model: {config.method} from random weights", *prepared.describe())
 

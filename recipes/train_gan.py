@@ -37,8 +37,8 @@ def train_image_gan(session: Session[GanConfig]) -> None:
 
     config, stage, run = session.config, session.stage, session.run
     join_processes()
-    data = load_digits(config.split_seed)
     check_resumption(session)
+    data = load_digits(config.split_seed)
     session.report(*data.notes)
     trainer = image_gan.build_gan_trainer(config.model, config.train, data)
     grid = SampleGrid(session, trainer.average.average, classes=len(data.label_names))
@@ -65,19 +65,16 @@ def train_ganbert(session: Session[GanConfig]) -> None:
     from startup_llm.runs.summary import show_results
     from startup_llm.tasks import load_task
     from startup_llm.training.processes import start_run
-    from startup_llm.training.resumption import check_resumption
 
     config, stage, run = session.config, session.stage, session.run
     start_run(config.text.seed)
-    task = load_task("text-classification")
-
     with stage("data"):
+        task = load_task("text-classification")
         data = ganbert.load_few_labels(task, config.data, config.evaluation)
         session.report(f"data: {data.describe()}, {len(data.unlabelled):,} unlabelled", *data.notes)
 
     with stage("features"):
         prepared = ganbert.prepare(task, data, session)
-        check_resumption(session, prepared)
         session.report(f"encoder: {prepared.checkpoint.name}, frozen", *prepared.task_model.notes)
         vectors = ganbert.extract_sentence_vectors(prepared)
 
@@ -94,8 +91,8 @@ def train_ganbert(session: Session[GanConfig]) -> None:
     if run.is_writer:
         write_losses(trainer, run)
         results = describe_ganbert(session, prepared, trainer, vectors, predictions, gate)
-        rows = {"row": data.splits["test"]["row"]}
-        show_results(session, write_run(session, results, {**rows, **predictions}), predicts=False)
+        rows = {"row": data.splits["test"]["row"], **predictions}
+        show_results(session, write_run(session, results, rows), predicts=False)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from startup_llm.config import (
     PushConfig,
     Range,
     ReproduceConfig,
+    ServeConfig,
     default_run_dir,
     find_range,
 )
@@ -48,6 +49,7 @@ RECIPES = {
     PretrainConfig: [],
     PushConfig: ["--repo", "a/b"],
     ReproduceConfig: ["--run", "a"],
+    ServeConfig: ["--run", "a"],
 }
 """Config of each recipe -> the options that it needs."""
 

@@ -450,6 +450,10 @@ def _time_steps(config: BenchmarkConfig, started: float) -> _Clock:
     return _Clock(started, config.target_accuracy, None)
 
 
+def _train_chat_with_trl(variant: str, config: BenchmarkConfig, started: float) -> dict[str, Any]:
+    return chat.train_with_trl(config, _time_steps(config, started), variant)
+
+
 Way = Callable[[BenchmarkConfig, float], dict[str, Any]]
 
 TRAINING_WAYS: dict[str, Way] = {
@@ -498,10 +502,7 @@ CAUSAL_LM_WAYS: dict[str, Way] = {
 }
 CHAT_WAYS: dict[str, Way] = {
     "ours-lora": lambda config, started: chat.train_ours(config, _time_steps(config, started)),
-    **{
-        name: lambda config, started, name=name: chat.train_with_trl(config, _time_steps(config, started), name)
-        for name in chat.TRL_VARIANTS
-    },
+    **{name: functools.partial(_train_chat_with_trl, name) for name in chat.TRL_VARIANTS},
 }
 WAYS: dict[str, dict[str, Way]] = {
     "training": TRAINING_WAYS,

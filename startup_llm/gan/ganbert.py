@@ -34,6 +34,7 @@ from startup_llm.training import finetuning
 from startup_llm.training.inference import extract_features
 from startup_llm.training.probe import compute_feature_norm, fit_linear_probe
 from startup_llm.training.reload_gate import ReloadError
+from startup_llm.training.resumption import check_resumption
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -141,6 +142,9 @@ def prepare(task: Task, data: TaskData, session: Session[GanConfig]) -> Prepared
         task: Text classification.
         data: Its rows.
         session: Names the encoder.
+
+    Raises:
+        UserError: If the run that is resumed was begun with others.
     """
     config = session.config
     checkpoint = load_task_checkpoint(task, config.encoder)
@@ -148,7 +152,9 @@ def prepare(task: Task, data: TaskData, session: Session[GanConfig]) -> Prepared
     plan = finetuning.choose_plan(session)
     task_model = task.build_model(checkpoint, processor, data, config.encoder, plan.attention_kernel)
     plan = finetuning.settle_kernel(plan, config.speed, task_model.model, checkpoint.name)
-    return finetuning.encode_splits(task, data, checkpoint, processor, task_model, plan)
+    prepared = finetuning.encode_splits(task, data, checkpoint, processor, task_model, plan)
+    check_resumption(session, prepared)
+    return prepared
 
 
 def extract_sentence_vectors(prepared: Prepared) -> SentenceVectors:

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor, nn
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from startup_llm.models.checkpoints import Checkpoint
+    from startup_llm.models.pretrained import LoadedWeights
 
 
 def build_sequence_classifier(
@@ -92,14 +93,7 @@ def build_sequence_classifier(
         write_identity(model.get_submodule(dense))
         constants.append(dense)
         if added:
-            layer = f"{model.base_model_prefix}.{added}"
-            if not all(f"{layer}.{name}" in loaded.new for name, _ in model.get_submodule(layer).named_parameters()):
-                raise UserError(
-                    f"checkpoint {checkpoint.name} has weights {layer}, and its config.json asks for "
-                    f"{config.num_hidden_layers} blocks; the two are not of one model: copy the checkpoint again"
-                )
-            write_mean_pooling(model.get_submodule(layer))
-            constants.append(layer)
+            constants.append(_pool_by_layer(checkpoint, model, f"{model.base_model_prefix}.{added}", config, loaded))
     set_dropout(model, dropout)
     return TaskModel(
         model=model,
@@ -109,6 +103,23 @@ def build_sequence_classifier(
         load_arguments={**arguments, **({"ignore_mismatched_sizes": True} if loaded.reshaped else {})},
         notes=(*notes, *loaded.notes, *renewed),
     )
+
+
+def _pool_by_layer(
+    checkpoint: Checkpoint, model: PreTrainedModel, layer: str, config: Any, loaded: LoadedWeights
+) -> str:
+    """Write mean pooling into the layer that was added behind the checkpoint's blocks, and return its name.
+
+    Raises:
+        UserError: If the checkpoint has weights for that layer: it has more blocks than its config says.
+    """
+    if not all(f"{layer}.{name}" in loaded.new for name, _ in model.get_submodule(layer).named_parameters()):
+        raise UserError(
+            f"checkpoint {checkpoint.name} has weights {layer}, and its config.json asks for "
+            f"{config.num_hidden_layers} blocks; the two are not of one model: copy the checkpoint again"
+        )
+    write_mean_pooling(model.get_submodule(layer))
+    return layer
 
 
 def find_output_layer(model: nn.Module) -> nn.Linear:

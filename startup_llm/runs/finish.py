@@ -95,21 +95,11 @@ def finish_run(
         scores = score_models(metrics, task.references(test), predictions, candidate, config.evaluation)
         errors = task.describe_errors(test, outputs, predictions[candidate], data)
         written = task.write_samples(model, prepared.processor, test)
-        finished = _add_untuned([*errors.pop("gallery", []), *written], untuned_gallery)
-        gallery = [*finished, *trained.samples]
+        gallery = [*_add_untuned([*errors.pop("gallery", []), *written], untuned_gallery), *trained.samples]
         errors |= {"gallery": gallery} if gallery else {}
         if prompted is not None:
-            seconds = session.clock.total - prompted.seconds
-            rate = len(test) / predict_seconds
-            errors["prompted_llm"] = describe_costs(
-                prompted,
-                TunedCosts(
-                    name=candidate,
-                    seconds=seconds,
-                    rows_per_second=rate,
-                    latency_seconds=_time_single_rows(prepared, model),
-                    dollars_per_hour=config.preflight.dollars_per_hour,
-                ),
+            errors["prompted_llm"] = _describe_prompted(
+                session, prepared, prompted, model, candidate, len(test) / predict_seconds
             )
         task.predictor.write_files(run.path, data, outputs, prepared.processor)
         asked = getattr(config, "decision", DecisionConfig())
@@ -136,6 +126,25 @@ def finish_run(
     }
     results |= {"headline": build_headline(results), "advice": advise(results)}
     return write_run(session, results, {"row": test["row"], **predictions}, prepared)
+
+
+def _describe_prompted(
+    session: Session,
+    prepared: Prepared,
+    prompted: PromptedAnswers,
+    model: Any,
+    candidate: str,
+    rows_per_second: float,
+) -> dict[str, Any]:
+    """Return what the prompted language model cost beside the tuned one, whose latency is timed here."""
+    tuned = TunedCosts(
+        name=candidate,
+        seconds=session.clock.total - prompted.seconds,
+        rows_per_second=rows_per_second,
+        latency_seconds=_time_single_rows(prepared, model),
+        dollars_per_hour=session.config.preflight.dollars_per_hour,
+    )
+    return describe_costs(prompted, tuned)
 
 
 def write_run(

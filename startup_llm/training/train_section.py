@@ -10,12 +10,27 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedModel
 
 from startup_llm.errors import UserError
+from startup_llm.training.resumption import check_resumption
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from startup_llm.session import Session
     from startup_llm.training.finetuning import Prepared
+
+
+def check_run(session: Session[Any], prepared: Prepared) -> None:
+    """Check before training that a run can honour its options, and go on with the run that it resumes.
+
+    Args:
+        session: The run and its config.
+        prepared: The task, its rows, the model and the plan.
+
+    Raises:
+        UserError: If it cannot, or was begun with others.
+    """
+    check_train_section(session, prepared)
+    check_resumption(session, prepared)
 
 
 def check_train_section(session: Session[Any], prepared: Prepared) -> None:
