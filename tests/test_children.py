@@ -7,6 +7,7 @@ import sys
 import time
 
 import psutil
+import pytest
 
 PARENT = """
 import sys
@@ -23,6 +24,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.cold_start
 def test_a_child_and_its_children_end_with_their_parent(tmp_path):
     place = tmp_path / "pid"
     with subprocess.Popen([sys.executable, "-c", PARENT, GRANDCHILD, str(place)]) as parent:

@@ -103,10 +103,10 @@ def find_plain_head(model: Any) -> nn.Linear | None:
     layer.
 
     Args:
-        model: A causal language model, perhaps with an adapter that leaves the output layer alone.
+        model: A language model, perhaps with an adapter that leaves the output layer alone.
     """
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    if type(head) is not nn.Linear:
+    if type(head) is not nn.Linear or model.config.is_encoder_decoder:
         return None
     shown: list[Tensor] = []
 

@@ -219,7 +219,7 @@ def test_unknown_folder_is_refused_with_the_nearest_sibling(copied):
 
 
 def test_unknown_name_is_refused_with_the_nearest_packaged_checkpoint():
-    assert refuse("all-MiniLM-L6-v2").endswith(f"not a Hub id of the form OWNER/NAME; did you mean {MINILM}?")
+    assert refuse("all-MiniLM-L6-v2").endswith(f"not a Hub id of the form OWNER/NAME; did you mean {MINILM!r}?")
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "owner/", "./a/b"])

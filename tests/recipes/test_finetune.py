@@ -258,9 +258,10 @@ def test_a_bad_file_is_one_line_and_leaves_nothing(mistake, work, call):
 
 def test_a_wrong_encoding_is_named_with_its_place(work, call):
     (work / "rows.csv").write_bytes("text,label\ncafé,a\nthé,b\n".encode("cp1252"))
-    code, line = call("--data.train_file", "rows.csv", "--run_dir", "run")
+    code, line = call("--data.train_file", "rows.csv", "--data.encoding", "utf-8", "--run_dir", "run")
     assert code == 2
-    assert "UTF-8" in line
+    assert "rows.csv: read as utf-8, in which" in line
+    assert "\\xe9" in line
 
 
 def test_a_byte_order_mark_is_no_mistake(work, call, tiny_checkpoint):
