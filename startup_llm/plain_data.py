@@ -84,6 +84,19 @@ def open_gzip(path: str) -> IO[bytes]:
     return io.BufferedReader(_LimitedExpansion(path), 1 << 16)
 
 
+@contextmanager
+def explain_broken_gzip(name: str | Path) -> Iterator[None]:
+    """Refuse in one line a gzip file that turns out to be broken while it is read.
+
+    Raises:
+        UserError: In the place of what decompression raises.
+    """
+    try:
+        yield
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{name}: not a readable gzip file ({error}); compress or copy it again") from None
+
+
 def read_text(path: Path) -> str:
     """Read a text file in UTF-8, gzip allowed.
 
@@ -92,12 +105,13 @@ def read_text(path: Path) -> str:
     """
     check_regular_file(path)
     try:
-        with open_gzip(str(path)) if path.suffix == ".gz" else path.open("rb") as stream:
+        with (
+            explain_broken_gzip(path),
+            open_gzip(str(path)) if path.suffix == ".gz" else path.open("rb") as stream,
+        ):
             return stream.read().decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from None
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: not a readable gzip file ({error}); compress or copy it again") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {explain_os_error(error)}") from None
 

@@ -49,6 +49,7 @@ def _load(config: BenchmarkConfig) -> tuple[Task, ChatModel, Checkpoint, TaskDat
     """
     import datasets
 
+    from startup_llm.data.splits import draw_rows
     from startup_llm.data.task_data import TaskData
     from startup_llm.tasks import load_task
     from startup_llm.tasks.checkpoint import load_task_checkpoint
@@ -60,9 +61,7 @@ def _load(config: BenchmarkConfig) -> tuple[Task, ChatModel, Checkpoint, TaskDat
     if "messages" not in train.column_names:
         raise UserError(f"chat: expected conversations, and the rows have {', '.join(train.column_names)}")
     if config.rows is not None:
-        generator = np.random.default_rng(config.data.split_seed)
-        drawn = [generator.permutation(len(train)) for _ in range(-(-config.rows // len(train)))]
-        train = train.select(np.concatenate(drawn)[: config.rows])
+        train = draw_rows(train, config.rows, config.data.split_seed)
     splits = datasets.DatasetDict({"train": train, "test": data.splits["test"].select(range(1))})
     return task, model, load_task_checkpoint(task, model), TaskData(splits, data.label_names, notes=data.notes)
 

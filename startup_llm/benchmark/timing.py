@@ -211,15 +211,14 @@ def _load(config: BenchmarkConfig) -> TaskData:
     """Load the task's rows, the training ones drawn anew to the number asked for."""
     import datasets
 
+    from startup_llm.data.splits import draw_rows
     from startup_llm.data.task_data import TaskData
     from startup_llm.tasks import load_task
 
     data = load_task("text-classification").load_data(config.data)
     train = data.splits["train"]
     if config.rows is not None:
-        generator = np.random.default_rng(config.data.split_seed)
-        drawn = [generator.permutation(len(train)) for _ in range(-(-config.rows // len(train)))]
-        train = train.select(np.concatenate(drawn)[: config.rows])
+        train = draw_rows(train, config.rows, config.data.split_seed)
     return TaskData(
         datasets.DatasetDict({**data.splits, "train": train}), data.label_names, data.problem_type, data.notes
     )

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import io
 import itertools
 import shutil
 import sys
 import tempfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +20,7 @@ from startup_llm.data.json_rows import JsonColumns, JsonRows, JsonTables
 from startup_llm.data.spreadsheets import SPREADSHEETS, read_spreadsheet
 from startup_llm.data.text_lines import UTF_8, Lines, check_encoding, find_encoding, read_mark
 from startup_llm.errors import UserError, nearest
-from startup_llm.plain_data import check_regular_file, open_gzip
+from startup_llm.plain_data import check_regular_file, explain_broken_gzip, open_gzip
 
 if TYPE_CHECKING:
     import pyarrow
@@ -253,12 +251,13 @@ class RowSource:
             yield sys.stdin.buffer
             return
         try:
-            with open_gzip(self.path) if self._is_gzip else open(self.path, "rb") as stream:
+            with (
+                explain_broken_gzip(self.name),
+                open_gzip(self.path) if self._is_gzip else open(self.path, "rb") as stream,
+            ):
                 yield cast(IO[bytes], stream)
         except PermissionError:
             raise UserError(f"{self.path} cannot be read: permission denied; change its permissions") from None
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise UserError(f"{self.name}: not a readable gzip file ({error}); compress or copy it again") from None
 
     @contextlib.contextmanager
     def _open_lines(self) -> Iterator[Lines]:

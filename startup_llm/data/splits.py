@@ -120,6 +120,15 @@ def cut_rows(strata: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.
     return np.sort(by_stratum[is_drawn]), np.sort(by_stratum[~is_drawn])
 
 
+def draw_rows(rows: datasets.Dataset, count: int, seed: int) -> datasets.Dataset:
+    """Return so many rows in random order, drawn anew as often as all were drawn."""
+    import numpy as np
+
+    generator = np.random.default_rng(seed)
+    drawn = [generator.permutation(len(rows)) for _ in range(-(-count // len(rows)))]
+    return rows.select(np.concatenate(drawn)[:count])
+
+
 def sample_rows(
     dataset: datasets.Dataset, count: int, seed: int, *, stratify_by: str | None = None
 ) -> datasets.Dataset:

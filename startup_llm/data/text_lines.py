@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import codecs
-import gzip
 import io
 import re
-import zlib
 from collections.abc import Iterator
 from typing import IO
 
 from startup_llm.errors import UserError
+from startup_llm.plain_data import explain_broken_gzip
 
 LONGEST_LINE = 64 * 2**20
 """Characters; a longer line, or CSV cell, is taken for a mistake, such as a quote that is never closed."""
@@ -136,19 +135,18 @@ class Lines:
     def _read(self) -> Iterator[str]:
         keep = self.kept.append
         try:
-            while line := self._text.readline(LONGEST_LINE + 1):
-                self.number += 1
-                if "\0" in line or len(line) > LONGEST_LINE or not line.isascii():
-                    self._check(line)
-                keep(line)
-                yield line
+            with explain_broken_gzip(self._name):
+                while line := self._text.readline(LONGEST_LINE + 1):
+                    self.number += 1
+                    if "\0" in line or len(line) > LONGEST_LINE or not line.isascii():
+                        self._check(line)
+                    keep(line)
+                    yield line
         except UnicodeDecodeError as error:
             raise UserError(
                 f"{self._name}: read as {self._encoding}, in which {_quote_around(error.object, error.start)} after "
                 f"line {self.number} is no text; name the right encoding with {self._option}"
             ) from None
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise UserError(f"{self._name}: not a readable gzip file ({error}); compress or copy it again") from None
 
     def _check(self, line: str) -> None:
         if len(line) > LONGEST_LINE:
