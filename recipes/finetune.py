@@ -66,7 +66,7 @@ def finetune(session: Session[FinetuneConfig]) -> None:
     if session.run.is_writer:
         with stage("baselines"):
             predictions = predict_baselines(task.baselines(data), data)
-            prompted = task.ask_llm(data, config.baselines, config.evaluation.seed)
+            prompted = task.ask_llm and task.ask_llm(data, config.baselines, config.evaluation.seed)
         session.report(*([f"llm: {prompted.describe()}"] if prompted else []))
 
     if task.probe is not None:

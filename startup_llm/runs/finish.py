@@ -27,6 +27,8 @@ from startup_llm.training.reload_gate import check_reload
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import numpy as np
+
     from startup_llm.evaluation.llm_costs import PromptedAnswers
     from startup_llm.evaluation.metrics import Values
     from startup_llm.session import Session
@@ -74,13 +76,8 @@ def finish_run(
     task, data, test = prepared.task, prepared.data, prepared.data.splits["test"]
     candidate = "linear-probe" if config.method == "probe" else config.method
     with stage("evaluate"):
-        encoded = prepared.encoded["test"]
-        first = encoded.select(range(min(256, len(test), len(encoded))))  # without what stands behind the rows
-        check_against_training(trained, model, prepared, first)
-        start = session.clock.total
-        outputs = prepared.predict(model, encoded)
-        predict_seconds = session.clock.total - start
-        predictions[candidate] = task.read_predictions(outputs, encoded, test, data)
+        outputs, predict_seconds = _predict_test(session, prepared, trained, model)
+        predictions[candidate] = task.read_predictions(outputs, prepared.encoded["test"], test, data)
         validation = predict_validation(prepared, model)
         sample = test.shuffle(seed=0).select(range(min(64, len(test))))
         exact = prepared.score(
@@ -94,9 +91,7 @@ def finish_run(
         metrics = rank_metrics(task.metrics(data), config.evaluation.decides)
         scores = score_models(metrics, task.references(test), predictions, candidate, config.evaluation)
         errors = task.describe_errors(test, outputs, predictions[candidate], data)
-        written = task.write_samples(model, prepared.processor, test)
-        gallery = [*_add_untuned([*errors.pop("gallery", []), *written], untuned_gallery), *trained.samples]
-        errors |= {"gallery": gallery} if gallery else {}
+        errors |= _build_gallery(prepared, model, errors.pop("gallery", []), untuned_gallery, trained.samples)
         if prompted is not None:
             errors["prompted_llm"] = _describe_prompted(
                 session, prepared, prompted, model, candidate, len(test) / predict_seconds
@@ -113,19 +108,28 @@ def finish_run(
         **scores,
         **errors,
         **({"decision": decision} if decision else {}),
-        "history": trained.history,
-        "checkpoint": prepared.describe_checkpoint(trained.trainable_parameters),
+        **_describe_training(session, prepared, trained),
         "audit": audit,
         "reload_gate": dict(gate),
         "load": _describe_loading(session, prepared),
         "lock": RUN_LOCK,
         "estimate": estimate.as_dict() if estimate else None,
         "throughput": {**trained.throughput, "predict_examples_per_second": len(test) / predict_seconds},
-        "seed": session.train_section["seed"],
         **session.describe(),
     }
     results |= {"headline": build_headline(results), "advice": advise(results)}
     return write_run(session, results, {"row": test["row"], **predictions}, prepared)
+
+
+def _predict_test(
+    session: Session, prepared: Prepared, trained: Trained, model: Any
+) -> tuple[Sequence[np.ndarray], float]:
+    """Return the saved model's outputs for the test rows, and the seconds that they took."""
+    encoded = prepared.encoded["test"]
+    first = min(256, len(prepared.data.splits["test"]), len(encoded))  # without what stands behind the rows
+    check_against_training(trained, model, prepared, encoded.select(range(first)))
+    start = session.clock.total
+    return prepared.predict(model, encoded), session.clock.total - start
 
 
 def _describe_prompted(
@@ -218,6 +222,15 @@ def _describe_rows(session: Session, prepared: Prepared) -> dict[str, Any]:
     }
 
 
+def _describe_training(session: Session, prepared: Prepared, trained: Trained) -> dict[str, Any]:
+    """Return what `results.json` says of the checkpoint and of its training."""
+    return {
+        "history": trained.history,
+        "checkpoint": prepared.describe_checkpoint(trained.trainable_parameters),
+        "seed": session.train_section["seed"],
+    }
+
+
 def _describe_loading(session: Session, prepared: Prepared) -> dict[str, Any]:
     """Return what `results.json` says of how others load the model."""
     task, config = prepared.task, session.config
@@ -233,6 +246,27 @@ def _describe_loading(session: Session, prepared: Prepared) -> dict[str, Any]:
         "python": load_code or saved.load_code,
         "library": "startup-llm" if load_code else saved.library,
     }
+
+
+def _build_gallery(
+    prepared: Prepared,
+    model: Any,
+    examples: Sequence[Mapping[str, Any]],
+    untuned: Sequence[Mapping[str, Any]],
+    samples: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Return the gallery's section of `results.json`, if there is anything in it.
+
+    Args:
+        prepared: The task, its rows and what encodes them.
+        model: The trained model, which may write samples of its own.
+        examples: Items that the error analysis chose.
+        untuned: Items that the checkpoint gave before it was tuned, put beside those of the same rows.
+        samples: Items that were written during training.
+    """
+    written = prepared.task.write_samples(model, prepared.processor, prepared.data.splits["test"])
+    gallery = [*_add_untuned([*examples, *written], untuned), *samples]
+    return {"gallery": gallery} if gallery else {}
 
 
 def _add_untuned(

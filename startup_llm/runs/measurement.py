@@ -128,7 +128,7 @@ def _predict(entry: str, name: str, task: Task, model: Any, processor: Any, data
     outputs = predict_outputs(task, model.to(plan.device), encoded, processor, plan)
     if data.label_names:
         known = [model.config.id2label[place] for place in range(len(model.config.id2label))]
-        outputs = task.order_labels(outputs, suites.match_labels(known, data.label_names, name, entry))
+        outputs = task.saved_model.order_labels(outputs, suites.match_labels(known, data.label_names, name, entry))
     elif data.problem_type == "regression" and outputs[0].shape[-1] != 1:
         raise UserError(f"{name} has {outputs[0].shape[-1]} outputs; {entry} has numbers, which need one output")
     return task.read_predictions(outputs, encoded, test, data)

@@ -79,6 +79,8 @@ class Task(ABC, Generic[Data, Model]):
         peft_task_type: PEFT's name of the task.
         probe: What a linear probe learns from, where the head is one linear layer; else None.
         packer: Puts several encoded rows into each row to train on; None where the task has no such thing.
+        ask_llm: Asks the large language model that a config names for the answers to the test rows, with examples that
+            the seed draws; None where the task cannot be asked so.
         computes_loss: Whether `compute_loss` gives a batch's loss, not the model.
         token_logits: Whose label the logits at a token are for, its own or the next token's, where their cross-entropy
             is the loss; else None.
@@ -100,6 +102,7 @@ class Task(ABC, Generic[Data, Model]):
     reads_text = True
     probe: RowProbe | None = None
     packer: Callable[[Dataset, Any], Dataset] | None = None
+    ask_llm: Callable[[TaskData, BaselinesConfig, int], PromptedAnswers | None] | None = None
     computes_loss = False
     token_logits: Literal["own", "next"] | None = None
     selects_by_loss = False
@@ -152,24 +155,16 @@ class Task(ABC, Generic[Data, Model]):
             raise NotImplementedError(f"{self.tag} reads no text")
         return load_tokenizer(checkpoint, model.max_length_tokens, model.trust_remote_code)
 
-    def fit_data(self, data: TaskData, processor: Any) -> TaskData:
-        """Complete the rows by what the processor alone tells, such as the turns that a chat template leaves out.
-
-        Raises:
-            UserError: If the processor cannot read a row.
-        """
-        return data
-
-    def fit_data_to_model(self, data: TaskData, processor: Any, model: Any) -> TaskData:
-        """Leave out the training and validation rows that this model can never learn, or refuse them.
+    def fit_data(self, data: TaskData, processor: Any, model: Any = None) -> TaskData:
+        """Complete the rows, or leave some out, by what the processor tells, and then by what the model can learn.
 
         Args:
             data: The rows.
-            processor: What encodes them.
-            model: The model with its head.
+            processor: What encodes them, whose chat template may leave turns out.
+            model: The model with its head, once it is built: some training and validation rows it may never learn.
 
         Raises:
-            UserError: If there are some and they are not to be left out.
+            UserError: If the processor cannot read a row, or rows that cannot be learnt are not to be left out.
         """
         return data
 
@@ -245,19 +240,6 @@ class Task(ABC, Generic[Data, Model]):
         """Return the baselines that models of these rows stand beside, by name."""
         return self.known_baselines
 
-    def ask_llm(self, data: TaskData, baselines: BaselinesConfig, seed: int) -> PromptedAnswers | None:
-        """Return what a large language model answers to the test rows; None where none is to be asked.
-
-        Args:
-            data: The rows.
-            baselines: Whom to ask.
-            seed: Draws the examples that it is shown.
-
-        Raises:
-            UserError: If the rows cannot be asked for, or stay without an answer.
-        """
-        return None
-
     @abstractmethod
     def references(self, rows: Dataset) -> Values:
         """Return the true values of raw rows, in the form of `read_predictions`: an array, or a list of plain data."""
@@ -274,15 +256,6 @@ class Task(ABC, Generic[Data, Model]):
             rows: The raw rows.
             data: What is known of the labels.
         """
-
-    def order_labels(self, outputs: Sequence[np.ndarray], order: Sequence[int]) -> Sequence[np.ndarray]:
-        """Return outputs whose labels stand in another order.
-
-        Args:
-            outputs: From `compute_outputs`.
-            order: For each label which place it had.
-        """
-        return [output[..., list(order)] for output in outputs]
 
     def read_validation(self, logits: np.ndarray, labels: np.ndarray, data: TaskData) -> tuple[Values, Values]:
         """Return references and predictions of the validation rows; called unless `selects_by_loss`.

@@ -50,6 +50,15 @@ class SavedModel(ABC):
         """Return whether a folder holds a reference model that no Auto class loads."""
         return False
 
+    def order_labels(self, outputs: Sequence[np.ndarray], order: Sequence[int]) -> Sequence[np.ndarray]:
+        """Return outputs of a model that numbers the labels in another way.
+
+        Args:
+            outputs: From `Task.compute_outputs`, the logits of the labels last.
+            order: For each label which place it had.
+        """
+        return [output[..., list(order)] for output in outputs]
+
     def load(self, path: str, **arguments: Any) -> PreTrainedModel:
         """Load a folder with its Auto class alone, as anyone without this package would."""
         import transformers

@@ -286,7 +286,7 @@ def encode_splits(
     Raises:
         UserError: If the model can never learn some rows, and they are not to be left out.
     """
-    known, data = len(data.notes), task.fit_data_to_model(data, processor, task_model.model)
+    known, data = len(data.notes), task.fit_data(data, processor, task_model.model)
     task_model.model.to(plan.device)
     encoded, truncation = {}, {}
     for name in data.splits:

@@ -15,35 +15,40 @@ from startup_llm.errors import UserError
 from startup_llm.evaluation.chat_endpoint import AnswerFile, ChatAnswer, ChatEndpoint, ask_all
 from startup_llm.evaluation.llm_costs import PromptedAnswers
 from startup_llm.tasks.text_classification.baselines import join_pairs
+from startup_llm.tasks.text_classification.options import TextClassificationBaselines
 
 if TYPE_CHECKING:
+    from startup_llm.config import BaselinesConfig
     from startup_llm.data.task_data import TaskData
-    from startup_llm.tasks.text_classification.options import LlmBaseline
 
 INSTRUCTION = "Classify the text. Answer with exactly one of these labels, and with nothing else:\n{labels}"
 
 
-def ask_llm(data: TaskData, options: LlmBaseline, seed: int) -> PromptedAnswers:
-    """Ask a language model for the label of each test row.
+def ask_llm(data: TaskData, baselines: BaselinesConfig, seed: int) -> PromptedAnswers | None:
+    """Ask the language model that the config names for the label of each test row.
 
     Args:
         data: Rows with one label each.
-        options: Whom to ask, and how.
+        baselines: Which model, and how it is asked.
         seed: Draws the examples.
 
     Returns:
-        Class ids, one beyond the last where an answer names no label, and what the answers took.
+        Class ids, one beyond the last where an answer names no label, and what the answers took; None where the config
+        names no model.
 
     Raises:
         UserError: If rows have not one label each, or some stay without an answer.
     """
+    options = baselines.llm if isinstance(baselines, TextClassificationBaselines) else None
+    if options is None or options.model is None:
+        return None
     if data.problem_type != "single_label_classification":
         raise UserError(
             f"baselines.llm: a language model is asked for one label; the labels are a {data.problem_type}"
         )
     endpoint = ChatEndpoint(
         options.base_url,
-        options.model or "",
+        options.model,
         parameters={"temperature": 0, "max_tokens": options.max_answer_tokens, **options.request},
         api_key_variable=options.api_key_variable,
         timeout_seconds=options.timeout_seconds,

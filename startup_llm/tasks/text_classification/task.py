@@ -30,7 +30,7 @@ from startup_llm.tasks.base import Collator, Task, Truncation
 from startup_llm.tasks.probing import RowProbe
 from startup_llm.tasks.text_classification.baselines import join_pairs, predict_tfidf_linear_svm
 from startup_llm.tasks.text_classification.llm_baseline import ask_llm
-from startup_llm.tasks.text_classification.options import TextClassificationBaselines, TextClassificationModel
+from startup_llm.tasks.text_classification.options import TextClassificationModel
 from startup_llm.tasks.text_classification.prediction import TextLabelPredictor, compute_probabilities
 from startup_llm.tasks.text_classification.reference_models import TextClassifiers
 from startup_llm.tasks.text_classification.saved_model import SavedTextClassifier
@@ -39,9 +39,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-    from startup_llm.config import BaselinesConfig
     from startup_llm.data.task_data import TaskData
-    from startup_llm.evaluation.llm_costs import PromptedAnswers
     from startup_llm.models.checkpoints import Checkpoint
 
 METRICS: dict[str, tuple[Metric, ...]] = {
@@ -58,6 +56,7 @@ class TextClassification(Task[LabelledTextData, TextClassificationModel]):
     default_checkpoint = example_checkpoint = "sentence-transformers/all-MiniLM-L6-v2"
     peft_task_type = "SEQ_CLS"
     probe = RowProbe()
+    ask_llm = staticmethod(ask_llm)
     predictor_class = TextLabelPredictor
     saved_model_class = SavedTextClassifier
     reference_models_class = TextClassifiers
@@ -85,12 +84,6 @@ class TextClassification(Task[LabelledTextData, TextClassificationModel]):
                 "--method zero-shot compares one text with the names of classes; the rows are pairs of texts"
             )
         return None
-
-    def ask_llm(self, data: TaskData, baselines: BaselinesConfig, seed: int) -> PromptedAnswers | None:
-        """Ask the language model that the config names, if any, for the label of each test row."""
-        if not isinstance(baselines, TextClassificationBaselines) or baselines.llm.model is None:
-            return None
-        return ask_llm(data, baselines.llm, seed)
 
     def build_model(
         self,

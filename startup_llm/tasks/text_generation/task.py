@@ -149,10 +149,10 @@ class TextGeneration(Task[GenerationData, ChatModel]):
         if method not in (*PAIR_METHODS, "kto"):
             super().check_method(method, data)
 
-    def fit_data(self, data: TaskData, processor: PreTrainedTokenizerBase) -> TaskData:
+    def fit_data(self, data: TaskData, processor: PreTrainedTokenizerBase, model: Any = None) -> TaskData:
         """Mark the turns that the chat template does not write as they stand, and name what else it leaves out."""
         form = find_form(data.splits["test"].column_names)
-        if form is None:
+        if form is None or model is not None:
             return data
         return fit_conversations(data, processor, form.columns, by_trl=isinstance(form, (Preferences, Feedback)))
 

@@ -177,11 +177,6 @@ class ObjectDetection(ImageTask[DetectionData, ModelConfig]):
         sizes = zip(rows["width"], rows["height"], strict=True)
         return [_write_found(output, *size) for output, size in zip(outputs, sizes, strict=True)]
 
-    def order_labels(self, outputs: Sequence[np.ndarray], order: Sequence[int]) -> Sequence[np.ndarray]:
-        """Rename the classes that were found."""
-        places = np.argsort(order)
-        return [np.column_stack([places[output[:, 0].astype(int)], output[:, 1:]]) for output in outputs]
-
     def read_validation(
         self, logits: np.ndarray, labels: np.ndarray, data: TaskData
     ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

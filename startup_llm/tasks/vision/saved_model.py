@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from startup_llm.tasks.saved_model import SavedModel, compare_labels
 from startup_llm.tasks.vision.detector import compute_comparable, detect
 from startup_llm.tasks.vision.labelled_images import read_images
 from startup_llm.tasks.vision.prediction import write_objects
 
 if TYPE_CHECKING:
-    import numpy as np
     from datasets import Dataset
     from torch import Tensor
     from transformers import PreTrainedModel
@@ -53,6 +54,11 @@ class SavedDetector(SavedModel):
 
     auto_class = "AutoModelForObjectDetection"
     auto_processor = "AutoImageProcessor"
+
+    def order_labels(self, outputs: Sequence[np.ndarray], order: Sequence[int]) -> Sequence[np.ndarray]:
+        """Rename the classes of the boxes, which stand in the first column."""
+        places = np.argsort(order)
+        return [np.column_stack([places[output[:, 0].astype(int)], output[:, 1:]]) for output in outputs]
 
     def compute_scores(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
         """Return each image's logits and boxes, whatever the order of the queries."""

@@ -401,7 +401,7 @@ def test_the_longest_text_that_a_model_can_learn_is_kept_and_one_more_letter_is_
     most = next(length for length in range(1, 100) if not is_learnt(letters[: length + 1]))
     rows = {"train": ["low", letters[:most]], "validation": [letters[:most]], "test": [letters]}
     fitting = with_texts(data, rows)
-    assert task.fit_data_to_model(fitting, processor, model) is fitting
+    assert task.fit_data(fitting, processor, model) is fitting
     fault = rf"needs {most + 1} frames \({most + 1} labels, 0 of .* give {most}; write down what is spoken there alone"
     if name == "whisper":
         positions = model.config.max_target_positions
@@ -410,10 +410,10 @@ def test_the_longest_text_that_a_model_can_learn_is_kept_and_one_more_letter_is_
         long = with_texts(fitting, {**rows, split: [*rows[split][:-1], letters[: most + 1]]})
         number = long.splits[split]["row"][-1]
         with pytest.raises(UserError, match=rf"^{split} row {number}: the text 'up.* {fault}.*--data.skip_bad true$"):
-            task.fit_data_to_model(long, processor, model)
+            task.fit_data(long, processor, model)
     task.skip_bad = True
     long = with_texts(fitting, {**rows, "train": ["low", letters[: most + 1]]})
-    kept = task.fit_data_to_model(long, processor, model)
+    kept = task.fit_data(long, processor, model)
     assert kept.splits["train"]["text"] == ["low"]
     assert kept.splits["test"]["text"] == [letters]  # the model has it wrong
     assert kept.notes[-1].startswith("1 train recordings were left out")
