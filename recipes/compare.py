@@ -48,10 +48,10 @@ def compare(session: Session[CompareConfig]) -> None:
 
     with session.stage("statistics"):
         references = task.references(data.splits["test"])
-        found = comparison.build_comparison(runs, references, metric, config.evaluation)
+        figures = comparison.build_comparison(runs, references, metric, config.evaluation)
     about = {"title": run.final.name, "task": task.tag, "seconds": session.clock.total}
-    results = {**about, **session.describe_process(), **found}
-    figure = comparison.draw_budget_curve(found, classes=len(data.label_names))
+    results = {**about, **session.describe_process(), **figures}
+    figure = comparison.draw_budget_curve(figures, classes=len(data.label_names))
     comparison.write_curve(figure, run.path / "curve.png")
     run.write_text("config.yaml", session.config_text)
     run.write_text("report.html", comparison.build_comparison_page(results, figure))

@@ -18,7 +18,7 @@ def find_recipes() -> dict[str, Path]:
     """Return the recipes by name: those of the clone, or those that were installed with the package."""
     package = Path(__file__).parent
     folders = (package.parent / "recipes", package / "recipes")
-    folder = next((one for one in folders if (one / "finetune.py").is_file()), folders[1])
+    folder = next((candidate for candidate in folders if (candidate / "finetune.py").is_file()), folders[1])
     return {file.stem: file for file in sorted(folder.glob("*.py"))}
 
 

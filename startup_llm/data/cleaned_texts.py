@@ -116,11 +116,11 @@ def propose_cleaning(texts: Iterable[Any], kinds: Sequence[str]) -> list[str]:
     sample = [text for text, _ in zip(texts, range(_SAMPLE), strict=False) if isinstance(text, str)]
     notes = []
     for kind, pattern, what in (("html", _TAG, "HTML"), ("quoted", _QUOTED, "quoted replies")):
-        found = [match[0].strip() for text in sample if (match := pattern.search(text))] if kind not in kinds else []
-        if found and len(found) >= _FEWEST_SHARE * len(sample):
+        matches = [match[0].strip() for text in sample if (match := pattern.search(text))] if kind not in kinds else []
+        if matches and len(matches) >= _FEWEST_SHARE * len(sample):
             option = ",".join(part for part in KINDS if part in (*kinds, kind))
             notes.append(
-                f"{len(found):,} of {len(sample):,} training texts hold {what} ({found[0][:40]!r}); --data.clean "
+                f"{len(matches):,} of {len(sample):,} training texts hold {what} ({matches[0][:40]!r}); --data.clean "
                 f"{option} removes it, in predictions too."
             )
     return notes

@@ -83,13 +83,13 @@ def compute_nats(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
         head: The output layer.
         targets: Token ids, shape (tokens,).
     """
-    found, step = [], _count_rows(head.weight)
+    nats, step = [], _count_rows(head.weight)
     with torch.no_grad():
         for start in range(0, len(hidden), step):
             logits = nn.functional.linear(hidden[start : start + step], head.weight, head.bias).float()
             wanted = logits.gather(-1, targets[start : start + step, None])
-            found.append((logits.logsumexp(-1, keepdim=True) - wanted)[:, 0])
-    return torch.cat(found) if found else hidden.new_zeros(0, dtype=torch.float32)
+            nats.append((logits.logsumexp(-1, keepdim=True) - wanted)[:, 0])
+    return torch.cat(nats) if nats else hidden.new_zeros(0, dtype=torch.float32)
 
 
 def _count_rows(weight: Tensor) -> int:

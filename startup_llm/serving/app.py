@@ -246,11 +246,11 @@ def _add_hub_form(app: FastAPI, service: Service) -> None:
     async def classify(request: Request) -> list[Any]:
         inputs, body = await _read_inputs(request, service, HubBody)
         results, _ = await service.answer(request, inputs)
-        most = body.parameters.get("top_k") if body is not None else None
+        top_k = body.parameters.get("top_k") if body is not None else None
         ranked = [
             [
                 {"label": label, "score": score}
-                for label, score in sorted(scores.items(), key=lambda item: -item[1])[:most]
+                for label, score in sorted(scores.items(), key=lambda item: -item[1])[:top_k]
             ]
             for scores in (result.scores or {} for result in results)
         ]
@@ -311,8 +311,8 @@ def _explain(faults: Sequence[Any]) -> str:
     """Return the first fault of a body in one line."""
     fault = faults[0]
     place = ".".join(str(part) for part in fault["loc"] if not str(part).startswith(("list[", "str", "dict[", "body")))
-    given = "" if fault["type"] in ("json_invalid", "missing") else f", got {fault['input']!r:.60}"
-    return f"{place + ': ' if place else ''}{fault['msg']}{given}; /docs shows what a request looks like"
+    actual = "" if fault["type"] in ("json_invalid", "missing") else f", got {fault['input']!r:.60}"
+    return f"{place + ': ' if place else ''}{fault['msg']}{actual}; /docs shows what a request looks like"
 
 
 def _describe(kind: type[BaseModel], examples: Mapping[str, Any]) -> dict[str, Any]:

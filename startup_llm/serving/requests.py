@@ -87,8 +87,8 @@ class RequestGate:
     def _refuse(self, scope: Scope) -> JSONResponse | None:
         headers = dict(scope["headers"])
         if self._key is not None and scope["path"] not in OPEN_PATHS:
-            scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-            if not (hmac.compare_digest(given.strip(), self._key) and scheme.lower() == b"bearer"):
+            scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+            if not (hmac.compare_digest(token.strip(), self._key) and scheme.lower() == b"bearer"):
                 reason = "no valid key; send the header Authorization: Bearer KEY"
                 return JSONResponse({"error": reason}, 401, {"WWW-Authenticate": "Bearer"})
         length = headers.get(b"content-length", b"")

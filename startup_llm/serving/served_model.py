@@ -123,9 +123,9 @@ class ServedModel:
     def _read_row(self, value: Any, number: int, file: Path, embed: bool) -> dict[str, Any]:
         columns = {"text": True} if embed else self.columns
         first = next(iter(columns))
-        given = value if isinstance(value, Mapping) else {first: value}
+        cells = value if isinstance(value, Mapping) else {first: value}
         values: dict[str, Any] = {}
-        for name, cell in given.items():
+        for name, cell in cells.items():
             column = name if name in columns else self.names.get(name, name)
             if column not in columns:
                 known = list(columns) + [other for other, its in self.names.items() if its in columns]
@@ -159,7 +159,10 @@ class ServedModel:
 
     def _answer(self, columns: Mapping[str, list[Any]]) -> list[RowResult]:
         answers, scores = self.model.answer_with_scores(columns)
-        return [RowResult(answer, one) for answer, one in zip(answers, scores or [None] * len(answers), strict=True)]
+        return [
+            RowResult(answer, row_scores)
+            for answer, row_scores in zip(answers, scores or [None] * len(answers), strict=True)
+        ]
 
     def _embed(self, columns: Mapping[str, list[str]]) -> list[RowResult]:
         vectors, tokens = self.model.embed(columns["text"])

@@ -76,8 +76,8 @@ class _LogitsWatch:
 
         logits = getattr(output, "logits", None)
         if isinstance(logits, torch.Tensor) and logits.is_floating_point():
-            found = logits.isnan().any()  # read at the end: a GPU is not waited for at each token
-            self._seen = found if self._seen is None else self._seen | found
+            has_nan = logits.isnan().any()  # read at the end: a GPU is not waited for at each token
+            self._seen = has_nan if self._seen is None else self._seen | has_nan
 
     def has_seen_nan(self) -> bool:
         """Say whether there was one in any of the run's processes."""

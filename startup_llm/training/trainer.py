@@ -135,9 +135,9 @@ class HeadTrainer(Trainer):
         try:
             return super().create_scheduler(num_training_steps, optimizer)
         except (TypeError, ValueError) as error:
-            kind, given = self.args.lr_scheduler_type.value, self.args.lr_scheduler_kwargs
+            kind, options = self.args.lr_scheduler_type.value, self.args.lr_scheduler_kwargs
             raise UserError(
-                f"train.lr_scheduler_type {kind} with train.lr_scheduler_kwargs {given}: {error}"
+                f"train.lr_scheduler_type {kind} with train.lr_scheduler_kwargs {options}: {error}"
             ) from None
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:

@@ -47,14 +47,14 @@ def find_long_texts(
     for place, (frames, estimate) in enumerate(zip(needed, estimates, strict=True)):
         if frames <= estimate - _MARGIN_FRAMES:
             continue
-        given = count_frames(model, [count_features(place)])[0]
-        if frames > given:
+        available = count_frames(model, [count_features(place)])[0]
+        if frames > available:
             text, seconds = _shorten(rows["text"][place]), rows["seconds"][place]
             faults.append((
                 rows["row"][place],
                 f"the text {text} needs {frames} frames ({len(labels[place])} labels, "
                 f"{frames - len(labels[place])} of them equal to the one before), but the {seconds:.2f} s of its "
-                f"recording give {max(given, 0)}; write down what is spoken there alone",
+                f"recording give {max(available, 0)}; write down what is spoken there alone",
             ))  # fmt: skip
     return faults
 

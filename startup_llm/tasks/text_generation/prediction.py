@@ -40,7 +40,9 @@ def read_conversation(value: Any) -> Any:
         messages = json.loads(value)
     except ValueError:
         return value
-    are_messages = messages and all(isinstance(one, dict) and {"role", "from"} & one.keys() for one in messages)
+    are_messages = messages and all(
+        isinstance(message, dict) and {"role", "from"} & message.keys() for message in messages
+    )
     return messages if are_messages else value
 
 

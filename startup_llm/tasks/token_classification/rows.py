@@ -88,7 +88,7 @@ class _Sentences:
     rows: list[int]
     partial: list[Sequence[_PartialSpan]]
     lines: list[int] | None = None
-    given: bool = True
+    has_own_words: bool = True
 
     def describe_place(self, sentence: int, word: int) -> str:
         """Say where a word stands."""
@@ -118,15 +118,15 @@ def load_tagged_text(data: TaggedTextData) -> TaskData:
     notes, group = list(loaded.notes), data.group_column
     read, class_names = {}, []
     for split, rows in loaded.splits.items():
-        read[split], found, names = _read_sentences(rows, data, _name_place(split, loaded))
+        read[split], new_notes, names = _read_sentences(rows, data, _name_place(split, loaded))
         class_names = class_names or names
-        notes += found
+        notes += new_notes
     places = {split: _name_place(split, loaded) for split in read}
     scheme = _decide_scheme(read, places)
     tags = {}
     for split, sentences in read.items():
-        tags[split], found = _convert(sentences, scheme, places[split], skip_bad=data.skip_bad)
-        notes += found
+        tags[split], new_notes = _convert(sentences, scheme, places[split], skip_bad=data.skip_bad)
+        notes += new_notes
     label_names = _name_labels(read, tags, scheme, class_names)
     notes.append(_describe_scheme(scheme, label_names))
     notes += _describe_partial_spans(read)
@@ -145,12 +145,14 @@ def load_tagged_text(data: TaggedTextData) -> TaskData:
     }
     if not {"validation", "test"} <= splits.keys() and DOCUMENT in loaded.splits["train"].column_names and not group:
         notes.append(f"The file tells its documents; --data.group_column {DOCUMENT} keeps each in one split.")
-    cut, found = make_splits(datasets.DatasetDict(splits), data, group_by="group" if group else None, group_name=group)
+    cut, new_notes = make_splits(
+        datasets.DatasetDict(splits), data, group_by="group" if group else None, group_name=group
+    )
     cut, overlap = handle_overlap(cut, data.remove_overlap, "sentences")
-    notes += found + overlap
+    notes += new_notes + overlap
     notes += _limit_rows(cut, data)
     notes += _count_entities(cut, label_names, scheme)
-    if read["train"].given:
+    if read["train"].has_own_words:
         notes += _describe_given_words(cut["test"])
     kept_names = [*_KEPT, _SCORED] if has_partial else _KEPT
     kept_columns = datasets.DatasetDict({name: rows.select_columns(kept_names) for name, rows in cut.items()})
@@ -349,12 +351,12 @@ def _read_sentences(
             raise UserError(fault)
         return _check_sentence(own, marks, words, tags, names)
 
-    found, bad = _gather(read, zip(rows[words], rows[tags], faults, strict=True))
+    sentences, bad = _gather(read, zip(rows[words], rows[tags], faults, strict=True))
     if LINE in columns and words == "tokens":
         lines = rows[LINE]
-        found.lines = [lines[row - 1] for row in found.rows]
+        sentences.lines = [lines[row - 1] for row in sentences.rows]
     note = f"Words from column {words!r}, tags from column {tags!r}."
-    return found, [note, *_treat_bad(bad, len(rows), place, data.skip_bad)], names
+    return sentences, [note, *_treat_bad(bad, len(rows), place, data.skip_bad)], names
 
 
 def _find_column(columns: list[str], named: Any, usual: tuple[str, ...], option: str) -> str | None:
@@ -369,17 +371,17 @@ def _holds_texts(rows: datasets.Dataset, column: str) -> bool:
 
 def _gather(read: Callable[..., _Tagged], values: Iterable[tuple[Any, ...]]) -> tuple[_Sentences, list[str]]:
     """Read every row, and list those that cannot be used."""
-    found, bad = _Sentences([], [], [], []), []
+    sentences, bad = _Sentences([], [], [], []), []
     for number, value in enumerate(values, start=1):
         tagged, fault = _attempt(read, value)
         if fault is not None:
             bad.append(f"row {number}: {fault}")
             continue
-        found.words.append(tagged.words)
-        found.tags.append(tagged.tags)
-        found.partial.append(tagged.partial)
-        found.rows.append(number)
-    return found, bad
+        sentences.words.append(tagged.words)
+        sentences.tags.append(tagged.tags)
+        sentences.partial.append(tagged.partial)
+        sentences.rows.append(number)
+    return sentences, bad
 
 
 def _attempt(read: Callable[..., _Tagged], value: tuple[Any, ...]) -> tuple[_Tagged, UserError | None]:
@@ -422,12 +424,12 @@ def _treat_bad(bad: list[str], rows: int, place: str, skip_bad: bool) -> list[st
     if not bad:
         return []
     more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
-    found = f"{place}: {len(bad)} of {rows} sentences cannot be used: {'; '.join(bad[:_SHOWN])}{more}"
+    summary = f"{place}: {len(bad)} of {rows} sentences cannot be used: {'; '.join(bad[:_SHOWN])}{more}"
     if not skip_bad:
-        raise UserError(f"{found}; fix them, or leave them out with --data.skip_bad true")
+        raise UserError(f"{summary}; fix them, or leave them out with --data.skip_bad true")
     if len(bad) == rows:
-        raise UserError(f"{found}; none is left")
-    return [f"{found}; they are left out."]
+        raise UserError(f"{summary}; none is left")
+    return [f"{summary}; they are left out."]
 
 
 def _read_spans(rows: datasets.Dataset, data: TaggedTextData, place: str) -> tuple[_Sentences, list[str], list[str]]:
@@ -441,10 +443,12 @@ def _read_spans(rows: datasets.Dataset, data: TaggedTextData, place: str) -> tup
             "tags), text with entities (a list of start, end and label), or a CoNLL file: name the columns with "
             "--data.text_column and --data.label_column"
         )
-    found, bad = _gather(lambda value, marks: _tag_text(value, marks or []), zip(rows[text], rows[spans], strict=True))
-    found.given = False
+    sentences, bad = _gather(
+        lambda value, marks: _tag_text(value, marks or []), zip(rows[text], rows[spans], strict=True)
+    )
+    sentences.has_own_words = False
     note = f"Texts from column {text!r}, spans from column {spans!r}."
-    return found, [note, *_treat_bad(bad, len(rows), place, data.skip_bad)], []
+    return sentences, [note, *_treat_bad(bad, len(rows), place, data.skip_bad)], []
 
 
 def _tag_text(text: Any, spans: Sequence[dict[str, Any]]) -> _Tagged:
@@ -616,8 +620,8 @@ def _count_entities(splits: datasets.DatasetDict, label_names: tuple[str, ...], 
             raise UserError(
                 f"the {name} split has no entity among {words[name]:,} words; add sentences that have some"
             )
-    told = ", ".join(f"{sum(counts[name].values()):,} in {words[name]:,} {name} words" for name in splits)
-    return [f"Entities: {told}.", *_describe_unseen(counts, "types of entities", "entities")]
+    listed = ", ".join(f"{sum(counts[name].values()):,} in {words[name]:,} {name} words" for name in splits)
+    return [f"Entities: {listed}.", *_describe_unseen(counts, "types of entities", "entities")]
 
 
 def _describe_unseen(counts: Mapping[str, Counter[str]], kinds: str, examples: str) -> list[str]:
