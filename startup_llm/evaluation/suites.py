@@ -53,7 +53,7 @@ def read_suite(
         only: Entries to keep, in the suite's order; default all.
 
     Raises:
-        UserError: If there is no such suite, or an entry says what nobody knows.
+        UserError: If there is no such suite, or an entry holds an unknown key.
     """
     file = folder / f"{name}.yaml" if "/" not in name and not name.endswith((".yaml", ".yml")) else Path(name)
     if not os.path.lexists(file):

@@ -61,7 +61,7 @@ def finish_run(
         trained: What training left.
         model: The model as it was saved.
         predictions: Test predictions of the baselines, by name; the trained model's are added.
-        audit: What was found in the rows before training, as `audit_task_data` tells it.
+        audit: What was found in the rows before training, from `audit_task_data`.
         estimate: What the run was expected to take.
         untuned_gallery: Items of the gallery that the checkpoint gave before it was tuned.
         prompted: What a large language model answered to the test rows.

@@ -33,7 +33,7 @@ TEMPLATES = {
 """chatml has tokens of its own for the start and the end of a turn; plain ends a turn with the end of a text."""
 _GENERATION = re.compile(r"\{%-?\s*generation\b")
 _PROBE = "9f3b2c"  # an answer that no template holds
-_FIRST_MARK = 0x10E000  # of characters for private use, one for each control token that stands in somebody's words
+_FIRST_MARK = 0x10E000  # of characters for private use, one for each control token that stands in a message
 _MARKS = re.compile(f"[{chr(_FIRST_MARK)}-{chr(_FIRST_MARK + 0xFFF)}]")
 
 
@@ -78,7 +78,7 @@ def render_conversation(
 ) -> str:
     """Write a conversation by the tokenizer's template.
 
-    A control token that stands in somebody's words is written as a mark, which `tokenize_text` reads as plain text.
+    A control token that stands in a message's content is written as a mark, which `tokenize_text` reads as plain text.
 
     Args:
         tokenizer: Has the template.
@@ -174,14 +174,14 @@ def _build_protection(tokenizer: PreTrainedTokenizerBase) -> Callable[[Any, bool
 
 
 def list_marked_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> set[str]:
-    """Return the control tokens that stand in somebody's words in a rendered text."""
+    """Return the control tokens that stand in the messages' content of a rendered text."""
     marks = set(_MARKS.findall(text))
     tokens = list_control_tokens(tokenizer) if marks else []
     return {tokens[ord(mark) - _FIRST_MARK] for mark in marks}
 
 
 def restore_control_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """Return a rendered text with the control tokens of somebody's words in the place of their marks."""
+    """Return a rendered text with the messages' own control tokens in the place of their marks."""
     if not _MARKS.search(text):
         return text
     tokens = list_control_tokens(tokenizer)
@@ -202,7 +202,7 @@ def _list_turn_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str])
 def tokenize_text(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:
     """Return the tokens of a rendered conversation and the character at which each begins.
 
-    Marks of control tokens in somebody's words are read as the plain text that they stand for.
+    Marks of control tokens in a message's content are read as the plain text that they stand for.
     """
     ids, starts, place = [], [], 0
     controls = list_control_tokens(tokenizer) if _MARKS.search(text) else []

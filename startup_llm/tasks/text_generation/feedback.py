@@ -46,7 +46,7 @@ def find_feedback(splits: datasets.DatasetDict) -> str | None:
 
 
 def read_label(value: Any) -> bool | None:
-    """Say whether an answer is good; None where nobody judged it."""
+    """Say whether an answer is good; None where it was not judged."""
     return None if value is None else _MEANINGS[value.lower() if isinstance(value, str) else value]
 
 

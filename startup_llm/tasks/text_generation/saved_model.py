@@ -81,7 +81,7 @@ class SavedLanguageModel(SavedModel):
             questions = [list_template_messages(asked) for asked, _, _ in form.list_questions(rows)]
             begun = [[{"role": "user", "content": asked[-1]["content"][: room // 8]}] for asked in questions]
             fitting = [q for q in questions if len(encode_prompt(tokenizer, read_messages(q), room + 1)) <= room]
-            # a pipeline takes control tokens in somebody's words for the template's
+            # a pipeline takes control tokens in a message's content for the template's
             return [prompt for prompt in fitting or begun if not _has_marks(tokenizer, prompt)][:CHECKED_PROMPTS]
         passages = tokenizer(rows["text"][:CHECKED_PROMPTS], add_special_tokens=False, verbose=False)["input_ids"]
         return [tokenizer.decode(ids[: min(PROMPT_TOKENS, max_tokens)]) for ids in passages]
