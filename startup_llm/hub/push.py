@@ -91,7 +91,7 @@ def push(config: PushConfig, cards: Path, endpoint: str | None = None) -> Push:
     Raises:
         UserError: If there is nothing to publish, no token or no right, the repository's id is bad or its name taken,
             its storage full, the Hub out of reach, if publishing would overwrite what a person wrote, or if an audit
-            a data set holds what the options do not allow.
+            finds in a data set what the options do not allow.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.errors import HfHubHTTPError

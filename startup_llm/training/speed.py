@@ -226,7 +226,7 @@ def use_threads(config: SpeedConfig) -> None:
 
 
 def use_idle_cores() -> None:
-    """Share the cores among the processes here: `accelerate launch` gives each one thread where no environment variable says otherwise.
+    """Share the cores among the processes here: `accelerate launch` gives each one thread by default.
 
     More threads asked for by OMP_NUM_THREADS stand, and so does a single one without that launcher.
     """
