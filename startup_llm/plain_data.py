@@ -97,11 +97,15 @@ def explain_broken_gzip(name: str | Path) -> Iterator[None]:
         raise UserError(f"{name}: not a readable gzip file ({error}); compress or copy it again") from None
 
 
-def read_text(path: Path) -> str:
-    """Read a text file in UTF-8, gzip allowed.
+def read_text(path: Path, encoding: str | None = None) -> str:
+    """Read a text file, gzip allowed.
+
+    Args:
+        path: The file.
+        encoding: Python's name of its encoding; None for UTF-8.
 
     Raises:
-        UserError: If it is not a regular file, no readable gzip file, expands too far, or is not UTF-8.
+        UserError: If it is not a regular file, no readable gzip file, expands too far, or is not in the encoding.
     """
     check_regular_file(path)
     try:
@@ -109,9 +113,12 @@ def read_text(path: Path) -> str:
             explain_broken_gzip(path),
             open_gzip(str(path)) if path.suffix == ".gz" else path.open("rb") as stream,
         ):
-            return stream.read().decode("utf-8")
+            return stream.read().decode(encoding or "utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from None
+        remedy = "name the right encoding" if encoding else "save it as UTF-8, or name its encoding"
+        raise UserError(f"{path}: not {encoding or 'UTF-8'} ({error}); {remedy} with --data.encoding") from None
+    except LookupError:
+        raise UserError(f"encoding {encoding!r} is not known; name it such as utf-8, cp1252, big5, utf-16") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {explain_os_error(error)}") from None
 

@@ -30,8 +30,8 @@ from startup_llm.data.classification import (
 )
 from startup_llm.data.columns import FREE_TEXT_CHARACTERS, TextColumns
 from startup_llm.data.label_cells import JSON, NONE, LabelCells, find_label_cells, separate_labels
-from startup_llm.data.row_source import NO_READERS
-from startup_llm.data.sources import LoadedData, load_splits
+from startup_llm.data.row_source import DEFAULT_OPTIONS, NO_READERS, FileOptions
+from startup_llm.data.sources import LoadedData, load_splits, read_options
 from startup_llm.data.text_reading import prepare_texts
 from startup_llm.errors import UserError, nearest
 
@@ -168,6 +168,8 @@ class Audit:
     findings: dict[str, Finding]
     statistics: dict[str, Any]
     notes: list[str]
+    options: FileOptions = DEFAULT_OPTIONS
+    """How the files were read."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the audit as plain data; rows by split, 1-based."""
@@ -367,7 +369,7 @@ def audit_loaded(
     elif columns is not None:
         search.find_label_faults()
     findings = {kind: search.findings[kind] for kind in KINDS if kind in search.findings}
-    return Audit(rows, findings, search.describe(), [*notes, *search.notes])
+    return Audit(rows, findings, search.describe(), [*notes, *search.notes], read_options(config.data))
 
 
 def read_rows_without_label(loaded: LoadedData, group: str | None) -> Rows:

@@ -11,12 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from startup_llm.audit.audit import Audit, Rows
+from startup_llm.audit.audit import Audit
 from startup_llm.audit.odd_texts import repair_characters
 from startup_llm.audit.personal_data import mask_text
 from startup_llm.data.annotation_tools import find_tool
 from startup_llm.data.label_cells import JSON, split_cell
-from startup_llm.data.row_source import EXTENSIONS, Piece, RowSource
+from startup_llm.data.row_source import EXTENSIONS, FileOptions, Piece, RowSource
 from startup_llm.data.row_target import RowTarget, extend_schema
 from startup_llm.data.spreadsheets import SPREADSHEETS
 from startup_llm.errors import UserError
@@ -47,17 +47,18 @@ def name_copies(path: str | Path) -> tuple[Path, Path]:
     return place.with_name(f"{stem}.cleaned{extension}"), place.with_name(f"{stem}.changes.jsonl")
 
 
-def find_files(rows: Rows, folder: Path, *, overwrite: bool) -> list[tuple[str, dict[str, Any]]]:
+def find_files(audit: Audit, folder: Path, *, overwrite: bool) -> list[tuple[str, dict[str, Any]]]:
     """Return each audited file with its split.
 
     Args:
-        rows: What was audited.
+        audit: What was audited.
         folder: The audit's folder, whose marker lists earlier copies.
         overwrite: Replace earlier copies.
 
     Raises:
         UserError: if the rows do not come from files, or a copy exists that is not to be replaced.
     """
+    rows = audit.rows
     files = [(split, file) for split, records in rows.files.items() for file in records]
     if not files or not all(Path(file["path"]).is_file() for _, file in files):
         raise UserError("--fix needs files of your own (--data.train_file or --data.data_dir) to write copies beside")
@@ -66,14 +67,14 @@ def find_files(rows: Rows, folder: Path, *, overwrite: bool) -> list[tuple[str, 
     ):
         raise UserError("--fix is for one label per row; of several labels, fix the audit's rows yourself")
     for _, file in files:
-        _check_is_table(file["path"])
+        _check_is_table(file["path"], audit.options)
     copies = [copy for _, file in files for copy in name_copies(file["path"])]
     refuse_inputs_inside({"--fix: the audited file": [file["path"] for _, file in files]}, copies)
     check_replaceable(folder, copies, kind="audit", overwrite=overwrite, option="--output")
     return files
 
 
-def _check_is_table(path: str) -> None:
+def _check_is_table(path: str, options: FileOptions) -> None:
     """Refuse a file whose rows are not those that were audited.
 
     Raises:
@@ -81,7 +82,7 @@ def _check_is_table(path: str) -> None:
     """
     tool = "no table"
     if _EXTENSION.search(Path(path).name):
-        found = find_tool(next(RowSource(path).pieces()).rows)
+        found = find_tool(next(RowSource(path, options=options).pieces()).rows)
         tool = f"read as {found.name}" if found else ""
     if tool:
         raise UserError(
@@ -110,7 +111,7 @@ def write_cleaned_copies(
     Raises:
         UserError: if the rows do not come from files, or a copy exists or cannot be written.
     """
-    files = find_files(audit.rows, folder, overwrite=overwrite)
+    files = find_files(audit, folder, overwrite=overwrite)
     folder.mkdir(parents=True, exist_ok=True)
     plan = _Plan(audit, kinds, names)
     sentences, start = [], {split: 0 for split, _ in files}
@@ -126,7 +127,7 @@ class _Plan:
     """What happens to each row."""
 
     def __init__(self, audit: Audit, kinds: list[str], names: bool) -> None:
-        self.rows, self.names, self.kinds = audit.rows, names, kinds
+        self.rows, self.options, self.names, self.kinds = audit.rows, audit.options, names, kinds
         self.label: Any = audit.rows.columns.label  # several columns were refused
         self.removed: dict[int, tuple[str, int | None]] = {}
         self.repaired: dict[str, set[int]] = {}
@@ -179,7 +180,7 @@ class _Plan:
 
 def _clean_file(path: str, plan: _Plan, first: int, *, overwrite: bool) -> str:
     cleaned, changes_path = name_copies(path)
-    source = RowSource(path)
+    source = RowSource(path, options=plan.options)
     changes: list[dict[str, Any]] = []
     pieces = [_clean_piece(piece, plan, first, changes) for piece in source.pieces()]
     columns = list(dict.fromkeys(name for piece in pieces for name in piece.columns))
@@ -194,7 +195,16 @@ def _clean_file(path: str, plan: _Plan, first: int, *, overwrite: bool) -> str:
     write_atomically(changes_path, "".join(f"{line}\n" for line in lines))
     counts = Counter(change["what"] for change in changes)
     what = ", ".join(f"{count:,} {kind}" for kind, count in counts.items()) or "nothing to fix"
-    return f"{cleaned}: {sum(map(len, pieces)):,} rows ({what}); changes in {changes_path}"
+    return (
+        f"{cleaned}: {sum(map(len, pieces)):,} rows ({what}); changes in {changes_path}{_describe_form(plan.options)}"
+    )
+
+
+def _describe_form(options: FileOptions) -> str:
+    """Say which options a copy is read without, as it is UTF-8 with quotes and no spreadsheet."""
+    given = {"encoding": options.encoding, "sheet": options.sheet, "quoting": options.quoting != "double"}
+    names = [f"--data.{name}" for name, value in given.items() if value]
+    return f" (read it without {' and '.join(names)})" if names else ""
 
 
 def _clean_piece(piece: Piece, plan: _Plan, first: int, changes: list[dict[str, Any]]) -> Piece:

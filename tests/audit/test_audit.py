@@ -362,6 +362,39 @@ def test_fix_writes_a_copy_and_its_changes_and_leaves_the_original(tmp_path, nam
     assert [a for a, b in zip(again.rows.texts, [row["text"] for row in rows[:5]], strict=False) if a != b] == []
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("rows.csv", {"encoding": "cp1252"}),
+        ("rows.tsv", {"quoting": "none"}),
+        ("rows.xlsx", {"sheet": "tickets"}),
+    ],
+)
+def test_fix_reads_the_original_by_the_options_of_the_audit(tmp_path, name, options):
+    rows = [{**row, "text": f'"{row["text"]} in the café'} for row in build_clean_rows(60)]
+    rows.append(dict(rows[0]))
+    path = tmp_path / name
+    if "sheet" in options:
+        openpyxl = pytest.importorskip("openpyxl")
+        book = openpyxl.Workbook()
+        book.active.append(["nothing", "here"])
+        sheet = book.create_sheet("tickets")
+        for row in [list(rows[0]), *(list(row.values()) for row in rows)]:
+            sheet.append(row)
+        book.save(path)
+    elif "quoting" in options:
+        lines = ["\t".join(map(str, row)) for row in [list(rows[0]), *(row.values() for row in rows)]]
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    else:
+        write_csv(path, rows)
+        path.write_bytes(path.read_text(encoding="utf-8").encode("cp1252"))
+    result = audit_rows(AuditConfig(data=LabelledTextData(train_file=str(path), **options)))
+    (told,) = write_cleaned_copies(result, ["duplicates"], tmp_path / "audit")
+    assert told.endswith(f"(read it without --data.{next(iter(options))})")
+    again = audit_rows(AuditConfig(data=LabelledTextData(train_file=str(name_copies(path)[0]))))
+    assert again.rows.texts == [row["text"] for row in rows[:60]]
+
+
 def test_fix_does_not_replace_a_copy_unasked(tmp_path):
     path = Path(write_rows(tmp_path / "rows.csv", plant_fixable(build_clean_rows(90))))
     result = audit_rows(AuditConfig(data=LabelledTextData(train_file=str(path))))

@@ -18,7 +18,7 @@ from startup_llm.data.classification import (
     read_class_names,
 )
 from startup_llm.data.row_source import EXTENSIONS, RowSource
-from startup_llm.data.sources import SPLIT_ALIASES, LoadedData, hash_file, load_splits
+from startup_llm.data.sources import SPLIT_ALIASES, LoadedData, hash_file, load_splits, read_options
 from startup_llm.data.splits import handle_overlap, make_splits, read_groups, sample_rows
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError, nearest
@@ -172,7 +172,7 @@ def _load_folder(folder: Path, data: RecordingData) -> LoadedData:
         roots = {"train": folder}
     splits, sources = {}, []
     for split, root in roots.items():
-        columns, digest = _read_metadata(root) or _list_files(root, data)
+        columns, digest = _read_metadata(root, data) or _list_files(root, data)
         splits[split] = datasets.Dataset.from_dict(columns)
         sources.append({"split": split, "dataset": str(root), "rows": len(splits[split]), "sha256": digest})
     return LoadedData(datasets.DatasetDict(splits), [], sources)
@@ -182,14 +182,14 @@ def _is_table(path: Path) -> bool:
     return path.is_file() and path.name.lower().removesuffix(".gz").endswith(tuple(f".{e}" for e in EXTENSIONS))
 
 
-def _read_metadata(root: Path) -> tuple[dict[str, list[Any]], str] | None:
+def _read_metadata(root: Path, data: RecordingData) -> tuple[dict[str, list[Any]], str] | None:
     """Read metadata.csv, .jsonl or .parquet, whose file_name is a path from its folder; None without one."""
     files = sorted(path for path in root.iterdir() if path.stem == "metadata" and _is_table(path))
     if not files:
         return None
     if len(files) > 1:
         raise UserError(f"{root}: {files[0].name} and {files[1].name} are both there; keep one")
-    table = RowSource(str(files[0])).read_table()
+    table = RowSource(str(files[0]), options=read_options(data)).read_table()
     if "file_name" not in table.column_names:
         raise UserError(f"{files[0]}: no column 'file_name' among {', '.join(table.column_names)}; add it")
     columns = table.to_pydict()

@@ -16,7 +16,7 @@ from startup_llm.data.bad_rows import find_column_fault, leave_out
 from startup_llm.data.classification import load_labelled_text, name_label, parse_number, read_class_names
 from startup_llm.data.columns import find_columns
 from startup_llm.data.row_source import RowSource
-from startup_llm.data.sources import LoadedData, hash_file, load_splits
+from startup_llm.data.sources import LoadedData, hash_file, load_splits, read_options
 from startup_llm.data.splits import make_splits, sample_rows
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError, nearest
@@ -293,7 +293,7 @@ def _load_judged_folder(folder: Path, data: SimilarityData) -> TaskData:
         path = _find_lines(folder, name)
         if path is None:
             raise UserError(f"{folder}: {name}.jsonl is missing; expected corpus.jsonl, queries.jsonl and qrels/")
-        columns = RowSource(str(path)).read_table().to_pydict()
+        columns = RowSource(str(path), options=read_options(data)).read_table().to_pydict()
         texts[name], entry_notes = _read_entries(columns, str(path), name, skip_bad=data.skip_bad)
         notes += entry_notes
         files.append({"path": path.name, "sha256": hash_file(path)})
@@ -302,7 +302,9 @@ def _load_judged_folder(folder: Path, data: SimilarityData) -> TaskData:
         path = next((path for stem in stems for path in sorted((folder / "qrels").glob(f"{stem}.tsv*"))), None)
         if path is None:
             continue
-        table = list(csv.DictReader(io.StringIO(read_text(path)), delimiter="\t", quoting=csv.QUOTE_NONE))
+        table = list(
+            csv.DictReader(io.StringIO(read_text(path, data.encoding)), delimiter="\t", quoting=csv.QUOTE_NONE)
+        )
         columns = {name: [row.get(name) for row in table] for name in ("query-id", "corpus-id", "score")}
         judged[split] = _read_judgements(columns, f"{path.parent.name}/{path.name}")
         record = {"path": path.name, "sha256": hash_file(path)}

@@ -11,6 +11,7 @@ from startup_llm.data.columns import find_text_columns
 from startup_llm.data.sources import SPLIT_ALIASES, LoadedData, load_splits
 from startup_llm.data.splits import check_group_column, make_splits
 from startup_llm.data.task_data import TaskData
+from startup_llm.data.text_lines import check_encoding
 from startup_llm.errors import UserError, nearest
 from startup_llm.tasks.text_generation.options import GenerationData
 
@@ -132,7 +133,7 @@ def _load_files(files: dict[str, list[Path]], data: GenerationData) -> TaskData:
     for split, paths in files.items():
         documents[split], records = [], []
         for path in paths:
-            text, record = _read_text(path)
+            text, record = _read_text(path, data.encoding)
             documents[split].append(text)
             records.append(record)
         sources.append({"split": split, "files": records, "rows": len(paths)})
@@ -163,7 +164,7 @@ def _cut_end(documents: list[str], fraction: float) -> tuple[list[str], list[str
     return head, tail
 
 
-def _read_text(path: Path) -> tuple[str, dict[str, Any]]:
+def _read_text(path: Path, encoding: str | None) -> tuple[str, dict[str, Any]]:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -171,13 +172,15 @@ def _read_text(path: Path) -> tuple[str, dict[str, Any]]:
         raise UserError(f"no such file: {path}{nearest(path.name, names)}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; expected a text file") from None
+    if encoding is not None:
+        check_encoding(encoding)
     try:
-        text = content.removeprefix(b"\xef\xbb\xbf").decode("utf-8")
+        text = content.decode(encoding or "utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UserError(
-            f"{path}: not UTF-8: byte 0x{content[error.start]:02x} at offset {error.start} (line {line}); convert it: "
-            f"iconv -f latin1 -t UTF-8 {path} > utf8-copy"
+            f"{path}: not {encoding or 'UTF-8'}: byte 0x{content[error.start]:02x} at offset {error.start} (line "
+            f"{line}); name its encoding, such as --data.encoding cp1252"
         ) from None
     if "\0" in text:
         raise UserError(f"{path}: a NUL character at offset {text.index(chr(0))}; expected UTF-8 text")

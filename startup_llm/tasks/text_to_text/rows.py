@@ -119,7 +119,7 @@ def _load_parallel_files(data: TextPairData) -> LoadedData | None:
             raise UserError(f"{folder}: the {split} split has no file for {missing[0]}, only {next(iter(files))}")
         lines, records = {}, []
         for language, path in files.items():
-            lines[language], record = _read_lines(path)
+            lines[language], record = _read_lines(path, data.encoding)
             records.append(record)
         counts = {files[language].name: len(lines[language]) for language in files}
         if len(set(counts.values())) > 1:
@@ -131,6 +131,6 @@ def _load_parallel_files(data: TextPairData) -> LoadedData | None:
     return LoadedData(datasets.DatasetDict(splits), [], sources)
 
 
-def _read_lines(path: Path) -> tuple[list[str], dict[str, Any]]:
-    lines = read_text(path).removesuffix("\n").replace("\r\n", "\n").split("\n")
+def _read_lines(path: Path, encoding: str | None) -> tuple[list[str], dict[str, Any]]:
+    lines = read_text(path, encoding).removesuffix("\n").replace("\r\n", "\n").split("\n")
     return lines, {"path": path.name, "sha256": hash_file(path)}

@@ -76,6 +76,11 @@ def test_bad_texts_are_named(tmp_path):
     (tmp_path / "latin.txt").write_bytes(b"one\ncaf\xe9\n")
     with pytest.raises(UserError, match=r"latin.txt: not UTF-8: byte 0xe9 at offset 7 \(line 2\)"):
         load_running_text(GenerationData(train_file=str(tmp_path / "latin.txt")))
+    (tmp_path / "long.txt").write_bytes(b"one caf\xe9 and another\n" * 200)
+    read = load_running_text(GenerationData(train_file=str(tmp_path / "long.txt"), encoding="cp1252"))
+    assert "one café" in read.splits["train"]["text"][0]
+    with pytest.raises(UserError, match="encoding 'cp125' is not known"):
+        load_running_text(GenerationData(train_file=str(tmp_path / "long.txt"), encoding="cp125"))
     with pytest.raises(UserError, match=r"empty.txt: the file holds no text \(3 bytes\)"):
         load_running_text(GenerationData(train_file=write(tmp_path / "empty.txt", " \n\n")))
     write(tmp_path / "play.txt")
