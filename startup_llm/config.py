@@ -240,7 +240,16 @@ class LabelledData(DataConfig):
 
 
 @dataclass(frozen=True)
-class LabelledTextData(GroupedData, LabelledData):
+class AnnotatedData(DataConfig):
+    """Rows that may come from an annotation tool."""
+
+    annotator: str | None = None
+    """Whose annotations count alone where several people annotated the rows; default the majority of all. A name that
+    is not there is an error that lists all."""
+
+
+@dataclass(frozen=True)
+class LabelledTextData(AnnotatedData, GroupedData, LabelledData):
     """Texts, or pairs of them, with a label."""
 
     text_column: str | list[str] | None = None

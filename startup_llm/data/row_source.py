@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from startup_llm.data.annotation_tools import find_tool, read_export
+from startup_llm.data.annotation_tools.argilla import is_flat
 from startup_llm.data.databases import DATABASES, is_address, read_query
 from startup_llm.data.delimited import DELIMITERS, DelimitedRows, check_header
 from startup_llm.data.json_rows import JsonColumns, JsonRows, JsonTables
@@ -49,6 +50,7 @@ class FileOptions:
         encoding: Of text files; None for UTF-8 or what is recognised.
         sheet: Of a spreadsheet; None for the only one that holds something.
         query: What is read from a database.
+        annotator: Whose annotations count alone in an annotation tool's export.
         prefix: What stands before an option's name, for the errors.
     """
 
@@ -56,6 +58,7 @@ class FileOptions:
     encoding: str | None = None
     sheet: str | None = None
     query: str | None = None
+    annotator: str | None = None
     prefix: str = "--data."
 
 
@@ -106,6 +109,11 @@ class Piece:
         cells = zip(*self.cells.values(), strict=True)
         return [dict(zip(names, row, strict=True)) for row in cells] if names else self.rows
 
+    def number_rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Return the rows as dicts, each with its line, or else its number."""
+        rows = self.to_rows()
+        return zip(self.lines or itertools.count(self.start + 1), rows, strict=False)
+
     def first(self, count: int) -> Piece:
         """Return the first `count` rows."""
         table = None if self.table is None else self.table.slice(0, count)
@@ -131,6 +139,7 @@ class RowSource:
         folder: From where paths in the rows are read.
         can_reread: Whether the rows can be read twice, as those of a pipe cannot.
         notes: What was recognised without being named, once reading has begun.
+        is_export: Whether `read_table` found an annotation tool's export.
 
     Raises:
         UserError: If the file does not exist or its extension is unknown.
@@ -147,6 +156,7 @@ class RowSource:
         self.path, self.piece_rows, self._options, self._readers = path, piece_rows, options, readers
         self.name = "stdin" if path == PIPE else path
         self.notes: list[str] = []
+        self.is_export = False
         self._is_gzip = path.lower().endswith(".gz")
         self._encoding = options.encoding
         if options.encoding is not None:
@@ -201,6 +211,15 @@ class RowSource:
             yield replace(piece, start=start)
             start += len(piece)
 
+    def read_lines(self) -> list[str]:
+        """Return the lines of a text file without their ends; none of an empty file.
+
+        Raises:
+            UserError: If it is not text, or its encoding is not known.
+        """
+        with self._open_lines() as lines:
+            return [line.rstrip("\r\n") for line in lines]
+
     def read_table(self, json_columns: JsonColumns | None = None) -> pyarrow.Table:
         """Read all rows as one table.
 
@@ -234,13 +253,16 @@ class RowSource:
         """Yield the pieces; those of an annotation tool's export become one, of the package's own rows."""
         pieces = self.pieces()
         first = next(pieces, None)
-        tool = find_tool(first.rows) if first is not None and first.lines else None
+        is_read = first is not None and (bool(first.lines) or (first.table is not None and is_flat(first.columns)))
+        tool = find_tool(first.to_rows()) if first is not None and is_read else None
         if first is None or tool is None:
             yield from itertools.chain([first] if first is not None else [], pieces)
             return
+        self.is_export = True
         everything = itertools.chain([first], pieces)
-        numbered = (pair for piece in everything for pair in zip(piece.lines, piece.rows, strict=True))
-        export = read_export(tool, numbered, self.name)
+        numbered = (pair for piece in everything for pair in piece.number_rows())
+        option = f"{self._options.prefix}annotator"
+        export = read_export(tool, numbered, self.name, self._options.annotator, option)
         if export.note not in self.notes:
             self.notes.append(export.note)
         yield Piece(0, export.rows, lines=export.lines)

@@ -9,7 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from startup_llm.config import DEFAULT_DATASET, DataConfig
+from startup_llm.config import DEFAULT_DATASET, AnnotatedData, DataConfig
+from startup_llm.data.annotation_tools import find_tool, read_export
+from startup_llm.data.annotation_tools.argilla import is_flat
 from startup_llm.data.columns import LABEL_NAMES, PAIR_NAMES, TEXT_NAMES
 from startup_llm.data.databases import is_address
 from startup_llm.data.json_rows import JsonColumns, write_json
@@ -117,7 +119,8 @@ def _list_named_columns(data: DataConfig) -> set[str]:
 
 def read_options(data: DataConfig) -> FileOptions:
     """Return how files are read, as the options of the data say."""
-    return FileOptions(data.quoting, data.encoding, data.sheet, data.query)
+    annotator = data.annotator if isinstance(data, AnnotatedData) else None
+    return FileOptions(data.quoting, data.encoding, data.sheet, data.query, annotator)
 
 
 def hash_file(path: str | Path) -> str:
@@ -140,7 +143,7 @@ def _load_files(
     import pyarrow
     from datasets.table import InMemoryTable
 
-    splits, sources, exact = {}, [], {}
+    splits, sources, exact, are_exports = {}, [], {}, False
     notes = list(notes)
     for split, paths in files.items():
         tables: list[pyarrow.Table] = []
@@ -150,6 +153,7 @@ def _load_files(
                 raise UserError(f"{path} is a folder, expected a file; name the folder with --data.data_dir")
             source = RowSource(str(path), "auto", _PIECE_ROWS, read_options(data), readers)
             table = source.read_table(json_columns)
+            are_exports |= source.is_export
             notes += [f"{path}: {', '.join(source.notes)}."] if source.notes else []
             is_json = source.format in ("jsonl", "json")
             if tables and not is_json and set(table.column_names) != set(tables[0].column_names):
@@ -176,6 +180,11 @@ def _load_files(
                 f"{paths[0]}: a column's type is not supported ({error}); save it as text or number"
             ) from error
         sources.append({"split": split, "files": records, "rows": joined.num_rows})
+    if not are_exports and (annotator := read_options(data).annotator) is not None:
+        raise UserError(
+            f"data.annotator {annotator!r}: {next(iter(files.values()))[0]} is no export of an annotation tool; leave "
+            "it out"
+        )
     return LoadedData(datasets.DatasetDict(splits), notes, sources, exact)
 
 
@@ -341,8 +350,11 @@ def _load_from_hub(name: str, data: DataConfig, shipped: list[str]) -> LoadedDat
             f"Not used of {name}: {', '.join(unused)} (--data.validation_split and --data.test_split choose)."
         )
     sources = []
+    splits = datasets.DatasetDict()
     for split, split_name in chosen.items():
         dataset = everything[split_name]
+        splits[split], new_notes = _read_flat_export(dataset, f"{name} {split_name}", data)
+        notes += new_notes
         sources.append(
             {
                 "split": split,
@@ -351,11 +363,23 @@ def _load_from_hub(name: str, data: DataConfig, shipped: list[str]) -> LoadedDat
                 "hub_split": split_name,
                 "revision": data.revision or _find_commit(dataset),
                 "fingerprint": dataset._fingerprint,
-                "rows": dataset.num_rows,
+                "rows": splits[split].num_rows,
             }
         )
-    splits = datasets.DatasetDict({split: everything[split_name] for split, split_name in chosen.items()})
     return _use_validation_for_hidden_test(LoadedData(splits, notes, sources), data)
+
+
+def _read_flat_export(rows: datasets.Dataset, place: str, data: DataConfig) -> tuple[datasets.Dataset, list[str]]:
+    """Return the rows of an annotation tool's records, and a note on them; any other rows as they are."""
+    import datasets
+
+    if not is_flat(rows.column_names):
+        return rows, []
+    tool = find_tool(list(rows.select(range(1))))
+    if tool is None:
+        return rows, []
+    export = read_export(tool, enumerate(rows, start=1), place, read_options(data).annotator)
+    return datasets.Dataset.from_list(export.rows), [f"{place}: {export.note}."]
 
 
 def _find_commit(dataset: datasets.Dataset) -> str | None:

@@ -2,11 +2,13 @@
 
 import json
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from startup_llm.config import LabelledTextData
 from startup_llm.data.classification import load_labelled_text
-from startup_llm.data.row_source import RowSource
+from startup_llm.data.row_source import FileOptions, RowSource
 from startup_llm.errors import UserError
 
 QUICK = [
@@ -48,6 +50,18 @@ def mark(*spans):
         for span in spans
     ]
     return {"id": 1, "completed_by": {"id": 1}, "was_cancelled": False, "result": results}
+
+
+def record(number, **responses):
+    values = [{"value": value, "user_id": user, "status": "submitted"} for user, value in responses.items()]
+    fields = {"id": str(number), "fields": {"text": TEXT}, "metadata": {}, "status": "completed"}
+    return {**fields, "suggestions": {}, "responses": {"intent": values}, "vectors": {}}
+
+
+def flat_record(number, **responses):
+    own = {"id": str(number), "status": "completed", "_server_id": "x", "text": TEXT}
+    columns = {"intent.responses": list(responses.values()), "intent.responses.users": list(responses)}
+    return {**own, **columns, "intent.responses.status": ["submitted"] * len(responses), "intent.suggestion": "x"}
 
 
 PRODIGY = {
@@ -95,6 +109,8 @@ EXPORTS = {
         {"label": "b"},
     ),
     "prodigy, label": ([{**PRODIGY, "label": "refund", "answer": "accept"}], {"label": "refund"}),
+    "argilla, labels": ([record(1, anna=["refund", "angry"])], {"intent": ["refund", "angry"]}),
+    "argilla, spans": ([record(1, anna=SPANS)], {"entities": SPANS}),
     "spacy, tuples": ([[TEXT, {"entities": [[0, 4, "PERSON"], [14, 19, "CITY"]]}]], {"entities": SPANS}),
     "spacy, cats": ([{"text": TEXT, "cats": {"a": 0.0, "b": 1.0}}], {"label": "b"}),
 }
@@ -104,7 +120,8 @@ EXPORTS = {
 @pytest.mark.parametrize("name", EXPORTS)
 def test_an_export_becomes_rows_of_text_with_label_labels_or_entities(tmp_path, name, as_list):
     rows, expected = EXPORTS[name]
-    found, notes = read(write(tmp_path / "rows.json", rows * 2, as_list=as_list))
+    rows = [{**row, "id": number} if "id" in row else row for number, row in enumerate(rows * 2)]
+    found, notes = read(write(tmp_path / "rows.json", rows, as_list=as_list))
     assert len(found) == 2
     for row in found:
         assert row["text"] == TEXT
@@ -132,6 +149,82 @@ def test_of_several_annotators_the_majority_or_the_ground_truth_counts(tmp_path)
     cancelled = studio(3, choose("a", was_cancelled=True), choose("b"))
     found, _ = read(write(tmp_path / "tasks.json", [three, true, cancelled], as_list=True))
     assert [row["label"] for row in found] == ["b", "a", "b"]
+
+
+ANNA, BOB = {"id": 7, "email": "anna@example.org"}, {"id": 8, "email": "bob@example.org"}
+
+
+def answer(label, annotator, task=1, verdict="accept"):
+    return {**PRODIGY, "label": label, "answer": verdict, "_task_hash": task, "_annotator_id": annotator}
+
+
+SEVERAL = {
+    "label studio": (
+        [studio(1, choose("a", annotator=ANNA), choose("b", annotator=BOB)), studio(2, choose("c", annotator=BOB))],
+        ("anna@example.org", "bob@example.org"),
+        "label",
+    ),
+    "label studio, min": (
+        [
+            {"id": task, "text": TEXT, "annotation_id": n, "annotator": who, "lead_time": 1.0, "label": label}
+            for n, (task, who, label) in enumerate([(1, 7, "a"), (1, 8, "b"), (2, 8, "c")])
+        ],
+        ("7", "8"),
+        "label",
+    ),
+    "prodigy": ([answer("a", "anna"), answer("b", "bob"), answer("c", "bob", task=2)], ("anna", "bob"), "label"),
+    "argilla": ([record(1, anna="a", bob="b"), record(2, bob="c")], ("anna", "bob"), "intent"),
+    "argilla, flat": ([flat_record(1, anna="a", bob="b"), flat_record(2, bob="c")], ("anna", "bob"), "intent"),
+}
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_one_annotator_s_rows_are_read_by_name_and_an_unknown_name_lists_all(tmp_path, name):
+    rows, (first, second), column = SEVERAL[name]
+    path = write(tmp_path / "rows.jsonl", rows)
+    listed = rf"'{second}' \(2\), '{first}' \(1\)"
+    with pytest.raises(
+        UserError, match=rf"row 1: 2 annotators disagree \({first}: .*\); .*annotator NAME, of {listed}"
+    ):
+        RowSource(path).read_table()
+    with pytest.raises(UserError, match=rf"--data.annotator: no annotator 'carl' in .*, only {listed}"):
+        RowSource(path, options=FileOptions(annotator="carl")).read_table()
+    for annotator, labels in ((first, ["a"]), (second, ["b", "c"])):
+        source = RowSource(path, options=FileOptions(annotator=annotator))
+        assert [row[column] for row in source.read_table().to_pylist()] == labels
+        assert source.notes[0].endswith(f"by the annotator '{annotator}' alone")
+
+
+def test_rows_on_which_annotators_disagree_are_counted(tmp_path):
+    three = [choose("a"), choose("b", annotator=2), choose("b", annotator=3)]
+    _, notes = read(write(tmp_path / "rows.jsonl", [studio(1, *three), studio(2, choose("a"))]))
+    assert "of which annotators disagree on 1: the ground truth or else the majority counts" in notes[0]
+    swapped = [choose("a", "b"), choose("b", "a", annotator=2)]
+    found, notes = read(write(tmp_path / "rows.jsonl", [studio(1, *swapped)]))
+    assert found[0]["label"] == ["a", "b"]
+    assert "disagree" not in notes[0]
+    rejected = [answer("a", "anna", verdict="reject"), answer("a", "bob", verdict="reject"), answer("a", "carl")]
+    found, notes = read(write(tmp_path / "rows.jsonl", [*rejected, answer("b", "anna", task=2)]))
+    assert [row["label"] for row in found] == ["b"]
+    assert "without 1 of 2 rows" in notes[0]
+
+
+def test_an_annotator_is_refused_where_the_rows_do_not_tell_any(tmp_path):
+    path = write(tmp_path / "rows.jsonl", [{"text": TEXT, "label": [[0, 4, "PERSON"]]}])
+    with pytest.raises(UserError, match="does not say who annotated; export each annotator's rows to a file of its"):
+        RowSource(path, options=FileOptions(annotator="anna")).read_table()
+    plain = write(tmp_path / "plain.jsonl", [{"text": TEXT, "label": "a"}])
+    with pytest.raises(UserError, match=r"data.annotator 'anna': .*plain.jsonl is no export of an annotation tool"):
+        load_labelled_text(LabelledTextData(train_file=plain, annotator="anna"))
+
+
+def test_argilla_s_parquet_is_read_by_its_responses(tmp_path):
+    path = tmp_path / "rows.parquet"
+    rows = [flat_record(1, anna="a"), {**flat_record(2, anna="b"), "intent.responses.status": ["draft"]}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    found, notes = read(str(path))
+    assert found == [{"id": "1", "text": TEXT, "intent": "a"}]
+    assert notes == ["read as Argilla's records, without 1 of 2 rows that are not accepted or not annotated"]
 
 
 def test_annotators_who_disagree_are_named_with_their_row(tmp_path):

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from startup_llm.data.annotation_tools.annotators import (
+    AnnotatedRow,
+    Annotation,
+    Row,
+    Task,
+    choose_annotations,
+)
+from startup_llm.data.annotation_tools.argilla import is_argilla, read_argilla
 from startup_llm.data.annotation_tools.elements import Labels
-from startup_llm.data.annotation_tools.label_studio import is_label_studio, read_label_studio
-from startup_llm.data.annotation_tools.prodigy import is_prodigy, read_prodigy
+from startup_llm.data.annotation_tools.label_studio import find_minimal_task, is_label_studio, read_label_studio
+from startup_llm.data.annotation_tools.prodigy import find_prodigy_task, is_prodigy, read_prodigy
 from startup_llm.data.annotation_tools.span_lists import is_span_lists, read_span_lists
 from startup_llm.errors import UserError
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -22,18 +28,21 @@ class Tool:
     Attributes:
         name: As a note names it.
         recognise: Says whether rows are such an export, by what stands in them.
-        read: Turns one row into another; None for one that is not to be learnt. It raises ValueError for what cannot
-            be read.
+        read: Turns a row into what its annotators say of it, nothing where nobody annotated it. It raises ValueError
+            for what cannot be read.
+        task: Says what a row shares with other annotators' rows of the same text; None where a row is alone.
     """
 
     name: str
     recognise: Callable[[Sequence[Row]], bool]
-    read: Callable[[Row], Row | None]
+    read: Callable[[Row], list[Annotation]]
+    task: Task = lambda row: None
 
 
 TOOLS = (
-    Tool("Label Studio's export", is_label_studio, read_label_studio),
-    Tool("Prodigy's export", is_prodigy, read_prodigy),
+    Tool("Label Studio's export", is_label_studio, read_label_studio, find_minimal_task),
+    Tool("Prodigy's export", is_prodigy, read_prodigy, find_prodigy_task),
+    Tool("Argilla's records", is_argilla, read_argilla),
     Tool("spans or categories as doccano and spaCy write them", is_span_lists, read_span_lists),
 )
 
@@ -45,7 +54,7 @@ class ReadExport:
     Attributes:
         rows: The package's own.
         lines: Line of each in the file.
-        note: What was recognised, and how many rows are left out.
+        note: What was recognised, how many rows are left out, and on how many annotators disagree.
     """
 
     rows: list[Row]
@@ -58,32 +67,50 @@ def find_tool(rows: Sequence[Row]) -> Tool | None:
     return next((tool for tool in TOOLS if rows and tool.recognise(rows)), None)
 
 
-def read_export(tool: Tool, numbered: Iterator[tuple[int, Row]], name: str) -> ReadExport:
+def read_export(
+    tool: Tool,
+    numbered: Iterable[tuple[int, Row]],
+    name: str,
+    annotator: str | None = None,
+    option: str = "--data.annotator",
+) -> ReadExport:
     """Turn an export's rows into the package's own.
 
     Args:
         tool: The tool.
         numbered: The rows, each with its line.
         name: The file, for the errors.
+        annotator: Whose annotations count alone; None for those of all.
+        option: What names the annotator, for the errors.
 
     Raises:
-        UserError: If an element cannot be read, or no row is left; it names the row and the value.
+        UserError: If an element cannot be read, annotators disagree, there is no such annotator, or no row is left;
+            it names the row and the value.
     """
-    rows, lines, count, left_out = [], [], 0, 0
-    for count, (line, row) in enumerate(numbered, start=1):  # the last count is the number of rows
-        read = _read_row(tool, row, f"{name}: row {count}")
-        if read is None:
-            left_out += 1
-            continue
-        rows.append(read)
-        lines.append(line)
-    if not rows:
-        raise UserError(f"{name}: {tool.name}, and none of its {count:,} rows is accepted or annotated; annotate some")
-    without = f", without {left_out:,} of {count:,} rows that are not accepted or not annotated" if left_out else ""
-    return ReadExport(_name_single_labels(rows), lines, f"read as {tool.name}{without}")
+    tasks: dict[Any, AnnotatedRow] = {}
+    for number, (line, row) in enumerate(numbered, start=1):
+        task = tool.task(row)
+        annotated = tasks.setdefault((number,) if task is None else task, AnnotatedRow(number, line))
+        annotated.annotations += _read_row(tool, row, f"{name}: row {number}")
+    choice = choose_annotations(list(tasks.values()), name, annotator, option)
+    if not choice.rows:
+        raise UserError(
+            f"{name}: {tool.name}, and none of its {len(tasks):,} rows is accepted or annotated; annotate some"
+        )
+    note = f"read as {tool.name}"
+    if left_out := len(tasks) - len(choice.rows):
+        note += f", without {left_out:,} of {len(tasks):,} rows that are not accepted or not annotated"
+    if annotator is not None:
+        note += f", by the annotator {annotator!r} alone"
+    elif choice.disputed:
+        note += (
+            f", of which annotators disagree on {choice.disputed:,}: the ground truth or else the majority counts "
+            f"({option} names one of them)"
+        )
+    return ReadExport(_name_single_labels(choice.rows), choice.lines, note)
 
 
-def _read_row(tool: Tool, row: Row, place: str) -> Row | None:
+def _read_row(tool: Tool, row: Row, place: str) -> list[Annotation]:
     try:
         return tool.read(row)
     except ValueError as error:

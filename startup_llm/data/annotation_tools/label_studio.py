@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from startup_llm.data.annotation_tools.annotators import Annotation
 from startup_llm.data.annotation_tools.elements import Labels, read_labels, read_spans
 
 _MINIMAL = ("annotation_id", "annotator", "lead_time")
@@ -22,30 +21,37 @@ def _is_task(row: dict[str, Any]) -> bool:
     return isinstance(row.get("data"), dict) and isinstance(annotations, list)
 
 
-def read_label_studio(row: dict[str, Any]) -> dict[str, Any] | None:
-    """Return a task's data with its label, labels or entities; None for a task without annotation.
-
-    Of several annotators the annotation that is marked as ground truth counts, or else what most of them say.
+def read_label_studio(row: dict[str, Any]) -> list[Annotation]:
+    """Return a task's data with the label, labels or entities of each annotator.
 
     Raises:
-        ValueError: If annotators disagree, or an annotation is of another kind.
+        ValueError: If an annotation is of another kind.
     """
     if not _is_task(row):
-        return _read_minimal(row)
+        return [Annotation(_read_minimal(row), _name_annotator(row.get("annotator")))]
     annotations = [one for one in row.get("annotations", row.get("completions")) if not one.get("was_cancelled")]
-    if not annotations:
-        return None
-    true = [one for one in annotations if one.get("ground_truth")]
-    read = [_read_results(one.get("result") or []) for one in true or annotations]
-    counts = Counter(json.dumps(values, sort_keys=True) for values in read)
-    (first, most), *others = counts.most_common()
-    if others and others[0][1] == most:
-        shown = "; ".join(text[:80] for text, count in counts.items() if count == most)
-        raise ValueError(
-            f"{len(read)} annotators disagree ({shown}); mark one as ground truth in Label Studio, or add one"
+    return [
+        Annotation(
+            {**row["data"], **_read_results(one.get("result") or [])},
+            _name_annotator(one.get("completed_by")),
+            bool(one.get("ground_truth")),
         )
-    chosen = next(values for values in read if json.dumps(values, sort_keys=True) == first)
-    return {**{key: value for key, value in row["data"].items() if key not in chosen}, **chosen}
+        for one in annotations
+    ]
+
+
+def find_minimal_task(row: dict[str, Any]) -> Any:
+    """Return a row's task in JSON-MIN, which has a row for each annotation; None for another."""
+    return None if _is_task(row) else row.get("id")
+
+
+def _name_annotator(annotator: Any) -> tuple[str, ...]:
+    """Return the address, the name and the number of an annotator, those that are known."""
+    if isinstance(annotator, dict):
+        full_name = " ".join(str(annotator[key]) for key in ("first_name", "last_name") if annotator.get(key))
+        names = (annotator.get("email"), annotator.get("username"), full_name, annotator.get("id"))
+        return tuple(str(name) for name in names if name not in (None, ""))
+    return () if annotator is None else (str(annotator),)
 
 
 def _read_results(results: Sequence[dict[str, Any]]) -> dict[str, Any]:

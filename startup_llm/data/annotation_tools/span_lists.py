@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from startup_llm.data.annotation_tools.annotators import Annotation
 from startup_llm.data.annotation_tools.elements import Labels, read_spans
 
 COLUMNS = ("label", "labels", "entities", "spans")
@@ -38,7 +39,7 @@ def _is_other_span(values: Any) -> bool:
     return isinstance(first, list) and [type(part) for part in first] == [int, int, str]
 
 
-def read_span_lists(row: dict[str, Any]) -> dict[str, Any]:
+def read_span_lists(row: dict[str, Any]) -> list[Annotation]:
     """Return a row with its spans in `entities` and its categories in `label`.
 
     Raises:
@@ -60,4 +61,4 @@ def read_span_lists(row: dict[str, Any]) -> dict[str, Any]:
             del read[column]
             if values or "entities" not in read or not read["entities"]:
                 read["entities"] = read_spans(values, column)
-    return read
+    return [Annotation(read)]

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from startup_llm.config import CheckedData, GroupedData, LabelledData, LinearHead, TaskOptions, TextModelConfig
+from startup_llm.config import (
+    AnnotatedData,
+    CheckedData,
+    GroupedData,
+    LabelledData,
+    LinearHead,
+    TaskOptions,
+    TextModelConfig,
+)
 
 
 @dataclass(frozen=True)
-class TaggedTextData(CheckedData, GroupedData, LabelledData):
+class TaggedTextData(AnnotatedData, CheckedData, GroupedData, LabelledData):
     """Sentences with a tag for each word, or texts with marked spans."""
 
     train_file: str | list[str] | None = None
