@@ -86,3 +86,39 @@ def write_coco(folder: Path, file: Path, count: int, *, first: int = 0, size: tu
             content["annotations"].append({**entry, "area": box[2] * box[3], "iscrowd": 0})
     file.write_text(json.dumps(content))
     return content
+
+
+def write_yolo(folder: Path, split: str, count: int, *, first: int = 0, beside: bool = False) -> None:
+    """Write pictures into images/SPLIT and their boxes into labels/SPLIT, or all into one folder, as YOLO has them."""
+    images = folder if beside else folder / "images" / split
+    labels = folder if beside else folder / "labels" / split
+    for place in (images, labels):
+        place.mkdir(parents=True, exist_ok=True)
+    for number in range(first, first + count):
+        image, squares = paint_squares(number)
+        image.save(images / f"{number}.png")
+        lines = []
+        for name, (left, top, width, height) in squares:
+            middle = (left + width / 2) / image.width, (top + height / 2) / image.height
+            shares = (*middle, width / image.width, height / image.height)
+            lines.append(" ".join([str(list(COLORS).index(name)), *(f"{share:.6f}" for share in shares)]))
+        (labels / f"{number}.txt").write_text("\n".join(lines) + "\n")
+
+
+def write_voc(images: Path, annotations: Path, count: int, *, first: int = 0) -> None:
+    """Write pictures into a folder and an XML file for each into another, as Pascal VOC has them."""
+    images.mkdir(parents=True, exist_ok=True)
+    annotations.mkdir(parents=True, exist_ok=True)
+    for number in range(first, first + count):
+        image, squares = paint_squares(number)
+        image.save(images / f"{number}.png")
+        objects = "".join(
+            f"<object><name>{name}</name><pose>Unspecified</pose><truncated>0</truncated><difficult>0</difficult>"
+            f"<bndbox><xmin>{left}</xmin><ymin>{top}</ymin><xmax>{left + width}</xmax><ymax>{top + height}</ymax>"
+            "</bndbox></object>"
+            for name, (left, top, width, height) in squares
+        )
+        (annotations / f"{number}.xml").write_text(
+            f"<annotation><folder>x</folder><filename>{number}.png</filename><size><width>{image.width}</width>"
+            f"<height>{image.height}</height><depth>3</depth></size>{objects}</annotation>"
+        )

@@ -1,4 +1,4 @@
-"""Images with boxes around objects: COCO's annotation files, tables of the Hub's form, and drawn scenes of digits."""
+"""Images with boxes: COCO's, YOLO's and Pascal VOC's files, tables of the Hub's form, and drawn scenes of digits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from startup_llm.data.sources import SPLIT_ALIASES, _choose_splits, load_splits
 from startup_llm.data.splits import handle_overlap, make_splits, read_groups, sample_rows
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError, nearest
+from startup_llm.tasks.vision.box_sources import BoxedImage, BoxSource, build_image_table
 from startup_llm.tasks.vision.labelled_images import (
     find_image_column,
     measure_image,
@@ -23,6 +24,8 @@ from startup_llm.tasks.vision.labelled_images import (
     read_image,
 )
 from startup_llm.tasks.vision.options import DetectionData
+from startup_llm.tasks.vision.pascal_voc import load_voc
+from startup_llm.tasks.vision.yolo import find_yolo_file, load_yolo, refuse_unnamed_classes
 
 if TYPE_CHECKING:
     import datasets
@@ -37,35 +40,6 @@ _CATEGORY_KEYS = ("category", "categories", "category_id", "label", "labels", "c
 _ID_KEYS = ("id", "bbox_id", "annotation_id")
 _CROWD_KEYS = ("iscrowd", "is_crowd", "crowd")
 _SHOWN = 5
-
-
-@dataclass
-class _Image:
-    """An image as its source tells of it, without its file.
-
-    Attributes:
-        name: How errors name it.
-        size: Width and height that the source states, in pixels; None where it does not.
-        objects: For each object its id, category (a name, or a fault's text after `!`), box and whether it is a crowd.
-        group: What `data.group_column` says of it; None where it says nothing.
-    """
-
-    name: str
-    size: tuple[int, int] | None
-    objects: list[tuple[Any, str, Any, bool]] = field(default_factory=list)
-    group: str | None = None
-
-
-@dataclass(frozen=True)
-class _Source:
-    """Splits of images; their files stay in tables with a column `image`, since a large set's do not fit in memory."""
-
-    splits: dict[str, list[_Image]]
-    tables: dict[str, datasets.Dataset]
-    label_names: tuple[str, ...]
-    faults: dict[str, list[str]]
-    notes: list[str]
-    records: list[dict[str, Any]]
 
 
 def load_boxed_images(data: DetectionData) -> TaskData:
@@ -128,7 +102,7 @@ def _features() -> datasets.Features:
 # Sources -------------------------------------------------------------------------------------------------------------
 
 
-def _load(data: DetectionData) -> _Source:
+def _load(data: DetectionData) -> BoxSource:
     files = {"train": data.train_file, "validation": data.validation_file, "test": data.test_file}
     named = {split: Path(file) for split, file in files.items() if isinstance(file, str) and file.endswith(".json")}
     if data.data_dir:
@@ -136,8 +110,12 @@ def _load(data: DetectionData) -> _Source:
         if not folder.is_dir():
             siblings = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
             raise UserError(f"data.data_dir: no such folder: {folder}{nearest(folder.name, siblings)}")
-        if coco_files := _find_coco_files(folder, data):
+        yolo_file = find_yolo_file(folder)  # before a JSON file of notes is taken for COCO's
+        if yolo_file is None and (coco_files := _find_coco_files(folder, data)):
             return _load_coco(coco_files, data.group_column)
+        if source := load_yolo(yolo_file) if yolo_file else load_voc(folder):
+            return _choose_parts(source, data)
+        refuse_unnamed_classes(folder)
     elif named:
         if "train" not in named:
             split, file = next(iter(named.items()))
@@ -148,6 +126,34 @@ def _load(data: DetectionData) -> _Source:
             raise UserError(f"data.group_column {data.group_column}: {DIGIT_SCENES} has no groups; leave it out")
         return _load_digit_scenes(data.split_seed)
     return _load_table(data)
+
+
+def _choose_parts(source: BoxSource, data: DetectionData) -> BoxSource:
+    """Return the splits of a folder in YOLO's or Pascal VOC's form that the options choose.
+
+    Raises:
+        UserError: If there is none to train on, or groups are named.
+    """
+    if data.group_column:
+        raise UserError(f"data.group_column {data.group_column!r}: {source.notes[0]} It has no groups; leave it out")
+    asked = {"train": data.train_split, "validation": data.validation_split, "test": data.test_split}
+    named = {split: SPLIT_ALIASES.get(name, name) for split, name in asked.items() if name}
+    for split, name in named.items():
+        if name not in source.splits:
+            raise UserError(f"data.{split}_split: no split {asked[split]!r}, only {', '.join(source.splits)}")
+    chosen = _choose_splits(named, list(source.splits), data)
+    if "train" not in chosen:
+        raise UserError(
+            f"{data.data_dir}: no train split, only {', '.join(source.splits)}; name it: --data.train_split"
+        )
+    records = {record["split"]: record for record in source.records}
+    return replace(
+        source,
+        splits={split: source.splits[name] for split, name in chosen.items()},
+        tables={split: source.tables[name] for split, name in chosen.items()},
+        faults={split: source.faults[name] for split, name in chosen.items()},
+        records=[{**records[name], "split": split} for split, name in chosen.items()],
+    )
 
 
 def _find_coco_files(folder: Path, data: DetectionData) -> dict[str, Path]:
@@ -178,7 +184,7 @@ def _find_coco_files(folder: Path, data: DetectionData) -> dict[str, Path]:
     return {split: files[name] for split, name in chosen.items()}
 
 
-def _load_coco(files: Mapping[str, Path], group_key: str | None) -> _Source:
+def _load_coco(files: Mapping[str, Path], group_key: str | None) -> BoxSource:
     """Read annotation files of COCO's form, whose images lie beside them or in the usual folders.
 
     Args:
@@ -199,7 +205,7 @@ def _load_coco(files: Mapping[str, Path], group_key: str | None) -> _Source:
     for split, path in files.items():
         content = contents[split]
         categories = {category["id"]: str(category["name"]) for category in content["categories"]}
-        images = {image["id"]: _Image(str(image["file_name"]), _read_size(image)) for image in content["images"]}
+        images = {image["id"]: BoxedImage(str(image["file_name"]), _read_size(image)) for image in content["images"]}
         if group_key:
             _read_coco_groups(path, content["images"], group_key, images)
         faults[split] = []
@@ -215,11 +221,13 @@ def _load_coco(files: Mapping[str, Path], group_key: str | None) -> _Source:
         places[split] = [{"bytes": None, "path": str(_find_coco_image(path, image.name))} for image in splits[split]]
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         records.append({"split": split, "dataset": str(path), "rows": len(images), "sha256": digest})
-    tables = {split: _build_table(files) for split, files in places.items()}
-    return _Source(splits, tables, tuple(names), faults, [], records)
+    tables = {split: build_image_table(files) for split, files in places.items()}
+    return BoxSource(splits, tables, tuple(names), faults, [], records)
 
 
-def _read_coco_groups(path: Path, entries: Sequence[dict[str, Any]], key: str, images: Mapping[Any, _Image]) -> None:
+def _read_coco_groups(
+    path: Path, entries: Sequence[dict[str, Any]], key: str, images: Mapping[Any, BoxedImage]
+) -> None:
     lacking = [entry for entry in entries if entry.get(key) in (None, "")]
     if lacking:
         known = sorted({name for entry in entries for name in entry})
@@ -229,12 +237,6 @@ def _read_coco_groups(path: Path, entries: Sequence[dict[str, Any]], key: str, i
         )
     for entry in entries:
         images[entry["id"]].group = str(entry[key])
-
-
-def _build_table(files: Sequence[dict[str, Any]]) -> datasets.Dataset:
-    import datasets
-
-    return datasets.Dataset.from_dict({"image": list(files)}, features=datasets.Features({"image": datasets.Image()}))
 
 
 def _read_coco(path: Path) -> dict[str, list[Any]]:
@@ -269,7 +271,7 @@ def _read_size(image: Mapping[str, Any]) -> tuple[int, int] | None:
     return (image["width"], image["height"]) if image.get("width") and image.get("height") else None
 
 
-def _load_table(data: DetectionData) -> _Source:
+def _load_table(data: DetectionData) -> BoxSource:
     """Read rows with an image and its objects, as the Hub's detection datasets have them."""
     loaded = load_splits(data)
     first = loaded.splits["train"]
@@ -288,7 +290,7 @@ def _load_table(data: DetectionData) -> _Source:
         [o[1] for o in image.objects if not o[1].startswith("!")] for images in splits.values() for image in images
     )
     feature = _inner_features(first.features[objects])[keys["category"]]
-    return _Source(splits, tables, _order_names(feature, used), {}, loaded.notes, loaded.sources)
+    return BoxSource(splits, tables, _order_names(feature, used), {}, loaded.notes, loaded.sources)
 
 
 def _find_objects_column(rows: datasets.Dataset) -> str:
@@ -329,7 +331,7 @@ def _read_table(
     keys: Mapping[str, str | None],
     class_names: list[str],
     box_format: str,
-) -> Iterator[_Image]:
+) -> Iterator[BoxedImage]:
     for number, row in enumerate(rows, start=1):
         value = row[objects] or []
         rows_of_table = (
@@ -340,7 +342,7 @@ def _read_table(
         boxes = rows_of_table[keys["box"]] or []
         numbers = rows_of_table[keys["id"]] if keys["id"] else range(1, len(boxes) + 1)
         crowds = rows_of_table[keys["crowd"]] if keys["crowd"] else [0] * len(boxes)
-        image = _Image(f"row {number}", _read_size(row))
+        image = BoxedImage(f"row {number}", _read_size(row))
         for identity, category, box, crowd in zip(
             numbers, rows_of_table[keys["category"]], boxes, crowds, strict=True
         ):
@@ -361,7 +363,7 @@ def _to_left_top_size(box: Any) -> Any:
     return [box[0], box[1], box[2] - box[0], box[3] - box[1]] if isinstance(box, list) and len(box) == 4 else box
 
 
-def _load_digit_scenes(seed: int) -> _Source:
+def _load_digit_scenes(seed: int) -> BoxSource:
     import sklearn
 
     from startup_llm.tasks.vision.digit_scenes import CANVAS_PIXELS, build_digit_scenes
@@ -369,14 +371,14 @@ def _load_digit_scenes(seed: int) -> _Source:
     splits, tables, records = {}, {}, []
     for split, scenes in build_digit_scenes(seed).items():
         splits[split] = [
-            _Image(
+            BoxedImage(
                 f"scene {number}",
                 (CANVAS_PIXELS, CANVAS_PIXELS),
                 [(place, str(label), box, False) for place, (label, box) in enumerate(_pairs(scene), start=1)],
             )
             for number, scene in enumerate(scenes, start=1)
         ]
-        tables[split] = _build_table([{"bytes": scene.png, "path": None} for scene in scenes])
+        tables[split] = build_image_table([{"bytes": scene.png, "path": None} for scene in scenes])
         digest = hashlib.sha256(b"".join(scene.png for scene in scenes)).hexdigest()
         package = f"scikit-learn {sklearn.__version__}"
         records.append(
@@ -386,7 +388,7 @@ def _load_digit_scenes(seed: int) -> _Source:
         f"Scenes of {CANVAS_PIXELS}x{CANVAS_PIXELS} pixels drawn by seed {seed}, on which scikit-learn's scanned "
         "digits stand; no scan stands in two splits."
     )
-    return _Source(splits, tables, tuple("0123456789"), {}, [note], records)
+    return BoxSource(splits, tables, tuple("0123456789"), {}, [note], records)
 
 
 def _pairs(scene: Any) -> Iterator[tuple[int, Sequence[float]]]:
@@ -396,13 +398,13 @@ def _pairs(scene: Any) -> Iterator[tuple[int, Sequence[float]]]:
 # Checks --------------------------------------------------------------------------------------------------------------
 
 
-def _refuse_normalized_boxes(split: str, images: Sequence[_Image]) -> None:
+def _refuse_normalized_boxes(split: str, images: Sequence[BoxedImage]) -> None:
     """Refuse a split whose boxes all lie within the first pixel: they are shares of their images' sizes."""
     first, count = "", 0
     for image in images:
         for identity, _, box, _ in image.objects:
-            if not _is_box(box):
-                continue  # reported with the image
+            if image.is_relative or not _is_box(box):
+                continue  # meant so, or reported with the image
             if not all(0 <= value <= 1 for value in box):
                 return
             first, count = first or f"{image.name}: annotation {identity}: {_show_box(box)}", count + 1
@@ -415,7 +417,7 @@ def _refuse_normalized_boxes(split: str, images: Sequence[_Image]) -> None:
 
 
 def _check_images(
-    images: Sequence[_Image],
+    images: Sequence[BoxedImage],
     table: datasets.Dataset,
     split: str,
     ids: Mapping[str, int],
@@ -455,7 +457,7 @@ def _check_images(
             try:
                 if category.startswith("!"):
                     raise UserError(category[1:])
-                cut, outside = _cut_box(box, turn, size, skip_bad=skip_bad)
+                cut, outside = _cut_box(image.measure(box, size), turn, size, skip_bad=skip_bad)
                 if outside > MOST_OVERHANG_PIXELS:
                     trimmed.append(f"{image.name}: annotation {identity}")
             except UserError as error:
