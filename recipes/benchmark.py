@@ -24,15 +24,17 @@ def main() -> None:
 
 
 def benchmark(session: Session[BenchmarkConfig]) -> None:
+    from startup_llm.benchmark.peaks import find_peak
     from startup_llm.benchmark.tables import build_timing_tables, draw_costs, draw_timings, summarize_timings
-    from startup_llm.benchmark.timing import choose_ways, measure_peak, split_by_rows, time_way
+    from startup_llm.benchmark.timing import choose_ways, split_by_rows, time_way
     from startup_llm.evaluation.environment import describe_hardware
 
     config, run = session.config, session.run
     sizes = split_by_rows(config)
     ways = choose_ways(sizes[0])
-    peak = measure_peak()
-    session.report(f"matrix products here: {', '.join(f'{name} {rate:,.0f} GFLOP/s' for name, rate in peak.items())}")
+    peak = find_peak(config.peak_tflops)
+    rates = [f"{name} {rate:,.0f} GFLOP/s" for name, rate in peak.items()]
+    session.report(f"matrix products here: {', '.join(rates) or 'not known; give --peak_tflops'}")
     timings = [{way: [] for way in ways} for _ in sizes]
     for repetition in range(config.repetitions):
         for sized_config, records in zip(sizes, timings, strict=True):
@@ -40,7 +42,7 @@ def benchmark(session: Session[BenchmarkConfig]) -> None:
                 record = time_way(way, sized_config)
                 if "error" not in record:
                     done = record["tokens_per_second"] * record.pop("flop_per_token")
-                    record["peak_share"] = done / (max(peak.values()) * 1e9)
+                    record["peak_share"] = done / (max(peak.values()) * 1e9) if peak else None
                 records[way].append(record)
                 rate = record.get("error") or f"{record['rows_per_second']:,.1f} rows/s"
                 of = f" on {sized_config.rows:,} rows" if len(sizes) > 1 else ""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from startup_llm.config import Count, Fraction, LabelledTextData, Price
+from startup_llm.config import Count, Fraction, LabelledTextData, Price, Range
 from startup_llm.tasks.text_classification.options import TextClassificationModel
 
 
@@ -14,16 +14,22 @@ class BenchmarkConfig:
     """Time this package beside the public ways of doing the same, each in a process of its own, taking turns."""
 
     what: Literal["training", "inference", "causal-lm", "chat"] = "training"
-    """training: LoRA on a text classification; inference: the trained architecture's predictions; causal-lm: a small
+    """training: LoRA on a text classification; inference: the trained architecture's predictions; causal-lm: a
     Llama-style model with random weights on packed text; chat: LoRA of a chat checkpoint, by default the packaged one,
     on prompts with answers."""
+    llama: Literal["tiny", "small", "1b"] = "small"
+    """The sizes of causal-lm's model: small has 13 million weights, 1b those of Llama 3.2 1B, with blocks of 2,048
+    tokens; tiny, with blocks of 16, shows that every way starts."""
     ways: list[str] | None = None
     """Methods to time; default all."""
     rows: Count | list[Count] | None = 1500
-    """Training rows, drawn anew where there are fewer; null for each row once. For causal-lm blocks of 512 tokens. A
-    list of several, such as [1000, 10000, 100000], draws what the work costs against the rows."""
+    """Training rows, drawn anew where there are fewer; null for each row once. For causal-lm blocks of tokens: 512 of
+    the small one. A list of several, such as [1000, 10000, 100000], draws what the work costs against the rows."""
     dollars_per_hour: Price | None = None
     """Price of this machine, to draw dollars beside seconds."""
+    peak_tflops: Annotated[float, Range(above=0)] | None = None
+    """What this device's matrix products reach at most, in TFLOP/s; default measured on a CPU, and taken from the data
+    sheet of a known GPU."""
     epochs: Count = 1
     """Passes over the training rows."""
     repetitions: Count = 3

@@ -13,6 +13,7 @@ COLUMNS: dict[str, tuple[str, float, str]] = {
     "tokens_per_second": ("tokens/s", 1, ",.0f"),
     "peak_share": ("share of peak", 1, ".0%"),
     "peak_memory_bytes": ("peak memory, GiB", 2**-30, ".2f"),
+    "gpu_memory_bytes": ("of it on the GPU, GiB", 2**-30, ".2f"),
     "accuracy": ("accuracy", 1, ".2%"),
     "seconds_to_target": ("s to target", 1, ".0f"),
     "seconds": ("total s", 1, ".0f"),

@@ -38,6 +38,8 @@ LORA_RANK = 16
 LEARNING_RATE = 1e-3
 BATCH_ROWS = 32
 PADDED_LENGTH = 128
+LIGER_WAY = "trl-liger-lora"
+"""Left out by default where Liger's kernels are not installed: they compute on GPUs alone."""
 
 
 def split_by_rows(config: BenchmarkConfig) -> list[BenchmarkConfig]:
@@ -60,17 +62,11 @@ def choose_ways(config: BenchmarkConfig) -> list[str]:
         UserError: If there is no such way, a library of another's is missing, or an option makes no sense.
     """
     known = WAYS[config.what]
-    ways = config.ways or list(known)
+    ways = config.ways or [way for way in known if way != LIGER_WAY or _has_library("liger_kernel")]
     for way in ways:
         if way not in known:
             raise UserError(f"ways: unknown way {way}{nearest(way, known)}; of {config.what}: {', '.join(known)}")
-    for library in ("setfit", "trl"):
-        theirs = [way for way in ways if way.startswith(library)]
-        if theirs and importlib.util.find_spec(library) is None:
-            raise UserError(
-                f"ways: {', '.join(theirs)} needs {library}; install it: pip install 'startup-llm[benchmark]', "
-                "or name other --ways"
-            )
+    _check_libraries(ways)
     if config.what == "causal-lm":
         causal_lm.check_causal_lm_config(config)
     elif config.what == "chat":
@@ -83,6 +79,25 @@ def choose_ways(config: BenchmarkConfig) -> list[str]:
     if config.what == "inference" and config.accuracy:
         raise UserError("accuracy was asked for, but inference times a model that is not trained; leave it out")
     return ways
+
+
+def _check_libraries(ways: Sequence[str]) -> None:
+    for library in ("setfit", "trl"):
+        theirs = [way for way in ways if way.startswith(library)]
+        if theirs and not _has_library(library):
+            raise UserError(
+                f"ways: {', '.join(theirs)} needs {library}; install it: pip install 'startup-llm[benchmark]', "
+                "or name other --ways"
+            )
+    if LIGER_WAY in ways and not _has_library("liger_kernel"):
+        raise UserError(
+            f"ways: {LIGER_WAY} needs liger-kernel and a GPU; install it: pip install liger-kernel, "
+            "or name other --ways"
+        )
+
+
+def _has_library(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
 
 
 def time_way(way: str, config: BenchmarkConfig) -> dict[str, Any]:
@@ -117,13 +132,6 @@ def time_way(way: str, config: BenchmarkConfig) -> dict[str, Any]:
         return json.loads(answer.read_text())
 
 
-def measure_peak() -> dict[str, float]:
-    """Return the rate of matrix products per number type, in GFLOP/s: on the CPU the best of five."""
-    from startup_llm.training.speed import measure_matrix_product
-
-    return {name: measure_matrix_product(name) for name in ("float32", "bfloat16")}
-
-
 def count_flop_per_token(model: Any, *, training: bool, kept_blocks: Sequence[Any] = ()) -> float:
     """Return the floating-point operations that a token costs in matrix products (Kaplan et al. 2020, sec. 2.1).
 
@@ -154,6 +162,14 @@ def count_flop_per_token(model: Any, *, training: bool, kept_blocks: Sequence[An
     return total
 
 
+def _wait_for_device() -> None:
+    """Wait until an accelerator has computed what it was given."""
+    import torch
+
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+
+
 class _Clock:
     """Seconds and work of training, from the end of the first step on, and the test accuracy after each epoch."""
 
@@ -172,6 +188,7 @@ class _Clock:
 
         class Tell(TrainerCallback):
             def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+                _wait_for_device()
                 clock.end = time.perf_counter()
                 clock.steps += 1
                 clock.first_step_end = clock.first_step_end or clock.end
@@ -498,6 +515,9 @@ CAUSAL_LM_WAYS: dict[str, Way] = {
     "trl-tuned-lora": lambda config, started: causal_lm.train_with_trl(
         config, _time_steps(config, started), lora=True, tuned=True
     ),
+    LIGER_WAY: lambda config, started: causal_lm.train_with_trl(
+        config, _time_steps(config, started), lora=True, tuned=True, liger=True
+    ),
 }
 CHAT_WAYS: dict[str, Way] = {
     "ours-lora": lambda config, started: chat.train_ours(config, _time_steps(config, started)),
@@ -514,6 +534,7 @@ WAYS: dict[str, dict[str, Way]] = {
 def _answer(request_file: Path, answer_file: Path) -> None:
     """Run in the fresh process: time one way."""
     import datasets
+    import torch
 
     request = json.loads(request_file.read_text())
     values = request["config"]
@@ -523,6 +544,7 @@ def _answer(request_file: Path, answer_file: Path) -> None:
     datasets.disable_progress_bars()
     timing = WAYS[config.what][request["way"]](config, request["started"])
     timing |= {"seconds": time.time() - request["started"], "peak_memory_bytes": read_peak_memory_bytes()}
+    timing |= {"gpu_memory_bytes": torch.cuda.max_memory_allocated()} if torch.cuda.is_available() else {}
     answer_file.write_text(json.dumps(timing))
 
 

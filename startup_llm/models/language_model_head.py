@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-LOGITS_AT_ONCE = 2**24
-"""Numbers that are held at once: 64 MiB in float32."""
+LOGITS_AT_ONCE = {"cpu": 2**24}
+"""Device -> numbers that are held at once, 64 MiB in float32; on others `MOST_LOGITS`, as a GPU wants more rows."""
+MOST_LOGITS = 2**27
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -93,7 +94,7 @@ def compute_nats(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
 
 
 def _count_rows(weight: Tensor) -> int:
-    return max(1, LOGITS_AT_ONCE // weight.shape[0])
+    return max(1, LOGITS_AT_ONCE.get(weight.device.type, MOST_LOGITS) // weight.shape[0])
 
 
 def find_plain_head(model: Any) -> nn.Linear | None:

@@ -8,7 +8,16 @@ import torch
 from startup_llm.benchmark import causal_lm as benchmark_causal_lm
 from startup_llm.benchmark import timing as benchmark
 from startup_llm.benchmark.options import BenchmarkConfig
-from startup_llm.benchmark.timing import WAYS, _Clock, choose_ways, count_flop_per_token, split_by_rows, time_way
+from startup_llm.benchmark.peaks import find_peak, look_up_peak
+from startup_llm.benchmark.timing import (
+    LIGER_WAY,
+    WAYS,
+    _Clock,
+    choose_ways,
+    count_flop_per_token,
+    split_by_rows,
+    time_way,
+)
 from startup_llm.config import LabelledTextData, LoraConfig
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError
@@ -29,50 +38,45 @@ def play(tmp_path):
     return LabelledTextData(train_file=str(file))
 
 
-@pytest.fixture
-def tiny_llama(monkeypatch):
-    """Make the language model and its blocks so small that a step takes milliseconds."""
-    sizes = {"BLOCK_TOKENS": 16, "BLOCKS_PER_STEP": 2, "VOCABULARY": 300, "WIDTH": 32, "LAYERS": 2, "HEADS": 4}
-    for name, value in {**sizes, "KEY_VALUE_HEADS": 2, "INNER_WIDTH": 64}.items():
-        monkeypatch.setattr(benchmark_causal_lm, name, value)
+TINY = benchmark_causal_lm.LLAMAS["tiny"]
 
 
-def test_drawn_texts_fill_the_blocks_and_no_more(tiny_llama):
-    tokenizer = benchmark_causal_lm.train_tokenizer(PLAY)
-    drawn = benchmark_causal_lm.draw_texts(PLAY, tokenizer, 20, seed=0)
+def test_drawn_texts_fill_the_blocks_and_no_more():
+    tokenizer = benchmark_causal_lm.train_tokenizer(PLAY, TINY)
+    drawn = benchmark_causal_lm.draw_texts(PLAY, tokenizer, 20, 0, TINY)
     lengths = [len(ids) + 1 for ids in tokenizer(drawn)["input_ids"]]
     assert sum(lengths) >= 20 * 16 > sum(lengths[:-1])
-    assert sorted(benchmark_causal_lm.draw_texts(PLAY, tokenizer, None, seed=0)) == sorted(PLAY)
+    assert sorted(benchmark_causal_lm.draw_texts(PLAY, tokenizer, None, 0, TINY)) == sorted(PLAY)
 
 
-def test_blocks_are_the_drawn_texts_one_after_the_other(tiny_llama):
-    tokenizer = benchmark_causal_lm.train_tokenizer(PLAY)
-    blocks = benchmark_causal_lm.pack_blocks(PLAY, tokenizer, 6, seed=3)
+def test_blocks_are_the_drawn_texts_one_after_the_other():
+    tokenizer = benchmark_causal_lm.train_tokenizer(PLAY, TINY)
+    blocks = benchmark_causal_lm.pack_blocks(PLAY, tokenizer, 6, 3, TINY)
     assert [len(block) for block in blocks] == [16] * len(blocks)
     assert len(blocks) >= 6
-    stream = benchmark_causal_lm.END.join(benchmark_causal_lm.draw_texts(PLAY, tokenizer, 6, seed=3))
+    stream = benchmark_causal_lm.END.join(benchmark_causal_lm.draw_texts(PLAY, tokenizer, 6, 3, TINY))
     text = tokenizer.decode([token for block in blocks for token in block], clean_up_tokenization_spaces=False)
     assert stream.startswith(text.removesuffix(benchmark_causal_lm.END))
 
 
-def test_texts_too_short_for_two_steps_are_an_error(tiny_llama):
-    tokenizer = benchmark_causal_lm.train_tokenizer(PLAY)
+def test_texts_too_short_for_two_steps_are_an_error():
+    tokenizer = benchmark_causal_lm.train_tokenizer(PLAY, TINY)
     with pytest.raises(UserError, match="rows: 0 blocks of 16 tokens, expected at least 4"):
-        benchmark_causal_lm.pack_blocks(["a"], tokenizer, None, seed=0)
+        benchmark_causal_lm.pack_blocks(["a"], tokenizer, None, 0, TINY)
 
 
-def test_choosing_a_kernel_leaves_the_weights_alone(tiny_llama):
-    tokenizer = benchmark_causal_lm.train_tokenizer(PLAY)
-    model = benchmark_causal_lm.build_llama(tokenizer)
+def test_choosing_a_kernel_leaves_the_weights_alone():
+    tokenizer = benchmark_causal_lm.train_tokenizer(PLAY, TINY)
+    model = benchmark_causal_lm.build_llama(tokenizer, TINY)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     assert benchmark_causal_lm.choose_kernel(model, plan_speed(), [list(range(16))] * 2) in ("eager", "sdpa")
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("way", WAYS["causal-lm"])
-def test_every_way_trains_the_same_language_model(way, play, tiny_llama):
-    config = BenchmarkConfig(what="causal-lm", rows=40, data=play)
+@pytest.mark.parametrize("way", [way for way in WAYS["causal-lm"] if way != LIGER_WAY])
+def test_every_way_trains_the_same_language_model(way, play):
+    config = BenchmarkConfig(what="causal-lm", llama="tiny", rows=40, data=play)
     figures = WAYS["causal-lm"][way](config, 0.0)
     blocks_per_text_token = figures["tokens_per_second"] / figures["rows_per_second"]
     assert 0 < blocks_per_text_token <= 16
@@ -159,6 +163,7 @@ def test_the_clock_leaves_out_the_first_step_and_the_pauses(monkeypatch):
         ({"what": "inference", "accuracy": True}, "inference times a model that is not trained"),
         ({"what": "causal-lm", "accuracy": True}, "a language model has none"),
         ({"what": "causal-lm", "rows": 15}, "15 blocks of 512 tokens, expected at least 16"),
+        ({"what": "causal-lm", "rows": 15, "llama": "1b"}, "15 blocks of 2048 tokens, expected at least 16"),
         (
             {"what": "causal-lm", "model": TextClassificationModel(checkpoint="gpt2")},
             "model.checkpoint gpt2: causal-lm trains",
@@ -184,12 +189,49 @@ def test_a_missing_library_is_told_with_the_extra(monkeypatch):
     assert choose_ways(BenchmarkConfig(ways=["ours"])) == ["ours"]
 
 
+def test_liger_is_timed_where_it_is_installed(monkeypatch):
+    specs = {"setfit", "trl"}
+    monkeypatch.setattr(benchmark.importlib.util, "find_spec", lambda name: name if name in specs else None)
+    config = BenchmarkConfig(what="causal-lm", rows=16)
+    assert LIGER_WAY not in choose_ways(config)
+    with pytest.raises(UserError, match=r"trl-liger-lora needs liger-kernel and a GPU; install it: pip install liger"):
+        choose_ways(dataclasses.replace(config, ways=[LIGER_WAY]))
+    specs.add("liger_kernel")
+    assert LIGER_WAY in choose_ways(config)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "tflops"),
+    [
+        ("NVIDIA H200", 989),
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA A100-SXM4-40GB", 312),
+    ],
+)
+def test_the_peak_of_a_known_gpu_is_looked_up(gpu, tflops):
+    assert look_up_peak(gpu) == {"bfloat16": tflops * 1e3}
+
+
+def test_the_peak_of_other_gpus_is_what_is_given():
+    assert look_up_peak("NVIDIA GeForce RTX 4090") == {}
+    assert find_peak(165.0) == {"given": 165_000.0}
+
+
+def test_the_sizes_of_llama_1b_have_its_weights():
+    sizes = benchmark_causal_lm.LLAMAS["1b"]
+    tokenizer = benchmark_causal_lm.train_tokenizer(PLAY, sizes)
+    with torch.device("meta"):
+        model = benchmark_causal_lm.build_llama(tokenizer, sizes)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 1_235_814_400
+
+
 def test_a_mistake_in_the_data_ends_the_benchmark(tmp_path):
     config = BenchmarkConfig(data=LabelledTextData(train_file=str(tmp_path / "gone.csv")))
     with pytest.raises(UserError, match=r"gone\.csv"):
         time_way("peft-dynamic", config)
 
 
-def test_the_answer_of_a_way_is_plain_data(tiny_llama, play):
-    config = BenchmarkConfig(what="causal-lm", rows=40, data=play)
+def test_the_answer_of_a_way_is_plain_data(play):
+    config = BenchmarkConfig(what="causal-lm", llama="tiny", rows=40, data=play)
     assert json.loads(json.dumps(WAYS["causal-lm"]["ours"](config, 0.0)))["accuracy"] is None

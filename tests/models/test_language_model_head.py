@@ -39,7 +39,7 @@ def read_gradients(model):
 @pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize("model_type", ["llama", "gpt2", "qwen3"])
 def test_loss_and_gradients_are_those_of_transformers(model_type, lora, items, monkeypatch):
-    monkeypatch.setattr(language_model_head, "LOGITS_AT_ONCE", 7 * 300)  # several pieces
+    monkeypatch.setattr(language_model_head, "LOGITS_AT_ONCE", {"cpu": 7 * 300})  # several pieces
     model = build(model_type)
     if lora:
         model = add_lora(model, LoraConfig(rank=2), task_type="CAUSAL_LM", base_name="")
@@ -76,7 +76,7 @@ def test_a_model_that_changes_its_logits_behind_the_layer_keeps_its_own_loss():
 
 
 def test_nats_are_those_of_all_logits_at_once(monkeypatch):
-    monkeypatch.setattr(language_model_head, "LOGITS_AT_ONCE", 7 * 300)
+    monkeypatch.setattr(language_model_head, "LOGITS_AT_ONCE", {"cpu": 7 * 300})
     model, batch = build("llama").eval(), {"input_ids": draw_batch()["input_ids"]}
     with torch.inference_mode():
         found = compute_nats(model, batch)
@@ -86,7 +86,7 @@ def test_nats_are_those_of_all_logits_at_once(monkeypatch):
 
 
 def test_no_tensor_of_all_logits_is_made(monkeypatch):
-    monkeypatch.setattr(language_model_head, "LOGITS_AT_ONCE", 7 * 300)
+    monkeypatch.setattr(language_model_head, "LOGITS_AT_ONCE", {"cpu": 7 * 300})
     model, batch, largest = build("llama"), draw_batch(), []
 
     class Sizes(torch.utils._python_dispatch.TorchDispatchMode):

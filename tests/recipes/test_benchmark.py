@@ -95,3 +95,19 @@ def test_a_mistake_is_one_line_and_leaves_no_folder(options, message, tmp_path):
     assert done.stderr.startswith(message)
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_script_for_a_gpu_starts_on_a_processor(tmp_path):
+    words = ["bash", str(RECIPE.with_name("benchmark_gpu.sh")), "--llama", "tiny", "--rows", "8"]
+    done = subprocess.run(
+        [*words, "--run_dir", str(tmp_path / "bench"), "--peak_tflops", "0.2"],
+        env={**ON_CPU, "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    summary = read_results(tmp_path / "bench")["sizes"][0]["summary"]
+    assert list(summary) == ["ours-lora", "trl-tuned-lora", "trl-lora"]
+    assert all(0 < figures["peak_share"]["median"] < 1 for figures in summary.values())
