@@ -157,6 +157,12 @@ CHRF = additive("chrf", text_overlap.count_chrf, text_overlap.combine_chrf, sign
 ROUGE_1 = additive("rouge_1", text_overlap.count_rouge("rouge1"), text_overlap.combine_mean, part="answer")
 ROUGE_2 = additive("rouge_2", text_overlap.count_rouge("rouge2"), text_overlap.combine_mean, part="answer")
 ROUGE_L = additive("rouge_l", text_overlap.count_rouge("rougeL"), text_overlap.combine_mean, part="answer")
+EXACT_MATCH = additive(
+    "exact_match", text_overlap.count_answers(text_overlap.compute_exact), text_overlap.combine_mean, part="answer"
+)
+WORD_F1 = additive(
+    "word_f1", text_overlap.count_answers(text_overlap.compute_word_f1), text_overlap.combine_mean, part="answer"
+)
 
 
 _SHARE_WORDS = frozenset({"accuracy", "f1", "precision", "recall", "exact", "share", "rate", "ndcg", "mrr"})

@@ -85,6 +85,33 @@ def _rank_others(models: Mapping[str, Mapping[str, Any]], candidate: str, primar
     return [*scored, *(name for name in models if name not in (candidate, *scored))]
 
 
+def measure_groups(
+    title: str, kinds: Mapping[str, np.ndarray], references: Values, predictions: Values, metrics: Sequence[Metric]
+) -> dict[str, Any]:
+    """Measure rows of several kinds apart.
+
+    Args:
+        title: What tells the kinds apart.
+        kinds: Name -> which rows are of the kind, shape (rows,), boolean.
+        references: One value per row.
+        predictions: One value per row.
+        metrics: By which they are measured.
+
+    Returns:
+        An item of the key groups of `results.json`: title, metrics, and rows with name, rows and values; a kind of no
+        rows is left out.
+    """
+    entries = []
+    for name, chosen in kinds.items():
+        if places := np.flatnonzero(chosen).tolist():
+            true, predicted = ([values[place] for place in places] for values in (references, predictions))
+            values = {
+                metric.name: metric.compute(metric.read_part(true), metric.read_part(predicted)) for metric in metrics
+            }
+            entries.append({"name": name, "rows": len(places), "values": values})
+    return {"title": title, "metrics": [metric.name for metric in metrics], "rows": entries}
+
+
 def describe_classification(
     rows: Dataset, texts: Sequence[str], probabilities: np.ndarray, label_names: Sequence[str], *, max_shown: int = 20
 ) -> dict[str, Any]:

@@ -1,7 +1,15 @@
-"""How much a written text overlaps with the one it was meant to be: BLEU, chrF and ROUGE, as their libraries count."""
+"""How much a written text overlaps with the one it was meant to be.
+
+BLEU, chrF and ROUGE are as their libraries count. Short answers are compared as SQuAD's evaluation compares them, word
+by word: in lower case, without ASCII punctuation, without the articles a, an and the, and with single spaces
+(Rajpurkar et al. 2016, section 6.1).
+"""
 
 from __future__ import annotations
 
+import re
+import string
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -9,6 +17,9 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray
+
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLES = re.compile(r"\b(?:an?|the)\b")
 
 
 @cache
@@ -74,6 +85,37 @@ def count_rouge(kind: str) -> Callable[[Sequence[str], Sequence[str]], Array]:
         scorer = RougeScorer([kind], use_stemmer=True)
         pairs = zip(references, predictions, strict=True)
         return np.array([[scorer.score(right, text)[kind].fmeasure, 1.0] for right, text in pairs])
+
+    return count
+
+
+def normalize_answer(text: str) -> str:
+    """Return a text in the form in which answers are compared."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
+
+
+def compute_exact(answer: str, text: str) -> float:
+    """Return 1 where two texts are the same in normal form, else 0."""
+    return float(normalize_answer(answer) == normalize_answer(text))
+
+
+def compute_word_f1(answer: str, text: str) -> float:
+    """Return the harmonic mean of the shares of words that two texts have in common; 0 where one has no words."""
+    true, written = normalize_answer(answer).split(), normalize_answer(text).split()
+    common = sum((Counter(true) & Counter(written)).values())
+    return 2 * common / (len(true) + len(written)) if common else 0.0
+
+
+def count_answers(compare: Callable[[str, str], float]) -> Callable[[Sequence[str], Sequence[str]], Array]:
+    """Return what counts the agreement of a written answer with the right one, and one, for each row; shape (rows, 2).
+
+    Args:
+        compare: From the right answer and the written one to their agreement, 0 to 1.
+    """
+
+    def count(references: Sequence[str], predictions: Sequence[str]) -> Array:
+        pairs = zip(references, predictions, strict=True)
+        return np.array([[compare(right, text), 1.0] for right, text in pairs])
 
     return count
 

@@ -10,39 +10,17 @@ A reference is a list of true answers, a single empty text for none; a predictio
 
 from __future__ import annotations
 
-import re
-import string
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from startup_llm.evaluation.metrics import Metric, additive
-from startup_llm.evaluation.text_overlap import combine_mean
+from startup_llm.evaluation.results import measure_groups
+from startup_llm.evaluation.text_overlap import combine_mean, compute_exact, compute_word_f1, normalize_answer
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_ARTICLES = re.compile(r"\b(?:an?|the)\b")
-
-
-def normalize_answer(text: str) -> str:
-    """Return a text in the form in which answers are compared."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
-
-
-def compute_exact(answer: str, text: str) -> float:
-    """Return 1 where two texts are the same in normal form, else 0."""
-    return float(normalize_answer(answer) == normalize_answer(text))
-
-
-def compute_word_f1(answer: str, text: str) -> float:
-    """Return the harmonic mean of the shares of words that two texts have in common; 0 where one has no words."""
-    true, written = normalize_answer(answer).split(), normalize_answer(text).split()
-    common = sum((Counter(true) & Counter(written)).values())
-    return 2 * common / (len(true) + len(written)) if common else 0.0
 
 
 def compute_word_f1_or_none(answer: str, text: str) -> float:
@@ -117,13 +95,6 @@ def describe_answers(
     answered = np.array([bool(answers) for answers in rows["answers"]])
     if not answered.all():
         parts["Has it an answer?"] = {"an answer": answered, "none": ~answered}
-    groups = []
-    for title, kinds in parts.items():
-        entries = []
-        for name, chosen in kinds.items():
-            if places := np.flatnonzero(chosen).tolist():
-                true, predicted = ([values[place] for place in places] for values in (references, predictions))
-                values = {metric.name: metric.compute(true, predicted) for metric in metrics}
-                entries.append({"name": name, "rows": len(places), "values": values})
-        groups.append({"title": title, "metrics": [metric.name for metric in metrics], "rows": entries})
-    return {"groups": groups}
+    return {
+        "groups": [measure_groups(title, kinds, references, predictions, metrics) for title, kinds in parts.items()]
+    }

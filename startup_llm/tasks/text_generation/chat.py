@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.errors import UserError
-from startup_llm.evaluation.metrics import BLEU, CHRF, ROUGE_1, ROUGE_2, ROUGE_L, Metric
+from startup_llm.evaluation.metrics import BLEU, CHRF, EXACT_MATCH, ROUGE_1, ROUGE_2, ROUGE_L, WORD_F1, Metric
+from startup_llm.evaluation.results import measure_groups
 from startup_llm.tasks.base import Truncation
 from startup_llm.tasks.text_generation.baselines import ANSWER_BASELINES, NGRAM_BASELINES
 from startup_llm.tasks.text_generation.chat_templates import (
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
     Tokenized = list[tuple[list[int], list[int]]]
 
 SHOWN = 5
+MOST_GROUPS = 8
+"""Kinds of rows, told apart by their system message, that are measured apart."""
+MOST_SHOWN_CHARACTERS = 80
 
 
 class Conversations:
@@ -130,6 +134,10 @@ class Conversations:
         """
         return [[float(total), float(count)] for total, count in zip(nats, tokens, strict=True)]
 
+    def describe_groups(self, rows: Dataset, predictions: Sequence[Any]) -> list[dict[str, Any]]:
+        """Return the metrics of rows of several kinds apart, as `results.json` keeps them; none by default."""
+        return []
+
     def show(self, rows: Dataset, predictions: Sequence[Any]) -> list[dict[str, Any]]:
         """Show the conversations that cost the model most and least per token."""
         costs = np.array([nats / max(tokens, 1) for nats, tokens in predictions])
@@ -161,7 +169,7 @@ class AnsweredConversations(Conversations):
     """
 
     known_by = ("messages", "answer")
-    metrics = (*Conversations.metrics, ROUGE_L, ROUGE_1, ROUGE_2, BLEU, CHRF)
+    metrics = (*Conversations.metrics, ROUGE_L, ROUGE_1, ROUGE_2, BLEU, CHRF, EXACT_MATCH, WORD_F1)
     baselines = {**NGRAM_BASELINES, **ANSWER_BASELINES}  # noqa: RUF012
 
     def encode_split(self, name: str, rows: Dataset, processor: PreTrainedTokenizerBase) -> tuple[Dataset, Truncation]:
@@ -213,6 +221,17 @@ class AnsweredConversations(Conversations):
     def show(self, rows: Dataset, predictions: Sequence[Any]) -> list[dict[str, Any]]:
         """Show the conversations that cost the model most and least per token."""
         return super().show(rows, [prediction["likelihood"] for prediction in predictions])
+
+    def describe_groups(self, rows: Dataset, predictions: Sequence[Any]) -> list[dict[str, Any]]:
+        """Measure the rows of each system message apart, where there are a few: each asks for another thing."""
+        openings = [_read_opening(messages) for messages in rows["messages"]]
+        names = list(dict.fromkeys(openings))
+        if not 2 <= len(names) <= MOST_GROUPS:
+            return []
+        shown = [_shorten(name) for name in names]
+        titles = zip(names, shown if len(set(shown)) == len(names) else names, strict=True)
+        kinds = {title: np.array([opening == name for opening in openings]) for name, title in titles}
+        return [measure_groups("System message", kinds, self.references(rows), predictions, self.metrics)]
 
 
 class Preferences(Conversations):
@@ -310,6 +329,16 @@ def _read_reference(encoded: Dataset, nats: np.ndarray) -> np.ndarray:
         return nats
     owners = [row[0] for row in encoded["_rows"]]
     return np.bincount(owners, weights=np.asarray(encoded["_reference"]), minlength=len(nats))
+
+
+def _read_opening(messages: Messages) -> str:
+    return messages[0]["content"] if messages[0]["role"] == "system" else ""
+
+
+def _shorten(text: str) -> str:
+    """Return the beginning of a system message, or what stands for none."""
+    line = " ".join(text.split()) or "(none)"
+    return line if len(line) <= MOST_SHOWN_CHARACTERS else f"{line[: MOST_SHOWN_CHARACTERS - 1]}…"
 
 
 def read_arguments(row: Mapping[str, Any]) -> dict[str, Any]:

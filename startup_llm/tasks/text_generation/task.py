@@ -284,9 +284,14 @@ class TextGeneration(Task[GenerationData, ChatModel]):
     def describe_errors(
         self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Any, data: TaskData
     ) -> dict[str, Any]:
-        """Return a gallery: what costs the model most and least per token, or what the rows' form shows."""
-        form = find_form(rows.column_names)
-        return {"gallery": form.show(rows, predictions) if form else _show_passages(rows, predictions)}
+        """Return a gallery: what costs the model most and least per token, or what the rows' form shows.
+
+        Where conversations are of several kinds, it comes with the metrics of each kind.
+        """
+        if (form := find_form(rows.column_names)) is None:
+            return {"gallery": _show_passages(rows, predictions)}
+        groups = form.describe_groups(rows, predictions)
+        return {"gallery": form.show(rows, predictions), **({"groups": groups} if groups else {})}
 
     def write_samples(self, model: Any, processor: Any, rows: Dataset) -> list[dict[str, Any]]:
         """Continue the beginnings of passages by chance, the same for the same model; answer conversations."""

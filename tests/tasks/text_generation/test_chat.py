@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 
+import datasets
 import numpy as np
 import pytest
 import sacrebleu
@@ -203,8 +204,6 @@ def test_conversations_too_long_for_the_model_are_checked_by_the_beginning_of_a_
 
 
 def test_packing_fills_rows_and_running_text_is_not_packed(tmp_path):
-    import datasets
-
     lengths = [5, 3, 3, 2, 2, 1]
     rows = [[number] * length for number, length in enumerate(lengths)]
     packed = pack_conversations(
@@ -225,8 +224,6 @@ def test_parts_of_a_packed_batch_keep_their_labels_beside_their_tokens():
 
 
 def test_preferences_are_judged_against_the_model_before():
-    import datasets
-
     conversation = [{"role": "user", "content": "where is my parcel?"}]
     answers = [{"role": "assistant", "content": words} for words in ANSWERS[:2]]
     row = {"row": 1, "chosen": [*conversation, answers[0]], "rejected": [*conversation, answers[1]]}
@@ -334,7 +331,10 @@ def test_written_answers_have_figures_worked_out_by_hand_and_baselines_what_they
     written, meant = ["the cat sat", "a bird"], [["the cat sat down", "a bird"]]
     assert figures["chrf"] == pytest.approx(sacrebleu.corpus_chrf(written, meant).score)
     assert figures["bleu"] == pytest.approx(sacrebleu.corpus_bleu(written, meant).score)
-    assert scores["models"]["copy"].keys() == {"rouge_l", "rouge_1", "rouge_2", "bleu", "chrf"}
+    assert figures["exact_match"] == 0.5
+    assert figures["word_f1"] == pytest.approx((0.8 + 1) / 2)  # without the article
+    overlaps = {"rouge_l", "rouge_1", "rouge_2", "bleu", "chrf", "exact_match", "word_f1"}
+    assert scores["models"]["copy"].keys() == overlaps
     assert scores["models"]["character-trigram"].keys() == {"bits_per_byte", "loss", "perplexity", "byte_perplexity"}
     assert scores["models"]["most-frequent-answer"]["rouge_l"]["value"] == pytest.approx((6 / 7 + 0) / 2)
     told = {(one["b"], one["metric"]) for one in scores["comparisons"]}
@@ -388,8 +388,6 @@ def test_preferences_that_training_cuts_are_counted_and_those_of_the_test_lose_n
     [(["row", "messages"], True), (["row", "chosen", "rejected"], True), (["row", "text"], False)],
 )
 def test_a_plain_text_is_a_turn_for_a_run_on_conversations_alone(tmp_path, columns, converses):
-    import datasets
-
     task, tokenizer = load_task("text-generation"), build_chat_tokenizer(TEMPLATES["chatml"])
     tokenizer.model_max_length = 256
     build_chat_checkpoint("llama", tmp_path / "run" / "model")
@@ -402,3 +400,41 @@ def test_a_plain_text_is_a_turn_for_a_run_on_conversations_alone(tmp_path, colum
     plain = tokenizer(asked, add_special_tokens=False)["input_ids"]
     encoded = task.predictor.encode(datasets.Dataset.from_dict({"text": [asked]}), tokenizer)
     assert encoded["input_ids"][0] == (turn if converses else plain)
+
+
+def _list_answered(*openings):
+    rows = []
+    for place, opening in enumerate(openings):
+        turns = [{"role": "user", "content": f"question {place}"}, {"role": "assistant", "content": f"answer {place}"}]
+        rows.append({"messages": [*([{"role": "system", "content": opening}] if opening else []), *turns]})
+    rows = [{**row, "answer": row["messages"][-1]["content"], "row": place} for place, row in enumerate(rows)]
+    return datasets.Dataset.from_list(rows)
+
+
+def test_conversations_with_few_system_messages_are_measured_apart():
+    rows = _list_answered("Route it.", "Answer.", "Route it.", "")
+    written = ["answer 0", "no", "Answer 2!", "answer 3"]
+    predictions = [{"likelihood": [np.log(2) * 9, 2.0], "answer": text} for text in written]
+    groups = TASK.describe_errors(rows, [], predictions, None)["groups"]
+    assert [(entry["name"], entry["rows"]) for entry in groups[0]["rows"]] == [
+        ("Route it.", 2),
+        ("Answer.", 1),
+        ("(none)", 1),
+    ]
+    assert [entry["values"]["exact_match"] for entry in groups[0]["rows"]] == [1.0, 0.0, 1.0]
+    assert [entry["values"]["bits_per_byte"] for entry in groups[0]["rows"]] == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("openings", [("Route it.",) * 4, tuple(f"Kind {place}" for place in range(9))])
+def test_conversations_of_one_kind_or_of_many_are_measured_together(openings):
+    rows = _list_answered(*openings)
+    predictions = [{"likelihood": [1.0, 2.0], "answer": "a"}] * len(rows)
+    assert "groups" not in TASK.describe_errors(rows, [], predictions, None)
+
+
+def test_system_messages_that_begin_alike_keep_their_whole_text():
+    long = "You route the messages of a shop to one of many teams, and answer with its name and nothing else: "
+    rows = _list_answered(long + "sales", long + "returns")
+    predictions = [{"likelihood": [1.0, 2.0], "answer": "a"}] * 2
+    names = [entry["name"] for entry in TASK.describe_errors(rows, [], predictions, None)["groups"][0]["rows"]]
+    assert names == [long + "sales", long + "returns"]
