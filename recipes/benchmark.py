@@ -6,6 +6,7 @@ python recipes/benchmark.py --what inference --rows 3000
 python recipes/benchmark.py --rows '[1000, 10000, 100000]' --ways '[ours, peft-dynamic]' --dollars_per_hour 0.1
 python recipes/benchmark.py --what causal-lm --rows 100 --data.train_file shakespeare.txt
 python recipes/benchmark.py --what chat --rows 64 --data.train_file prompts.jsonl --model.max_length_tokens 768
+python recipes/benchmark.py --what suggest --data.data_dir banking77 --data.labels_per_class 5 --target_accuracy 0.9
 """
 
 import sys
@@ -20,7 +21,7 @@ from startup_llm.session import Session
 
 def main() -> None:
     with open_session(__file__, BenchmarkConfig, Reporter(sys.stdout), one_process=True) as session:
-        benchmark(session)
+        (simulate if session.config.what == "suggest" else benchmark)(session)
 
 
 def benchmark(session: Session[BenchmarkConfig]) -> None:
@@ -63,6 +64,31 @@ def benchmark(session: Session[BenchmarkConfig]) -> None:
     run.write_json("results.json", {**results, **session.describe_process()})
     run.finish()
     session.report(f"{table}\nbenchmark: {run.final}")
+
+
+def simulate(session: Session[BenchmarkConfig]) -> None:
+    from startup_llm.benchmark import labelling
+
+    config, run = session.config, session.run
+    ways = labelling.check_labelling(config)
+    with session.stage("features"):
+        rows = labelling.load_rows(config)
+    curves: dict[str, list[Any]] = {way: [] for way in ways}
+    for draw in range(config.repetitions):
+        for way in ways:
+            curves[way].append(list(labelling.simulate_labelling(way, draw, rows, config)))
+            last = curves[way][-1][-1]
+            session.report(
+                f"{draw + 1}/{config.repetitions} {way}: {last['accuracy']:.1%} by {last['labels']:,} labels"
+            )
+    summary = labelling.summarize_labelling(curves, config.target_accuracy)
+    results = {"what": config.what, "target_accuracy": config.target_accuracy, "curves": curves, "summary": summary}
+    labelling.draw_labelling(results, rows.data.describe(), run.path / "curve.png")
+    run.write_text("config.yaml", session.config_text)
+    run.write_text("table.md", labelling.build_labelling_table(results) + "\n")
+    run.write_json("results.json", {**results, **session.describe_process()})
+    run.finish()
+    session.report(f"{labelling.build_labelling_table(results)}\nbenchmark: {run.final}")
 
 
 if __name__ == "__main__":

@@ -557,16 +557,12 @@ class CompareConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
-@dataclass(frozen=True)
-class PredictConfig:
-    """Answer the rows of a file or a pipe with a finished run's model: the input's columns, then the answer's."""
+@dataclass(frozen=True, kw_only=True)
+class NewRowsConfig:
+    """How a finished run's model is loaded, and how the rows are read that it is shown."""
 
     run: str
     """Folder of a finished run, or of a plain transformers checkpoint such as runs/NAME/model."""
-    input: str | None = None
-    """CSV, TSV, JSONL or Parquet file, gzip allowed; - for stdin; for images and sounds also a folder of them."""
-    output: str | None = None
-    """CSV, TSV, JSONL or Parquet file, gzip allowed; - for stdout."""
     input_format: Literal["auto", "csv", "tsv", "jsonl", "lines", "parquet"] = "auto"
     """auto goes by the extension; for stdin by lines: a JSON object each, or else the text itself."""
     encoding: str | None = None
@@ -578,6 +574,29 @@ class PredictConfig:
     query: str | None = None
     """Query whose rows are read from a database, such as SELECT text, label FROM tickets; the file is then an SQLite
     file or an address as SQLAlchemy writes it, whose password stands in STARTUP_LLM_DATABASE_PASSWORD."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Columns by what they hold, such as --columns.text message, or question, context, image, audio; default the
+    trained ones, else found by themselves where that is unambiguous."""
+    skip_bad: bool = False
+    """Leave out rows that cannot be answered, and report how many; otherwise the first such row is an error: in a file
+    before anything is computed, in a pipe after the answers to the rows before it."""
+    task: str = DEFAULT_TASK
+    """Hub pipeline tag of a plain checkpoint; a run has its own."""
+    compute_dtype: Literal["float32", "auto"] = "float32"
+    """float32 gives the numbers of `transformers.pipeline`; auto may take bfloat16, faster on most GPUs, which moves
+    a score by up to about 0.01."""
+    piece_rows: Count = 10_000
+    """Rows held in memory at a time; 1 answers each line of a pipe as it comes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig(NewRowsConfig):
+    """Answer the rows of a file or a pipe with a finished run's model: the input's columns, then the answer's."""
+
+    input: str | None = None
+    """CSV, TSV, JSONL or Parquet file, gzip allowed; - for stdin; for images and sounds also a folder of them."""
+    output: str | None = None
+    """CSV, TSV, JSONL or Parquet file, gzip allowed; - for stdout."""
     output_format: Literal["auto", "csv", "tsv", "jsonl", "parquet"] = "auto"
     """auto goes by the extension; for stdout CSV and TSV stay what they are, the rest becomes JSONL."""
     overwrite: bool = False
@@ -585,17 +604,6 @@ class PredictConfig:
     raw: bool = False
     """Leave cells of CSV and TSV that a spreadsheet would run as a formula (first =, +, -, @, a tab or a carriage
     return) as they are; otherwise they get a leading ', which keeps them text. Numbers always stay as they are."""
-    columns: dict[str, str] = field(default_factory=dict)
-    """Columns by what they hold, such as --columns.text message, or question, context, image, audio; default the
-    trained ones, else found by themselves where that is unambiguous."""
-    skip_bad: bool = False
-    """Write no answer for rows that cannot be answered, and report how many; otherwise the first such row is an error:
-    in a file before anything is computed, in a pipe after the answers to the rows before it."""
-    task: str = DEFAULT_TASK
-    """Hub pipeline tag of a plain checkpoint; a run has its own."""
-    compute_dtype: Literal["float32", "auto"] = "float32"
-    """float32 gives the numbers of `transformers.pipeline`; auto may take bfloat16, faster on most GPUs, which moves
-    a score by up to about 0.01."""
     corpus: str | None = None
     """Table of texts to search, such as articles.csv with the columns id and text; default the run's own texts."""
     matches: Count = 5
@@ -614,8 +622,50 @@ class PredictConfig:
     several samples that of its generation config."""
     seed: Seed = 0
     """Seed of what is drawn: the same command gives the same answers."""
-    piece_rows: Count = 10_000
-    """Rows held in memory at a time; 1 answers each line of a pipe as it comes."""
+    log_statistics: str | None = None
+    """File to which statistics of the answered rows are added, without texts, for recipes/drift.py: labels, scores,
+    lengths, languages, frequent words and the mean of the features; a JSON object a line, each of 20 rows or more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuggestConfig(NewRowsConfig):
+    """Choose which rows of a pool without labels to label next: a finished run's model is unsure of them, and they
+    differ from each other and from the rows that the run has.
+    """
+
+    pool: str
+    """CSV, TSV, JSONL or Parquet file without labels, gzip allowed; - for stdin."""
+    rows: Count = 50
+    """Rows to choose; batches of 50 to 100 between two runs are usual."""
+    output: str = "suggestions"
+    """Folder for suggestions.csv, and label_studio.json with label_studio.xml for an import into Label Studio."""
+    overwrite: bool = False
+    """Replace earlier suggestions in that folder."""
+    seed: Seed = 0
+    """Seed of the clustering."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriftConfig(NewRowsConfig):
+    """Test whether rows that come in differ from the test rows of a finished run: in the labels that are answered, the
+    scores, lengths, words, languages and features.
+    """
+
+    input: str | None = None
+    """CSV, TSV, JSONL or Parquet file with new rows, gzip allowed; - for stdin; for images and sounds also a folder
+    of them."""
+    statistics: str | None = None
+    """Instead of rows, what predict.py or serve.py wrote with --log_statistics."""
+    output: str = "drift"
+    """Folder for drift.json and drift.html."""
+    overwrite: bool = False
+    """Replace an earlier comparison in that folder."""
+    level: Annotated[float, Range(0, 1)] = 0.05
+    """Largest chance of any false alarm, over all tests."""
+    fail_on_change: bool = False
+    """End with exit code 1 where a change was found."""
+    seed: Seed = 0
+    """Seed of what is drawn."""
 
 
 @dataclass(frozen=True)
@@ -645,6 +695,9 @@ class ServeConfig:
     """How long a body may take to arrive (408), and a request to be answered (504)."""
     log_texts: bool = False
     """Write the rows and the answers of each request into the log, which may hold personal data."""
+    log_statistics: str | None = None
+    """File to which statistics of the answered rows are added, without texts, for recipes/drift.py: labels, scores,
+    lengths, languages, frequent words and the mean of the features; a JSON object a line, each of 20 rows or more."""
     task: str = DEFAULT_TASK
     """Hub pipeline tag of a plain checkpoint; a run has its own."""
     compute_dtype: Literal["float32", "auto"] = "float32"

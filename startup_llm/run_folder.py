@@ -8,6 +8,7 @@ A run is written in `NAME.partial/` and renamed to `NAME/` when it is whole, so 
     model/       the merged model with its tokenizer, for `pipeline`
     checkpoints/ the trainer's
     runs/        the runs that a comparison is made of, each a run folder
+    drift_reference.json, drift_reference.npy  statistics of the test rows, for recipes/drift.py
     plan.json    how an unfinished run computes, for --resume
     resumption.json  what an unfinished run began with, for --resume
     .startup-llm.json  the marker of a folder that this package made, with the list of its files
@@ -49,7 +50,7 @@ RESUMPTION = "resumption.json"
 _UNFINISHED = (
     MARKER, "config.yaml", RESULTS, RUN_LOCK, PLAN, RESUMPTION, "report.html", "README.md", "predictions*.jsonl",
     "table.md", "table.html", "adapter", "model", "checkpoints", "runs", "samples", "speech", "corpus.parquet",
-    "curve.png", "losses.png", "benchmark.png", "costs.png", ".gate-*", ".*.????????",
+    "drift_reference.*", "curve.png", "losses.png", "benchmark.png", "costs.png", ".gate-*", ".*.????????",
 )  # fmt: skip
 """Names in the folder of a run that is being written, for one that was killed before its files were listed."""
 _LOCK_BYTES = 1 << 26

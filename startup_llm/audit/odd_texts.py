@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -68,9 +70,7 @@ def find_other_languages(
         How many texts are in each language (ISO 639-1), the unsure ones left out; positions of the texts in another
         one than most, ascending; and their languages.
     """
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    identifier = _load_identifier()
     long_enough = np.array(
         [i for i, text in enumerate(texts) if sum(map(str.isalpha, text[:200])) >= _FEWEST_LETTERS], np.int64
     )
@@ -87,3 +87,10 @@ def find_other_languages(
     main = counts.most_common(1)[0][0]
     others = {position: language for position, language in sure.items() if language != main}
     return counts, np.array(list(others), dtype=np.int64), list(others.values())
+
+
+@cache
+def _load_identifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

@@ -13,10 +13,11 @@ from startup_llm.tasks.text_classification.options import TextClassificationMode
 class BenchmarkConfig:
     """Time this package beside the public ways of doing the same, each in a process of its own, taking turns."""
 
-    what: Literal["training", "inference", "causal-lm", "chat"] = "training"
+    what: Literal["training", "inference", "causal-lm", "chat", "suggest"] = "training"
     """training: LoRA on a text classification; inference: the trained architecture's predictions; causal-lm: a
     Llama-style model with random weights on packed text; chat: LoRA of a chat checkpoint, by default the packaged one,
-    on prompts with answers."""
+    on prompts with answers; suggest: no timing, but the labels that a linear probe needs to reach `target_accuracy`
+    where its rows are chosen as recipes/suggest.py does, beside random choice."""
     llama: Literal["tiny", "small", "1b"] = "small"
     """The sizes of causal-lm's model: small has 13 million weights, 1b those of Llama 3.2 1B, with blocks of 2,048
     tokens; tiny, with blocks of 16, shows that every way starts."""
@@ -24,7 +25,8 @@ class BenchmarkConfig:
     """Methods to time; default all."""
     rows: Count | list[Count] | None = 1500
     """Training rows, drawn anew where there are fewer; null for each row once. For causal-lm blocks of tokens: 512 of
-    the small one. A list of several, such as [1000, 10000, 100000], draws what the work costs against the rows."""
+    the small one. A list of several, such as [1000, 10000, 100000], draws what the work costs against the rows. For
+    suggest the most labels to give."""
     dollars_per_hour: Price | None = None
     """Price of this machine, to draw dollars beside seconds."""
     peak_tflops: Annotated[float, Range(above=0)] | None = None
@@ -33,11 +35,15 @@ class BenchmarkConfig:
     epochs: Count = 1
     """Passes over the training rows."""
     repetitions: Count = 3
-    """How often each way is timed; the table gives medians."""
+    """How often each way is timed; the table gives medians. For suggest the draws of the first labels."""
     accuracy: bool = False
     """Measure the test accuracy after each epoch too."""
     target_accuracy: Fraction = 0.93
     """Test accuracy to reach; the seconds from the start of the process until then are reported."""
+    batch_rows: Count = 100
+    """Labels that suggest gives between two fits; it begins with data.labels_per_class."""
+    features: str | None = None
+    """File for the features of suggest (.npz): written where there is none, else read."""
     run_dir: str = "runs/benchmark"
     """Where the table, the figure and the numbers are kept."""
     overwrite: bool = False

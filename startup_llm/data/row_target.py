@@ -186,7 +186,7 @@ class _DelimitedWriter:
         plain = csv.writer(text, delimiter=self._delimiter, lineterminator="\n")
         quoted = csv.writer(text, delimiter=self._delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
         if not self._raw:
-            rows = ([_as_text(cell) for cell in row] for row in rows)
+            rows = ([escape_formula(cell) for cell in row] for row in rows)
         for row in rows:  # the csv module leaves a carriage return bare, and then cannot read it
             (quoted if any(isinstance(cell, str) and "\r" in cell for cell in row) else plain).writerow(row)
         self._stream.write(text.getvalue().encode("utf-8", "backslashreplace"))
@@ -309,7 +309,7 @@ def _to_cell(value: Any) -> str | int | float | None:
     return value if value is None or isinstance(value, str | int | float) else _to_plain(value)
 
 
-def _as_text(cell: object) -> object:
+def escape_formula(cell: object) -> object:
     """Put a quote before what a spreadsheet would run as a formula (https://owasp.org/www-community/attacks/CSV_Injection).
 
     A whole number or fraction, with its sign, is none.

@@ -18,6 +18,7 @@ from startup_llm.hub.dataset_card import describe_dataset
 from startup_llm.hub.model_card import Publication, build_model_card
 from startup_llm.run_folder import RESULTS, RUN_LOCK
 from startup_llm.runs.decision import decide, predict_validation, store_decision
+from startup_llm.runs.drift import compute_reference, write_reference
 from startup_llm.runs.lock import build_run_lock
 from startup_llm.runs.masking import mask_examples
 from startup_llm.training.finetuning import check_against_training
@@ -79,6 +80,7 @@ def finish_run(
         outputs, predict_seconds = _predict_test(session, prepared, trained, model)
         predictions[candidate] = task.read_predictions(outputs, prepared.encoded["test"], test, data)
         validation = predict_validation(prepared, model)
+        reference = compute_reference(prepared, model)
         sample = test.shuffle(seed=0).select(range(min(64, len(test))))
         exact = prepared.score(
             model, task.saved_model.encode_sample(sample, prepared.processor), prepared.plan.exact()
@@ -100,6 +102,7 @@ def finish_run(
         asked = getattr(config, "decision", DecisionConfig())
         decision = decide(prepared, validation, outputs, asked, config.evaluation)
         store_decision(run.model, decision and decision["stored"])
+        write_reference(run, prepared, model, reference, decision)
     with stage("reload gate"):
         base, arguments = prepared.checkpoint.path, prepared.task_model.load_arguments
         gate = check_reload(run, task=task.tag, rows=sample, outputs=exact, base=base, load_arguments=arguments)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from startup_llm.config import AnswerConfig, ModelConfig, PredictConfig, SpeedConfig
+from startup_llm.config import ModelConfig, NewRowsConfig, PredictConfig, ServeConfig, SpeedConfig
 from startup_llm.data.row_source import FileOptions, RowSource
 from startup_llm.data.row_target import RowTarget
 from startup_llm.data.rows_to_predict import Questions
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from startup_llm.models.checkpoints import Checkpoint
+    from startup_llm.runs.drift import StatisticsLog
     from startup_llm.tasks.base import Task
     from startup_llm.training.speed import SpeedPlan
 
@@ -51,7 +52,7 @@ class PredictionFiles:
     target: RowTarget
 
 
-def find_run(config: AnswerConfig) -> tuple[Task, Path, dict[str, Any]]:
+def find_run(config: NewRowsConfig | ServeConfig) -> tuple[Task, Path, dict[str, Any]]:
     """Return a run's task, the folder of its model, and its results; empty ones for a plain checkpoint.
 
     Raises:
@@ -89,12 +90,30 @@ def open_files(config: PredictConfig) -> PredictionFiles:
     check_writing_options(config, task)
     if config.input is None or config.output is None:
         raise UserError("expected --input FILE and --output FILE, or --text TEXT")
-    options = FileOptions(config.quoting, config.encoding, config.sheet, config.query, prefix="--")
-    source = RowSource(config.input, config.input_format, config.piece_rows, options)
-    if source.format == "folder" and not task.predictor.reads_files:
-        raise UserError(f"{config.input} is a folder, expected a file: {task.tag} reads its rows")
+    source, questions = open_questions(config.input, config, task, results)
     target = RowTarget(config.output, config.output_format, source, overwrite=config.overwrite, raw=config.raw)
-    questions = Questions(
+    return PredictionFiles(task, model, questions, source, target)
+
+
+def open_questions(
+    path: str, config: NewRowsConfig, task: Task, results: Mapping[str, Any]
+) -> tuple[RowSource, Questions]:
+    """Open the rows that a run's model is to answer.
+
+    Args:
+        path: Their file or folder; - for stdin.
+        config: How they are read.
+        task: The run's task.
+        results: The run's; empty for a plain checkpoint.
+
+    Raises:
+        UserError: If there is no such file, or a column is named for what no row holds.
+    """
+    options = FileOptions(config.quoting, config.encoding, config.sheet, config.query, prefix="--")
+    source = RowSource(path, config.input_format, config.piece_rows, options)
+    if source.format == "folder" and not task.predictor.reads_files:
+        raise UserError(f"{path} is a folder, expected a file: {task.tag} reads its rows")
+    return source, Questions(
         source,
         task.predictor.columns,
         task.predictor.find_fault,
@@ -104,7 +123,23 @@ def open_files(config: PredictConfig) -> PredictionFiles:
         files=task.predictor.reads_files,
         skip_bad=config.skip_bad,
     )
-    return PredictionFiles(task, model, questions, source, target)
+
+
+@dataclass(frozen=True)
+class AnswersWithFeatures:
+    """Answers to rows and what they were computed from.
+
+    Attributes:
+        answers: As predict.py writes them.
+        outputs: The model's, shape (rows, outputs).
+        features: What its output layer read, shape (rows, width).
+        lengths: What each row costs, in tokens, patches or frames.
+    """
+
+    answers: list[dict[str, Any]]
+    outputs: np.ndarray
+    features: np.ndarray
+    lengths: list[int]
 
 
 @dataclass(frozen=True)
@@ -118,6 +153,7 @@ class AnsweringModel:
         checkpoint: Where it came from.
         plan: How to compute here.
         reading: How the run makes texts of columns, which `answer` does too.
+        log: Takes the statistics of the rows that are answered; None where none are asked for.
     """
 
     task: Task
@@ -126,6 +162,7 @@ class AnsweringModel:
     checkpoint: Checkpoint
     plan: SpeedPlan
     reading: TextReading = AS_IT_STANDS
+    log: StatisticsLog | None = None
 
     def read_texts(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return a row as it is answered: its text made of the run's columns, and cleaned as the run does."""
@@ -151,10 +188,32 @@ class AnsweringModel:
         if not rows:
             return [], []
         predictor, config = self.task.predictor, self.model.config
+        if self.log is not None:
+            answered = self.answer_with_features(columns)
+            self.log.add(rows[:], answered.answers, answered.lengths, answered.features)
+            return answered.answers, predictor.score_labels(list(answered.outputs), config)
         encoded = predictor.encode(rows, self.processor)
         outputs = self.compute(encoded)
         answers = predictor.answer(outputs, encoded, rows, self.processor, config)
         return answers, predictor.score_labels(outputs, config)
+
+    def answer_with_features(self, columns: Mapping[str, list[Any]]) -> AnswersWithFeatures:
+        """Return the answers to rows, given by column, with what they were computed from."""
+        import datasets
+
+        rows = datasets.Dataset.from_dict(self.reading.read(columns))
+        encoded = self.task.predictor.encode(rows, self.processor)
+        outputs, features = self.compute_with_features(encoded)
+        answers = self.task.predictor.answer(list(outputs), encoded, rows, self.processor, self.model.config)
+        return AnswersWithFeatures(answers, outputs, features, list(encoded["length"]))
+
+    def compute_with_features(self, encoded: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return of each encoded row the model's output, shape (rows, outputs), and what its output layer read."""
+        from startup_llm.training.inference import predict_with_features
+
+        pairs = predict_with_features(self.task, self.model, encoded, self.processor, self.plan)
+        outputs, features = zip(*pairs, strict=True)
+        return np.stack(outputs), np.stack(features)
 
     def embed(self, texts: list[str]) -> tuple[np.ndarray, list[int]]:
         """Return the vectors of texts at norm 1, shape (texts, width), and how many tokens were read of each."""
@@ -169,7 +228,9 @@ class AnsweringModel:
         return f"model {self.checkpoint.name}, {self.plan.compute_dtype}"
 
 
-def load_answering_model(config: AnswerConfig, task: Task, folder: Path, device: torch.device) -> AnsweringModel:
+def load_answering_model(
+    config: NewRowsConfig | ServeConfig, task: Task, folder: Path, device: torch.device
+) -> AnsweringModel:
     """Load a run's model; the main process checks it for all.
 
     Args:
@@ -183,12 +244,13 @@ def load_answering_model(config: AnswerConfig, task: Task, folder: Path, device:
     """
     from startup_llm.models.checkpoints import check_head, load_checkpoint
     from startup_llm.models.pretrained import load_config
+    from startup_llm.runs.drift import open_log
     from startup_llm.training.processes import call_on_main_process, hide_library_bars
     from startup_llm.training.speed import plan_speed, use_plan
     from startup_llm.training.trained_model import load_trained_processor
 
     hide_library_bars()
-    saved = task.saved_model
+    log, saved = open_log(config, task), task.saved_model
     checkpoint = call_on_main_process(lambda: load_checkpoint(ModelConfig(checkpoint=str(folder))))
     path = str(checkpoint.path)
     if not saved.has_own_format(path):
@@ -199,15 +261,15 @@ def load_answering_model(config: AnswerConfig, task: Task, folder: Path, device:
     if saved.has_own_format(path):  # whose loader builds a config of its own
         model.config.decision = read_json_object(checkpoint.path / "config.json").get("decision")
     Decision.read(model.config)  # refused before rows are read
-    if config.max_new_tokens is not None:
+    if (max_new_tokens := getattr(config, "max_new_tokens", None)) is not None:
         if not hasattr(model, "generation_config"):
-            raise UserError(f"max_new_tokens {config.max_new_tokens}: {task.tag} writes nothing; leave it out")
-        model.generation_config.max_new_tokens = config.max_new_tokens
+            raise UserError(f"max_new_tokens {max_new_tokens}: {task.tag} writes nothing; leave it out")
+        model.generation_config.max_new_tokens = max_new_tokens
     dtype = None if config.compute_dtype == "auto" else config.compute_dtype
     plan = call_on_main_process(lambda: plan_speed(SpeedConfig(compute_dtype=dtype)))
     use_plan(plan, SpeedConfig())
     reading = TextReading.of_config(find_model(config.run)[1].get("config", {}).get("data", {}))
-    return AnsweringModel(task, model, processor, checkpoint, plan, reading)
+    return AnsweringModel(task, model, processor, checkpoint, plan, reading, log)
 
 
 def show_answer(config: PredictConfig, device: torch.device, write: Callable[[str], object]) -> None:

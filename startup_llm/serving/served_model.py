@@ -244,8 +244,9 @@ def load_served_model(config: ServeConfig, run: str) -> ServedModel:
         }
     served = ServedModel(Path(run), model, results, columns, names, note)
     if not task.predictor.reads_files:
-        with served.read_rows(served.list_examples()) as rows:
-            served.compute(rows)
+        warm = replace(served, model=replace(model, log=None))  # examples are no rows that came in
+        with warm.read_rows(warm.list_examples()) as rows:
+            warm.compute(rows)
     return served
 
 

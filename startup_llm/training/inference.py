@@ -126,21 +126,29 @@ def list_features(
     Returns:
         float32, shape (width,) each, or (tokens, width) where the task's outputs are per token.
     """
+    return [features for _, features in predict_with_features(task, model, encoded, processor, plan, kept_states)]
+
+
+def predict_with_features(
+    task: Task, model: Any, encoded: Dataset, processor: Any, plan: SpeedPlan, kept_states: KeptStates | None = None
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return for each encoded row the task's output, and what the output layer read for it, as `list_features`."""
     import torch
 
     seen: list[Tensor] = []
     handle = find_output_layer(model).register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
 
-    def pool(batch: dict[str, Any]) -> Sequence[np.ndarray]:
+    def pool(batch: dict[str, Any]) -> list[tuple[np.ndarray, np.ndarray]]:
         seen.clear()
-        task.compute_outputs(model, batch, processor)
+        outputs = task.compute_outputs(model, batch, processor)
         features = torch.cat(seen)  # several where the task computes rows one by one
         if task.probe is not None and task.probe.per_token:
             lengths = batch["attention_mask"].sum(dim=1).tolist()
-            return [row[:length] for row, length in zip(features.float().cpu().numpy(), lengths, strict=True)]
+            rows = [row[:length] for row, length in zip(features.float().cpu().numpy(), lengths, strict=True)]
+            return list(zip(outputs, rows, strict=True))
         if features.dim() == 3:
             features = gather_last_token(features, batch["input_ids"], model.config.pad_token_id)
-        return list(features.float().cpu().numpy())
+        return list(zip(outputs, features.float().cpu().numpy(), strict=True))
 
     try:
         collator = NumberedCollator(task.build_collator(processor))
@@ -150,13 +158,13 @@ def list_features(
 
 
 def _collect(
-    compute: Callable[[dict[str, Any]], Sequence[np.ndarray]],
+    compute: Callable[[dict[str, Any]], Sequence[Any]],
     model: Any,
     encoded: Dataset,
     collator: Collator,
     plan: SpeedPlan,
     kept_states: KeptStates | None = None,
-) -> list[np.ndarray]:
+) -> list[Any]:
     import torch
     from accelerate import PartialState
     from accelerate.utils import gather_object
@@ -166,7 +174,7 @@ def _collect(
     inputs = encoded.remove_columns(
         [name for name in encoded.column_names if name in ("labels", "length") or name.startswith("_")]
     )
-    outputs: list[tuple[int, np.ndarray]] = []
+    outputs: list[tuple[int, Any]] = []
     batches = list(split_by_length(np.asarray(encoded["length"]), plan.tokens_per_batch))
     with torch.inference_mode(), plan.autocast():
         for index in batches[state.process_index :: state.num_processes]:
