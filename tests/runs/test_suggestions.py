@@ -95,10 +95,12 @@ def test_a_pool_with_labels_is_one_line_and_an_empty_label_column_is_none(sugges
     assert "row 8: column 'label' holds a label ('refund'); expected rows without labels" in err
 
 
-def test_runs_of_other_tasks_and_of_numbers_are_one_line(run_recipe, run, tmp_path):
+def test_runs_of_other_tasks_and_of_numbers_are_one_line(run_recipe, tmp_path):
     (tmp_path / "pool.csv").write_text("text\nhello\n")
     words = ["--pool", tmp_path / "pool.csv", "--output", tmp_path / "out"]
-    code, _, err = run_recipe("suggest", "--run", run / "model", "--task", "token-classification", *words)
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "config.json").write_text("{}")
+    code, _, err = run_recipe("suggest", "--run", tmp_path / "plain", "--task", "token-classification", *words)
     assert code == 2
     assert "token-classification; suggestions are made of runs of text-classification alone" in err
     numbers = tmp_path / "numbers"
