@@ -20,6 +20,7 @@ def main() -> None:
 
 
 def align(session: Session[AlignConfig]) -> None:
+    from startup_llm.runs.decision import check_decision
     from startup_llm.runs.finish import finish_run
     from startup_llm.runs.summary import show_results
     from startup_llm.tasks import load_task
@@ -37,6 +38,7 @@ def align(session: Session[AlignConfig]) -> None:
         preferences.check_preference_tuning(config, session.train_section)
         data = task.load_data(config.data, config.evaluation)
         task.check_method(config.method, data)
+        check_decision(config, task, data)
         session.report(f"data: {data.describe()}", *data.notes)
 
     with stage("checkpoint"):

@@ -43,7 +43,7 @@ def finetune(session: Session[FinetuneConfig]) -> None:
     with stage("data"):
         data = task.load_data(config.data, config.evaluation)
         task.check_method(config.method, data)
-        check_decision(config.decision, task, data)
+        check_decision(config, task, data)
         session.report(f"data: {data.describe()}", *data.notes)
 
     audit = None

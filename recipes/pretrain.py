@@ -34,7 +34,7 @@ def pretrain(session: Session[PretrainConfig]) -> None:
 
     with stage("data"):
         data = task.load_data(config.data, config.evaluation)
-        check_decision(config.decision, task, data)
+        check_decision(config, task, data)
         session.report(f"data: {data.describe()}", *data.notes)
 
     with stage("model"):

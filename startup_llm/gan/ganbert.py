@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from startup_llm.errors import UserError
 from startup_llm.evaluation import baselines
+from startup_llm.evaluation.metrics import rank_metrics
 from startup_llm.gan.image_gan import AdversarialTrainer
 from startup_llm.models.scratch.gan import (
     SentenceDiscriminator,
@@ -119,7 +120,8 @@ def load_few_labels(task: Task, data: LabelledTextData, evaluation: EvaluationCo
     """Load rows of which few keep their labels.
 
     Raises:
-        UserError: if data.labels_per_class is not given, or leaves no row without label.
+        UserError: if data.labels_per_class is not given or leaves no row without label, or if the primary metric is
+            not measured.
     """
     if data.labels_per_class is None:
         raise UserError(
@@ -127,6 +129,8 @@ def load_few_labels(task: Task, data: LabelledTextData, evaluation: EvaluationCo
             "give the number of labels to keep per class, such as 10"
         )
     loaded = task.load_data(data, evaluation)
+    if evaluation is not None:
+        rank_metrics(task.metrics(loaded), evaluation.decides)
     if not loaded.unlabelled:
         raise UserError(
             f"data.labels_per_class is {data.labels_per_class}, which leaves none of the "

@@ -7,28 +7,30 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from startup_llm.config import ClassDecision, list_changed
+from startup_llm.config import ClassDecision, DecisionConfig, list_changed
 from startup_llm.errors import UserError
 from startup_llm.evaluation.decisions import ClassifiedRows, analyse_decisions
+from startup_llm.evaluation.metrics import rank_metrics
 from startup_llm.plain_data import read_json_object
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from startup_llm.config import DecisionConfig, EvaluationConfig
+    from startup_llm.config import AlignConfig, EvaluationConfig, FinetuneConfig, PretrainConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.tasks.base import Task
     from startup_llm.training.finetuning import Prepared
 
 
-def check_decision(decision: DecisionConfig, task: Task, data: TaskData) -> None:
-    """Refuse a hand-over of rows that have not one label each, or that nothing can be chosen on.
+def check_decision(config: FinetuneConfig | PretrainConfig | AlignConfig, task: Task, data: TaskData) -> None:
+    """Refuse a primary metric that the task does not measure, and a hand-over that cannot be chosen on these rows.
 
     Raises:
         UserError: If an option asks for it.
     """
-    options = list_changed(decision)
+    rank_metrics(task.metrics(data), config.evaluation.decides)
+    options = list_changed(getattr(config, "decision", DecisionConfig()))
     if not options:
         return
     name, value = next(iter(options.items()))
