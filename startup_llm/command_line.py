@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shlex
@@ -166,10 +167,8 @@ def parse_config(
     if any(word in ("-h", "--help") for word in argv):
         _print_help(config_class, sections, train_section)
         sys.exit(0)
-    parser = _build_parser(config_class, sections, train_section)
-    if train_section:
-        defaults = _find_train_defaults(config_class, chosen.get("method"), sections["model"].kind())
-        parser.set_defaults({f"train.{name}": value for name, value in defaults.items()})
+    method = _find_method(config_class, chosen.get("method"), sections["model"].kind()) if train_section else None
+    parser = _find_parser(config_class, tuple(sections.items()), method)
     argv = _drop_defaults_of_others(_complete_flags(parser, argv), sections)
     parsed = _parse(parser, argv, sections)
     train = _check_train_section(vars(parsed.train)) if train_section else {}
@@ -224,13 +223,11 @@ def _check_range(name: str, value: Any, allowed: Range) -> None:
             raise UserError(f"option {name}: expected {allowed}, got {number}")
 
 
-def _find_train_defaults(config_class: type[Config], method: str | None, model: Any) -> dict[str, Any]:
-    """Return the defaults of the `train` section by the reference model's name, else by the method."""
+def _find_method(config_class: type[Config], method: str | None, model: Any) -> str:
+    """Return what chooses the defaults of the `train` section: the reference model's name, else the method."""
     if isinstance(model, ScratchModelConfig):
-        method = model.name
-    elif method is None:
-        method = str({part.name: part.default for part in fields(config_class)}["method"])
-    return {**SHARED_TRAIN_DEFAULTS, **TRAIN_DEFAULTS.get(method, {})}
+        return model.name
+    return method or str({part.name: part.default for part in fields(config_class)}["method"])
 
 
 def _check_train_section(section: dict[str, Any]) -> dict[str, Any]:
@@ -341,6 +338,19 @@ def _print_help(config_class: type, sections: Mapping[str, Section], train_secti
             names = " or ".join(name for name, _ in sections["model"].known)
             action.help = f"Name of the reference model: {names}."
     parser.print_help()
+
+
+@functools.lru_cache(maxsize=16)
+def _find_parser(config_class: type, sections: tuple[tuple[str, Section], ...], method: str | None) -> ArgumentParser:
+    """Return the parser of a config whose `train` section, if a method is given, has the method's defaults.
+
+    It is kept, because building it takes longer than parsing.
+    """
+    parser = _build_parser(config_class, dict(sections), train_section=method is not None)
+    if method is not None:
+        defaults = {**SHARED_TRAIN_DEFAULTS, **TRAIN_DEFAULTS.get(method, {})}
+        parser.set_defaults({f"train.{name}": value for name, value in defaults.items()})
+    return parser
 
 
 def _build_parser(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import re
@@ -9,10 +10,13 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from startup_llm import __version__
 from startup_llm.evaluation.energy import EnergyMeter
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 PACKAGES = (
     "startup-llm",
@@ -75,9 +79,6 @@ def read_versions() -> dict[str, str]:
 
 def read_required_versions(package: str = "startup-llm") -> dict[str, str]:
     """Return the version of a package and of all that it requires, directly or through others, as installed."""
-    from importlib.metadata import PackageNotFoundError, distribution
-
-    from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
     versions: dict[str, str] = {}
@@ -87,16 +88,27 @@ def read_required_versions(package: str = "startup-llm") -> dict[str, str]:
         if (name, extra) in seen:
             continue
         seen.add((name, extra))
-        try:
-            installed = distribution(name)
-        except PackageNotFoundError:
+        if (installed := _read_installed(name)) is None:
             continue  # a requirement of another platform
-        versions[name] = installed.version
-        for line in installed.requires or ():
-            needed = Requirement(line)
+        versions[name], requirements = installed
+        for needed in requirements:
             if needed.marker is None or needed.marker.evaluate({"extra": extra}):
                 waiting += [(canonicalize_name(needed.name), wanted) for wanted in ("", *needed.extras)]
     return dict(sorted(versions.items()))
+
+
+@functools.cache
+def _read_installed(name: str) -> tuple[str, tuple[Requirement, ...]] | None:
+    """Return an installed package's version and what it requires; kept, because parsing it takes milliseconds."""
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    from packaging.requirements import Requirement
+
+    try:
+        installed = distribution(name)
+    except PackageNotFoundError:
+        return None
+    return installed.version, tuple(Requirement(line) for line in installed.requires or ())
 
 
 def describe_code() -> dict[str, Any]:

@@ -5,6 +5,7 @@ Nothing here knows a task: a section appears when its key is present.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ from startup_llm.evaluation.energy import describe_energy
 from startup_llm.evaluation.metrics import is_share
 
 if TYPE_CHECKING:
+    import jinja2
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -54,6 +56,11 @@ def build_report(results: Results) -> str:
     Returns:
         The page. Every text that came with the data is escaped.
     """
+    return _load_template().render(_build_view(results))
+
+
+@functools.cache
+def _load_template() -> jinja2.Template:
     import importlib.resources
 
     import jinja2
@@ -72,7 +79,7 @@ def build_report(results: Results) -> str:
         "cut_words": cut_words,
     }
     source = importlib.resources.files(__package__).joinpath("report.html.jinja").read_text("utf-8")
-    return environment.from_string(source).render(_build_view(results))
+    return environment.from_string(source)
 
 
 def cut_spans(item: Mapping[str, Any]) -> list[dict[str, Any]]:
