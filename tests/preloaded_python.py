@@ -135,8 +135,28 @@ def preload() -> None:
     for name in (*PRELOADED, *names):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    fill_caches()
     gc.collect()
     gc.freeze()
+
+
+def fill_caches() -> None:
+    """Do once for all forks what a run does for seconds and is the same in each."""
+    import functools
+
+    import torch
+
+    from startup_llm.command_line import parse_config
+    from startup_llm.config import FinetuneConfig
+    from startup_llm.evaluation.environment import read_required_versions
+    from startup_llm.training import speed
+
+    torch.set_num_threads(1)  # no fork would have the others
+    speed.measure_matrix_product = functools.cache(speed.measure_matrix_product)
+    for name in ("float32", "bfloat16"):
+        speed.measure_matrix_product(name)
+    parse_config(FinetuneConfig, [], train_section=True)
+    read_required_versions()
 
 
 def supervise(connection: socket.socket, environments: list[dict[str, str]]) -> dict:

@@ -7,10 +7,11 @@ import os
 import re
 import shutil
 import subprocess
-import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from preloaded_python import start_preloaded_python
 
 from startup_llm.models.scratch import SCRATCH_MODELS
 
@@ -75,15 +76,21 @@ def project(tmp_path_factory, tiny_checkpoint) -> Path:
     return project
 
 
-def call(project: Path, *words: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(scope="module")
+def call(project) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """Return a function that runs Python with its words in the copy, whose package it imports."""
     environment = {**os.environ, "PYTHONPATH": str(project)}
-    return subprocess.run(
-        [sys.executable, *words], cwd=project, env=environment, capture_output=True, text=True, check=False
-    )
+    with start_preloaded_python(environment) as executable:
+
+        def run(*words: str) -> subprocess.CompletedProcess[str]:
+            command = [executable, *words]
+            return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+
+        yield run
 
 
-def test_a_task_is_one_folder_and_one_line_and_is_fine_tuned(project):
-    done = call(project, "recipes/finetune.py", "--config", "recipes/configs/sentences_lora.yaml", "--run_dir", "run")
+def test_a_task_is_one_folder_and_one_line_and_is_fine_tuned(project, call):
+    done = call("recipes/finetune.py", "--config", "recipes/configs/sentences_lora.yaml", "--run_dir", "run")
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((project / "run" / "results.json").read_text())
     assert results["task"] == "language-identification"
@@ -94,20 +101,20 @@ def test_a_task_is_one_folder_and_one_line_and_is_fine_tuned(project):
 
     (project / "new.csv").write_text("text\nwo ist das buch\n")
     words = ["--run", "run", "--input", "new.csv", "--output", "answers.csv"]
-    done = call(project, "recipes/predict.py", *words)
+    done = call("recipes/predict.py", *words)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (project / "answers.csv").read_text().startswith("text,label,score\nwo ist das buch,")
 
 
-def test_a_task_s_own_option_is_in_its_help_alone(project):
-    own = call(project, "recipes/finetune.py", "--task", "language-identification", "--help")
-    other = call(project, "recipes/finetune.py", "--help")
+def test_a_task_s_own_option_is_in_its_help_alone(call):
+    own = call("recipes/finetune.py", "--task", "language-identification", "--help")
+    other = call("recipes/finetune.py", "--help")
     assert "--data.lowercase" in own.stdout
     assert "--data.lowercase" not in other.stdout
 
 
-def test_a_dataset_with_a_card_and_a_config_is_in_the_index(project):
-    done = call(project, "-m", "startup_llm.runs.config_index", "recipes/configs", "recipes/results")
+def test_a_dataset_with_a_card_and_a_config_is_in_the_index(project, call):
+    done = call("-m", "startup_llm.runs.config_index", "recipes/configs", "recipes/results")
     assert done.returncode == 0, done.stderr
     index = (project / "recipes" / "configs" / "README.md").read_text()
     assert "## language-identification" in index

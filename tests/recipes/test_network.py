@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from chat_checkpoints import build_chat_checkpoint
-from forked_recipes import ROOT, RecipeServer
+from forked_recipes import ROOT, run_forked
+from preloaded_python import start_preloaded_python
 
 from startup_llm.tasks.text_generation.chat_templates import TEMPLATES
 
@@ -31,13 +32,14 @@ def guarded(log) -> dict[str, str]:
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "DISABLE_TELEMETRY"))}
     paths = os.pathsep.join([str(ROOT / "tests" / "network_guard"), str(ROOT)])
     home = {"HF_HOME": str(log.parent / "hf"), "NETWORK_GUARD_LOG": str(log), "ACCELERATE_USE_CPU": "true"}
+    home["HF_TOKEN_PATH"] = os.devnull  # as in the reload gate, which the preloaded Python then starts as well
     return {**plain, **home, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
-def server(guarded, log) -> Iterator[RecipeServer]:
-    with RecipeServer(log.parent, guarded) as server:
-        yield server
+def guarded_python(guarded) -> Iterator[str]:
+    with start_preloaded_python(guarded) as executable:
+        yield executable
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +98,9 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_recipe_speaks_to_no_other_machine(name, server, work, log):
+def test_a_recipe_speaks_to_no_other_machine(name, guarded_python, guarded, work, log):
     log.write_text("")
-    ended = server.run(*COMMANDS[name], cwd=work, limit_seconds=600)
+    ended = run_forked(guarded_python, *COMMANDS[name], cwd=work, environment=guarded, limit_seconds=600)
     assert log.read_text() == ""
     assert ended.code == 0, ended.err[-3000:]
 
@@ -115,8 +117,7 @@ def test_the_guard_records_and_refuses_in_children_too(guarded, log):
     assert "192.0.2.1" in log.read_text()
 
 
-@pytest.mark.parametrize("first", ["startup_llm.config", "startup_llm.training.preferences"])
-def test_the_packages_switches_are_set_before_any_library_reads_them(first, guarded):
-    code = f"import {first}, huggingface_hub.constants as c; print(c.HF_HUB_DISABLE_TELEMETRY)"
+def test_the_package_s_switches_are_set_before_any_library_reads_them(guarded):
+    code = "import startup_llm.config, huggingface_hub.constants as c; print(c.HF_HUB_DISABLE_TELEMETRY)"
     done = subprocess.run([sys.executable, "-c", code], env=guarded, capture_output=True, text=True, check=True)
     assert done.stdout == "True\n"
