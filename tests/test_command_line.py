@@ -381,7 +381,6 @@ def test_train_help_lists_the_training_arguments():
     assert "--train.learning_rate" in done.stdout
 
 
-@pytest.mark.cold_start
 @pytest.mark.parametrize(
     ("words", "message"),
     [

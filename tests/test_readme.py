@@ -200,6 +200,7 @@ def work(tmp_path_factory, tiny_checkpoint) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.cold_start
 def test_defaults_run(work):
     defaults = "accelerate launch recipes/finetune.py"
@@ -248,6 +249,7 @@ def test_a_run_is_served_and_a_request_on_its_way_is_answered_before_the_server_
     assert "parcel" not in log
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_banking77_config_runs(work, real_data):
     words = find("accelerate launch recipes/finetune.py --config")

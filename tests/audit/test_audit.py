@@ -515,6 +515,7 @@ def test_recipe_fails_on_what_it_is_told_to(tmp_path):
     assert done.stderr.startswith("error: ")
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_two_hundred_faults_planted_into_banking77_are_found(tmp_path, real_data):
     train, test = (

@@ -141,7 +141,6 @@ def test_evaluate_metric_computes_twice_and_takes_batches():
         assert metric.compute() == {"accuracy": 0.75}
 
 
-@pytest.mark.cold_start
 def test_evaluate_metrics_are_made_without_any_network():
     code = (
         "import socket, sys\n"

@@ -138,7 +138,9 @@ def test_rows_at_hand_have_figures_in_their_card():
 
 
 @pytest.mark.real_data
-@pytest.mark.parametrize("file", ELSEWHERE)
+@pytest.mark.parametrize(
+    "file", [pytest.param(file, marks=[pytest.mark.slow] * (file == "multi30k.md")) for file in ELSEWHERE]
+)
 def test_a_card_of_real_rows_has_their_figures(file, real_data):
     name = file.removesuffix(".md")
     check_figures(file, real_data / REAL_FOLDERS.get(name, name))

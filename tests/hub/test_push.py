@@ -424,7 +424,8 @@ def test_no_network_is_an_error(hub, run):
         publish(PushConfig("me/mine", str(run)), CARDS, "http://127.0.0.1:9")
 
 
-def test_a_hundred_cut_connections_leave_the_old_state_or_the_new_and_the_next_push_completes(hub, run, push):
+@pytest.mark.parametrize("cuts", [25, pytest.param(100, marks=pytest.mark.slow)])
+def test_cut_connections_leave_the_old_state_or_the_new_and_the_next_push_completes(cuts, hub, run, push):
     draw = random.Random(0)
     push()
     train_again(run, 1)
@@ -432,7 +433,7 @@ def test_a_hundred_cut_connections_leave_the_old_state_or_the_new_and_the_next_p
     push()
     length = hub.bytes_moved - start
     outcomes, said = {"old": 0, "new": 0}, []
-    for number in range(2, 102):
+    for number in range(2, 2 + cuts):
         repo = "me/mine" if number % 5 else f"me/mine-{number}"
         old = hub.files(repo) if hub.exists(repo) else {}
         train_again(run, number)
@@ -448,8 +449,8 @@ def test_a_hundred_cut_connections_leave_the_old_state_or_the_new_and_the_next_p
         assert new["model.safetensors"] == build_weights(number)
         assert state in (old, new)
         outcomes["old" if state == old else "new"] += 1
-    assert hub.cut_count >= 100
-    assert min(*outcomes.values(), len(said)) > 10
+    assert hub.cut_count >= cuts
+    assert min(*outcomes.values(), len(said)) > cuts // 10
     assert TOKEN not in " ".join(said)
 
 

@@ -328,7 +328,8 @@ def hub(tmp_path, monkeypatch) -> Iterator[LoopbackHub]:
         close_session()
 
 
-def test_a_published_run_is_made_again_from_its_hub_id(work, call, hub):
+def test_a_published_run_is_made_again_from_its_hub_id(work, call, hub, copy_instead_of_training):
+    copy_instead_of_training()
     push(PushConfig("me/mine", "runs/first"), ROOT / "data_cards", hub.url)
     code, out, err = call(REPRODUCE, "me/mine", "--yes")
     assert code == 0, out + err
@@ -368,8 +369,12 @@ class OwnTokenizer(PreTrainedTokenizerFast):
 """
 
 
-def test_code_that_a_published_run_asks_for_runs_only_where_this_command_line_allows_it(work, call, hub, tmp_path):
-    """The checkpoint's tokenizer is a class of another repository, as transformers' auto_map allows."""
+@pytest.fixture
+def payload(work, hub, tmp_path) -> Path:
+    """The file that the code of me/evil would write.
+
+    The checkpoint's tokenizer is a class of another repository, as transformers' auto_map allows.
+    """
     payload = tmp_path / "payload"
     files = {file.name: file.read_bytes() for file in Path("base").iterdir()}
     described = json.loads(files["tokenizer_config.json"])
@@ -390,10 +395,18 @@ def test_code_that_a_published_run_asks_for_runs_only_where_this_command_line_al
     change_lock(run, change)
     names = ("config.yaml", "run.lock.json", "results.json")
     hub.create("me/evil", files={name: (run / name).read_bytes() for name in names})
+    return payload
+
+
+def test_code_that_a_published_run_asks_for_does_not_run_by_itself(payload, call):
     code, out, err = call(REPRODUCE, "me/evil", "--yes")
     assert (code, out) == (2, "")
     assert "allow it with --trust_remote_code" in err.splitlines()[-1]
     assert not payload.exists()
+
+
+@pytest.mark.slow
+def test_code_that_a_published_run_asks_for_runs_where_it_is_allowed_and_is_given_no_token(payload, call):
     _, out, err = call(REPRODUCE, "me/evil", "--yes", "--trust_remote_code")
     assert "OWN PYTHON CODE IS RUN" in out
     assert payload.exists(), out + err

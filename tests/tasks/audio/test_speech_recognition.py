@@ -507,6 +507,7 @@ def test_the_most_frequent_text_is_the_baseline(sounds):
     assert set(found["most-frequent-text"]) == {"down"}
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_spoken_digits_are_heard(real_data, tmp_path, run_recipe):
     """A short training; recipes/configs/fsdd_asr.yaml goes on for longer."""

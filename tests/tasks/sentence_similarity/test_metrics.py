@@ -25,7 +25,7 @@ from startup_llm.tasks.sentence_similarity.metrics import (
 )
 from startup_llm.tasks.sentence_similarity.rows import rank_best, rank_nearest
 
-CASES = 1000
+CASES = 200
 
 
 @pytest.fixture(scope="module")

@@ -233,6 +233,7 @@ def test_opus_marian_runs_on_the_nested_column(run_recipe, tmp_path):
     assert (tmp_path / "answers.csv").read_text().startswith("text,translation_text\n")
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_a_transformer_from_scratch_begins_to_translate_captions(run_recipe, tmp_path, real_data):
     run = tmp_path / "run"

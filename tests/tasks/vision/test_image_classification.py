@@ -156,7 +156,7 @@ def test_an_adapter_of_convolutions_changes_them_and_not_the_statistics_of_batch
 def test_the_reference_models_learn_digits_and_an_adapter_goes_on_one_of_them(tmp_path, run_recipe, request):
     from startup_llm.models.scratch.image import load_image_dnn
 
-    quick = [*QUICK[:2], "--train.max_steps", 20, "--data.max_test_rows", 100]
+    quick = [*QUICK[:2], "--train.max_steps", 20, "--data.max_train_rows", 600, "--data.max_test_rows", 100]
     for name in ("dnn", "vit"):
         words = ["--config", CONFIGS / f"digits_{name}.yaml", "--run_dir", tmp_path / name]
         code, _, err = run_recipe("pretrain", *words, *quick)
