@@ -3,6 +3,7 @@
 python recipes/evaluate.py --model runs/helpdesk-lora
 python recipes/evaluate.py --model runs/banking77-lora --suite intents --only '[banking77]' --fail_under accuracy=0.93
 python recipes/evaluate.py --model runs/helpdesk-full --fail_if_worse_than runs/helpdesk-lora
+python recipes/evaluate.py --run runs/helpdesk-lora --input week.csv --fail_under accuracy=0.9 --gate lower
 python recipes/evaluate.py --model runs/gpt --lm_tasks '[my_task]' --lm_task_folder tasks
 """
 
@@ -41,16 +42,20 @@ def evaluate(session: Session[EvaluateConfig]) -> list[str]:
         with session.stage("lm-eval"):
             entries = measurement.measure_language_model(config)
     else:
-        for entry in measurement.list_entries(config, session.recipe.with_name("suites")):
+        listed = measurement.list_entries(config, session.recipe.with_name("suites"))
+        measurement.check_limits(limits, config)
+        for entry in listed:
             with session.stage(entry.name):
                 entries.append(measurement.measure_entry(entry, session, others))
 
     comparisons = [(entry["name"], test) for entry in entries for test in entry.get("comparisons", ())]
+    sentences = [f"{entry['name']}: {sentence}" for entry in entries for sentence in entry.get("sentences", ())]
+    worse = suites.find_worse(config.fail_if_worse_than, comparisons)
     results = {
-        "model": config.model,
+        "model": config.measured,
         "entries": entries,
-        "sentences": [f"{name}: {test['sentence']}" for name, test in comparisons],
-        "failed": suites.find_missed(limits, entries) + suites.find_worse(config.fail_if_worse_than, comparisons),
+        "sentences": sentences + [f"{name}: {test['sentence']}" for name, test in comparisons],
+        "failed": suites.find_missed(limits, entries, config.gate) + worse,
         **session.describe_process(),
     }
     run.write_text("config.yaml", session.config_text)

@@ -718,8 +718,13 @@ AnswerConfig = PredictConfig | ServeConfig
 class EvaluateConfig:
     """Measure a checkpoint on a data set, a suite or lm-eval's tasks, with intervals; compare it with another run."""
 
-    model: str
+    model: str | None = None
     """Folder of a finished run, checkpoint or adapter, or a Hub id; {entry} stands for each entry of the suite."""
+    run: str | None = None
+    """Folder of a finished run that is measured on the rows of `input`, read as the run reads its own: task, columns,
+    cleaning and labels are the run's. Stands in the place of `model`."""
+    input: str | None = None
+    """File with labelled rows, such as those of a week. Labels that the run does not know count as wrong."""
     suite: str | None = None
     """Shipped suite (entities, glue, intents, retrieval, squad, superglue) or a YAML file; default: that of `data`."""
     only: list[str] | None = None
@@ -737,12 +742,17 @@ class EvaluateConfig:
     revision: str | None = None
     """Hub branch, tag or commit of the model."""
     compare: str | None = None
-    """Finished run, or folder of an earlier evaluation, to test against on the same rows."""
+    """Finished run, or folder of an earlier evaluation, to test against on exactly the same rows."""
+    compare_with: str | None = None
+    """Like compare, on the texts that both have: rows of an evaluation are matched by their text, labels by their
+    name. A finished run answers the rows of `input` itself."""
     fail_under: str | None = None
     """Required values, separated by commas, such as accuracy=0.93,macro_f1=0.9; of an error the largest
     that is allowed. Exit code 1 where one is missed."""
+    gate: Literal["point", "lower"] = "point"
+    """What is held against fail_under: the figure, or the worse end of its interval."""
     fail_if_worse_than: str | None = None
-    """Like compare; exit code 1 where the model is shown to be worse by an entry's first metric."""
+    """Like compare_with; exit code 1 where the model is shown to be worse by an entry's first metric."""
     run_dir: str = "evaluation"
     """Where results.json, table.md, table.html and the predictions are kept."""
     overwrite: bool = False
@@ -752,6 +762,24 @@ class EvaluateConfig:
     data: DataConfig = field(default_factory=DataConfig)
     """Default the run's own data. A test file alone is enough; in a suite what is given here replaces an entry's."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        if (self.model is None) == (self.run is None):
+            raise UserError("expected --run RUN with --input FILE, or --model MODEL" + ", not both" * bool(self.model))
+        if (self.run is None) != (self.input is None):
+            raise UserError(
+                "--run and --input go together; to measure a run on its own test rows use --model RUN"
+                if self.run
+                else f"--input {self.input!r} is read as a run reads its rows; name it: --run RUN, in place of --model"
+            )
+        for name in ("suite", "lm_tasks", "task", "checkpoint", "revision"):
+            if self.run is not None and getattr(self, name) is not None:
+                raise UserError(f"--{name} goes with --model; with --run the rows are those of --input: leave it out")
+
+    @property
+    def measured(self) -> str:
+        """What is measured: the run, or else the model."""
+        return str(self.run if self.run is not None else self.model)
 
 
 @dataclass(frozen=True)

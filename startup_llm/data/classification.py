@@ -3,19 +3,20 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from startup_llm.config import LabelledTextData, ProblemType
 from startup_llm.data.annotation_tools.fasttext import READERS
-from startup_llm.data.columns import TextColumns
+from startup_llm.data.columns import TextColumns, list_columns
 from startup_llm.data.label_cells import decide_label_cells
 from startup_llm.data.row_source import NO_READERS
 from startup_llm.data.sources import LoadedData, load_splits
 from startup_llm.data.splits import make_splits, sample_rows
 from startup_llm.data.task_data import TaskData
 from startup_llm.data.text_reading import prepare_texts
-from startup_llm.errors import UserError
+from startup_llm.errors import UserError, nearest
 
 if TYPE_CHECKING:
     import datasets
@@ -44,24 +45,14 @@ def load_labelled_text(data: LabelledTextData, loaded: LoadedData | None = None)
         UserError: if a source, column, text or label is not fit to train and test on; it names the split and the rows.
     """
     loaded = loaded or load_splits(data, NO_READERS if data.data_dir else READERS)
-    texts, columns = prepare_texts(loaded.splits, data)
-    notes = [*loaded.notes, *columns.notes]
-    separated, columns, cell_notes = decide_label_cells(texts, columns, data)
-    loaded = replace(loaded, splits=separated)
-    notes += cell_notes
-    places = {split: _describe_place(split, loaded) for split in loaded.splits}
-    frames = {split: _read_texts(loaded.splits[split], columns, places[split]) for split in loaded.splits}
-    problem_type, decision = decide_problem_type(loaded.splits, columns, data)
-    if decision:
-        notes.append(decision)
+    rows = _read_rows(loaded, data)
+    splits, columns, label_names, problem_type = rows.splits, rows.columns, rows.label_names, rows.problem_type
+    notes, places = rows.notes, rows.places
     if data.labels_per_class is not None and problem_type != "single_label_classification":
         raise UserError(
             f"data.labels_per_class is {data.labels_per_class}, but the problem type is {problem_type}; expected "
             "one class per row, as rows are drawn per class: leave it out, or use --data.max_train_rows"
         )
-
-    label_names = _add_labels(frames, loaded.splits, columns, problem_type, places)
-    splits = _build_splits(frames, problem_type, columns)
     if problem_type != "regression":
         _check_training_labels(_count_labels(splits["train"], label_names), label_names, places["train"])
     stratify_by = "label" if problem_type == "single_label_classification" else None
@@ -85,7 +76,88 @@ def load_labelled_text(data: LabelledTextData, loaded: LoadedData | None = None)
     if data.labels_per_class is not None:
         splits, unlabelled, drawn_notes = keep_labels(splits, data.labels_per_class, data.split_seed, label_names)
         notes += drawn_notes
-    return TaskData(splits, label_names, problem_type, notes, loaded.sources, unlabelled)
+    return TaskData(
+        splits, label_names, problem_type, notes, loaded.sources, unlabelled, source_columns=columns.by_role()
+    )
+
+
+def load_later_rows(data: LabelledTextData, known_labels: Sequence[str]) -> TaskData:
+    """Load labelled texts on which a trained model is measured, with nothing to train on.
+
+    Args:
+        data: The file, as `train_file`; the columns, the cleaning and the problem type are those of the training.
+        known_labels: The model's labels in the order of its outputs. New ones come behind them.
+
+    Returns:
+        The rows as the split test.
+
+    Raises:
+        UserError: If a column, text or label is not fit to test on, or no row has a label that the model knows.
+    """
+    import datasets
+
+    loaded = load_splits(data, READERS)
+    place = ", ".join(file["path"] for file in loaded.sources[0]["files"])
+    _check_trained_columns(loaded.splits["train"].column_names, data, place)
+    rows = _read_rows(loaded, data, known_labels, place)
+    splits, notes = datasets.DatasetDict({"test": rows.splits["train"]}), rows.notes
+    if repeated := int(_fold_texts(splits["test"]).duplicated().sum()):
+        notes.append(f"{repeated:,} of the {len(splits['test']):,} rows repeat the text of an earlier one.")
+    sources = [{**source, "split": "test"} for source in loaded.sources]
+    columns = rows.columns.by_role()
+    return TaskData(splits, rows.label_names, rows.problem_type, notes, sources, source_columns=columns)
+
+
+def _check_trained_columns(found: list[str], data: LabelledTextData, place: str) -> None:
+    """Refuse rows that lack a column of the training."""
+    for option in ("text_column", "text_pair_column", "label_column"):
+        named = getattr(data, option)
+        for name in [named] if isinstance(named, str) else named or []:
+            if name not in found:
+                raise UserError(
+                    f"{place}: no column {name!r}, which the run was trained with, among {list_columns(found, name)}"
+                    f"{nearest(name, found)}; rename it, or name this file's own with --data.{option}"
+                )
+
+
+@dataclass(frozen=True)
+class _LabelledRows:
+    """Checked rows with their labels, before they are cut into splits."""
+
+    splits: datasets.DatasetDict
+    columns: TextColumns
+    label_names: tuple[str, ...]
+    problem_type: ProblemType
+    notes: list[str]
+    places: dict[str, str]
+    """How errors name each split."""
+
+
+def _read_rows(
+    loaded: LoadedData, data: LabelledTextData, known_labels: Sequence[str] = (), place: str | None = None
+) -> _LabelledRows:
+    """Read the texts and the labels of each split.
+
+    Args:
+        loaded: The splits as their source gives them.
+        data: The columns, and how texts and labels are read.
+        known_labels: Labels that come first, in this order.
+        place: How errors name the rows; default by split and file.
+    """
+    texts, columns = prepare_texts(loaded.splits, data)
+    notes = [*loaded.notes, *columns.notes]
+    separated, columns, cell_notes = decide_label_cells(texts, columns, data)
+    loaded = replace(loaded, splits=separated)
+    notes += cell_notes
+    places = {split: place or _describe_place(split, loaded) for split in loaded.splits}
+    frames = {split: _read_texts(loaded.splits[split], columns, places[split]) for split in loaded.splits}
+    problem_type, decision = decide_problem_type(loaded.splits, columns, data)
+    if decision:
+        notes.append(decision)
+    label_names = _add_labels(frames, loaded.splits, columns, problem_type, places, known_labels)
+    return _LabelledRows(
+        _build_splits(frames, problem_type, columns), columns, label_names, problem_type, notes, places
+    )
 
 
 def _add_labels(
@@ -94,6 +166,7 @@ def _add_labels(
     columns: TextColumns,
     problem_type: ProblemType,
     places: dict[str, str],
+    known: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """Add the column `label` to each split's frame, and return the names of the labels; none for a regression."""
     if problem_type == "regression":
@@ -101,13 +174,14 @@ def _add_labels(
             frame["label"] = _read_numbers(sources[split], columns.first_label, places[split])
         return ()
     if problem_type == "multi_label_classification":
-        label_names, vectors = _read_label_vectors(sources, columns, places)
+        label_names, vectors = _read_label_vectors(sources, columns, places, known)
         for split, frame in frames.items():
             frame["label"] = list(vectors[split])
         return label_names
     names = {split: _read_label_names(sources[split], columns.first_label, places[split]) for split in frames}
-    label_names = _order_names(sources["train"].features[columns.first_label], names.values())
-    _check_spelling(Counter(name for values in names.values() for name in values))
+    label_names = _order_names(sources["train"].features[columns.first_label], names.values(), known)
+    _check_spelling(Counter(name for values in names.values() for name in values), known)
+    _check_any_known(set().union(*names.values()), known, places["train"])
     ids = {name: index for index, name in enumerate(label_names)}
     for split, frame in frames.items():
         frame["label"] = [ids[name] for name in names[split]]
@@ -372,24 +446,25 @@ def _read_label_names(dataset: datasets.Dataset, column: str, place: str) -> np.
     return values
 
 
-def _order_names(feature: object, names: Any) -> tuple[str, ...]:
-    """Return all labels, in a ClassLabel's order or sorted naturally."""
+def _order_names(feature: object, names: Any, known: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return all labels: those that are known, then the others in a ClassLabel's order or sorted naturally."""
     distinct = {name for values in names for name in values}
     class_names = read_class_names(feature)
     if class_names and distinct <= set(class_names):
-        return tuple(class_names)
-    return tuple(
-        sorted(
-            distinct,
+        return (*known, *(name for name in class_names if name not in known))
+    return (
+        *known,
+        *sorted(
+            distinct.difference(known),
             key=lambda name: [
                 (0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part
             ],
-        )
+        ),
     )
 
 
 def _read_label_vectors(
-    splits: datasets.DatasetDict, columns: TextColumns, places: dict[str, str]
+    splits: datasets.DatasetDict, columns: TextColumns, places: dict[str, str], known: Sequence[str] = ()
 ) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
     """Return the label names and per split the 0/1 vectors, shape (rows, labels), float32."""
     import numpy as np
@@ -401,10 +476,10 @@ def _read_label_vectors(
         }
         return tuple(columns.label), vectors
     names = {split: _read_label_sets(dataset, columns.first_label, places[split]) for split, dataset in splits.items()}
-    label_names = _order_names(
-        splits["train"].features[columns.label], (row for rows in names.values() for row in rows)
-    )
-    _check_spelling(Counter(name for rows in names.values() for row in rows for name in row))
+    used = {name for rows in names.values() for row in rows for name in row}
+    label_names = _order_names(splits["train"].features[columns.label], [used], known)
+    _check_spelling(Counter(name for rows in names.values() for row in rows for name in row), known)
+    _check_any_known(used, known, places["train"])
     ids = {name: index for index, name in enumerate(label_names)}
     vectors = {}
     for split, rows in names.items():
@@ -448,10 +523,24 @@ def _read_label_sets(dataset: datasets.Dataset, column: str, place: str) -> list
     return names
 
 
-def _check_spelling(counts: Counter[str]) -> None:
+def _check_any_known(used: set[str], known: Sequence[str], place: str) -> None:
+    """Refuse later rows of which none has a label that the model knows."""
+    if known and used and used.isdisjoint(known):
+        raise UserError(
+            f"{place}: every label is new to the run: {list_names(sorted(used))}; it knows {list_names(known)}; is it "
+            "the right --data.label_column?"
+        )
+
+
+def list_names(names: Sequence[str]) -> str:
+    """Write the first few names in quotes, and how many more there are."""
+    return ", ".join(map(repr, names[:_SHOWN])) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+def _check_spelling(counts: Counter[str], known: Sequence[str] = ()) -> None:
     """Refuse labels that are one label in several spellings."""
     groups: dict[str, list[str]] = {}
-    for name in counts:
+    for name in dict.fromkeys((*counts, *known)):
         groups.setdefault(name.strip().casefold(), []).append(name)
     alike = [
         " / ".join(f"{name!r} ({counts[name]})" for name in sorted(names))

@@ -48,6 +48,11 @@ class TextColumns:
     label_separator: str | None = None
     """What stood between the labels of a cell, where the label column is a list made of cells."""
 
+    def by_role(self) -> dict[str, str | list[str]]:
+        """Return the columns by what they hold, each under its name in the option that names it."""
+        roles = {"text": list(self.joined) or self.text, "text_pair": self.text_pair, "label": self.label}
+        return {f"{role}_column": column for role, column in roles.items() if column}
+
     @property
     def first_label(self) -> str:
         """The label column; of several, the first."""

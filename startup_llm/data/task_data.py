@@ -26,6 +26,8 @@ class TaskData:
         unlabelled: The training rows that `data.labels_per_class` leaves out, without their labels; None where it is
             not given.
         loaded: The splits as they were loaded, where a processor changed them since; None where they are the same.
+        source_columns: The source's columns by the option that would name them, such as text_column; empty where the
+            task does not keep them.
     """
 
     splits: datasets.DatasetDict
@@ -36,6 +38,7 @@ class TaskData:
     unlabelled: datasets.Dataset | None = None
     corpus: datasets.Dataset | None = None
     loaded: datasets.DatasetDict | None = None
+    source_columns: dict[str, Any] = field(default_factory=dict)
 
     def describe(self) -> str:
         """Say how many rows there are and what they are labelled with."""

@@ -6,15 +6,23 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from startup_llm.config import EvaluationConfig
 from startup_llm.errors import UserError, nearest
 from startup_llm.evaluation import statistics
+from startup_llm.evaluation.matched_rows import (
+    MatchedPredictions,
+    OwnRows,
+    match_predictions,
+    name_predictions,
+    take_rows,
+)
 from startup_llm.evaluation.metrics import Metric, Values
 from startup_llm.evaluation.report import find_run_model, format_interval, format_value, name_metric
+from startup_llm.evaluation.sample_size import describe_gate
 from startup_llm.plain_data import parse_json, read_yaml_mapping
 from startup_llm.run_folder import read_results
 
@@ -128,6 +136,21 @@ def match_labels(model_names: Sequence[str], data_names: Sequence[str], model: s
     )
 
 
+def place_labels(model_names: Sequence[str], data_names: Sequence[str]) -> tuple[tuple[str, ...], list[int]]:
+    """Return the labels of the data and behind them those that the model alone has, and each one's output.
+
+    Args:
+        model_names: The model's labels in the order of its outputs.
+        data_names: The data's labels in the order of their ids.
+
+    Returns:
+        The labels, and for each the place of its output; -1 for one that the model does not know.
+    """
+    places = {name: place for place, name in enumerate(model_names)}
+    labels = (*data_names, *(name for name in model_names if name not in set(data_names)))
+    return labels, [places.get(name, -1) for name in labels]
+
+
 def measure(
     metrics: Sequence[Metric], references: Values, predictions: Values, evaluation: EvaluationConfig
 ) -> dict[str, dict[str, float]]:
@@ -138,38 +161,55 @@ def measure(
     }
 
 
-def read_predictions(run: str | Path, entry: str, sha256: str) -> tuple[str, list[Any]]:
-    """Return the name and the test predictions of a finished run, or of an entry of an earlier evaluation.
+def read_predictions(run: str | Path, entry: str, ours: OwnRows, *, some: bool = False) -> MatchedPredictions:
+    """Return the predictions of a finished run, or of an entry of an earlier evaluation, for the same rows.
 
     Args:
         run: The folder.
         entry: Which entry of an evaluation.
-        sha256: The digest of the rows that are compared on, as `compute_rows_sha256` gives it.
+        ours: The rows.
+        some: Whether the rows that an evaluation has too are enough, from whichever entry if it has only one.
 
     Raises:
         UserError: If the folder holds no predictions for those rows.
     """
     results = read_results(run)
     if "entries" in results:
-        record = next((other for other in results["entries"] if other["name"] == entry), None)
+        record = _find_entry(results["entries"], entry, any_entry=some)
         if record is None or "sha256" not in record:
             names = ", ".join(other["name"] for other in results["entries"])
             raise UserError(f"{run} has no predictions for {entry}; it measured {names}")
-        name, key, theirs, file = results["model"], "prediction", record["sha256"], f"predictions-{entry}.jsonl"
+        name, column, theirs = results["model"], "prediction", record["sha256"]
+        file, labels, has_keys = f"predictions-{record['name']}.jsonl", record.get("labels"), "labels" in record
     else:
-        name, key = Path(run).name, find_run_model(results)
-        theirs, file = results["test"]["sha256"], "predictions.jsonl"
-    if theirs != sha256:
+        name, column, theirs = Path(run).name, find_run_model(results), results["test"]["sha256"]
+        file, labels, has_keys = "predictions.jsonl", results.get("labels"), False
+    if theirs != ours.sha256 and not (some and has_keys):
         raise UserError(
-            f"{run} was tested on other rows (sha256 {theirs[:12]}..., {entry} has {sha256[:12]}...); a paired test "
-            "needs the same rows: measure both models on the same data"
+            f"{run} was tested on other rows (sha256 {theirs[:12]}..., {entry} has {ours.sha256[:12]}...); a paired "
+            "test needs the same rows: measure both models on the same data"
         )
-    path = Path(run) / file
+    lines = _read_lines(Path(run) / file, str(column))
+    values = name_predictions([line[column] for line in lines], labels or ours.labels)
+    if theirs == ours.sha256:
+        return match_predictions(name, ours, dict(enumerate(values)), range(len(values)))
+    return match_predictions(name, ours, {line.get("key"): value for line, value in zip(lines, values, strict=True)})
+
+
+def _find_entry(entries: Sequence[Mapping[str, Any]], name: str, *, any_entry: bool) -> Mapping[str, Any] | None:
+    """Return an evaluation's entry of a name, or its only one where the rows are matched one by one."""
+    named = next((entry for entry in entries if entry["name"] == name), None)
+    return entries[0] if named is None and any_entry and len(entries) == 1 else named
+
+
+def _read_lines(path: Path, column: str) -> list[dict[str, Any]]:
     if not path.is_file():
-        raise UserError(f"no {file} in {run}; copy the whole folder, or make it again")
-    lines = path.read_text(encoding="utf-8").splitlines()
+        raise UserError(f"no {path.name} in {path.parent}; copy the whole folder, or make it again")
     try:
-        return name, [parse_json(line)[key] for line in lines]
+        lines = [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if all(column in line for line in lines):
+            return lines
+        raise KeyError(column)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not as a run writes it ({error}); copy the run again, or make it again") from None
 
@@ -178,18 +218,24 @@ def compare_predictions(
     metrics: Sequence[Metric],
     references: Values,
     ours: tuple[str, Values],
-    theirs: tuple[str, list[Any]],
+    theirs: MatchedPredictions,
     evaluation: EvaluationConfig,
 ) -> list[dict[str, Any]]:
-    """Test two models on the same rows, by each metric; each comparison has a `sentence` and an `outcome`."""
-    name, values = theirs
+    """Test two models on the rows that both answered, by each metric.
+
+    Each comparison has a `sentence`, an `outcome` and the number of `rows`.
+    """
+    name, values, rows = theirs.model, theirs.predictions, len(theirs.places)
     other = np.asarray(values) if isinstance(references, np.ndarray) else values
+    on_rows = "" if rows == len(references) else f", on the {rows:,} of {len(references):,} rows that both have"
+    references, ours = take_rows(references, theirs.places), (ours[0], take_rows(ours[1], theirs.places))
     comparisons = []
     for metric in metrics:
         comparison = asdict(statistics.compare_models(metric, references, ours, (name, other), evaluation))
         lower, level = metric.lower_is_better, evaluation.confidence_level
         comparison["outcome"] = statistics.judge_comparison(comparison, lower_is_better=lower, level=level)
-        comparison["sentence"] = statistics.describe_comparison(comparison, lower_is_better=lower, level=level)
+        sentence = statistics.describe_comparison(comparison, lower_is_better=lower, level=level)
+        comparison |= {"sentence": sentence + on_rows, "rows": rows}
         comparisons.append(comparison)
     return comparisons
 
@@ -210,8 +256,15 @@ def parse_limits(text: str | None) -> dict[str, float]:
     return limits
 
 
-def find_missed(limits: Mapping[str, float], entries: Sequence[Mapping[str, Any]]) -> list[str]:
+def find_missed(
+    limits: Mapping[str, float], entries: Sequence[Mapping[str, Any]], gate: Literal["point", "lower"] = "point"
+) -> list[str]:
     """Return a sentence for each value beyond its limit; an error may not be above, anything else not below.
+
+    Args:
+        limits: By metric.
+        entries: What was measured.
+        gate: What is held against the limit: the figure, or the end of its interval that is the worse one.
 
     Raises:
         UserError: If no entry measures a metric that has a limit.
@@ -223,10 +276,18 @@ def find_missed(limits: Mapping[str, float], entries: Sequence[Mapping[str, Any]
             known = sorted({name for entry in entries for name in entry["metrics"]})
             raise UserError(f"fail_under: {metric} is not measured{nearest(metric, known)}; here: {', '.join(known)}")
         for entry in measured:
-            value, lower_is_better = entry["metrics"][metric]["value"], metric in entry["lower_is_better"]
+            score, lower_is_better = entry["metrics"][metric], metric in entry["lower_is_better"]
+            value, what = score["value"], ""
+            if gate == "lower":
+                end = "high" if lower_is_better else "low"
+                value, what = score[end], f" (from {score['low']:.6g} to {score['high']:.6g}): the {end} end"
             if not (value <= limit if lower_is_better else value >= limit):
                 side = "above" if lower_is_better else "under"
-                missed.append(f"{entry['name']}: {metric} {value:.6g} is {side} {limit:g}")
+                if what:
+                    more = describe_gate(score, entry["rows"], limit, lower_is_better=lower_is_better)
+                    missed.append(f"{entry['name']}: {metric} {score['value']:.6g}{what} is {side} {limit:g}{more}")
+                else:
+                    missed.append(f"{entry['name']}: {metric} {value:.6g} is {side} {limit:g}")
     return missed
 
 

@@ -23,6 +23,7 @@ def describe_dataset(config: DataConfig, data: TaskData, cards: Path) -> dict[st
         "revision": config.revision,
         **read_dataset_card(config, cards),
         "notes": data.notes,
+        **({"columns": data.source_columns} if data.source_columns else {}),
         "sources": data.sources,
     }
 

@@ -81,6 +81,8 @@ class Task(ABC, Generic[Data, Model]):
         packer: Puts several encoded rows into each row to train on; None where the task has no such thing.
         ask_llm: Asks the large language model that a config names for the answers to the test rows, with examples that
             the seed draws; None where the task cannot be asked so.
+        read_later_rows: Reads rows on which a trained model is measured, as the split test: from the file as
+            `train_file` and the model's labels in the order of its outputs. None where `read_data` does that too.
         computes_loss: Whether `compute_loss` gives a batch's loss, not the model.
         token_logits: Whose label the logits at a token are for, its own or the next token's, where their cross-entropy
             is the loss; else None.
@@ -103,6 +105,7 @@ class Task(ABC, Generic[Data, Model]):
     probe: RowProbe | None = None
     packer: Callable[[Dataset, Any], Dataset] | None = None
     ask_llm: Callable[[TaskData, BaselinesConfig, int], PromptedAnswers | None] | None = None
+    read_later_rows: Callable[[Data, Sequence[str]], TaskData] | None = None
     computes_loss = False
     token_logits: Literal["own", "next"] | None = None
     selects_by_loss = False

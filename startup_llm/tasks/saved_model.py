@@ -55,9 +55,10 @@ class SavedModel(ABC):
 
         Args:
             outputs: From `Task.compute_outputs`, the logits of the labels last.
-            order: For each label which place it had.
+            order: For each label which place it had; -1 for one that the model does not know, which it never answers.
         """
-        return [output[..., list(order)] for output in outputs]
+        places = np.asarray(order)
+        return [np.where(places >= 0, output[..., places], -np.inf) for output in outputs]
 
     def load(self, path: str, **arguments: Any) -> PreTrainedModel:
         """Load a folder with its Auto class alone, as anyone without this package would."""

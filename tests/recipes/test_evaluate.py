@@ -270,3 +270,136 @@ def test_lm_eval_gives_a_gpt_its_copy_and_its_adapter_their_figures(evaluate, ti
     code, _, err = evaluate("--model", base, "--lm_tasks", "[choose_ends]", "--lm_task_folder", tmp_path / "tasks")
     assert code == 2
     assert "choose_end" in err
+
+
+def make_run(base, folder, labels):
+    """Write a run folder with a classifier of `labels`, as far as an evaluation of later rows reads it."""
+    save_classifier(base, folder / "model", labels, steps=40)
+    results = {
+        "task": "text-classification",
+        "problem_type": "single_label_classification",
+        "method": "full",
+        "decides": "macro_f1",
+        "labels": list(labels),
+        "models": {},
+        "config": {"data": {"train_file": "tickets.csv", "label_column": None}},
+        "data": {"columns": {"text_column": "message", "label_column": "topic"}, "sources": []},
+    }
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder
+
+
+def write_week(file, rows, columns=("message", "topic")):
+    lines = [f'"{text}",{label}' for text, label in rows]
+    file.write_text("\n".join([",".join(columns), *lines]) + "\n")
+    return file
+
+
+QUICK = ("--evaluation.resamples", 100)
+WEEK = [*ROWS, ("cancel my plan now", "cancel"), ("please end the contract", "cancel"), ("  refund", "refund")]
+
+
+def test_later_rows_are_read_as_the_run_reads_its_own_and_new_labels_count_as_wrong(
+    evaluate, tiny_checkpoint, tmp_path
+):
+    run = make_run(tiny_checkpoint("bert"), tmp_path / "run", [*LABELS, "other"])
+    week = write_week(tmp_path / "week-48.csv", [row for row in WEEK if row[1] != "password"])
+    code, results, err = evaluate("--run", run, "--input", week, *QUICK)
+    assert code == 0, err
+    entry = results["entries"][0]
+    assert (entry["name"], entry["rows"]) == ("week-48", len(WEEK) - 3)
+    assert (entry["new_labels"], entry["missing_labels"]) == ({"cancel": 2}, ["password", "other"])
+    assert next(iter(entry["metrics"])) == "macro_f1"  # the run's own
+    said = " ".join(results["sentences"])
+    assert "1 label is new to the run and counts as wrong: 'cancel' (2 rows)" in said
+    assert "on the 6 rows whose labels the run knows" in said
+    assert "no row has 'password', 'other'" in said
+    assert "8 rows give macro F1" in said
+    lines = [json.loads(line) for line in (tmp_path / "evaluation" / "predictions-week-48.jsonl").open()]
+    right = [entry["labels"][line["prediction"]] for line in lines]
+    accuracy = sum(
+        label == own for label, (_, own) in zip(right, [row for row in WEEK if row[1] != "password"], strict=True)
+    )
+    assert entry["metrics"]["accuracy"]["value"] == accuracy / 8
+    assert accuracy >= 4
+
+
+def test_a_gate_on_the_interval_s_end_fails_where_the_figure_passes(evaluate, tiny_checkpoint, tmp_path):
+    run = make_run(tiny_checkpoint("bert"), tmp_path / "run", LABELS)
+    week = write_week(tmp_path / "week.csv", WEEK)
+    options = ("--run", run, "--input", week, *QUICK)
+    _, results, _ = evaluate(*options)
+    score = results["entries"][0]["metrics"]["accuracy"]
+    assert score["low"] < score["value"]
+    limit = f"accuracy={(score['low'] + score['value']) / 2}"
+    assert evaluate(*options, "--fail_under", limit, run_dir="point")[0] == 0
+    code, results, err = evaluate(*options, "--fail_under", limit, "--gate", "lower", run_dir="lower")
+    assert code == 1
+    assert "the low end is under" in err
+    assert "rows with the same figure would keep it" in err
+    assert results["failed"]
+
+
+def test_runs_and_evaluations_are_compared_on_the_same_texts_by_the_labels_names(evaluate, tiny_checkpoint, tmp_path):
+    old = make_run(tiny_checkpoint("bert"), tmp_path / "old", LABELS)
+    new = make_run(tiny_checkpoint("bert"), tmp_path / "new", ["cancel", *LABELS[::-1]])
+    week = write_week(tmp_path / "week.csv", WEEK)
+    code, results, err = evaluate("--run", new, "--input", week, "--compare_with", old, *QUICK)
+    assert code == 0, err
+    entry = results["entries"][0]
+    comparison = next(test for test in entry["comparisons"] if test["metric"] == "accuracy")
+    _, alone, _ = evaluate("--run", old, "--input", week, *QUICK, run_dir="old-week")
+    theirs = alone["entries"][0]["metrics"]["accuracy"]["value"]
+    assert comparison["difference"] == pytest.approx(entry["metrics"]["accuracy"]["value"] - theirs)
+    assert (comparison["with"], comparison["rows"]) == (str(old), len(WEEK))
+
+    later = write_week(tmp_path / "later.csv", [*WEEK[4:][::-1], ("another text", "cancel")])
+    code, results, err = evaluate(
+        "--run", new, "--input", later, "--fail_if_worse_than", tmp_path / "old-week", *QUICK, run_dir="later"
+    )
+    assert code in (0, 1), err
+    again = next(test for test in results["entries"][0]["comparisons"] if test["metric"] == "accuracy")
+    assert again["rows"] == len(WEEK) - 4
+    assert "on the 7 of 8 rows that both have" in again["sentence"]
+    code, _, err = evaluate("--run", new, "--input", later, "--compare", tmp_path / "old-week", run_dir="strict")
+    assert (code, "has no predictions for later; it measured week" in err) == (2, True)
+    others = write_week(tmp_path / "others.csv", [("quite another text", "refund"), ("and a second one", "cancel")])
+    code, _, err = evaluate("--run", new, "--input", others, "--compare_with", tmp_path / "old-week", run_dir="none")
+    assert (code, "was measured on 0 of the 2 texts" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--run", "{run}"), "--run and --input go together"),
+        (("--input", "{week}"), "name it: --run RUN"),
+        (("--run", "{run}", "--model", "{run}", "--input", "{week}"), "not both"),
+        (("--run", "{run}", "--input", "{week}", "--suite", "glue"), "--suite goes with --model"),
+        (("--run", "{tmp}", "--input", "{week}"), "no finished run in"),
+        (("--run", "{run}", "--input", "{tmp}/wek.csv"), "did you mean week.csv?"),
+        (("--run", "{run}", "--input", "{tmp}"), "is a folder, expected a file"),
+        (("--run", "{run}", "--input", "{empty}"), "no rows; expected at least one row"),
+        (("--run", "{run}", "--input", "{one}"), "1 row, but an interval is resampled from 2 rows or more"),
+        (("--run", "{run}", "--input", "{renamed}"), "no column 'topic', which the run was trained with, among"),
+        (("--run", "{run}", "--input", "{new}"), "every label is new to the run: 'cancel'; it knows 'delivery'"),
+        (("--run", "{run}", "--input", "{spelled}"), "labels differ only by case or surrounding spaces: 'Refund'"),
+        (("--run", "{run}", "--input", "{week}", "--data.max_test_rows", "3"), "data.max_test_rows 3: with --run"),
+        (("--run", "{run}", "--input", "{week}", "--fail_under", "acuracy=1"), "did you mean accuracy?"),
+        (("--run", "{run}", "--input", "{week}", "--gate", "upper"), "option gate: expected 'point', 'lower', got"),
+    ],
+)
+def test_bad_later_rows_and_options_are_one_line(evaluate, tmp_path, tiny_checkpoint, options, message):
+    places = {
+        "tmp": tmp_path,
+        "run": make_run(tiny_checkpoint("bert"), tmp_path / "run", LABELS),
+        "week": write_week(tmp_path / "week.csv", WEEK),
+        "empty": write_week(tmp_path / "none.csv", []),
+        "one": write_week(tmp_path / "one.csv", WEEK[:1]),
+        "renamed": write_week(tmp_path / "renamed.csv", WEEK, ("message", "Topic ")),
+        "new": write_week(tmp_path / "new.csv", [(text, "cancel") for text, _ in WEEK]),
+        "spelled": write_week(tmp_path / "spelled.csv", [(text, label.capitalize()) for text, label in WEEK]),
+    }
+    code, results, err = evaluate(*(option.format(**places) for option in options))
+    assert (code, results) == (2, None)
+    assert message in err
+    assert err.count("\n") == 1

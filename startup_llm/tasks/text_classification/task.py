@@ -9,7 +9,7 @@ import numpy as np
 
 from startup_llm.config import LabelledTextData
 from startup_llm.data.batching import encode_rows
-from startup_llm.data.classification import load_labelled_text
+from startup_llm.data.classification import load_labelled_text, load_later_rows
 from startup_llm.errors import UserError
 from startup_llm.evaluation.baselines import predict_majority
 from startup_llm.evaluation.metrics import (
@@ -57,6 +57,7 @@ class TextClassification(Task[LabelledTextData, TextClassificationModel]):
     peft_task_type = "SEQ_CLS"
     probe = RowProbe()
     ask_llm = staticmethod(ask_llm)
+    read_later_rows = staticmethod(load_later_rows)
     predictor_class = TextLabelPredictor
     saved_model_class = SavedTextClassifier
     reference_models_class = TextClassifiers

@@ -57,7 +57,10 @@ class SavedDetector(SavedModel):
 
     def order_labels(self, outputs: Sequence[np.ndarray], order: Sequence[int]) -> Sequence[np.ndarray]:
         """Rename the classes of the boxes, which stand in the first column."""
-        places = np.argsort(order)
+        places = np.zeros(max(order) + 1, dtype=int)
+        for place, former in enumerate(order):
+            if former >= 0:  # not of a class that the model does not know
+                places[former] = place
         return [np.column_stack([places[output[:, 0].astype(int)], output[:, 1:]]) for output in outputs]
 
     def compute_scores(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
