@@ -368,6 +368,22 @@ def test_runs_and_evaluations_are_compared_on_the_same_texts_by_the_labels_names
     assert (code, "was measured on 0 of the 2 texts" in err) == (2, True)
 
 
+@pytest.fixture(scope="module")
+def bad_weeks(tiny_checkpoint, tmp_path_factory):
+    """A run, and files that it cannot be measured on, by name."""
+    folder = tmp_path_factory.mktemp("weeks")
+    return {
+        "tmp": folder,
+        "run": make_run(tiny_checkpoint("bert"), folder / "run", LABELS),
+        "week": write_week(folder / "week.csv", WEEK),
+        "empty": write_week(folder / "none.csv", []),
+        "one": write_week(folder / "one.csv", WEEK[:1]),
+        "renamed": write_week(folder / "renamed.csv", WEEK, ("message", "Topic ")),
+        "new": write_week(folder / "new.csv", [(text, "cancel") for text, _ in WEEK]),
+        "spelled": write_week(folder / "spelled.csv", [(text, label.capitalize()) for text, label in WEEK]),
+    }
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -388,18 +404,8 @@ def test_runs_and_evaluations_are_compared_on_the_same_texts_by_the_labels_names
         (("--run", "{run}", "--input", "{week}", "--gate", "upper"), "option gate: expected 'point', 'lower', got"),
     ],
 )
-def test_bad_later_rows_and_options_are_one_line(evaluate, tmp_path, tiny_checkpoint, options, message):
-    places = {
-        "tmp": tmp_path,
-        "run": make_run(tiny_checkpoint("bert"), tmp_path / "run", LABELS),
-        "week": write_week(tmp_path / "week.csv", WEEK),
-        "empty": write_week(tmp_path / "none.csv", []),
-        "one": write_week(tmp_path / "one.csv", WEEK[:1]),
-        "renamed": write_week(tmp_path / "renamed.csv", WEEK, ("message", "Topic ")),
-        "new": write_week(tmp_path / "new.csv", [(text, "cancel") for text, _ in WEEK]),
-        "spelled": write_week(tmp_path / "spelled.csv", [(text, label.capitalize()) for text, label in WEEK]),
-    }
-    code, results, err = evaluate(*(option.format(**places) for option in options))
+def test_bad_later_rows_and_options_are_one_line(evaluate, bad_weeks, options, message):
+    code, results, err = evaluate(*(option.format(**bad_weeks) for option in options))
     assert (code, results) == (2, None)
     assert message in err
     assert err.count("\n") == 1
