@@ -33,7 +33,7 @@ CUTS = (
     *("folds", "fold", "remove_overlap", "max_train_rows", "max_test_rows", "labels_per_class", "group_column"),
 )
 """Options of where a run's own rows are and of how they are cut, which say nothing of later ones."""
-FILE_OPTIONS = ("encoding", "quoting", "sheet", "query")
+FILE_OPTIONS = ("encoding", "quoting", "sheet", "query", "annotator")
 """Options of how a file is read, which hold for later files of the same type."""
 
 

@@ -398,7 +398,7 @@ def bad_weeks(tiny_checkpoint, tmp_path_factory):
         (("--run", "{run}", "--input", "{one}"), "1 row, but an interval is resampled from 2 rows or more"),
         (("--run", "{run}", "--input", "{renamed}"), "no column 'topic', which the run was trained with, among"),
         (("--run", "{run}", "--input", "{new}"), "every label is new to the run: 'cancel'; it knows 'delivery'"),
-        (("--run", "{run}", "--input", "{spelled}"), "labels differ only by case or surrounding spaces: 'Refund'"),
+        (("--run", "{run}", "--input", "{spelled}"), "differ only by case or surrounding spaces: 'Delivery' (3)"),
         (("--run", "{run}", "--input", "{week}", "--data.max_test_rows", "3"), "data.max_test_rows 3: with --run"),
         (("--run", "{run}", "--input", "{week}", "--fail_under", "acuracy=1"), "did you mean accuracy?"),
         (("--run", "{run}", "--input", "{week}", "--gate", "upper"), "option gate: expected 'point', 'lower', got"),
