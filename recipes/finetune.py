@@ -24,8 +24,7 @@ def finetune(session: Session[FinetuneConfig]) -> None:
     from startup_llm.audit.audit import audit_task_data
     from startup_llm.audit.report import summarize
     from startup_llm.evaluation.baselines import predict_baselines
-    from startup_llm.runs.decision import check_decision
-    from startup_llm.runs.finish import finish_run
+    from startup_llm.runs.finish import check_finish, finish_run
     from startup_llm.runs.summary import show_results
     from startup_llm.tasks import load_task
     from startup_llm.tasks.checkpoint import load_task_checkpoint, name_checkpoint
@@ -43,7 +42,7 @@ def finetune(session: Session[FinetuneConfig]) -> None:
     with stage("data"):
         data = task.load_data(config.data, config.evaluation)
         task.check_method(config.method, data)
-        check_decision(config, task, data)
+        check_finish(config, task, data)
         session.report(f"data: {data.describe()}", *data.notes)
 
     audit = None

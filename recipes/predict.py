@@ -45,10 +45,9 @@ def predict(session: Session[PredictConfig]) -> None:
         searched = predictor.prepare(config, Path(config.run), model.processor, model.compute)
 
     with target if processes.is_main_process else nullcontext():
-        example = predictor.example(model.model.config)
-        call_on_main_process(lambda: target.open(survey.columns, example, survey.schema))
+        call_on_main_process(lambda: target.open(survey.columns, model.example(), survey.schema))
         devices = f"{processes.num_processes} x " * (processes.num_processes > 1) + model.plan.device
-        notes = "; ".join(note for note in (*files.source.notes, survey.note, searched) if note)
+        notes = "; ".join(note for note in (*files.source.notes, survey.note, searched, model.note) if note)
         session.report(f"{files.source.name}: {notes}; {model.describe()} on {devices}")
 
         rows = 0

@@ -20,8 +20,7 @@ def main() -> None:
 
 def pretrain(session: Session[PretrainConfig]) -> None:
     from startup_llm.evaluation.baselines import predict_baselines
-    from startup_llm.runs.decision import check_decision
-    from startup_llm.runs.finish import finish_run
+    from startup_llm.runs.finish import check_finish, finish_run
     from startup_llm.runs.summary import show_results
     from startup_llm.tasks import load_task
     from startup_llm.training import finetuning, pretraining
@@ -34,7 +33,7 @@ def pretrain(session: Session[PretrainConfig]) -> None:
 
     with stage("data"):
         data = task.load_data(config.data, config.evaluation)
-        check_decision(config, task, data)
+        check_finish(config, task, data)
         session.report(f"data: {data.describe()}", *data.notes)
 
     with stage("model"):

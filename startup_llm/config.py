@@ -622,6 +622,10 @@ class PredictConfig(NewRowsConfig):
     several samples that of its generation config."""
     seed: Seed = 0
     """Seed of what is drawn: the same command gives the same answers."""
+    explain: bool = False
+    """Add to each answer of a text classification the words that made it, how far their parts are from adding up,
+    whether occlusion agrees, and the three training rows that are most alike (extra explain); a row takes about 50
+    predictions."""
     log_statistics: str | None = None
     """File to which statistics of the answered rows are added, without texts, for recipes/drift.py: labels, scores,
     lengths, languages, frequent words and the mean of the features; a JSON object a line, each of 20 rows or more."""

@@ -77,7 +77,9 @@ def test_the_tables_are_those_of_the_results_files(page):
 
 
 def test_every_results_file_is_on_a_page():
-    marked = re.findall(r"<!-- (?:results|summary|comparison|benchmark): ([^>]+) -->", "".join(TEXTS.values()))
+    marked = re.findall(
+        r"<!-- (?:results|summary|comparison|benchmark|labelling): ([^>]+) -->", "".join(TEXTS.values())
+    )
     assert {file.stem for file in RESULTS.rglob("*.json")} <= set(" ".join(marked).split())
 
 

@@ -131,6 +131,7 @@ def _build_view(results: Results) -> dict[str, Any]:
         "calibration",
         "decision",
         "mistakes",
+        "explanation",
         "data",
         "truncation",
         "audit",

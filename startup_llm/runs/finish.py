@@ -17,8 +17,9 @@ from startup_llm.evaluation.results import SCHEMA_VERSION, score_models
 from startup_llm.hub.dataset_card import describe_dataset
 from startup_llm.hub.model_card import Publication, build_model_card
 from startup_llm.run_folder import RESULTS, RUN_LOCK
-from startup_llm.runs.decision import decide, predict_validation, store_decision
+from startup_llm.runs.decision import check_decision, decide, predict_validation, store_decision
 from startup_llm.runs.drift import compute_reference, write_reference
+from startup_llm.runs.explanations import check_explanation, explain_mistakes
 from startup_llm.runs.lock import build_run_lock
 from startup_llm.runs.masking import mask_examples
 from startup_llm.training.finetuning import check_against_training
@@ -30,14 +31,27 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from startup_llm.config import FinetuneConfig, PretrainConfig
+    from startup_llm.data.task_data import TaskData
     from startup_llm.evaluation.llm_costs import PromptedAnswers
     from startup_llm.evaluation.metrics import Values
     from startup_llm.session import Session
+    from startup_llm.tasks.base import Task
     from startup_llm.training.finetuning import Prepared, Trained
     from startup_llm.training.preflight import Estimate
 
 
 MOST_TIMED_ROWS = 32
+
+
+def check_finish(config: FinetuneConfig | PretrainConfig, task: Task, data: TaskData) -> None:
+    """Refuse what a run could not do at its end, before it starts.
+
+    Raises:
+        UserError: If an option asks for a metric, a hand-over or explanations that the rows do not allow.
+    """
+    check_decision(config, task, data)
+    check_explanation(config.evaluation, task, data)
 
 
 def finish_run(
@@ -81,6 +95,7 @@ def finish_run(
         predictions[candidate] = task.read_predictions(outputs, prepared.encoded["test"], test, data)
         validation = predict_validation(prepared, model)
         reference = compute_reference(prepared, model)
+        explained = explain_mistakes(prepared, model, outputs, predictions[candidate], config.evaluation)
         sample = test.shuffle(seed=0).select(range(min(64, len(test))))
         exact = prepared.score(
             model, task.saved_model.encode_sample(sample, prepared.processor), prepared.plan.exact()
@@ -92,7 +107,7 @@ def finish_run(
     with stage("statistics"):
         metrics = rank_metrics(task.metrics(data), config.evaluation.decides)
         scores = score_models(metrics, task.references(test), predictions, candidate, config.evaluation)
-        errors = task.describe_errors(test, outputs, predictions[candidate], data)
+        errors = {**task.describe_errors(test, outputs, predictions[candidate], data), **explained}
         errors |= _build_gallery(prepared, model, errors.pop("gallery", []), untuned_gallery, trained.samples)
         if prompted is not None:
             errors["prompted_llm"] = _describe_prompted(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import json
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from startup_llm.errors import UserError
 from startup_llm.evaluation.decisions import Decision
 from startup_llm.plain_data import read_json_object
 from startup_llm.run_folder import find_model
+from startup_llm.runs.explanations import Explainer, check_explained
 from startup_llm.tasks import load_task
 
 if TYPE_CHECKING:
@@ -88,6 +90,8 @@ def open_files(config: PredictConfig) -> PredictionFiles:
     """
     task, model, results = find_run(config)
     check_writing_options(config, task)
+    if config.explain:
+        check_explained(task)
     if config.input is None or config.output is None:
         raise UserError("expected --input FILE and --output FILE, or --text TEXT")
     source, questions = open_questions(config.input, config, task, results)
@@ -154,6 +158,7 @@ class AnsweringModel:
         plan: How to compute here.
         reading: How the run makes texts of columns, which `answer` does too.
         log: Takes the statistics of the rows that are answered; None where none are asked for.
+        explainer: Explains the answers; None where that is not asked for.
     """
 
     task: Task
@@ -163,6 +168,17 @@ class AnsweringModel:
     plan: SpeedPlan
     reading: TextReading = AS_IT_STANDS
     log: StatisticsLog | None = None
+    explainer: Explainer | None = None
+
+    @property
+    def note(self) -> str | None:
+        """What the explanations lack, if any are made."""
+        return self.explainer.note if self.explainer else None
+
+    def example(self) -> dict[str, Any]:
+        """Return an answer with every key and no empty list, which tells a table's columns and their types."""
+        answer = self.task.predictor.example(self.model.config)
+        return {**answer, **self.explainer.example()} if self.explainer else answer
 
     def read_texts(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return a row as it is answered: its text made of the run's columns, and cleaned as the run does."""
@@ -188,10 +204,15 @@ class AnsweringModel:
         if not rows:
             return [], []
         predictor, config = self.task.predictor, self.model.config
-        if self.log is not None:
+        if self.log is not None or self.explainer is not None:
             answered = self.answer_with_features(columns)
-            self.log.add(rows[:], answered.answers, answered.lengths, answered.features)
-            return answered.answers, predictor.score_labels(list(answered.outputs), config)
+            answers, outputs, features = answered.answers, list(answered.outputs), answered.features
+            if self.log is not None:
+                self.log.add(rows[:], answers, answered.lengths, features)
+            if self.explainer is not None:
+                reasons = self.explainer.explain(rows[:], outputs, features)
+                answers = [{**answer, **reason} for answer, reason in zip(answers, reasons, strict=True)]
+            return answers, predictor.score_labels(outputs, config)
         encoded = predictor.encode(rows, self.processor)
         outputs = self.compute(encoded)
         answers = predictor.answer(outputs, encoded, rows, self.processor, config)
@@ -269,7 +290,10 @@ def load_answering_model(
     plan = call_on_main_process(lambda: plan_speed(SpeedConfig(compute_dtype=dtype)))
     use_plan(plan, SpeedConfig())
     reading = TextReading.of_config(find_model(config.run)[1].get("config", {}).get("data", {}))
-    return AnsweringModel(task, model, processor, checkpoint, plan, reading, log)
+    loaded = AnsweringModel(task, model, processor, checkpoint, plan, reading, log)
+    if not getattr(config, "explain", False):
+        return loaded
+    return replace(loaded, explainer=Explainer(loaded, find_model(config.run)[1]))
 
 
 def show_answer(config: PredictConfig, device: torch.device, write: Callable[[str], object]) -> None:
@@ -287,7 +311,12 @@ def show_answer(config: PredictConfig, device: torch.device, write: Callable[[st
         raise UserError("--text answers one text on stdout; leave out --input and --output, or --text")
     task, folder, _ = find_run(config)
     check_writing_options(config, task)
+    if config.explain:
+        check_explained(task)
     model = load_answering_model(config, task, folder, device)
+    if model.explainer is not None:
+        write(json.dumps(model.answer({"text": [config.text]})[0], ensure_ascii=False) + "\n")
+        return
     task.predictor.prepare(config, Path(config.run), model.processor, model.compute)
     with model.plan.autocast():
         task.predictor.show_answer(config.text or "", model.model.eval(), model.processor, write, model.compute)

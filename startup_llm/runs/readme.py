@@ -6,6 +6,7 @@
 - `<!-- summary -->` to `<!-- /summary -->`: one line per such file; of some alone, `<!-- summary: NAME NAME -->`.
 - `<!-- comparison: NAME -->` to `<!-- /comparison -->`: a comparison of models, kept as `comparisons/NAME.json`.
 - `<!-- benchmark: NAME -->` to `<!-- /benchmark -->`: timings, kept as `benchmarks/NAME.json`.
+- `<!-- labelling: NAME -->` to `<!-- /labelling -->`: a simulation of suggested labels, kept as `labelling/NAME.json`.
 
 With `NAME=RUN,RUN` behind the folder, it first writes that file: from finished runs, which differ by their seed alone,
 or from a comparison or a benchmark.
@@ -22,6 +23,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
+from startup_llm.benchmark.labelling import build_labelling_table
 from startup_llm.benchmark.tables import build_timing_tables
 from startup_llm.errors import UserError, nearest, run_recipe
 from startup_llm.evaluation.metrics import is_share
@@ -29,7 +31,8 @@ from startup_llm.run_folder import read_results
 from startup_llm.written_files import write_atomically
 
 _MARKED = re.compile(
-    r"(<!-- (?P<kind>results|summary|comparison|benchmark)(: (?P<names>[^>]+?))? -->\n).*?(<!-- /(?P=kind) -->)",
+    r"(<!-- (?P<kind>results|summary|comparison|benchmark|labelling)(: (?P<names>[^>]+?))? -->\n)"
+    r".*?(<!-- /(?P=kind) -->)",
     re.DOTALL,
 )
 _PRIVATE = ("mistakes", "confusions", "gallery", "samples", "history", "config", "command", "per_class", "plan")
@@ -174,10 +177,16 @@ def render_benchmark(benchmark: Mapping[str, Any]) -> str:
     return f"{build_timing_tables(benchmark['sizes'])}\n\nOn {benchmark['hardware']}."
 
 
+def render_labelling(results: Mapping[str, Any]) -> str:
+    """Write the labels that suggested rows need beside random ones as Markdown."""
+    return f"{build_labelling_table(results)}\n\nOn {results['hardware']}."
+
+
 _KINDS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "results": ("", render_table),
     "comparison": ("comparisons", render_comparison),
     "benchmark": ("benchmarks", render_benchmark),
+    "labelling": ("labelling", render_labelling),
 }
 
 
@@ -212,7 +221,7 @@ def shorten_results(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def keep_results(folder: Path, name: str, runs: Sequence[str]) -> None:
-    """Write the results file NAME of finished runs, of a comparison or of a benchmark.
+    """Write the results file NAME of finished runs, of a comparison, a benchmark or a simulation of labels.
 
     Args:
         folder: Where results files lie.
@@ -223,6 +232,8 @@ def keep_results(folder: Path, name: str, runs: Sequence[str]) -> None:
     shortened: Any
     if "budgets" in first:
         kind, shortened = "comparison", shorten_comparison(first)
+    elif "curves" in first:
+        kind, shortened = "labelling", _drop_private(first)
     elif "sizes" in first:
         kind, shortened = "benchmark", shorten_benchmark(first)
     else:

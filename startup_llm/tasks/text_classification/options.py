@@ -9,6 +9,7 @@ from startup_llm.config import (
     BaselinesConfig,
     ClassDecision,
     Count,
+    EvaluationConfig,
     LabelledTextData,
     LinearHead,
     Price,
@@ -71,6 +72,15 @@ class TextClassificationBaselines(BaselinesConfig):
 
 
 @dataclass(frozen=True)
+class TextClassificationEvaluation(EvaluationConfig):
+    """How the numbers are made, and whether answers are explained."""
+
+    explain: bool = False
+    """Show in the report which words made the worst mistakes and which training rows are most alike, and measure on 50
+    test rows whether explanations point at words that matter (extra explain)."""
+
+
+@dataclass(frozen=True)
 class ScratchTextDnn(ScratchDnn):
     """Feed-forward network on the mean of hashed n-gram embeddings, its weights drawn at random."""
 
@@ -100,6 +110,7 @@ OPTIONS = {
     "text-classification": TaskOptions(
         data=LabelledTextData,
         model=TextClassificationModel,
+        evaluation=TextClassificationEvaluation,
         baselines=TextClassificationBaselines,
         decision=ClassDecision,
         scratch_models={"dnn": ScratchTextDnn, "transformer": ScratchTextTransformer},
