@@ -77,15 +77,16 @@ class RowStatistics:
             UserError: If it is something else.
         """
         try:
-            counts = {name: Counter({str(k): int(v) for k, v in content[name].items()}) for name in _COUNTS}
-            values = {name: np.asarray(content[name], float).reshape(-1) for name in _VALUES}
-            return cls(rows=int(content["rows"]), **counts, **values)
+            labels, words, languages = (
+                Counter({str(k): int(v) for k, v in content[name].items()})
+                for name in ("labels", "words", "languages")
+            )
+            scores, lengths, mean = (
+                np.asarray(content[name], float).reshape(-1) for name in ("scores", "lengths", "feature_mean")
+            )
+            return cls(int(content["rows"]), labels, scores, lengths, words, languages, feature_mean=mean)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{place} holds no statistics of rows ({error!r}); expected those of predict.py") from None
-
-
-_COUNTS = ("labels", "words", "languages")
-_VALUES = ("scores", "lengths", "feature_mean")
 
 
 @dataclass(frozen=True)
@@ -128,12 +129,13 @@ def pool_statistics(parts: Sequence[RowStatistics]) -> RowStatistics:
     if len({len(mean) for _, mean in means}) > 1:
         raise UserError("the statistics are of several models; compare the rows of one model at a time")
     mean = np.average([m for _, m in means], axis=0, weights=[n for n, _ in means]) if means else np.empty(0)
-    counts = {name: sum((getattr(part, name) for part in parts), Counter()) for name in _COUNTS}
     return RowStatistics(
         rows,
-        **counts,
+        labels=sum((part.labels for part in parts), Counter()),
         scores=np.concatenate([part.scores for part in parts]),
         lengths=np.concatenate([part.lengths for part in parts]),
+        words=sum((part.words for part in parts), Counter()),
+        languages=sum((part.languages for part in parts), Counter()),
         feature_mean=mean,
     )
 
