@@ -55,13 +55,14 @@ def can_compare(task: Task) -> bool:
 def compute_reference(prepared: Prepared, model: Any) -> Computed | None:
     """Return the model's outputs for a sample of the test rows in float32, which every process computes.
 
-    None where the task's answers cannot be compared, or the model's head ends in no linear layer.
+    None where the task's answers cannot be compared, the model is a reference model of its own format, or its head
+    ends in no linear layer.
     """
     from startup_llm.models.sequence_classifier import find_output_layer
     from startup_llm.training.inference import predict_with_features
 
     task, test = prepared.task, prepared.data.splits["test"]
-    if not can_compare(task):
+    if not can_compare(task) or not hasattr(model, "base_model_prefix"):
         return None
     try:
         find_output_layer(model)
