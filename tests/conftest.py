@@ -6,6 +6,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no tes
 os.environ["HF_TOKEN_PATH"] = os.devnull  # nor reads a person's token
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is: pytest-xdist has a process for each core
 
+import contextlib
 import functools
 import gc
 import runpy
@@ -57,11 +58,13 @@ def _one_thread() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _measure_once() -> Iterator[None]:
-    """The rate of matrix products, which each run measures for seconds, does not change between runs."""
+    """What each run measures for seconds, matrix products and attention, does not change between runs."""
     from startup_llm.training import speed
 
+    measure, few = functools.cache(speed.measure_attention), speed.AttentionShape((16, 16), heads=2, head_width=8)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(speed, "measure_matrix_product", functools.cache(speed.measure_matrix_product))
+        patch.setattr(speed, "measure_attention", lambda kernel, dtype, shape: measure(kernel, dtype, few))
         yield
 
 
@@ -77,10 +80,23 @@ def _freeze_imports() -> None:
         _FROZEN["modules"] = len(sys.modules)
 
 
+SHARED_PYTHON = "STARTUP_LLM_PRELOADED_PYTHON"
+"""The variable by which the workers of pytest-xdist know the preloaded Python of the process that started them."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start one preloaded Python for all workers of pytest-xdist; it imports when the first of them asks."""
+    if getattr(config.option, "numprocesses", None) and SHARED_PYTHON not in os.environ:
+        preloaded = contextlib.ExitStack()
+        os.environ[SHARED_PYTHON] = preloaded.enter_context(start_preloaded_python())
+        config.add_cleanup(preloaded.close)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _preloaded_python() -> Iterator[None]:
     """What starts `sys.executable` starts a Python that has torch and the like imported already."""
-    with start_preloaded_python() as executable:
+    shared = os.environ.get(SHARED_PYTHON)
+    with contextlib.nullcontext(shared) if shared else start_preloaded_python() as executable:
         sys.executable = executable
         yield
         sys.executable = COLD_PYTHON
