@@ -45,7 +45,7 @@ def audit(session: Session[AuditConfig]) -> list[str]:
     content = result.to_json()
     rows = ", ".join(f"{count:,} {split}" for split, count in content["statistics"]["rows"].items())
     session.report(f"{rows} rows", *content["notes"])
-    session.report("\n".join([*summarize(content), *copies, f"audit: {folder}/audit.md, {folder}/audit.json"]))
+    session.report("\n".join([*summarize(content), *copies, f"audit: {folder}/audit.html, {folder}/audit.json"]))
 
     severities = {finding["kind"]: finding["severity"] for finding in content["findings"]}
     faults = [kind for kind, severity in severities.items() if "any" in fail_on and severity != "note"]

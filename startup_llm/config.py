@@ -855,7 +855,7 @@ class AuditConfig:
     """Look for faults in rows before training on them; rows that training refuses are audited too."""
 
     output: str = "audit"
-    """Folder for audit.json and audit.md."""
+    """Folder for audit.json, audit.html and audit.md."""
     overwrite: bool = False
     """Replace an earlier audit in that folder, and earlier cleaned copies."""
     fix: bool = False

@@ -27,6 +27,7 @@ LAYERS = {
     "models": 3,
     "config": 2,
     "run_folder": 1,
+    "pages": 0,
     "written_files": 0,
     "plain_data": 0,
     "children": 0,

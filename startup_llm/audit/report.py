@@ -1,4 +1,4 @@
-"""The audit as files: audit.json with every row, audit.md to read."""
+"""The audit as files: audit.json with every row, audit.html and audit.md to read."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from startup_llm.audit.audit import KINDS, Audit
 from startup_llm.errors import UserError
+from startup_llm.pages import load_page
 from startup_llm.written_files import check_replaceable, list_written, refuse_inputs_inside, write_atomically
 
 if TYPE_CHECKING:
     from startup_llm.config import AuditConfig
 
-NAMES = ("audit.json", "audit.md")
+NAMES = ("audit.json", "audit.md", "audit.html")
 
 
 def check_output(folder: str | Path, config: AuditConfig | None = None, *, overwrite: bool) -> Path:
@@ -38,7 +39,7 @@ def check_output(folder: str | Path, config: AuditConfig | None = None, *, overw
 
 
 def write_audit(audit: Audit, folder: Path) -> None:
-    """Write both files, each whole or not at all, and list them in the folder's marker.
+    """Write the files, each whole or not at all, and list them in the folder's marker.
 
     Args:
         audit: What was found.
@@ -52,6 +53,7 @@ def write_audit(audit: Audit, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "audit.json", json.dumps(content, ensure_ascii=False) + "\n")
         write_atomically(folder / "audit.md", render_markdown(content))
+        write_atomically(folder / "audit.html", build_page(content))
         list_written(folder, [folder / name for name in NAMES], kind="audit")
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise UserError(f"cannot write the audit to {folder}: {error.strerror}; name another --output") from None
@@ -64,6 +66,22 @@ def render_markdown(content: dict[str, Any]) -> str:
         content: What `Audit.to_json` returns.
     """
     return "\n".join(_render(content)) + "\n"
+
+
+def build_page(content: dict[str, Any]) -> str:
+    """Return the audit as a page of HTML that needs no other file.
+
+    Args:
+        content: What `Audit.to_json` returns.
+    """
+    found = {finding["kind"] for finding in content["findings"]}
+    filters = {"place": _name_place, "rest": _list_rest, "join": lambda values: _join(values, escape=False)}
+    template = load_page("startup_llm.audit", "audit.html.jinja", filters)
+    return template.render(
+        **content,
+        total=sum(content["statistics"]["rows"].values()),
+        absent=[kind for kind in KINDS if kind not in found],
+    )
 
 
 def summarize(content: dict[str, Any] | None) -> list[str]:
@@ -116,26 +134,33 @@ def _render(content: dict[str, Any]) -> Iterator[str]:
 
 
 def _show(example: dict[str, Any]) -> str:
-    rest = {k: v for k, v in example.items() if k not in ("split", "row", "file", "file_row", "text", "label")}
-    against = rest.pop("against", None)
-    place = f"{example['split']} row {example['row']}"
-    if "file" in example:
-        place += f" ({example['file']} row {example['file_row']})"
-    line = f"{place}: {_quote(example['text'])} [{_escape(example['label'])}]"
+    rest, against = _list_rest(example), example.get("against")
+    line = f"{_name_place(example)}: {_quote(example['text'])} [{_escape(example['label'])}]"
     if rest:
         line += f" ({_join(rest)})"
     return line if against is None else f"{line} against {_show(against)}"
 
 
-def _join(values: dict[str, Any]) -> str:
+def _name_place(example: dict[str, Any]) -> str:
+    place = f"{example['split']} row {example['row']}"
+    return f"{place} ({example['file']} row {example['file_row']})" if "file" in example else place
+
+
+def _list_rest(example: dict[str, Any]) -> dict[str, Any]:
+    shown = ("split", "row", "file", "file_row", "text", "label", "against")
+    return {name: value for name, value in example.items() if name not in shown}
+
+
+def _join(values: dict[str, Any], *, escape: bool = True) -> str:
     parts = []
     for name, value in values.items():
         if isinstance(value, dict):
-            value = "{" + _join(value) + "}"
+            value = "{" + _join(value, escape=False) + "}"
         elif isinstance(value, list):
             value = ", ".join(map(str, value))
         parts.append(f"{name.replace('_', ' ')} {value}")
-    return _escape("; ".join(parts))
+    joined = "; ".join(parts)
+    return _escape(joined) if escape else joined
 
 
 def _quote(text: str) -> str:

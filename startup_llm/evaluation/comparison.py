@@ -12,6 +12,7 @@ from startup_llm.errors import UserError
 from startup_llm.evaluation import report
 from startup_llm.evaluation.metrics import Metric, Values, is_share
 from startup_llm.evaluation.statistics import compare_models, compute_interval, judge_comparison
+from startup_llm.pages import THEME, load_page
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -273,18 +274,18 @@ def draw_budget_curve(comparison: Mapping[str, Any], classes: int) -> Figure:
         axes.set_xticks(list(ticks), list(ticks.values()))
         axes.set_xticks([], minor=True)
         axes.set(xlabel="labels per class", ylabel=report.name_metric(metric))
-        axes.set_title(title, loc="left", fontsize=10.5, color=report.THEME["muted"][0])
+        axes.set_title(title, loc="left", fontsize=10.5, color=THEME["muted"][0])
         if factor == 100:
             axes.yaxis.set_major_formatter("{x:g} %")
     handles, names = panels[0].get_legend_handles_labels()
-    ink = report.THEME["ink"][0]
+    ink = THEME["ink"][0]
     figure.legend(handles, names, loc="outside upper left", ncols=4, frameon=False, fontsize=10, labelcolor=ink)
     return figure
 
 
 def write_curve(figure: Figure, path: Path) -> None:
     """Write the curve as PNG on light paper."""
-    figure.savefig(path, dpi=160, facecolor=report.THEME["paper"][0])
+    figure.savefig(path, dpi=160, facecolor=THEME["paper"][0])
 
 
 def build_comparison_page(comparison: Mapping[str, Any], figure: Figure) -> str:
@@ -294,18 +295,13 @@ def build_comparison_page(comparison: Mapping[str, Any], figure: Figure) -> str:
         comparison: What `build_comparison` returns, with title, hardware, command and data notes.
         figure: What `draw_budget_curve` returns.
     """
-    import importlib.resources
-
-    import jinja2
-
     metric = comparison["decides"]
     spoken = "; ".join(
         f"{name_budget(entry['budget'], long=True)}: "
         + ", ".join(f"{model['name']} {report.format_value(metric, model['mean'])}" for model in entry["rungs"])
         for entry in comparison["budgets"]
     )
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {
+    filters = {
         "count": report.format_count,
         "duration": report.format_duration,
         "bytes": report.format_bytes,
@@ -317,10 +313,8 @@ def build_comparison_page(comparison: Mapping[str, Any], figure: Figure) -> str:
         "difference": lambda value: report.format_difference(metric, value),
         "p_value": report.format_p_value,
     }
-    template = importlib.resources.files(__package__).joinpath("comparison.html.jinja").read_text("utf-8")
-    return environment.from_string(template).render(
+    return load_page("startup_llm.evaluation", "comparison.html.jinja", filters).render(
         comparison,
-        theme=report.THEME,
         curve=report._render_svg(figure, spoken),
         level=f"{100 * comparison['level']:g} %",
     )

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 
 from startup_llm.errors import UserError
+from startup_llm.evaluation import report
+from startup_llm.pages import load_page
 
 LEAST_ROWS_OF_A_WORD = 3
 LEAST_ROWS = 20
@@ -336,13 +338,5 @@ def build_drift_page(results: Mapping[str, Any]) -> str:
     Args:
         results: What drift.json holds.
     """
-    import importlib.resources
-
-    import jinja2
-
-    from startup_llm.evaluation import report
-
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"count": report.format_count, "p_value": report.format_p_value}
-    template = importlib.resources.files(__package__).joinpath("drift.html.jinja").read_text("utf-8")
-    return environment.from_string(template).render(results, theme=report.THEME)
+    filters = {"count": report.format_count, "p_value": report.format_p_value}
+    return load_page("startup_llm.evaluation", "drift.html.jinja", filters).render(results)

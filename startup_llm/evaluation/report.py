@@ -15,6 +15,7 @@ from startup_llm.access_tokens import redact_tokens
 from startup_llm.evaluation import statistics
 from startup_llm.evaluation.energy import describe_energy
 from startup_llm.evaluation.metrics import is_share
+from startup_llm.pages import THEME, load_page
 
 if TYPE_CHECKING:
     import jinja2
@@ -24,19 +25,6 @@ if TYPE_CHECKING:
     from startup_llm.evaluation.statistics import Outcome
 
 Results = Mapping[str, Any]
-
-THEME: Mapping[str, tuple[str, str]] = {
-    "paper": ("#fcfcfa", "#14171c"),
-    "panel": ("#f2f3f1", "#1d2128"),
-    "ink": ("#1a1e24", "#e7e9ec"),
-    "muted": ("#5b6471", "#a0a9b6"),
-    "line": ("#d9dde1", "#343b45"),
-    "accent": ("#1d5fa8", "#79b4f2"),
-    "baseline": ("#a3abb6", "#697482"),
-    "second": ("#b1501c", "#eda06c"),
-}
-"""Each colour's name and its value on light and on dark paper. Figures are drawn in the light values, which become
-CSS variables in the page."""
 
 _MAX_TEXT_CHARACTERS = 700
 _MAX_OPEN_CLASSES = 30
@@ -61,12 +49,7 @@ def build_report(results: Results) -> str:
 
 @functools.cache
 def _load_template() -> jinja2.Template:
-    import importlib.resources
-
-    import jinja2
-
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {
+    filters = {
         "count": format_count,
         "dollars": format_dollars,
         "duration": format_duration,
@@ -78,8 +61,7 @@ def _load_template() -> jinja2.Template:
         "cut_spans": cut_spans,
         "cut_words": cut_words,
     }
-    source = importlib.resources.files(__package__).joinpath("report.html.jinja").read_text("utf-8")
-    return environment.from_string(source)
+    return load_page("startup_llm.evaluation", "report.html.jinja", filters)
 
 
 def cut_spans(item: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -128,6 +110,7 @@ def _build_view(results: Results) -> dict[str, Any]:
         "gallery",
         "groups",
         "confusions",
+        "confusion_matrix",
         "calibration",
         "decision",
         "mistakes",
@@ -151,7 +134,6 @@ def _build_view(results: Results) -> dict[str, Any]:
         "method": results["method"],
         "decides": results["decides"],
         "run_name": results.get("run_name") or results["method"],
-        "theme": THEME,
         "energy": describe_energy(results.get("energy")),
         "lead": " ".join(headline) if headline else sentences[0],
         "further_sentences": sentences if headline else sentences[1:],
@@ -173,6 +155,7 @@ def _build_view(results: Results) -> dict[str, Any]:
         "reliability": _draw_reliability(results.get("calibration")),
         "calibrated_reliability": _draw_reliability((results.get("decision") or {}).get("reliability")),
         "classes": classes,
+        "matrix_names": _name_matrix_rows(results.get("confusion_matrix")),
         "counted": results.get("counted") or ("row", "rows"),
         "class_score": find_class_score(results),
         "class_columns": list(classes[0][1]) if classes else [],
@@ -181,6 +164,12 @@ def _build_view(results: Results) -> dict[str, Any]:
         "command": redact_tokens(results["command"]) if results.get("command") else None,
         "config": redact_tokens(_dump_yaml(config)) if config else None,
     }
+
+
+def _name_matrix_rows(matrix: Mapping[str, Any] | None) -> list[str]:
+    if matrix is None:
+        return []
+    return [*matrix["labels"], *([f"{matrix['others']} other classes"] if matrix["others"] else [])]
 
 
 # Numbers in words ------------------------------------------------------------------------------------------------

@@ -125,7 +125,7 @@ def describe_classification(
         max_shown: Most confusions and mistakes to list.
 
     Returns:
-        The keys per_class, confusions, calibration and mistakes of `results.json`.
+        The keys per_class, confusions, confusion_matrix, calibration and mistakes of `results.json`.
     """
     from sklearn.metrics import precision_recall_fscore_support
 
@@ -161,8 +161,38 @@ def describe_classification(
     return {
         "per_class": per_class,
         "confusions": confusions,
+        "confusion_matrix": build_confusion_matrix(references, predicted, label_names),
         "mistakes": mistakes,
         "calibration": compute_calibration(confidence, predicted == references),
+    }
+
+
+def build_confusion_matrix(
+    references: np.ndarray, predicted: np.ndarray, label_names: Sequence[str], *, max_labels: int = 20
+) -> dict[str, Any]:
+    """Count how often each class was predicted as each other.
+
+    Args:
+        references: True class ids, shape (rows,).
+        predicted: Predicted ones, shape (rows,).
+        label_names: The classes, in the order of their ids.
+        max_labels: Of more classes, those with the most errors are kept, and the others taken together.
+
+    Returns:
+        labels: the classes that are kept, in the order of their ids; others: how many are not; counts: rows are true
+        classes, columns predicted ones, the others last.
+    """
+    from sklearn.metrics import confusion_matrix
+
+    counts = confusion_matrix(references, predicted, labels=np.arange(len(label_names)))
+    errors = counts.sum(axis=0) + counts.sum(axis=1) - 2 * counts.diagonal()
+    kept = np.sort(np.argsort(-errors, kind="stable")[:max_labels])
+    rest = np.setdiff1d(np.arange(len(label_names)), kept)
+    groups = [*([place] for place in kept), *([rest] if len(rest) else [])]
+    return {
+        "labels": [label_names[place] for place in kept],
+        "others": len(rest),
+        "counts": [[int(counts[np.ix_(true, answered)].sum()) for answered in groups] for true in groups],
     }
 
 

@@ -23,6 +23,7 @@ from startup_llm.evaluation.matched_rows import (
 from startup_llm.evaluation.metrics import Metric, Values
 from startup_llm.evaluation.report import find_run_model, format_interval, format_value, name_metric
 from startup_llm.evaluation.sample_size import describe_gate
+from startup_llm.pages import load_page
 from startup_llm.plain_data import parse_json, read_yaml_mapping
 from startup_llm.run_folder import read_results
 
@@ -328,8 +329,5 @@ def build_markdown(results: Mapping[str, Any]) -> str:
 
 def build_page(results: Mapping[str, Any]) -> str:
     """Write the table and the sentences as a page of HTML that needs no other file."""
-    from jinja2 import Environment, PackageLoader
-
-    environment = Environment(loader=PackageLoader("startup_llm.evaluation", ""), autoescape=True, trim_blocks=True)
-    template = environment.get_template("suites.html.jinja")
+    template = load_page("startup_llm.evaluation", "suites.html.jinja")
     return template.render(header=HEADER, rows=build_rows(results), **results)

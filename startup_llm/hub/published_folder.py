@@ -32,7 +32,7 @@ RECORD = "published"
 
 _MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*/config.json", "encoder/*")
 """GAN-BERT's encoder is a checkpoint of its own, in a folder."""
-_DATA_KEYS = ("labels", "per_class", "confusions", "mistakes")
+_DATA_KEYS = ("labels", "per_class", "confusions", "confusion_matrix", "mistakes")
 _PATH_KEY = re.compile(r"(path|file|dir)$")
 _MAX_CONFIG_BYTES = 1 << 16
 _PUBLIC_SOURCES = ("Hub", "packaged")

@@ -448,7 +448,7 @@ def test_fix_does_not_replace_another_audited_file(tmp_path):
     assert (tmp_path / "rows.cleaned.csv").read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["audit.json", "audit.md"])
+@pytest.mark.parametrize("name", ["audit.json", "audit.md", "audit.html"])
 def test_an_audit_does_not_replace_what_it_did_not_write(tmp_path, name):
     (tmp_path / name).write_text("mine")
     with pytest.raises(UserError, match="was not written by this recipe"):

@@ -92,4 +92,4 @@ def test_the_page_says_what_to_use_and_escapes_what_it_is_given(comparison):
         assert sentence in page
     assert "22,000,000" in page
     assert "3 of 3" in page
-    assert page.count('<tr class="use">') == 2
+    assert page.count('<tr class="run">') == 2
