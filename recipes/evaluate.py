@@ -11,6 +11,7 @@ import sys
 
 from startup_llm.command_line import open_session
 from startup_llm.config import EvaluateConfig
+from startup_llm.console import import_library_behind
 from startup_llm.errors import run_recipe
 from startup_llm.reporter import Reporter
 from startup_llm.run_folder import RESULTS
@@ -69,3 +70,5 @@ def evaluate(session: Session[EvaluateConfig]) -> list[str]:
 
 if __name__ == "__main__":
     run_recipe(main)
+elif __name__ == "evaluate":  # the library of that name is meant, and this folder stands before it on the path
+    import_library_behind(__file__)

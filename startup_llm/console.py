@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib.machinery
+import importlib.util
 import runpy
 import sys
 from collections.abc import Sequence
@@ -20,6 +22,20 @@ def find_recipes() -> dict[str, Path]:
     folders = (package.parent / "recipes", package / "recipes")
     folder = next((candidate for candidate in folders if (candidate / "finetune.py").is_file()), folders[1])
     return {file.stem: file for file in sorted(folder.glob("*.py"))}
+
+
+def import_library_behind(recipe: str) -> None:
+    """Import the library that a recipe hides by its name, where its folder stands first on the path.
+
+    Args:
+        recipe: The `__file__` of the recipe, which is being imported as if it were the library.
+    """
+    name, folder = Path(recipe).stem, Path(recipe).resolve().parent
+    others = [path for path in sys.path if Path(path).resolve() != folder]
+    spec = importlib.machinery.PathFinder.find_spec(name, others)
+    if spec is not None and spec.loader is not None:
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
 
 
 def main(argv: Sequence[str] | None = None) -> None:

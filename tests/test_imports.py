@@ -13,6 +13,8 @@ LAYERS = {
     "recipes": 10,
     "serving": 9,
     "console": 9,
+    "__init__": 11,
+    "api": 10,
     "runs": 8,
     "gan": 7,
     "benchmark": 7,
