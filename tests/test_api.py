@@ -52,7 +52,7 @@ def test_a_row_that_cannot_be_answered_is_named(notebook):
 
 
 def test_a_wrong_option_raises_what_the_command_line_says():
-    with pytest.raises(UserError, match="did you mean lora.rank"):
+    with pytest.raises(UserError, match=r"did you mean lora\.rank"):
         startup_llm.finetune(options={"lora.rnak": 8})
 
 
