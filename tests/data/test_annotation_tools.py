@@ -280,6 +280,17 @@ def test_a_classification_export_is_fine_tuned_as_it_comes(tmp_path, run_recipe,
     assert "project-1.json: read as Label Studio's export." in out + err
 
 
+def test_one_annotator_s_records_are_fine_tuned_as_argilla_writes_them(tmp_path, run_recipe, tiny_checkpoint):
+    rows = [record(n, anna="ab"[n % 2], bob="c") for n in range(16)]
+    for row in rows:
+        row["fields"]["text"] = f"message number {row['id']}"
+    words = ["--data.train_file", write(tmp_path / "records.json", rows, as_list=True), "--data.annotator", "anna"]
+    words += ["--model.checkpoint", tiny_checkpoint("bert"), "--run_dir", tmp_path / "run"]
+    code, out, err = run_recipe("finetune", *words, *QUICK)
+    assert code == 0, err
+    assert "records.json: read as Argilla's records, by the annotator 'anna' alone." in out + err
+
+
 def test_an_export_of_spans_is_fine_tuned_as_it_comes(tmp_path, run_recipe, tiny_checkpoint):
     rows = [
         {"id": n, "text": f"{name} lives in Paris {n}", "label": [[0, len(name), "PERSON"]]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +23,16 @@ from startup_llm.data.splits import handle_overlap, make_splits, read_groups, sa
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError, nearest
 from startup_llm.tasks.audio.options import LabelledRecordingData, RecordingData, TranscribedRecordingData
-from startup_llm.tasks.audio.sound_files import AUDIO_EXTENSIONS, measure_seconds, read_audio
+from startup_llm.tasks.audio.sound_files import AUDIO_EXTENSIONS, cut_sound, measure_seconds, read_audio
 
 if TYPE_CHECKING:
     import datasets
     import numpy as np
 
-AUDIO_COLUMNS = ("audio", "file_name", "file", "path", "audio_path", "wav")
+MANIFEST_COLUMN = "audio_filepath"
+"""Where NeMo's manifests (https://docs.nvidia.com/nemo-framework) have a recording's path; offset and duration are the
+part of it, in seconds."""
+AUDIO_COLUMNS = ("audio", "file_name", "file", "path", "audio_path", "wav", MANIFEST_COLUMN)
 LABEL_COLUMNS = ("label", "labels", "class", "category", "intent", "keyword")
 TEXT_COLUMNS = ("text", "transcription", "transcript", "sentence", "normalized_text", "target")
 _SHOWN = 5
@@ -115,8 +118,8 @@ def _load(data: RecordingData) -> LoadedData:
     import datasets
 
     loaded = _load_folder(Path(data.data_dir), data) if data.data_dir else load_splits(data)
-    base = _base_folder(data)
-    splits = {}
+    records = {record["split"]: record for record in loaded.sources}
+    splits, notes = {}, list(loaded.notes)
     for split, rows in loaded.splits.items():
         column = _find_audio_column(rows, data)
         feature = rows.features[column]
@@ -124,12 +127,17 @@ def _load(data: RecordingData) -> LoadedData:
             if column != "audio":
                 rows = rows.remove_columns(list({"audio"} & set(rows.column_names))).rename_column(column, "audio")
         else:
-            files = [{"bytes": None, "path": str(base / path) if path else ""} for path in rows[column]]
+            files = [
+                {"bytes": None, "path": str(_base_folder(data, records[split]) / path) if path else ""}
+                for path in rows[column]
+            ]
             rows = rows.remove_columns(list({"audio"} & set(rows.column_names))).add_column("audio", files)
+            if column == MANIFEST_COLUMN:
+                rows, manifest_notes = _cut_parts(rows, split, skip_bad=data.skip_bad)
+                notes += manifest_notes
         rows = rows.cast_column("audio", datasets.Audio(decode=False))
         rows = _add_file_name_columns(rows, data.file_name_columns, split)
         splits[split] = _select_where(rows, data.keep_where, "keep_where", split)[0]
-    notes = list(loaded.notes)
     if data.keep_where:
         notes.append(f"Only recordings with {_describe_where(data.keep_where)} are used.")
     if data.test_where:
@@ -141,12 +149,50 @@ def _load(data: RecordingData) -> LoadedData:
     return LoadedData(datasets.DatasetDict(splits), notes, loaded.sources)
 
 
-def _base_folder(data: RecordingData) -> Path:
-    """Return the folder that relative paths in a table start from: the table's."""
+def _cut_parts(rows: datasets.Dataset, split: str, *, skip_bad: bool) -> tuple[datasets.Dataset, list[str]]:
+    """Return a manifest's recordings, each cut to the part that its offset and duration say, and notes on them.
+
+    Raises:
+        UserError: If a part does not lie in its file, and is not to be left out.
+    """
+    note = f"{split} split: read as a NeMo manifest."
+    if "offset" not in rows.column_names or not any(rows["offset"]):
+        return rows, [note]
+    durations = rows["duration"] if "duration" in rows.column_names else [None] * len(rows)
+    parts, faults, opened = [], [], ("", b"")
+    for row, (value, offset, seconds) in enumerate(
+        zip(rows["audio"], rows["offset"], durations, strict=True), start=1
+    ):
+        part, place = b"", f" ({value['path']})"
+        try:
+            if opened[0] != value["path"]:  # the parts of a long file follow one another
+                opened = (value["path"], Path(value["path"]).read_bytes())
+            part = cut_sound(opened[1], float(offset or 0), seconds)
+        except FileNotFoundError:
+            faults.append((row, f"no such file{place}"))
+        except (UserError, OSError, TypeError, ValueError) as error:
+            faults.append((row, f"{error}{place}"))
+        parts.append({"bytes": part, "path": value["path"]})
+    bad, bad_notes = leave_out(faults, len(rows), split, "recordings", skip_bad=skip_bad)
+    rows = rows.remove_columns("audio").add_column("audio", parts)
+    kept = rows.select([place for place in range(len(rows)) if place + 1 not in bad]) if bad else rows
+    return kept, [
+        f"{note[:-1]}; parts are cut from their files by offset and duration, and held in memory.",
+        *bad_notes,
+    ]
+
+
+def _base_folder(data: RecordingData, record: Mapping[str, Any]) -> Path:
+    """Return the folder that relative paths in a split's table start from: the table's.
+
+    Args:
+        data: Where the tables are.
+        record: What `LoadedData.sources` says of the split.
+    """
     if data.data_dir:
         return Path(data.data_dir).absolute()
-    files = data.train_file if isinstance(data.train_file, list) else [data.train_file]
-    return Path(files[0]).absolute().parent if files[0] else Path.cwd()
+    files = record.get("files")
+    return Path(files[0]["path"]).absolute().parent if files else Path.cwd()
 
 
 def _load_folder(folder: Path, data: RecordingData) -> LoadedData:

@@ -18,6 +18,8 @@ LEAST_SECONDS = 0.025
 """A shorter sound is less than one frame of any model."""
 MOST_SECONDS = 600.0
 """A longer one is refused before it is decoded."""
+_ROUNDING_SECONDS = 0.1
+"""A part may end so much behind its file: manifests round."""
 _RATES = (1_000, 768_000)
 _OPEN_SIZES = (0, 0x7FFFF000, 0x7FFFFFFF, 0xFFFFFFFF)  # what a program writes that cannot go back to its header
 
@@ -83,11 +85,32 @@ def measure_seconds(content: bytes) -> float:
         return file.frames / file.samplerate
 
 
-def write_wav(samples: np.ndarray, sampling_rate: int) -> bytes:
-    """Return a WAV file of 16 bits, one channel; samples beyond full scale are cut there.
+def cut_sound(content: bytes, offset: float, seconds: float | None) -> bytes:
+    """Return a part of a sound file as a WAV file.
 
     Args:
-        samples: Shape (samples,), 1.0 being full scale.
+        content: The file's bytes.
+        offset: Where the part begins, in seconds.
+        seconds: How long it is; None for all that follows.
+
+    Raises:
+        UserError: If the file is no sound, or the part does not lie in it.
+    """
+    with _open(content) as file:
+        length = file.frames / file.samplerate
+        end = length if seconds is None else offset + seconds
+        if not 0 <= offset < length or not offset < end <= length + _ROUNDING_SECONDS:
+            raise UserError(f"the part from {offset:g} s to {end:g} s lies outside of its {length:.2f} s")
+        file.seek(round(offset * file.samplerate))
+        samples = file.read(round(min(end, length) * file.samplerate) - file.tell(), dtype="float32", always_2d=True)
+        return write_wav(samples, file.samplerate)
+
+
+def write_wav(samples: np.ndarray, sampling_rate: int) -> bytes:
+    """Return a WAV file of 16 bits; samples beyond full scale are cut there.
+
+    Args:
+        samples: Shape (samples,) or (samples, channels), 1.0 being full scale.
         sampling_rate: Samples a second.
     """
     stream = io.BytesIO()

@@ -17,6 +17,7 @@ from startup_llm.data.sources import LoadedData, load_splits
 from startup_llm.data.splits import handle_overlap, make_splits, read_groups, sample_rows
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError, nearest
+from startup_llm.tasks.token_classification.brat import FILE, load_brat
 from startup_llm.tasks.token_classification.conllu import is_conllu, read_conllu
 from startup_llm.tasks.token_classification.options import TaggedTextData
 from startup_llm.tasks.token_classification.tag_schemes import (
@@ -100,8 +101,9 @@ class _Sentences:
 def load_tagged_text(data: TaggedTextData) -> TaskData:
     """Load sentences with a tag for each word, check them, and cut the splits that the source does not give.
 
-    Read are CoNLL files (.conll, .txt, .iob, .bio: word, tag, an empty line between sentences), tables with a list of
-    words and a list of tags, and tables with a text and a list of spans (start, end, label).
+    Read are CoNLL files (.conll, .txt, .iob, .bio: word, tag, an empty line between sentences), folders of brat's
+    files, tables with a list of words and a list of tags, and tables with a text and a list of spans (start, end,
+    label).
 
     Returns:
         Splits with tokens (list of words), tags (list of class ids) and row. Tags that mark entities are IOB2,
@@ -114,7 +116,7 @@ def load_tagged_text(data: TaggedTextData) -> TaskData:
     """
     import datasets
 
-    loaded = load_splits(data, READERS)
+    loaded = load_brat(data) or load_splits(data, READERS)
     notes, group = list(loaded.notes), data.group_column
     read, class_names = {}, []
     for split, rows in loaded.splits.items():
@@ -443,12 +445,43 @@ def _read_spans(rows: datasets.Dataset, data: TaggedTextData, place: str) -> tup
             "tags), text with entities (a list of start, end and label), or a CoNLL file: name the columns with "
             "--data.text_column and --data.label_column"
         )
-    sentences, bad = _gather(
-        lambda value, marks: _tag_text(value, marks or []), zip(rows[text], rows[spans], strict=True)
-    )
+    names = _find_span_names(rows.features[spans])
+    is_brat = {FILE, FAULT} <= set(columns)
+    places = zip(rows[FILE], rows[FAULT], strict=True) if is_brat else [("", None)] * len(rows)
+
+    def read(value: Any, marks: Any, file_and_fault: tuple[str, str | None]) -> _Tagged:
+        file, fault = file_and_fault
+        try:
+            if fault:
+                raise UserError(fault)
+            return _tag_text(value, _list_spans(marks, names))
+        except UserError as error:
+            raise UserError(f"{file}: {error}" if file else str(error)) from None
+
+    sentences, bad = _gather(read, zip(rows[text], rows[spans], places, strict=True))
     sentences.has_own_words = False
     note = f"Texts from column {text!r}, spans from column {spans!r}."
     return sentences, [note, *_treat_bad(bad, len(rows), place, data.skip_bad)], []
+
+
+def _find_span_names(feature: Any) -> list[str]:
+    """Return the names of the types of spans, where `datasets.ClassLabel` numbers them."""
+    inner = getattr(feature, "feature", feature)
+    kinds = [inner[key] for key in SPAN_TYPES if isinstance(inner, dict) and key in inner]
+    return read_class_names(kinds[0]) if kinds else []
+
+
+def _list_spans(marks: Any, names: Sequence[str]) -> list[Any]:
+    """Return a text's spans as objects, also where the column holds an object of lists, and their types by name."""
+    if isinstance(marks, dict):
+        marks = [dict(zip(marks, values, strict=True)) for values in zip(*marks.values(), strict=True)]
+    spans = list(marks or [])
+    if not names:
+        return spans
+    return [
+        {key: names[value] if key in SPAN_TYPES and isinstance(value, int) else value for key, value in span.items()}
+        for span in spans
+    ]
 
 
 def _tag_text(text: Any, spans: Sequence[dict[str, Any]]) -> _Tagged:

@@ -91,6 +91,41 @@ def test_a_table_s_paths_start_from_its_folder(tmp_path):
     assert sum(map(len, data.splits.values())) == 12
 
 
+def write_manifest(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_a_nemo_manifest_s_paths_start_from_its_folder_and_offsets_cut_its_files(tmp_path):
+    paths = write_sounds(tmp_path / "train" / "wav", 4)
+    whole = [
+        {"audio_filepath": f"wav/{p.name}", "duration": 0.4, "text": p.name.split("_")[0], "speaker": 1} for p in paths
+    ]
+    sounds = [soundfile.read(path)[0] for path in paths]
+    (tmp_path / "test").mkdir()
+    soundfile.write(tmp_path / "test" / "long.wav", np.concatenate(sounds), 16_000)
+    ends = np.cumsum([len(sound) for sound in sounds]) / 16_000
+    parts = [
+        {"audio_filepath": "long.wav", "offset": end - len(s) / 16_000, "duration": len(s) / 16_000, "text": r["text"]}
+        for s, end, r in zip(sounds, ends, whole, strict=True)
+    ]
+    files = {
+        "train_file": write_manifest(tmp_path / "train" / "train_manifest.json", whole),
+        "test_file": write_manifest(tmp_path / "test" / "test_manifest.jsonl", parts),
+    }
+    data = load_transcribed_recordings(TranscribedRecordingData(**files, validation_fraction=0))
+    assert data.notes[0] == "train split: read as a NeMo manifest."
+    assert data.notes[1].startswith("test split: read as a NeMo manifest; parts are cut from their files by offset")
+    for got, sound in zip(read_recordings(data.splits["test"], 16_000), sounds, strict=True):
+        np.testing.assert_allclose(got, sound, atol=1e-3)
+    parts[1]["offset"] = 99.0
+    write_manifest(tmp_path / "test" / "test_manifest.jsonl", parts)
+    with pytest.raises(UserError, match=r"test row 2: the part from 99 s to 99\.\d+ s lies outside"):
+        load_transcribed_recordings(TranscribedRecordingData(**files, validation_fraction=0))
+    data = load_transcribed_recordings(TranscribedRecordingData(**files, validation_fraction=0, skip_bad=True))
+    assert len(data.splits["test"]) == len(parts) - 1
+
+
 def test_a_hub_dataset_s_audio_column_is_not_decoded_by_datasets(tmp_path):
     """The Hub's Parquet files keep a sound as bytes and path."""
     import datasets

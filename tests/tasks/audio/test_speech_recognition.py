@@ -420,6 +420,20 @@ def test_the_longest_text_that_a_model_can_learn_is_kept_and_one_more_letter_is_
     assert kept.loaded is long.splits
 
 
+def test_a_nemo_manifest_is_fine_tuned_as_it_comes(checkpoints, tmp_path, run_recipe):
+    rows = [
+        {"audio_filepath": f"wav/{file.name}", "duration": 0.4, "text": file.name.split("_")[0]}
+        for file in write_sounds(tmp_path / "wav", 6)
+    ]
+    (tmp_path / "manifest.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, out, err = run_recipe(
+        "finetune", "--task", TAG, "--model.checkpoint", checkpoints / "wav2vec2-layer", *QUICK,
+        "--data.train_file", tmp_path / "manifest.json", "--train.max_steps", 2, "--run_dir", tmp_path / "run",
+    )  # fmt: skip
+    assert code == 0, err[-3000:]
+    assert "train split: read as a NeMo manifest." in out
+
+
 @pytest.mark.parametrize("recipe", ["finetune", "pretrain"])
 def test_a_run_names_or_leaves_out_a_text_that_is_longer_than_its_recording(checkpoints, tmp_path, run_recipe, recipe):
     for place, split in enumerate(("train", "validation", "test")):

@@ -317,6 +317,21 @@ def test_a_faulty_span_is_named(load, span, message):
         load({"train.jsonl": rows, "test.jsonl": rows})
 
 
+@pytest.mark.parametrize("form", ["objects", "lists"])
+def test_spans_with_numbered_types_are_read_by_their_names(tmp_path, form):
+    whole, kind = datasets.Value("int64"), datasets.ClassLabel(names=["place", "person"])
+    span = {"start": whole, "end": whole, "label": kind}
+    feature = datasets.List(span) if form == "objects" else {name: datasets.List(part) for name, part in span.items()}
+    spans = [{"start": 0, "end": 3, "label": 1}, {"start": 13, "end": 19, "label": 0}]
+    if form == "lists":
+        spans = {name: [one[name] for one in spans] for name in span}
+    features = datasets.Features({"text": datasets.Value("string"), "entities": feature})
+    rows = {"text": ["Ada lives in London"] * 8, "entities": [spans] * 8}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "train.parquet")
+    data = load_tagged_text(TaggedTextData(data_dir=str(tmp_path), validation_fraction=0))
+    assert read_tag_names(data.splits["train"])[0] == ["B-person", "O", "O", "B-place"]
+
+
 def test_ids_without_names_and_missing_columns_tell_what_to_give(load, tmp_path):
     with pytest.raises(UserError, match="'ner_tags' holds the number 1, and the file does not tell its name"):
         load({"train.jsonl": to_json([{"tokens": ["a"], "ner_tags": [1]}])})

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from detectors import build_detector, paint_squares, write_coco
+from detectors import build_detector, paint_squares, write_coco, write_voc, write_yolo
 
 CONFIGS = Path(__file__).parents[3] / "recipes" / "configs"
 QUICK = [
@@ -161,3 +161,17 @@ def test_a_mistake_in_the_boxes_is_one_line(run_recipe, tmp_path, coco_run):
     assert code == 2
     assert "0.png: annotation 1: its box [90, 1, 5, 5] lies outside of the image" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("form", ["YOLO", "Pascal VOC"])
+def test_a_folder_of_an_annotation_tool_is_fine_tuned_as_it_comes(run_recipe, tmp_path, coco_run, form):
+    if form == "YOLO":
+        write_yolo(tmp_path, "", 20, beside=True)
+        (tmp_path / "data.yaml").write_text("train: .\nnames: [red, green, blue]\n")
+    else:
+        write_voc(tmp_path, tmp_path, 20)
+    out = run_well(
+        run_recipe, "finetune", "--task", "object-detection", "--model.checkpoint", coco_run / "checkpoint",
+        "--data.data_dir", tmp_path, "--run_dir", tmp_path / "run", *QUICK, "--lora.rank", 4,
+    )  # fmt: skip
+    assert f"read as {form}'s boxes, 3 classes" in out
