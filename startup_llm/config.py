@@ -249,14 +249,20 @@ class AnnotatedData(DataConfig):
 
 
 @dataclass(frozen=True)
-class LabelledTextData(AnnotatedData, GroupedData, LabelledData):
-    """Texts, or pairs of them, with a label."""
+class TextReadingData(DataConfig):
+    """Texts that are made of columns, and cleaned, in training and in predictions alike."""
 
     text_column: str | list[str] | None = None
     """Column with the text; found automatically if only one column fits. Several, such as [subject,description], are
     joined, each with its name before it; empty ones are left out."""
     clean: str | None = None
     """What is removed from texts, in predictions too: html, signature and quoted (replies), separated by commas."""
+
+
+@dataclass(frozen=True)
+class LabelledTextData(TextReadingData, AnnotatedData, GroupedData, LabelledData):
+    """Texts, or pairs of them, with a label."""
+
     text_pair_column: str | None = None
     """Column with the second text of a pair."""
     label_column: str | list[str] | None = None

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from startup_llm.config import DataConfig
+from startup_llm.data.columns import list_columns
 from startup_llm.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ def check_group_column(rows: datasets.Dataset, column: str) -> None:
     """
     if column not in rows.column_names:
         raise UserError(
-            f"data.group_column: no column {column!r} among {', '.join(rows.column_names)}"
+            f"data.group_column: no column {column!r} among {list_columns(rows.column_names, column)}"
             f"{nearest(column, rows.column_names)}"
         )
 

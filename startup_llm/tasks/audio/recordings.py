@@ -17,6 +17,7 @@ from startup_llm.data.classification import (
     _read_label_names,
     read_class_names,
 )
+from startup_llm.data.columns import list_columns
 from startup_llm.data.row_source import EXTENSIONS, RowSource
 from startup_llm.data.sources import SPLIT_ALIASES, LoadedData, hash_file, load_splits, read_options
 from startup_llm.data.splits import handle_overlap, make_splits, read_groups, sample_rows
@@ -302,7 +303,7 @@ def _select_where(
     for column, values in where.items():
         if column not in rows.column_names:
             raise UserError(
-                f"data.{option}: no column {column!r} among {', '.join(rows.column_names)}"
+                f"data.{option}: no column {column!r} among {list_columns(rows.column_names)}"
                 f"{nearest(column, rows.column_names)}"
             )
         fits &= np.isin(np.asarray(rows[column], dtype=str), values)
@@ -334,11 +335,15 @@ def _find_column(rows: datasets.Dataset, named: str | list[str] | None, usual: t
         raise UserError(f"data.{option} ({', '.join(named)}): a recording has one of them here; name one column")
     if named:
         if named not in columns:
-            raise UserError(f"data.{option}: no column {named!r} among {', '.join(columns)}{nearest(named, columns)}")
+            raise UserError(
+                f"data.{option}: no column {named!r} among {list_columns(columns)}{nearest(named, columns)}"
+            )
         return named
     candidates = [name for name in usual if name in columns]
     if not candidates:
-        raise UserError(f"no column {' or '.join(usual[:3])} among {', '.join(columns)}; name it with --data.{option}")
+        raise UserError(
+            f"no column {' or '.join(usual[:3])} among {list_columns(columns)}; name it with --data.{option}"
+        )
     return candidates[0]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from startup_llm.data.bad_rows import leave_out, list_numbers
+from startup_llm.data.columns import list_columns
 from startup_llm.data.rows_to_predict import find_text_fault
 from startup_llm.data.sources import load_splits
 from startup_llm.data.splits import check_group_column, handle_overlap, make_splits, sample_rows
@@ -131,7 +132,7 @@ def _list_rows(rows: datasets.Dataset, data: QuestionData, split: str, broken: l
         if columns[name] not in names:
             raise UserError(
                 f"data.{options[name]}: no column {columns[name]!r} for the {name} in the {split} split"
-                f"{nearest(columns[name], names) or ';'} it has {', '.join(names)}"
+                f"{nearest(columns[name], names) or ';'} it has {list_columns(names)}"
             )
     if len(set(columns.values())) < len(columns):
         raise UserError("data.text_column, data.text_pair_column and data.target_column must be three columns")

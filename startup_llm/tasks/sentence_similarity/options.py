@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from startup_llm.config import CheckedData, LabelledData, TaskOptions, TextModelConfig
+from startup_llm.config import CheckedData, LabelledData, TaskOptions, TextModelConfig, TextReadingData
 
 
 @dataclass(frozen=True)
-class SimilarityData(CheckedData, LabelledData):
+class SimilarityData(TextReadingData, CheckedData, LabelledData):
     """Pairs of texts, texts of classes, or queries with the documents that are relevant to them."""
 
-    text_column: str | None = None
-    """Column with the text or the query; found automatically if only one column fits."""
+    text_column: str | list[str] | None = None
+    """Column with the text or the query; found automatically if only one column fits. Several, such as
+    [subject,description], are joined, each with its name before it; empty ones are left out."""
     text_pair_column: str | None = None
     """Column with the text that answers the one in text_column, or is scored against it."""
     negative_column: str | None = None

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from startup_llm.data.text_reading import TextReading
 from startup_llm.errors import UserError
+from startup_llm.run_folder import find_model
 from startup_llm.tasks.prediction import Predictor
 from startup_llm.tasks.sentence_similarity.rows import compute_cosines, rank_nearest, read_corpus, scale_to_norm_one
 
@@ -53,7 +55,8 @@ class SearchPredictor(Predictor):
             (parent / CORPUS_FILE for parent in (folder, folder.parent) if (parent / CORPUS_FILE).is_file()), None
         )
         if config.corpus:
-            rows = datasets.Dataset.from_list(read_corpus(config.corpus))
+            reading = TextReading.of_config(find_model(folder)[1].get("config", {}).get("data", {}))
+            rows = datasets.Dataset.from_list(read_corpus(config.corpus, reading))
             vectors = scale_to_norm_one(np.asarray(compute(self.task.encode(rows, processor)[0])))
         elif place is not None:
             rows = datasets.Dataset.from_parquet(str(place))

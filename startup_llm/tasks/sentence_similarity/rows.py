@@ -14,11 +14,12 @@ import numpy as np
 from startup_llm.config import LabelledTextData, convert_section
 from startup_llm.data.bad_rows import find_column_fault, leave_out
 from startup_llm.data.classification import load_labelled_text, name_label, parse_number, read_class_names
-from startup_llm.data.columns import find_columns
+from startup_llm.data.columns import find_columns, list_columns
 from startup_llm.data.row_source import RowSource
 from startup_llm.data.sources import LoadedData, hash_file, load_splits, read_options
 from startup_llm.data.splits import make_splits, sample_rows
 from startup_llm.data.task_data import TaskData
+from startup_llm.data.text_reading import AS_IT_STANDS, TextReading, clean_columns, join_columns
 from startup_llm.errors import UserError, nearest
 from startup_llm.plain_data import read_text
 from startup_llm.tasks.sentence_similarity.options import SimilarityData
@@ -76,9 +77,18 @@ def load_similarity(data: SimilarityData) -> TaskData:
         return _load_judged_folder(folder, data)
     if data.corpus_subset and folder is None and not data.train_file:
         return _load_judged_subsets(data)
+    reading = TextReading.of_config(vars(data))
     loaded = load_splits(data)
+    joined, data, join_notes = join_columns(loaded.splits, data)
+    loaded = replace(loaded, splits=joined, notes=[*loaded.notes, *join_notes])
     names = loaded.splits["train"].column_names
     pair, score = _find_pair(names, data), _find_score(names, data)
+    if pair is not None:
+        texts = [*pair, data.negative_column or "negative"]
+        cleaned, cleaning_notes = clean_columns(loaded.splits, texts, reading)
+        loaded = replace(loaded, splits=cleaned, notes=[*loaded.notes, *cleaning_notes])
+    if pair is not None or reading.columns:
+        data = replace(data, clean=None)  # it is done
     if pair is None:
         labelled = convert_section(data, LabelledTextData, label_separator="none")
         return _group_by_label(_load_labelled(loaded, labelled, _find_label_faults, skip_bad=data.skip_bad))
@@ -125,12 +135,12 @@ def scale_to_norm_one(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
-def read_corpus(file: str | Path, text_column: str | None = None) -> list[dict[str, str]]:
+def read_corpus(file: str | Path, reading: TextReading = AS_IT_STANDS) -> list[dict[str, str]]:
     """Read texts to search from a table: id (else the row's number, from 1) and text.
 
     Args:
         file: CSV, TSV, JSONL or Parquet, gzip allowed.
-        text_column: The texts' column, where it is not `text`.
+        reading: How the run makes its texts, which are joined where the table has no text but the columns of it.
 
     Raises:
         UserError: If the file cannot be read, or holds no texts.
@@ -139,10 +149,14 @@ def read_corpus(file: str | Path, text_column: str | None = None) -> list[dict[s
     if not path.is_file():
         raise UserError(f"corpus {file}: no such file; expected a table with a column text")
     table = RowSource(str(path)).read_table()
-    name = text_column or next((n for n in ("text", "document", "passage", "positive") if n in table.column_names), "")
-    if name not in table.column_names:
-        raise UserError(f"corpus {file}: no column {name or 'text'!r} among {', '.join(table.column_names)}")
-    texts = table[name].to_pylist()
+    columns = table.to_pydict()
+    name = next((n for n in ("text", "document", "passage", "positive") if n in columns), reading.name)
+    if name in columns:
+        texts = reading.clean(columns[name])
+    elif reading.columns and set(reading.columns) <= columns.keys():
+        texts = reading.join(columns)
+    else:
+        raise UserError(f"corpus {file}: no column {name or 'text'!r} among {list_columns(table.column_names)}")
     if faults := find_column_fault(texts, name):
         raise UserError(f"corpus {file} row {faults[0][0]}: {faults[0][1]}; fill it in or take the row out")
     key = next((n for n in ("id", "_id") if n in table.column_names), None)
@@ -157,13 +171,15 @@ def _find_pair(names: Sequence[str], data: SimilarityData) -> tuple[str, str] | 
         ("text_pair_column", data.text_pair_column),
         ("negative_column", data.negative_column),
     ):
-        if column and column not in names:
-            raise UserError(f"data.{option}: no column {column!r} among {', '.join(names)}{nearest(column, names)}")
-    if data.text_column and data.text_pair_column:
-        return data.text_column, data.text_pair_column
-    if data.text_column and data.label_column:
+        if isinstance(column, str) and column not in names:
+            among = list_columns(names, column)
+            raise UserError(f"data.{option}: no column {column!r} among {among}{nearest(column, names)}")
+    text_column = data.text_column if isinstance(data.text_column, str) else None  # several were joined before
+    if text_column and data.text_pair_column:
+        return text_column, data.text_pair_column
+    if text_column and data.label_column:
         return None
-    query = data.text_column or next((name for name in QUERY_NAMES if name in names), None)
+    query = text_column or next((name for name in QUERY_NAMES if name in names), None)
     usual = [PARALLEL_NAMES[query]] if query in PARALLEL_NAMES else []
     usual += [name for name in POSITIVE_NAMES if name not in PARALLEL_NAMES.values()]
     positive = data.text_pair_column or next((name for name in usual if name in names and name != query), None)
@@ -177,7 +193,8 @@ def _find_score(names: Sequence[str], data: SimilarityData) -> str | None:
     if data.label_column is not None:
         if data.label_column not in names:
             suggestion = nearest(data.label_column, names)
-            raise UserError(f"data.label_column: no column {data.label_column!r} among {', '.join(names)}{suggestion}")
+            among = list_columns(names, data.label_column)
+            raise UserError(f"data.label_column: no column {data.label_column!r} among {among}{suggestion}")
         return data.label_column
     return next((name for name in SCORE_NAMES if name in names), None)
 
@@ -275,7 +292,7 @@ def _take_whole_rows(
     splits, left_out = {}, []
     for split, rows in loaded.splits.items():
         if missing := [name for name in wanted if name not in rows.column_names]:
-            raise UserError(f"the {split} split has no column {missing[0]!r}, only {', '.join(rows.column_names)}")
+            raise UserError(f"the {split} split has no column {missing[0]!r}, only {list_columns(rows.column_names)}")
         faults = [fault for name in wanted for fault in find_column_fault(rows[name], name)]
         bad, fault_notes = leave_out(faults, len(rows), split, "pairs", skip_bad=skip_bad)
         left_out += fault_notes
@@ -294,7 +311,7 @@ def _load_judged_folder(folder: Path, data: SimilarityData) -> TaskData:
         if path is None:
             raise UserError(f"{folder}: {name}.jsonl is missing; expected corpus.jsonl, queries.jsonl and qrels/")
         columns = RowSource(str(path), options=read_options(data)).read_table().to_pydict()
-        texts[name], entry_notes = _read_entries(columns, str(path), name, skip_bad=data.skip_bad)
+        texts[name], entry_notes = _read_entries(columns, str(path), name, data)
         notes += entry_notes
         files.append({"path": path.name, "sha256": hash_file(path)})
     judged, sources = {}, []
@@ -324,7 +341,7 @@ def _load_judged_subsets(data: SimilarityData) -> TaskData:
         part = SimilarityData(dataset=data.dataset, subset=subset, revision=data.revision, train_split=name)
         loaded = load_splits(part)
         columns, place = loaded.splits["train"].to_dict(), f"{data.dataset} {subset}"
-        texts[name], entry_notes = _read_entries(columns, place, name, skip_bad=data.skip_bad)
+        texts[name], entry_notes = _read_entries(columns, place, name, data)
         notes += entry_notes
         sources += [{**record, "split": name} for record in loaded.sources]
     loaded = load_splits(data)
@@ -341,17 +358,18 @@ def _find_lines(folder: Path, name: str) -> Path | None:
 
 
 def _read_entries(
-    columns: dict[str, list[Any]], place: str, what: str, *, skip_bad: bool
+    columns: dict[str, list[Any]], place: str, what: str, data: SimilarityData
 ) -> tuple[dict[str, str], list[str]]:
     """Return the text of each id, its title before it, and a note on those that are left out."""
     key = next((name for name in ("_id", "id") if name in columns), None)
     if key is None or "text" not in columns:
-        raise UserError(f"{place}: expected the columns _id and text, found {', '.join(columns)}")
+        raise UserError(f"{place}: expected the columns _id and text, found {list_columns(columns)}")
     titles = columns.get("title") or [None] * len(columns[key])
     pairs = zip(titles, columns["text"], strict=True)
-    joined = [" ".join(part for part in pair if part) for pair in pairs]
+    reading = TextReading.of_config(vars(data))
+    joined = reading.clean([" ".join(part for part in pair if part) for pair in pairs])
     what = "documents" if what == "corpus" else what
-    bad, notes = leave_out(find_column_fault(joined, "text"), len(joined), place, what, skip_bad=skip_bad)
+    bad, notes = leave_out(find_column_fault(joined, "text"), len(joined), place, what, skip_bad=data.skip_bad)
     entries = enumerate(zip(map(str, columns[key]), joined, strict=True), start=1)
     return dict(entry for row, entry in entries if row not in bad), notes
 

@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from startup_llm.data.bad_rows import leave_out, list_numbers
+from startup_llm.data.columns import list_columns
 from startup_llm.data.sources import LoadedData
 from startup_llm.data.splits import make_splits, read_groups, sample_rows
 from startup_llm.data.task_data import TaskData
+from startup_llm.data.text_reading import TextReading, describe_cleaning, join_columns
 from startup_llm.errors import UserError
 from startup_llm.tasks.text_generation.feedback import find_feedback, read_label
 from startup_llm.tasks.text_generation.messages import (
@@ -36,8 +38,30 @@ ANSWERS = ("chosen", "rejected")
 TEMPLATE_COLUMNS = ("tools", "documents", "chat_template_kwargs")
 """Columns beside a conversation that a chat template takes as arguments."""
 BESIDE_COLUMNS = ("system", "history", *TEMPLATE_COLUMNS)
+_ANSWER_COLUMNS = ("completion", "output")
+"""Columns that answer the columns that are joined to a prompt."""
 JSON_COLUMNS = ("messages", *SHAREGPT_NAMES, "prompt", "completion", *ANSWERS, *BESIDE_COLUMNS)
 """Columns whose objects keep the keys that they have in a JSON file."""
+
+
+def join_prompt(loaded: LoadedData, data: GenerationData) -> tuple[LoadedData, GenerationData]:
+    """Join the columns that data.text_column names to a prompt, where it names several and rows have an answer to one.
+
+    Raises:
+        UserError: If a column is missing.
+    """
+    answer = next((name for name in _ANSWER_COLUMNS if name in loaded.splits["train"].column_names), None)
+    if not TextReading.of_config(vars(data)).columns or answer is None:
+        return loaded, data
+    joined, joined_data, notes = join_columns(loaded.splits, data)
+    changed = {}
+    for split, rows in joined.items():
+        rows = rows.remove_columns(list({"prompt"} & set(rows.column_names)))
+        names = {str(joined_data.text_column): "prompt", answer: "completion"}
+        changed[split] = rows.rename_columns({old: new for old, new in names.items() if old != new})
+    return replace(loaded, splits=type(joined)(changed), notes=[*loaded.notes, *notes]), replace(
+        data, text_column=None
+    )
 
 
 def find_conversation_form(rows: datasets.Dataset, data: GenerationData) -> str | None:
@@ -54,7 +78,8 @@ def find_conversation_form(rows: datasets.Dataset, data: GenerationData) -> str 
     if data.speakers:
         return "dialogue"
     form_of_columns = next((form for form, names in FORM_COLUMNS.items() if columns.issuperset(names)), None)
-    if form_of_columns is None or (data.text_column and data.text_column not in FORM_COLUMNS[form_of_columns]):
+    named = data.text_column
+    if form_of_columns is None or (named and named not in FORM_COLUMNS[form_of_columns]):
         return None
     if "text" in columns and not data.text_column:
         name = FORM_COLUMNS[form_of_columns][0]
@@ -83,7 +108,8 @@ def build_conversations(loaded: LoadedData, data: GenerationData, form: str) -> 
     """
     import datasets
 
-    names = FORM_COLUMNS.get(form, (data.text_column or "",))
+    column = data.text_column
+    names = FORM_COLUMNS.get(form, (column if isinstance(column, str) else "",))
     if form == "dialogue" and not data.text_column:
         raise UserError("data.speakers is given; name the column of the dialogues with --data.text_column")
     reader = _RowReader(
@@ -91,6 +117,7 @@ def build_conversations(loaded: LoadedData, data: GenerationData, form: str) -> 
         FORMS[form] if form in FORMS else _build_dialogue_reader(names[0], data.speakers),
         ANSWERS if form == "preference" else ("messages",),
         None if form == "preference" else find_feedback(loaded.splits),
+        TextReading.of_config(vars(data)),
     )
     keep, group, feedback = reader.keep, data.group_column, reader.feedback
     notes = [f"{FORM_NOTES[form]} from column{'s' * (len(names) > 1)} {', '.join(map(repr, names))}."]
@@ -98,9 +125,11 @@ def build_conversations(loaded: LoadedData, data: GenerationData, form: str) -> 
     for split, rows in loaded.splits.items():
         for name in names:
             if name not in rows.column_names:
-                raise UserError(f"the {split} split has no column {name!r}, only {', '.join(rows.column_names)}")
+                raise UserError(f"the {split} split has no column {name!r}, only {list_columns(rows.column_names)}")
         splits[split], notes_of_split = reader.read(rows, split, loaded.json_columns.get(split, ()), data)
         notes += notes_of_split
+    if reader.reading.kinds:
+        notes.append(describe_cleaning(reader.reading))
     if feedback:
         notes.append(_settle_feedback(splits, feedback))
     notes += _name_unused(loaded.splits["train"], {*names, group or "", feedback or ""}, form)
@@ -124,12 +153,14 @@ class _RowReader:
         read_row: From a raw row to its conversations.
         keep: The conversations of a row.
         feedback: Column that says whether the answer is good, or None.
+        reading: What is removed from messages.
     """
 
     form: str
     read_row: Callable[[Row], Row]
     keep: tuple[str, ...]
     feedback: str | None
+    reading: TextReading
 
     def read(
         self, rows: datasets.Dataset, split: str, exact: Collection[str], data: GenerationData
@@ -158,7 +189,7 @@ class _RowReader:
             if self.feedback and label is None:
                 unjudged.append(place)
                 continue
-            conversation, fault = _read_row(self.read_row, _decode(row, exact), self.form)
+            conversation, fault = _read_row(self._read_messages, _decode(row, exact), self.form)
             if fault:
                 faults.append((place, fault))
                 continue
@@ -174,6 +205,10 @@ class _RowReader:
                 f"rejects (rows {list_numbers(unjudged)})."
             )
         return kept, notes
+
+    def _read_messages(self, row: Row) -> Row:
+        read = self.read_row(row)
+        return {name: self.reading.clean_text(value) if name in self.keep else value for name, value in read.items()}
 
 
 def _decode(row: Row, exact: Collection[str]) -> Row:

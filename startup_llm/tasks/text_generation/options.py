@@ -14,15 +14,21 @@ from startup_llm.config import (
     ScratchTransformer,
     TaskOptions,
     TextModelConfig,
+    TextReadingData,
 )
 
 
 @dataclass(frozen=True)
-class GenerationData(CheckedData, GroupedData):
+class GenerationData(TextReadingData, CheckedData, GroupedData):
     """Running text, conversations, or preferences between two answers."""
 
-    text_column: str | None = None
-    """Column with the text or the conversation; found automatically if only one column fits."""
+    text_column: str | list[str] | None = None
+    """Column with the text or the conversation; found automatically if only one column fits. Several, such as
+    [subject,description], are joined, each with its name before it: the prompt of rows with a column completion or
+    output, else the text."""
+    clean: str | None = None
+    """What is removed from texts and the turns of users and the assistant, in predictions too: html, signature and
+    quoted (replies), separated by commas."""
     speakers: dict[str, str] = field(default_factory=dict)
     """Roles of a dialogue's speakers in text_column, such as {'#Person1#': user, '#Person2#': assistant}."""
     packing: bool = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.config import PredictConfig
+from startup_llm.data.text_reading import read_conversation
 from startup_llm.errors import UserError
 from startup_llm.models.checkpoints import read_json
 from startup_llm.run_folder import find_model
@@ -30,20 +30,6 @@ if TYPE_CHECKING:
     from startup_llm.config import AnswerConfig, EvaluationConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.tasks.base import Task
-
-
-def read_conversation(value: Any) -> Any:
-    """Return the messages of a conversation in JSON, as a CSV file holds it; any other value as it is."""
-    if not isinstance(value, str) or not value.lstrip().startswith("[") or not value.rstrip().endswith("]"):
-        return value
-    try:
-        messages = json.loads(value)
-    except ValueError:
-        return value
-    are_messages = messages and all(
-        isinstance(message, dict) and {"role", "from"} & message.keys() for message in messages
-    )
-    return messages if are_messages else value
 
 
 def choose_drawing(config: PredictConfig) -> dict[str, Any]:

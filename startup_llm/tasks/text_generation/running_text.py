@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from startup_llm.data.columns import find_text_columns
+from startup_llm.data.columns import find_text_columns, list_columns
 from startup_llm.data.sources import SPLIT_ALIASES, LoadedData, load_splits
 from startup_llm.data.splits import check_group_column, make_splits
 from startup_llm.data.task_data import TaskData
 from startup_llm.data.text_lines import check_encoding
+from startup_llm.data.text_reading import TextReading, clean_columns, join_columns
 from startup_llm.errors import UserError, nearest
 from startup_llm.tasks.text_generation.options import GenerationData
 
@@ -41,17 +43,23 @@ def load_running_text(data: GenerationData, loaded: LoadedData | None = None) ->
     Raises:
         UserError: If a file is missing, is not UTF-8 or holds no text, or a split would be empty.
     """
+    reading = TextReading.of_config(vars(data))
     if files := find_text_files(data):
+        if reading.kinds:
+            raise UserError(f"data.clean {data.clean}: text files are learnt as they stand; leave it out")
         return _load_files(files, data)
     loaded = loaded or load_splits(data)
-    column, _ = find_text_columns(loaded.splits["train"], data.text_column)
+    joined, data, join_notes = join_columns(loaded.splits, data)
+    column, _ = find_text_columns(joined["train"], cast("str | None", data.text_column))
+    cleaned, cleaning_notes = clean_columns(joined, [column], reading)
+    loaded = replace(loaded, splits=cleaned, notes=[*loaded.notes, *join_notes, *cleaning_notes])
     if data.group_column:
         check_group_column(loaded.splits["train"], data.group_column)
     splits, notes = make_splits(loaded.splits, data, group_by=data.group_column)
     documents = {}
     for split, rows in splits.items():
         if column not in rows.column_names:
-            raise UserError(f"the {split} split has no column {column!r}, only {', '.join(rows.column_names)}")
+            raise UserError(f"the {split} split has no column {column!r}, only {list_columns(rows.column_names)}")
         documents[split] = [text for text in rows[column] if isinstance(text, str) and text]
         if empty := len(rows) - len(documents[split]):
             notes.append(f"{empty:,} {split} rows without text were left out.")

@@ -35,6 +35,7 @@ from startup_llm.tasks.text_generation.conversations import (
     add_answers,
     build_conversations,
     find_conversation_form,
+    join_prompt,
 )
 from startup_llm.tasks.text_generation.model import build_causal_language_model
 from startup_llm.tasks.text_generation.options import ChatEvaluation, ChatModel, GenerationData
@@ -109,7 +110,7 @@ class TextGeneration(Task[GenerationData, ChatModel]):
         """
         if find_text_files(data):
             return load_running_text(data)
-        loaded = load_splits(data, as_json=JSON_COLUMNS)
+        loaded, data = join_prompt(load_splits(data, as_json=JSON_COLUMNS), data)
         if form := find_conversation_form(loaded.splits["train"], data):
             return build_conversations(loaded, data, form)
         return load_running_text(data, loaded)

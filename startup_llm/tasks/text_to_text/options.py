@@ -13,15 +13,20 @@ from startup_llm.config import (
     ScratchTransformer,
     TaskOptions,
     TextModelConfig,
+    TextReadingData,
 )
 
 
 @dataclass(frozen=True)
-class TextPairData(CheckedData, GroupedData):
+class TextPairData(TextReadingData, CheckedData, GroupedData):
     """Texts, each with the text that is to be written for it."""
 
-    text_column: str | None = None
-    """Column with the text that is read. For a folder with a file per language, its language."""
+    text_column: str | list[str] | None = None
+    """Column with the text that is read; several, such as [subject,description], are joined, each with its name before
+    it. For a folder with a file per language, its language."""
+    clean: str | None = None
+    """What is removed from texts and targets, in predictions too: html, signature and quoted (replies), separated by
+    commas."""
     target_column: str | None = None
     """Column with the text to be written: a translation or a summary. For a folder with a file per language, its
     language."""

@@ -7,19 +7,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from startup_llm.data.bad_rows import find_column_fault, leave_out
+from startup_llm.data.cleaned_texts import propose_cleaning
+from startup_llm.data.columns import list_columns
 from startup_llm.data.sources import SPLIT_ALIASES, LoadedData, hash_file, load_splits
 from startup_llm.data.splits import handle_overlap, make_splits, read_groups, sample_rows
 from startup_llm.data.task_data import TaskData
-from startup_llm.errors import UserError, nearest
+from startup_llm.data.text_reading import TextReading, describe_cleaning, join_columns
+from startup_llm.errors import UserError, fold_name, nearest
 from startup_llm.plain_data import read_text
 from startup_llm.tasks.text_to_text.options import TextPairData
 
 if TYPE_CHECKING:
     import datasets
 
-SOURCE_COLUMNS = ("text", "source", "document", "article", "dialogue", "input")
+SOURCE_COLUMNS = (
+    "text", "source", "document", "article", "dialogue", "input", "review", "question", "body", "content", "message",
+    "description", "original",
+)  # fmt: skip
 _KEPT = ["text", "target", "row"]
-TARGET_COLUMNS = ("target", "summary", "translation", "highlights", "output")
+TARGET_COLUMNS = (
+    "target", "summary", "translation", "highlights", "output", "answer", "response", "reply", "headline", "abstract",
+)  # fmt: skip
 
 
 def load_text_to_text(data: TextPairData) -> TaskData:
@@ -35,13 +43,19 @@ def load_text_to_text(data: TextPairData) -> TaskData:
         UserError: If a column or a file is missing, the two sides differ in length, or a text or target is empty and
             data.skip_bad is off.
     """
-    loaded = _load_parallel_files(data) or load_splits(data)
     import datasets
 
-    splits, notes = {}, list(loaded.notes)
-    for name, rows in loaded.splits.items():
-        splits[name], new_notes = _read_pairs(rows, data, name)
+    reading = TextReading.of_config(vars(data))
+    loaded = _load_parallel_files(data) or load_splits(data)
+    joined, data, notes = join_columns(loaded.splits, data)
+    notes = [*loaded.notes, *notes]
+    if reading.kinds:
+        notes.append(describe_cleaning(reading))
+    splits = {}
+    for name, rows in joined.items():
+        splits[name], new_notes = _read_pairs(rows, data, name, reading)
         notes += new_notes
+    notes += propose_cleaning(splits["train"]["text"], reading.kinds)
     cut, new_notes = make_splits(
         datasets.DatasetDict(splits),
         data,
@@ -55,10 +69,12 @@ def load_text_to_text(data: TextPairData) -> TaskData:
             notes.append(f"{max_rows:,} of the {len(cut[name]):,} {name} rows are used (seed {data.split_seed}).")
             cut[name] = sample_rows(cut[name], max_rows, data.split_seed)
     kept = datasets.DatasetDict({name: rows.select_columns(_KEPT) for name, rows in cut.items()})
-    return TaskData(kept, notes=notes, sources=loaded.sources)
+    return TaskData(kept, notes=list(dict.fromkeys(notes)), sources=loaded.sources)
 
 
-def _read_pairs(rows: datasets.Dataset, data: TextPairData, split: str) -> tuple[datasets.Dataset, list[str]]:
+def _read_pairs(
+    rows: datasets.Dataset, data: TextPairData, split: str, reading: TextReading
+) -> tuple[datasets.Dataset, list[str]]:
     """Return a split's pairs that can be used, with the text's digest and the group, and a note on the others."""
     import datasets
 
@@ -66,12 +82,19 @@ def _read_pairs(rows: datasets.Dataset, data: TextPairData, split: str) -> tuple
     languages = columns.get("translation", [None])[0]
     if isinstance(languages, dict):
         columns = {name: [pair.get(name) for pair in columns["translation"]] for name in languages}
-    source = _find_column(list(columns), data.text_column, SOURCE_COLUMNS, "text_column", split)
-    target = _find_column(list(columns), data.target_column, TARGET_COLUMNS, "target_column", split)
+    named = data.text_column if isinstance(data.text_column, str) else None
+    source = _find_column(list(columns), named, SOURCE_COLUMNS, "text_column", split)
+    others = [name for name in columns if name != source]
+    target = _find_column(others, data.target_column, TARGET_COLUMNS, "target_column", split)
     if source == target:
         raise UserError(f"data.text_column and data.target_column are both {source!r}; name two different columns")
+    for name in (source, target):
+        if name != reading.name:  # which was cleaned when it was joined
+            columns[name] = reading.clean(columns[name])
     faults = [fault for name in (source, target) for fault in find_column_fault(columns[name], name)]
     bad, notes = leave_out(faults, len(rows), split, "pairs", skip_bad=data.skip_bad)
+    if not named or not data.target_column:
+        notes = [f"Found text from column {source!r}, target from column {target!r}.", *notes]
     kept = [row for row in range(1, len(rows) + 1) if row not in bad]
     digests = [hashlib.sha256(str(text).strip().encode()).hexdigest() for text in columns[source]]
     pairs = {"text": columns[source], "target": columns[target], "digest": digests}
@@ -85,11 +108,20 @@ def _read_pairs(rows: datasets.Dataset, data: TextPairData, split: str) -> tuple
 def _find_column(names: list[str], named: str | None, usual: tuple[str, ...], option: str, split: str) -> str:
     if named:
         if named not in names:
-            raise UserError(f"data.{option}: no column {named!r} in the {split} split{nearest(named, names)}")
+            among = list_columns(names, named)
+            raise UserError(
+                f"data.{option}: no column {named!r} in the {split} split, only {among}{nearest(named, names)}"
+            )
         return named
-    candidates = [name for name in usual if name in names]
-    if not candidates:
-        raise UserError(f"the {split} split has the columns {', '.join(names)}; say which one with data.{option}")
+    by_name: dict[str, list[str]] = {}
+    for name in names:
+        by_name.setdefault(fold_name(name), []).append(name)
+    candidates = next((by_name[name] for name in usual if name in by_name), [])
+    if len(candidates) != 1:
+        what = f"several could be meant ({list_columns(candidates)})" if candidates else "none is known by name"
+        raise UserError(
+            f"the {split} split has the columns {list_columns(names)}, of which {what}; name it with --data.{option}"
+        )
     return candidates[0]
 
 
@@ -99,7 +131,8 @@ def _load_parallel_files(data: TextPairData) -> LoadedData | None:
 
     folder = Path(data.data_dir) if data.data_dir else None
     languages = (data.text_column, data.target_column)
-    if folder is None or not folder.is_dir() or not all(languages):
+    is_named = all(isinstance(language, str) and language for language in languages)
+    if folder is None or not folder.is_dir() or not is_named:
         return None
     files_of_split: dict[str, dict[str, Path]] = {}
     for path in sorted(folder.iterdir()):

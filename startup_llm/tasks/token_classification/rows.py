@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from startup_llm.data.classification import _order_names, read_class_names
+from startup_llm.data.columns import list_columns
 from startup_llm.data.row_source import Reader
 from startup_llm.data.sources import LoadedData, load_splits
 from startup_llm.data.splits import handle_overlap, make_splits, read_groups, sample_rows
@@ -342,7 +343,7 @@ def _read_sentences(
     tags = _find_column(columns, data.label_column, TAG_COLUMNS, "label_column")
     if tags is None:
         raise UserError(
-            f"{place}: no column of tags among {', '.join(columns)}; expected one of {', '.join(TAG_COLUMNS)}, or "
+            f"{place}: no column of tags among {list_columns(columns)}; expected one of {', '.join(TAG_COLUMNS)}, or "
             "name it with --data.label_column"
         )
     names = read_class_names(rows.features[tags])
@@ -363,7 +364,7 @@ def _read_sentences(
 
 def _find_column(columns: list[str], named: Any, usual: tuple[str, ...], option: str) -> str | None:
     if named is not None and named not in columns:
-        raise UserError(f"data.{option}: no column {named!r} among {', '.join(columns)}{nearest(named, columns)}")
+        raise UserError(f"data.{option}: no column {named!r} among {list_columns(columns)}{nearest(named, columns)}")
     return named or next((name for name in usual if name in columns), None)
 
 
@@ -441,7 +442,7 @@ def _read_spans(rows: datasets.Dataset, data: TaggedTextData, place: str) -> tup
     spans = _find_column(columns, data.label_column, SPAN_COLUMNS, "label_column")
     if text is None or spans is None:
         raise UserError(
-            f"{place}: columns {', '.join(columns)}; expected tokens with ner_tags (a list of words and a list of "
+            f"{place}: columns {list_columns(columns)}; expected tokens with ner_tags (a list of words and a list of "
             "tags), text with entities (a list of start, end and label), or a CoNLL file: name the columns with "
             "--data.text_column and --data.label_column"
         )
