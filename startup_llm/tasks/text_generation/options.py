@@ -31,6 +31,9 @@ class GenerationData(TextReadingData, CheckedData, GroupedData):
     quoted (replies), separated by commas."""
     speakers: dict[str, str] = field(default_factory=dict)
     """Roles of a dialogue's speakers in text_column, such as {'#Person1#': user, '#Person2#': assistant}."""
+    assistant_sender: str | list[str] | None = None
+    """Which senders of a chat log (conversation_id, sender, message, perhaps time) are the assistant; default those
+    whose name says so, such as agent, support or bot."""
     packing: bool = False
     """Put several conversations into each training row; none of them attends to another."""
 

@@ -21,6 +21,7 @@ from startup_llm.tasks.text_generation.chat import (
     find_form,
     pack_rows,
 )
+from startup_llm.tasks.text_generation.chat_log import find_chat_log, group_messages
 from startup_llm.tasks.text_generation.chat_templates import find_end_of_turn, hash_chat_template, set_chat_template
 from startup_llm.tasks.text_generation.continuation import (
     ANSWER_LIMIT,
@@ -111,6 +112,8 @@ class TextGeneration(Task[GenerationData, ChatModel]):
         if find_text_files(data):
             return load_running_text(data)
         loaded, data = join_prompt(load_splits(data, as_json=JSON_COLUMNS), data)
+        if log := find_chat_log(loaded.splits["train"], data):
+            loaded, data = group_messages(loaded, data, log)
         if form := find_conversation_form(loaded.splits["train"], data):
             return build_conversations(loaded, data, form)
         return load_running_text(data, loaded)
