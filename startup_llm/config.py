@@ -385,7 +385,7 @@ class FinetuneConfig:
     """Hub pipeline tag of the task."""
     method: Literal["lora", "full", "probe", "zero-shot"] = "lora"
     """lora: adapter and head; full: every weight; probe: a linear head on frozen features; zero-shot: a head built
-    from the names of the labels, without training."""
+    from the names of the labels, or a search with the checkpoint as it is, without training."""
     run_dir: str | None = None
     """Where the run is kept; default runs/DATASET-METHOD."""
     overwrite: bool = False

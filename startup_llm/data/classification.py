@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from startup_llm.config import LabelledTextData, ProblemType
 from startup_llm.data.annotation_tools.fasttext import READERS
-from startup_llm.data.columns import TextColumns, list_columns
+from startup_llm.data.columns import NoLabelColumnError, TextColumns, list_columns
 from startup_llm.data.label_cells import decide_label_cells
 from startup_llm.data.row_source import NO_READERS
 from startup_llm.data.sources import LoadedData, load_splits
@@ -144,7 +144,7 @@ def _read_rows(
         known_labels: Labels that come first, in this order.
         place: How errors name the rows; default by split and file.
     """
-    texts, columns = prepare_texts(loaded.splits, data)
+    texts, columns = _prepare_labelled_texts(loaded.splits, data)
     notes = [*loaded.notes, *columns.notes]
     separated, columns, cell_notes = decide_label_cells(texts, columns, data)
     loaded = replace(loaded, splits=separated)
@@ -158,6 +158,19 @@ def _read_rows(
     return _LabelledRows(
         _build_splits(frames, problem_type, columns), columns, label_names, problem_type, notes, places
     )
+
+
+def _prepare_labelled_texts(
+    splits: datasets.DatasetDict, data: LabelledTextData
+) -> tuple[datasets.DatasetDict, TextColumns]:
+    """Return what `prepare_texts` does; its error names what can be done without labels."""
+    try:
+        return prepare_texts(splits, data)
+    except NoLabelColumnError as error:
+        raise NoLabelColumnError(
+            f"{error}; where no row has a label yet, write the class of a few rows of each into a column and run "
+            "--method zero-shot, which learns from the names of the classes alone and is measured on those rows"
+        ) from None
 
 
 def _add_labels(

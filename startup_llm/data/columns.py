@@ -33,6 +33,10 @@ FREE_TEXT_CHARACTERS = 15
 _MOST_CLASSES = 1_000
 
 
+class NoLabelColumnError(UserError):
+    """No column of the rows looks like a label."""
+
+
 @dataclass(frozen=True)
 class TextColumns:
     """Which columns of a dataset hold what."""
@@ -193,7 +197,7 @@ def _find_label(train: datasets.Dataset, free: list[str]) -> str:
         raise UserError(
             f"several columns could be the label ({list_columns(candidates)}); choose with --data.label_column"
         )
-    raise UserError(
+    raise NoLabelColumnError(
         f"no label column found among {list_columns(train.column_names)}; name it with --data.label_column"
     )
 

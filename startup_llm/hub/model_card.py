@@ -84,7 +84,7 @@ _METHODS: Mapping[str, str] = {
     "lora": "fine-tuned with LoRA",
     "full": "fully fine-tuned",
     "probe": "used frozen, with a linear head on its features",
-    "zero-shot": "used frozen, with a head built from the label names",
+    "zero-shot": "used frozen, without training: a head built from the names of labels, or a search by its vectors",
     "dnn": "trained as a feed-forward network (DNN)",
     "transformer": "trained as a transformer",
     "gpt": "trained as a small GPT",

@@ -333,12 +333,16 @@ def start_from_probe(prepared: Prepared) -> tuple[Values, float]:
 def start_from_label_names(prepared: Prepared) -> None:
     """Write the labels' names into the head: a class's logit is 20 times the cosine of its name with the text.
 
+    A model without labels, such as one that searches, stays as it is.
+
     The vectors are what the head reads, of a sentence encoder the mean over the tokens, centred and scaled. No row is
     learnt from. Underscores and hyphens in a name are read as blanks.
     """
     import datasets
 
     task, model = prepared.task, prepared.task_model.model
+    if not prepared.data.label_names:
+        return
     names = [re.sub(r"[_\-\s]+", " ", name).strip() or name for name in prepared.data.label_names]
     encoded, _ = task.encode(datasets.Dataset.from_dict({"text": names}), prepared.processor)
     vectors = extract_features(task, model, encoded, prepared.processor, prepared.plan)
@@ -387,8 +391,8 @@ def train(
     model: Any = task_model.model
     kept = None
     if config.method in ("probe", "zero-shot"):
-        head = sum(p.numel() for p in find_output_layer(model).parameters())
-        return Trained(model, [], head if config.method == "probe" else 0, {})
+        is_probe = config.method == "probe"
+        return Trained(model, [], sum(p.numel() for p in find_output_layer(model).parameters()) if is_probe else 0, {})
     if config.method == "lora":
         model = add_lora(
             model,

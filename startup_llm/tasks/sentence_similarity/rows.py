@@ -14,13 +14,13 @@ import numpy as np
 from startup_llm.config import LabelledTextData, convert_section
 from startup_llm.data.bad_rows import find_column_fault, leave_out
 from startup_llm.data.classification import load_labelled_text, name_label, parse_number, read_class_names
-from startup_llm.data.columns import find_columns, list_columns
+from startup_llm.data.columns import LABEL_NAMES, NoLabelColumnError, find_columns, list_columns
 from startup_llm.data.row_source import RowSource
 from startup_llm.data.sources import LoadedData, hash_file, load_splits, read_options
 from startup_llm.data.splits import make_splits, sample_rows
 from startup_llm.data.task_data import TaskData
 from startup_llm.data.text_reading import AS_IT_STANDS, TextReading, clean_columns, join_columns
-from startup_llm.errors import UserError, nearest
+from startup_llm.errors import UserError, fold_name, nearest
 from startup_llm.plain_data import read_text
 from startup_llm.tasks.sentence_similarity.options import SimilarityData
 
@@ -32,6 +32,8 @@ TEXT_COLUMNS = ("text", "text_pair", "negative")
 
 QUERY_NAMES = ("query", "anchor", "question", "sentence1", "text", "premise")
 POSITIVE_NAMES = ("positive", "answer", "passage", "response", "sentence2", "text_pair", "hypothesis", "document")
+TITLE_NAMES = ("title", "subject", "heading", "headline")
+ARTICLE_NAMES = ("text", "body", "content", "article", "description")
 SCORE_NAMES = ("score", "similarity", "similarity_score", "label")
 PARALLEL_NAMES = {"sentence1": "sentence2", "text": "text_pair", "premise": "hypothesis"}
 MOST_FOUND = 100
@@ -83,6 +85,13 @@ def load_similarity(data: SimilarityData) -> TaskData:
     loaded = replace(loaded, splits=joined, notes=[*loaded.notes, *join_notes])
     names = loaded.splits["train"].column_names
     pair, score = _find_pair(names, data), _find_score(names, data)
+    if pair is None and (article := _find_article(names, data)):
+        pair = article
+        note = (
+            f"The rows are articles without a query: each text (column {pair[1]!r}) is to be found by its title "
+            f"({pair[0]!r}). --method zero-shot searches them with the checkpoint as it is."
+        )
+        loaded = replace(loaded, notes=[*loaded.notes, note])
     if pair is not None:
         texts = [*pair, data.negative_column or "negative"]
         cleaned, cleaning_notes = clean_columns(loaded.splits, texts, reading)
@@ -186,6 +195,17 @@ def _find_pair(names: Sequence[str], data: SimilarityData) -> tuple[str, str] | 
     return (query, positive) if query and positive else None
 
 
+def _find_article(names: Sequence[str], data: SimilarityData) -> tuple[str, str] | None:
+    """Return the columns of an article's title and text; None where rows have a label, or no title."""
+    if data.text_column or data.label_column or set(map(fold_name, names)) & set(LABEL_NAMES):
+        return None
+    by_name = {fold_name(name): name for name in reversed(names)}
+    title, text = (
+        next((by_name[name] for name in usual if name in by_name), None) for usual in (TITLE_NAMES, ARTICLE_NAMES)
+    )
+    return (title, text) if title and text else None
+
+
 def _find_score(names: Sequence[str], data: SimilarityData) -> str | None:
     """Return the column of a pair's score; None where a pair is one that belongs together."""
     if isinstance(data.label_column, list):
@@ -216,7 +236,13 @@ def _load_labelled(
     """
     import datasets
 
-    columns = find_columns(loaded.splits, data)
+    try:
+        columns = find_columns(loaded.splits, data)
+    except NoLabelColumnError as error:
+        raise UserError(
+            f"{error}; texts without query, title and label are searched without a run of their own: python "
+            "recipes/predict.py --task sentence-similarity --run CHECKPOINT --corpus FILE --input FILE --output FILE"
+        ) from None
     names = [name for name in (columns.text, columns.text_pair) if name]
     splits, kept, notes = {}, {}, list(loaded.notes)
     for split, rows in loaded.splits.items():

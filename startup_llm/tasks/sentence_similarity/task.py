@@ -84,8 +84,13 @@ class SentenceSimilarity(Task[SimilarityData, SentenceModel]):
         return load_sentence_processor(checkpoint.path, checkpoint.name, tokenizer, model.pooling)
 
     def check_method(self, method: str, data: TaskData) -> None:
-        """Refuse rows that are searched alone."""
-        super().check_method(method, data)
+        """Refuse rows that are searched alone, and scored pairs where nothing is trained."""
+        if method != "zero-shot":
+            super().check_method(method, data)
+        elif data.corpus is None:
+            raise UserError(
+                "--method zero-shot searches texts with the checkpoint as it is; the rows are scored pairs"
+            )
         if "train" not in data.splits:
             raise UserError("there are no training rows (qrels/train.tsv); measure a model with recipes/evaluate.py")
 

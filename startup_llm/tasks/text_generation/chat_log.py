@@ -152,8 +152,8 @@ def _find_assistants(senders: Sequence[Any], data: GenerationData) -> tuple[list
     if not found or not others:
         what = "all look like the assistant's" if found else "none is known for the assistant's"
         raise UserError(
-            f"the rows are a chat log, and of its senders, {listed}, {what}; name it: --data.assistant_sender NAME, or "
-            "name the column of a text with --data.text_column"
+            f"the rows are a chat log, and of its senders, {listed}, {what}; name it: --data.assistant_sender NAME, "
+            "or name the column of a text with --data.text_column"
         )
     return found, "by its name; --data.assistant_sender names another"
 

@@ -9,6 +9,7 @@ from conftest import MESSAGES
 
 from startup_llm.command_line import parse_config
 from startup_llm.config import FinetuneConfig
+from startup_llm.errors import UserError
 from startup_llm.models.checkpoints import load_checkpoint
 from startup_llm.run_folder import RunFolder
 from startup_llm.session import Session
@@ -300,3 +301,34 @@ def test_a_sentence_encoder_beats_words_on_banking77(real_data):
         for name, found in predict_baselines(task.baselines(data), data).items()
     }
     assert ours > words["bm25"] + 0.1 > words["tfidf-cosine"]
+
+
+def test_articles_without_a_query_are_searched_by_the_checkpoint_as_it_is(tiny_checkpoint, run_recipe, tmp_path):
+    rows = [
+        {"id": number, "title": f"{start} {label}", "text": f"<p>{start} {text}</p>"}
+        for number, (start, label, text) in enumerate(
+            (start, label, text) for start in STARTS for label, texts in MESSAGES.items() for text in texts
+        )
+    ]
+    words = ["--data.train_file", write(tmp_path / "faq.jsonl", rows), "--model.checkpoint", tiny_checkpoint("bert")]
+    words += ["--data.clean", "html", "--data.validation_fraction", 0, "--run_dir", tmp_path / "run"]
+    out = finetune(run_recipe, *words, "--method", "zero-shot")
+    assert "articles without a query: each text (column 'text') is to be found by its title ('title')" in out
+    assert set(read_run(tmp_path / "run")["models"]) == {"zero-shot", "untuned", "bm25", "tfidf-cosine"}
+    assert (tmp_path / "run" / "corpus.parquet").is_file()
+    question = write(tmp_path / "questions.jsonl", [{"text": "<b>where</b> is it"}])
+    code, _, err = run_recipe(
+        "predict", "--run", tmp_path / "run", "--input", question, "--output", tmp_path / "answers.jsonl"
+    )
+    assert code == 0, err
+    (answer,) = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert answer["matches"][0]["text"] in {row["text"][3:-4] for row in rows}
+
+
+def test_texts_with_neither_query_title_nor_label_say_how_they_are_searched(tmp_path):
+    rows = [{"body": f"a long text of an article, number {number}"} for number in range(12)]
+    data = SimilarityData(train_file=str(write(tmp_path / "a.jsonl", rows)))
+    with pytest.raises(
+        UserError, match=r"no label column .*; texts without .* python recipes/predict\.py --task sent"
+    ):
+        load_task(TAG).load_data(data)

@@ -10,7 +10,8 @@ import torch
 from conftest import MESSAGES
 
 from startup_llm.command_line import parse_config
-from startup_llm.config import FinetuneConfig
+from startup_llm.config import FinetuneConfig, LabelledTextData
+from startup_llm.data.classification import load_labelled_text
 from startup_llm.errors import UserError
 from startup_llm.models.checkpoints import load_checkpoint
 from startup_llm.session import Session
@@ -75,3 +76,9 @@ def test_what_has_no_names_of_classes_to_compare_is_refused(labels, pair, messag
     rows = [{"text": f"text {n}", **pair, "label": label} for n, label in enumerate(labels)]
     with pytest.raises(UserError, match=message):
         prepare(write(tmp_path / "rows.jsonl", rows), tiny_checkpoint("bert"))
+
+
+def test_rows_without_a_label_are_told_of_zero_shot(tmp_path):
+    (tmp_path / "a.csv").write_text("text\n" + "".join(f"a long message, number {n}\n" for n in range(12)))
+    with pytest.raises(UserError, match=r"no label column .* a few rows of each .* --method zero-shot, which learns"):
+        load_labelled_text(LabelledTextData(train_file=str(tmp_path / "a.csv")))
