@@ -328,7 +328,5 @@ def test_articles_without_a_query_are_searched_by_the_checkpoint_as_it_is(tiny_c
 def test_texts_with_neither_query_title_nor_label_say_how_they_are_searched(tmp_path):
     rows = [{"body": f"a long text of an article, number {number}"} for number in range(12)]
     data = SimilarityData(train_file=str(write(tmp_path / "a.jsonl", rows)))
-    with pytest.raises(
-        UserError, match=r"no label column .*; texts without .* python recipes/predict\.py --task sent"
-    ):
+    with pytest.raises(UserError, match=r"no label column .*; texts without .* python recipes/predict\.py --ta"):
         load_task(TAG).load_data(data)

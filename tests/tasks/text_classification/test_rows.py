@@ -1,8 +1,11 @@
+import datetime
 import json
 from collections import Counter
 
 import datasets
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from startup_llm.config import LabelledTextData
@@ -340,3 +343,18 @@ def test_rows_per_class_need_a_number_and_classes(load, labels, count, message):
 def test_rows_per_class_need_a_training_row_of_every_named_class():
     with pytest.raises(UserError, match="labels_per_class is 2, but 1 classes have no training row: 'b'"):
         draw_rows_per_class(np.array([0, 0, 2, 2]), 2, 0, ("a", "b", "c"))
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "rows.xlsx"])
+def test_dates_are_labels_as_iso_8601_writes_them(tmp_path, name):
+    rows = [{"text": f"message number {n}", "label": datetime.date(2026, 5, 1 + n % 2)} for n in range(20)]
+    if name.endswith(".parquet"):
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / name)
+    else:
+        openpyxl = pytest.importorskip("openpyxl")
+        book = openpyxl.Workbook()
+        for row in [list(rows[0]), *(list(row.values()) for row in rows)]:
+            book.active.append(row)
+        book.save(tmp_path / name)
+    data = load_labelled_text(LabelledTextData(train_file=str(tmp_path / name)))
+    assert data.label_names == ("2026-05-01", "2026-05-02")
