@@ -264,3 +264,24 @@ def test_a_model_whose_numbers_overflow_ends_predicting_in_one_line(tmp_path, ru
     assert out == ""
     assert "the model's output for one of" in err
     assert "is not finite" in err
+
+
+def test_a_run_joins_and_cleans_its_texts_and_answers_rows_alike(run_recipe, tmp_path):
+    build_text_to_text_checkpoint("t5", tmp_path / "checkpoint", TEXTS)
+    text = lambda n: {"subject": TEXTS[n % 8], "body": f"<p>{n} {TEXTS[(n + 1) % 8]}</p>"}  # noqa: E731
+    data = write_jsonl(tmp_path / "data", lambda n: {**text(n), "answer": f"<b>{TEXTS[n % 8]}</b>"})
+    words = ["--data.text_column", "[subject,body]", "--data.clean", "html", "--run_dir", tmp_path / "run"]
+    code, out, err = run_recipe(
+        "finetune", "--task", "summarization", "--data.data_dir", data, "--model.checkpoint", tmp_path / "checkpoint",
+        *words, *TWO_STEPS,
+    )  # fmt: skip
+    read_run(code, err, tmp_path / "run")
+    assert "Removed from the texts: html (predictions do the same)." in out
+    rows = [text(30), {"text": f"subject: {TEXTS[6]}\nbody: 30 {TEXTS[7]}"}]
+    for name, row in zip(("rows", "text"), rows, strict=True):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+        files = ["--input", tmp_path / f"{name}.jsonl", "--output", tmp_path / f"{name}-answers.jsonl"]
+        code, _, err = run_recipe("predict", "--run", tmp_path / "run", *files)
+        assert code == 0, err
+    answers = [json.loads((tmp_path / f"{name}-answers.jsonl").read_text()) for name in ("rows", "text")]
+    assert answers[0]["summarization_text"] == answers[1]["summarization_text"]
