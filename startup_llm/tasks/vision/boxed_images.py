@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from startup_llm.data.classification import _order_names, read_class_names
+from startup_llm.data.row_source import check_file
 from startup_llm.data.sources import SPLIT_ALIASES, _choose_splits, load_splits
 from startup_llm.data.splits import handle_overlap, make_splits, read_groups, sample_rows
 from startup_llm.data.task_data import TaskData
@@ -116,6 +117,11 @@ def _load(data: DetectionData) -> BoxSource:
         if source := load_yolo(yolo_file) if yolo_file else load_voc(folder):
             return _choose_parts(source, data)
         refuse_unnamed_classes(folder)
+    elif isinstance(data.train_file, str) and data.train_file.endswith((".yaml", ".yml")):
+        if data.validation_file or data.test_file:
+            raise UserError(f"data.train_file {data.train_file} names the folders of every split; give no other file")
+        check_file(Path(data.train_file))
+        return _choose_parts(load_yolo(Path(data.train_file)), data)
     elif named:
         if "train" not in named:
             split, file = next(iter(named.items()))

@@ -165,6 +165,15 @@ def test_a_missing_picture_of_voc_and_a_difficult_object_are_named_or_left_out(t
         load(tmp_path)
 
 
+def test_yolo_s_file_may_have_another_name(tmp_path):
+    write_yolo_folder(tmp_path)
+    (tmp_path / "data.yaml").rename(tmp_path / "squares.yaml")
+    data = load_boxed_images(DetectionData(train_file=str(tmp_path / "squares.yaml")))
+    assert {split: len(rows) for split, rows in data.splits.items()} == {"train": 6, "validation": 6, "test": 6}
+    with pytest.raises(UserError, match=r"no such file: .*square\.yaml; did you mean squares\.yaml"):
+        load_boxed_images(DetectionData(train_file=str(tmp_path / "square.yaml")))
+
+
 @pytest.mark.parametrize("form", ["yolo", "voc"])
 def test_a_split_is_chosen_by_name(tmp_path, form):
     if form == "yolo":
