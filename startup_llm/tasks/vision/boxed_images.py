@@ -150,7 +150,8 @@ def _choose_parts(source: BoxSource, data: DetectionData) -> BoxSource:
     chosen = _choose_splits(named, list(source.splits), data)
     if "train" not in chosen:
         raise UserError(
-            f"{data.data_dir}: no train split, only {', '.join(source.splits)}; name it: --data.train_split"
+            f"{data.data_dir or data.train_file}: no train split, only {', '.join(source.splits)}; name it: "
+            "--data.train_split"
         )
     records = {record["split"]: record for record in source.records}
     return replace(
