@@ -389,7 +389,7 @@ def _read_entries(
     """Return the text of each id, its title before it, and a note on those that are left out."""
     key = next((name for name in ("_id", "id") if name in columns), None)
     if key is None or "text" not in columns:
-        raise UserError(f"{place}: expected the columns _id and text, found {list_columns(columns)}")
+        raise UserError(f"{place}: expected the columns _id and text, found {list_columns([*columns])}")
     titles = columns.get("title") or [None] * len(columns[key])
     pairs = zip(titles, columns["text"], strict=True)
     reading = TextReading.of_config(vars(data))
