@@ -35,7 +35,7 @@ def serve(session: Session[ServeConfig]) -> None:
     def tell(address: str) -> None:
         session.report(
             f"{config.run}: {model.task.tag}, {model.model.describe()}, at {address}",
-            f"POST {address}/predict answers rows; {address}/docs describes all; Ctrl-C ends it",
+            f"open {address} to try it; POST {address}/predict answers rows; {address}/docs describes all",
             *(f"{what}" for what in [model.note] if what),
         )
         if other := model.task.predictor.find_other_server(model.model.checkpoint.path):

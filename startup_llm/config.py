@@ -705,6 +705,9 @@ class ServeConfig:
     """How long a body may take to arrive (408), and a request to be answered (504)."""
     log_texts: bool = False
     """Write the rows and the answers of each request into the log, which may hold personal data."""
+    corrections: str | None = None
+    """File to which people's corrections on the page at / are added, each a JSON object with the row and its right
+    label for the next training; nothing of the kind is kept where none is named."""
     log_statistics: str | None = None
     """File to which statistics of the answered rows are added, without texts, for recipes/drift.py: labels, scores,
     lengths, languages, frequent words and the mean of the features; a JSON object a line, each of 20 rows or more."""

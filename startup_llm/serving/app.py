@@ -13,13 +13,15 @@ from typing import Annotated, Any, Literal, TypeVar
 import numpy as np
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from startup_llm.config import ServeConfig
 from startup_llm.errors import UserError
+from startup_llm.pages import load_page
 from startup_llm.serving.batching import Batcher, QueueFull, Stopped
+from startup_llm.serving.corrections import CorrectionFile
 from startup_llm.serving.figures import Figures
 from startup_llm.serving.requests import RequestGate, add_to_log
 from startup_llm.serving.served_model import Row, RowResult, ServedModel, load_served_model
@@ -62,6 +64,14 @@ class ReloadBody(StrictBody):
     run: str | None = None
 
 
+class CorrectionBody(StrictBody):
+    """A row, the label that a person gives it, and what the model had answered."""
+
+    inputs: dict[str, StrictStr]
+    label: StrictStr
+    predicted: StrictStr | None = None
+
+
 class Service:
     """A run's model with all that answers requests.
 
@@ -74,6 +84,9 @@ class Service:
     def __init__(self, config: ServeConfig, model: ServedModel, key: str | None) -> None:
         self.config, self.key = config, key
         self._model = model
+        if config.corrections and (model.labels is None or model.task.predictor.reads_files):
+            raise UserError(f"corrections {config.corrections}: {model.task.tag} has no labels of texts; leave it out")
+        self.corrections = CorrectionFile(config.corrections) if config.corrections else None
         self._reloading = asyncio.Lock()
         self.figures = Figures(lambda: self.batcher.waiting_rows)
         self.figures.name_model(model.run.name, model.sha256)
@@ -192,6 +205,7 @@ def build_app(service: Service, log: Callable[[str], None] | None = None) -> Fas
     app.add_exception_handler(RequestValidationError, _write_fault)
     app.add_exception_handler(Exception, _write_failure)
     _add_state(app, service)
+    _add_page(app, service)
     _add_predict(app, service)
     if model.labels is not None:
         _add_hub_form(app, service)
@@ -237,6 +251,42 @@ def _add_predict(app: FastAPI, service: Service) -> None:
         inputs, _ = await _read_inputs(request, service, PredictBody)
         answers, sha256 = await service.answer(request, inputs)
         return {"answers": [answer.answer for answer in answers], "model_sha256": sha256}
+
+
+def _add_page(app: FastAPI, service: Service) -> None:
+    """Add a page for people: plain HTML and a script, for which nothing has to be installed or fetched."""
+    template = load_page("startup_llm.serving", "try.html.jinja")
+
+    @app.get("/", summary="A page to try the model", response_class=HTMLResponse)
+    async def show_page() -> HTMLResponse:
+        model = service.model
+        page = template.render(
+            run=model.run.name,
+            task=model.task.tag,
+            sentences=model.results.get("headline") or model.results.get("sentences") or (),
+            columns=model.columns,
+            labels=model.labels or (),
+            has_scores=model.labels is not None,
+            reads_files=model.task.predictor.reads_files,
+            needs_key=service.key is not None,
+            corrects=service.corrections is not None,
+        )
+        policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+        return HTMLResponse(page, headers={"Content-Security-Policy": policy})
+
+    @app.post("/corrections", summary="Keep a row with its right label for the next training")
+    async def correct(body: CorrectionBody) -> dict[str, str]:
+        if service.corrections is None:
+            raise HTTPException(404, "no corrections are kept; start the server with --corrections FILE")
+        if body.label not in (service.model.labels or ()):
+            raise HTTPException(422, f"unknown label {body.label!r}; /info lists the labels")
+        try:
+            with service.model.read_rows([body.inputs]):
+                pass
+        except UserError as error:
+            raise HTTPException(422, str(error)) from None
+        await asyncio.to_thread(service.corrections.add, body.inputs, body.label, body.predicted)
+        return {"status": "kept"}
 
 
 def _add_hub_form(app: FastAPI, service: Service) -> None:

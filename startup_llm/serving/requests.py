@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from startup_llm.serving.figures import Figures
 
 OPEN_PATHS = ("/health", "/ready", "/docs", "/openapi.json")
-"""What a client without the key may ask for; nothing of it tells the run's texts."""
+"""What a client without the key may ask for, beside the page at / ; nothing of it tells the run's texts."""
 
 
 class RequestGate:
@@ -86,7 +86,8 @@ class RequestGate:
 
     def _refuse(self, scope: Scope) -> JSONResponse | None:
         headers = dict(scope["headers"])
-        if self._key is not None and scope["path"] not in OPEN_PATHS:
+        is_open = scope["path"] in OPEN_PATHS or (scope["path"], scope["method"]) == ("/", "GET")
+        if self._key is not None and not is_open:
             scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
             if not (hmac.compare_digest(token.strip(), self._key) and scheme.lower() == b"bearer"):
                 reason = "no valid key; send the header Authorization: Bearer KEY"

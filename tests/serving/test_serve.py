@@ -1,6 +1,7 @@
 import asyncio
 import base64
 import json
+import shutil
 import socket
 import threading
 import time
@@ -241,8 +242,6 @@ def test_the_log_holds_texts_only_where_that_is_asked_for(classifier, log_texts)
 
 
 def test_the_columns_of_the_run_are_read(classifier, tmp_path):
-    import shutil
-
     shutil.copytree(classifier, tmp_path / "run" / "model")
     results = {"task": "text-classification", "config": {"data": {"text_column": "message"}}, "columns": ["text"]}
     (tmp_path / "run" / "results.json").write_text(json.dumps(results))
@@ -257,8 +256,6 @@ def test_the_columns_of_the_run_are_read(classifier, tmp_path):
 
 
 def test_joined_columns_and_the_decision_of_the_run_are_those_of_predict(classifier, tmp_path):
-    import shutil
-
     shutil.copytree(classifier, tmp_path / "run" / "model")
     config = json.loads((classifier / "config.json").read_text()) | {"decision": {"temperature": 40, "threshold": 0.9}}
     (tmp_path / "run" / "model" / "config.json").write_text(json.dumps(config))
@@ -375,3 +372,56 @@ def test_a_taken_port_and_a_missing_package_are_one_line(classifier, run_recipe,
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     code, _, error = run_recipe("serve", "--run", classifier)
     assert (code, "startup-llm[serve]" in error) == (2, True)
+
+
+def test_the_page_to_try_it_shows_no_text_and_needs_no_key_itself(classifier):
+    with run_service(classifier, key=KEY) as (client, _):
+        page = client.get("/")
+        assert page.status_code == 200
+        assert "script-src 'unsafe-inline'" in page.headers["content-security-policy"]
+        assert 'type="password"' in page.text
+        assert 'id="correct"' not in page.text
+        assert client.post("/corrections", json={"inputs": {"text": "a"}, "label": LABELS[0]}).status_code == 401
+
+
+def test_a_correction_is_kept_as_a_row_to_train_on(classifier, tmp_path):
+    file = tmp_path / "later" / "corrections.jsonl"
+    with run_service(classifier, corrections=str(file)) as (client, _):
+        assert "kept on the server" in client.get("/").text
+        body = {"inputs": {"text": "no, é refund"}, "label": LABELS[1], "predicted": LABELS[0]}
+        assert client.post("/corrections", json=body).json() == {"status": "kept"}
+        assert "unknown label 'x'" in client.post("/corrections", json=body | {"label": "x"}).json()["error"]
+        assert "unknown column" in client.post("/corrections", json=body | {"inputs": {"body": "a"}}).json()["error"]
+    kept = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    assert [(row["text"], row["label"], row["predicted"]) for row in kept] == [("no, é refund", LABELS[1], LABELS[0])]
+
+
+def test_without_a_file_no_correction_is_kept(client):
+    answer = client.post("/corrections", json={"inputs": {"text": "a"}, "label": LABELS[0]})
+    assert (answer.status_code, "--corrections FILE" in answer.text) == (404, True)
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_a_person_gets_an_answer_and_corrects_it_in_a_browser(classifier, tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    file = tmp_path / "corrections.jsonl"
+    with (
+        run_service(classifier, corrections=str(file)) as (client, _),
+        playwright.sync_playwright() as driver,
+        driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]) as browser,
+    ):
+        page = browser.new_page()
+        page.goto(str(client.base_url))
+        page.fill("#column-text", TEXTS[0])
+        page.click("#ask button")
+        page.wait_for_selector("#scores tr")
+        answer = client.post("/predict", json={"inputs": TEXTS[0]}).json()["answers"][0]
+        assert answer["label"] in page.inner_text("#rows")
+        assert page.locator("#scores tr").count() == min(5, len(LABELS))
+        page.select_option("#label", LABELS[0])
+        page.click("#correct button")
+        page.wait_for_function("document.querySelector('#correct output').textContent !== ''")
+    assert json.loads(file.read_text("utf-8"))["label"] == LABELS[0]
