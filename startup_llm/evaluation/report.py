@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from startup_llm.access_tokens import redact_tokens
@@ -49,7 +49,7 @@ def build_report(results: Results) -> str:
 
 @functools.cache
 def _load_template() -> jinja2.Template:
-    filters = {
+    filters: dict[str, Callable[..., Any]] = {
         "count": format_count,
         "dollars": format_dollars,
         "duration": format_duration,

@@ -210,7 +210,7 @@ class AnsweringModel:
             if self.log is not None:
                 self.log.add(rows[:], answers, answered.lengths, features)
             if self.explainer is not None:
-                reasons = self.explainer.explain(rows[:], outputs, features)
+                reasons = self.explainer.explain(rows[:], answered.outputs, features)
                 answers = [{**answer, **reason} for answer, reason in zip(answers, reasons, strict=True)]
             return answers, predictor.score_labels(outputs, config)
         encoded = predictor.encode(rows, self.processor)
