@@ -122,3 +122,17 @@ def write_voc(images: Path, annotations: Path, count: int, *, first: int = 0) ->
             f"<annotation><folder>x</folder><filename>{number}.png</filename><size><width>{image.width}</width>"
             f"<height>{image.height}</height><depth>3</depth></size>{objects}</annotation>"
         )
+
+
+def check_colors(rows, names) -> None:
+    """Hold each box against the picture's pixels: inside it, all is of the label's colour."""
+    from startup_llm.tasks.vision.labelled_images import read_images
+
+    for image, objects in zip(read_images(rows), rows["objects"], strict=True):
+        pixels = np.asarray(image)
+        assert objects["bbox"]
+        for category, box in zip(objects["category"], objects["bbox"], strict=True):
+            left, top, width, height = map(round, box)
+            inside = pixels[top : top + height, left : left + width].reshape(-1, 3)
+            assert inside.size
+            assert (inside == COLORS[names[category]]).all()

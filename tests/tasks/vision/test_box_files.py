@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from detectors import COLORS, write_voc, write_yolo
-from test_boxed_images import check_colors
+from detectors import COLORS, check_colors, write_voc, write_yolo
 
 from startup_llm.errors import UserError
 from startup_llm.tasks.vision.boxed_images import load_boxed_images

@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 import pytest
-from detectors import COLORS, paint_squares, write_coco
+from detectors import COLORS, check_colors, paint_squares, write_coco
 from PIL import Image, ImageOps
 
 from startup_llm.errors import UserError
@@ -15,18 +15,6 @@ from startup_llm.tasks.vision.boxed_images import load_boxed_images, turn_box
 from startup_llm.tasks.vision.digit_scenes import build_digit_scenes
 from startup_llm.tasks.vision.labelled_images import load_labelled_images, read_images
 from startup_llm.tasks.vision.options import DetectionData, LabelledImageData
-
-
-def check_colors(rows, names) -> None:
-    """Hold each box against the picture's pixels: inside it, all is of the label's colour."""
-    for image, objects in zip(read_images(rows), rows["objects"], strict=True):
-        pixels = np.asarray(image)
-        assert objects["bbox"]
-        for category, box in zip(objects["category"], objects["bbox"], strict=True):
-            left, top, width, height = map(round, box)
-            inside = pixels[top : top + height, left : left + width].reshape(-1, 3)
-            assert inside.size
-            assert (inside == COLORS[names[category]]).all()
 
 
 @pytest.mark.parametrize(
