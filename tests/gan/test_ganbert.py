@@ -28,6 +28,8 @@ from startup_llm.run_folder import RunFolder
 from startup_llm.tasks import load_task
 
 ROOT = Path(__file__).parents[2]
+TWO_PROCESSES = ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
+TWO_PROCESSES += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", "--"]
 TINY = {"noise_size": 8, "hidden_size": 16, "batch_size": 32, "discriminator_learning_rate": 5e-3}
 
 
@@ -95,7 +97,8 @@ def test_few_labels_and_unlabelled_rows_are_asked_for(options, message):
         load_few_labels(load_task("text-classification"), LabelledTextData(**options))
 
 
-def test_two_processes_run_the_config_and_leave_a_run_whose_model_reads_back(tiny_checkpoint, tmp_path):
+@pytest.mark.parametrize("launch", [[], pytest.param(TWO_PROCESSES, marks=pytest.mark.slow)], ids=["one", "two"])
+def test_processes_run_the_config_and_leave_a_run_whose_model_reads_back(launch, tiny_checkpoint, tmp_path):
     for split, rows in (("train", 48), ("test", 12)):
         texts = [{"text": f"{('good', 'bad')[i % 2]} thing {split} {i}", "label": "pn"[i % 2]} for i in range(rows)]
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
@@ -103,10 +106,8 @@ def test_two_processes_run_the_config_and_leave_a_run_whose_model_reads_back(tin
     words = ["--config", ROOT / "recipes" / "configs" / "banking77_ganbert.yaml", "--data.data_dir", tmp_path]
     words += ["--encoder.checkpoint", tiny_checkpoint("bert"), "--run_dir", run, "--text.epochs", 2]
     words += ["--data.labels_per_class", 4, "--evaluation.resamples", 20]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    launch += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", "--"]
     done = subprocess.run(
-        [*launch, str(ROOT / "recipes" / "train_gan.py"), *map(str, words)],
+        [sys.executable, *launch, str(ROOT / "recipes" / "train_gan.py"), *map(str, words)],
         env={**os.environ, "ACCELERATE_USE_CPU": "true"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

@@ -77,10 +77,8 @@ def talk_options(folder: Path, rows: int) -> list[object]:
     return ["--task", "text-generation", "--data.data_dir", folder / "talk", "--model.checkpoint", checkpoint]
 
 
-@pytest.mark.parametrize(
-    ("rows", "tag"),
-    [pytest.param(45, "text-classification", marks=pytest.mark.slow), (43, "text-generation")],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("rows", "tag"), [(45, "text-classification"), (43, "text-generation")])
 def test_a_short_last_batch_gives_one_processs_losses(rows, tag, tiny_checkpoint, tmp_path):
     """45 rows leave one row to the second process in the last batch of 4 + 4, 43 rows leave it none."""
     losses, measured = [], []

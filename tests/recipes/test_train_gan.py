@@ -23,6 +23,8 @@ from startup_llm.run_folder import RunFolder
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "train_gan.py"
 CONFIG = ROOT / "recipes" / "configs" / "digits_gan.yaml"
+TWO_PROCESSES = ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
+TWO_PROCESSES += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", "--"]
 TINY = GanModelConfig(noise_size=8, width=8)
 
 
@@ -38,15 +40,18 @@ def test_the_config_s_header_tells_its_command():
     assert "# accelerate launch recipes/train_gan.py --config recipes/configs/digits_gan.yaml" in CONFIG.read_text()
 
 
-def test_two_processes_run_the_config_and_leave_one_whole_run(tmp_path):
+@pytest.mark.parametrize("launch", [[], pytest.param(TWO_PROCESSES, marks=pytest.mark.slow)], ids=["one", "two"])
+def test_processes_run_the_config_and_leave_one_whole_run(launch, tmp_path):
     run = tmp_path / "run"
     words = ["--config", CONFIG, "--run_dir", run, "--train.epochs", 2, "--train.grids", 2, "--model.width", 8]
     words += ["--evaluation.resamples", 20, "--generated_rows", 200]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    launch += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", "--"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*launch, str(RECIPE), *map(str, words)], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, *launch, str(RECIPE), *map(str, words)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((run / "results.json").read_text())

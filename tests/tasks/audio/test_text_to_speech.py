@@ -39,13 +39,13 @@ def test_the_config_of_spoken_digits_teaches_a_speecht5_to_speak(tmp_path, run_r
     run_well(
         run_recipe, "pretrain", "--config", ROOT / "recipes/configs/fsdd_tts.yaml", "--data.data_dir",
         tmp_path / "sounds", *QUICK, "--model.width", 32, "--model.layers", 1, "--model.dropout", 0,
-        "--run_dir", run, "--train.num_train_epochs", 150, "--train.learning_rate", 5e-3,
+        "--run_dir", run, "--train.num_train_epochs", 60, "--train.learning_rate", 5e-3,
         "--train.per_device_train_batch_size", 12,
     )  # fmt: skip
     results = json.loads((run / "results.json").read_text())
     distances = {name: figures["mel_distance"]["value"] for name, figures in results["models"].items()}
     assert distances["same-text-recording"] < distances["any-recording"]
-    assert distances["speecht5"] < 15  # with random weights it is about 45
+    assert distances["speecht5"] < 25  # with random weights it is about 45
     gate = results["reload_gate"]
     assert max(gate["merged_max_difference"], gate["pipeline_max_difference"]) < 1e-3
     assert [item["kind"] for item in results["gallery"]] == ["image"] * len(TUNES)

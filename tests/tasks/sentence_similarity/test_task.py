@@ -275,6 +275,7 @@ def test_a_plain_checkpoint_is_measured_on_beir_s_files(tiny_checkpoint, run_rec
     assert (code, "no training rows" in err) == (2, True), err
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_a_sentence_encoder_beats_words_on_banking77(real_data):
     from startup_llm.evaluation.baselines import predict_baselines

@@ -452,6 +452,7 @@ def test_a_language_for_a_checkpoint_of_one_pair_is_refused(t5):
         TASK.load_processor(load_checkpoint(model), model)
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_multi30k_is_read_whole(real_data):
     data = load_text_to_text(TextPairData(data_dir=str(real_data / "multi30k"), text_column="en", target_column="de"))
