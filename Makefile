@@ -18,7 +18,7 @@ PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses auto --
 test: .venv/installed-dev .venv/gpt
 	$(PYTEST) -m 'not slow'
 
-# With the tests that take long and guard rare cases: runs that are killed, models in shards, two machines.
+# With the tests that take long: runs that are killed, models in shards, two machines, whole data sets.
 test-all: .venv/installed-dev .venv/gpt
 	$(PYTEST) --durations 40
 

@@ -251,15 +251,6 @@ def test_a_run_is_served_and_a_request_on_its_way_is_answered_before_the_server_
     assert "parcel" not in log
 
 
-@pytest.mark.slow
-@pytest.mark.real_data
-def test_banking77_config_runs(work, real_data):
-    words = find("accelerate launch recipes/finetune.py --config")
-    words += ["--data.data_dir", str(real_data / "banking77"), "--method", "lora", *QUICK]
-    words += ["--data.max_train_rows", "800", "--data.max_test_rows", "200"]
-    assert run(words, work).returncode == 0
-
-
 def test_a_gpt_checkpoint_of_the_hub_on_glue_runs_with_a_local_copy_of_both(work, tiny_checkpoint):
     words = find("accelerate launch recipes/finetune.py --model.checkpoint")
     words[words.index("openai-community/gpt2")] = str(tiny_checkpoint("gpt2"))
