@@ -102,6 +102,8 @@ def test_a_config_runs(config, run_recipe, tiny_checkpoint, tmp_path):
     content = yaml.safe_load(config.read_text())
     words = ["--model.checkpoint", tiny_checkpoint("bert"), "--run_dir", tmp_path / "run", *QUICK]
     words += write_config_s_rows(config, tmp_path)
+    if "upper_layers" in content.get("lora", {}):
+        words += ["--lora.upper_layers", 1]  # the tiny checkpoint has two blocks
     code, _, err = run_recipe("finetune", "--config", config, *words)
     assert code == 0, err[-3000:]
     results = json.loads((tmp_path / "run" / "results.json").read_text())
