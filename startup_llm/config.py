@@ -260,7 +260,7 @@ class TextReadingData(DataConfig):
 
 
 @dataclass(frozen=True)
-class LabelledTextData(TextReadingData, AnnotatedData, GroupedData, LabelledData):
+class LabelledTextData(CheckedData, TextReadingData, AnnotatedData, GroupedData, LabelledData):
     """Texts, or pairs of them, with a label."""
 
     text_pair_column: str | None = None
@@ -869,9 +869,12 @@ class AuditConfig:
     """Replace an earlier audit in that folder, and earlier cleaned copies."""
     fix: bool = False
     """Write NAME.cleaned.EXT and NAME.changes.jsonl beside each file; the file itself stays as it is."""
-    fix_kinds: str = "empty-texts,odd-characters,label-spelling,duplicates,duplicates-across-splits"
-    """What --fix corrects, separated by commas; near-duplicates, near-duplicates-across-splits, missing-labels and
-    personal-data (masked) may be added."""
+    fix_kinds: str = (
+        "empty-texts,oversized-texts,missing-labels,rare-labels,unseen-labels,odd-characters,label-spelling,duplicates,"
+        "duplicates-across-splits"
+    )
+    """What --fix corrects, separated by commas: by default all that training refuses, and copies; near-duplicates,
+    near-duplicates-across-splits and personal-data (masked) may be added."""
     fail_on: str | None = None
     """Kinds of findings, separated by commas, that end the audit with exit code 1; any stands for all but notes."""
     near_duplicate_similarity: Annotated[float, Range(0.5, 1)] = 0.8
@@ -880,6 +883,9 @@ class AuditConfig:
     """Length to estimate truncation for: 4 characters to a token."""
     names: bool = False
     """Search names of people too, after words that introduce one in English (my name is ...)."""
+    checkpoint: str | None = None
+    """Encoder on whose features labels are judged, such as sentence-transformers/all-MiniLM-L6-v2 (packaged), a local
+    folder or a Hub id; default none: they are judged by words, which is faster and finds fewer."""
     examples: Annotated[int, Range(0)] = 5
     """Masked examples shown of each finding."""
     seed: Seed = 0

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from startup_llm.config import LabelledTextData, ProblemType
 from startup_llm.data.annotation_tools.fasttext import READERS
+from startup_llm.data.bad_rows import EMPTY_TEXT, NO_LABEL, RARE_LABEL, UNSEEN_LABEL, BadRows, Fault
 from startup_llm.data.columns import NoLabelColumnError, TextColumns, list_columns
 from startup_llm.data.label_cells import decide_label_cells
 from startup_llm.data.row_source import NO_READERS
@@ -42,19 +44,18 @@ def load_labelled_text(data: LabelledTextData, loaded: LoadedData | None = None)
         loaded: The source's splits, where they were read before.
 
     Raises:
-        UserError: if a source, column, text or label is not fit to train and test on; it names the split and the rows.
+        UserError: if a source or a column is not fit to train and test on, or a row's text or label is not and
+            `data.skip_bad` is off; it names the split and the rows.
     """
     loaded = loaded or load_splits(data, NO_READERS if data.data_dir else READERS)
     rows = _read_rows(loaded, data)
     splits, columns, label_names, problem_type = rows.splits, rows.columns, rows.label_names, rows.problem_type
-    notes, places = rows.notes, rows.places
+    notes, places, bad_rows = rows.notes, rows.places, rows.bad_rows
     if data.labels_per_class is not None and problem_type != "single_label_classification":
         raise UserError(
             f"data.labels_per_class is {data.labels_per_class}, but the problem type is {problem_type}; expected "
             "one class per row, as rows are drawn per class: leave it out, or use --data.max_train_rows"
         )
-    if problem_type != "regression":
-        _check_training_labels(_count_labels(splits["train"], label_names), label_names, places["train"])
     stratify_by = "label" if problem_type == "single_label_classification" else None
     splits, split_notes = make_splits(
         splits,
@@ -63,13 +64,13 @@ def load_labelled_text(data: LabelledTextData, loaded: LoadedData | None = None)
         group_by="group" if columns.group else None,
         group_name=columns.group,
     )
-    notes += split_notes
     splits, duplicate_notes = _handle_duplicates(splits, data.remove_overlap)
-    notes += duplicate_notes
+    balance_notes = []
     if problem_type != "regression":
-        notes += _check_labels_across_splits(splits, label_names, places)
+        splits = leave_out_unseen_labels(splits, label_names, places, bad_rows)
+        balance_notes = describe_balance(splits["train"], label_names)
     splits, sample_notes = _draw_samples(splits, data, stratify_by)
-    notes += sample_notes
+    notes += [*bad_rows.notes, *split_notes, *duplicate_notes, *balance_notes, *sample_notes]
     if columns.group:
         splits = splits.remove_columns("group")
     unlabelled = None
@@ -77,7 +78,14 @@ def load_labelled_text(data: LabelledTextData, loaded: LoadedData | None = None)
         splits, unlabelled, drawn_notes = keep_labels(splits, data.labels_per_class, data.split_seed, label_names)
         notes += drawn_notes
     return TaskData(
-        splits, label_names, problem_type, notes, loaded.sources, unlabelled, source_columns=columns.by_role()
+        splits,
+        label_names,
+        problem_type,
+        notes,
+        loaded.sources,
+        unlabelled,
+        source_columns=columns.by_role(),
+        left_out=dict(bad_rows.left_out),
     )
 
 
@@ -100,12 +108,15 @@ def load_later_rows(data: LabelledTextData, known_labels: Sequence[str]) -> Task
     place = ", ".join(file["path"] for file in loaded.sources[0]["files"])
     _check_trained_columns(loaded.splits["train"].column_names, data, place)
     rows = _read_rows(loaded, data, known_labels, place)
-    splits, notes = datasets.DatasetDict({"test": rows.splits["train"]}), rows.notes
+    splits, notes = datasets.DatasetDict({"test": rows.splits["train"]}), [*rows.notes, *rows.bad_rows.notes]
     if repeated := int(_fold_texts(splits["test"]).duplicated().sum()):
         notes.append(f"{repeated:,} of the {len(splits['test']):,} rows repeat the text of an earlier one.")
     sources = [{**source, "split": "test"} for source in loaded.sources]
     columns = rows.columns.by_role()
-    return TaskData(splits, rows.label_names, rows.problem_type, notes, sources, source_columns=columns)
+    left_out = dict(rows.bad_rows.left_out)
+    return TaskData(
+        splits, rows.label_names, rows.problem_type, notes, sources, source_columns=columns, left_out=left_out
+    )
 
 
 def _check_trained_columns(found: list[str], data: LabelledTextData, place: str) -> None:
@@ -131,6 +142,8 @@ class _LabelledRows:
     notes: list[str]
     places: dict[str, str]
     """How errors name each split."""
+    bad_rows: BadRows
+    """What was left out."""
 
 
 def _read_rows(
@@ -150,14 +163,14 @@ def _read_rows(
     loaded = replace(loaded, splits=separated)
     notes += cell_notes
     places = {split: place or _describe_place(split, loaded) for split in loaded.splits}
-    frames = {split: _read_texts(loaded.splits[split], columns, places[split]) for split in loaded.splits}
     problem_type, decision = decide_problem_type(loaded.splits, columns, data)
     if decision:
         notes.append(decision)
-    label_names = _add_labels(frames, loaded.splits, columns, problem_type, places, known_labels)
-    return _LabelledRows(
-        _build_splits(frames, problem_type, columns), columns, label_names, problem_type, notes, places
-    )
+    bad_rows = BadRows(data.skip_bad)
+    frames = _read_usable_rows(loaded.splits, columns, problem_type, places, bad_rows, known_labels)
+    label_names = _encode_labels(frames, loaded.splits["train"], columns, problem_type, known_labels)
+    splits = _build_splits(frames, problem_type, columns)
+    return _LabelledRows(splits, columns, label_names, problem_type, notes, places, bad_rows)
 
 
 def _prepare_labelled_texts(
@@ -173,31 +186,73 @@ def _prepare_labelled_texts(
         ) from None
 
 
-def _add_labels(
-    frames: dict[str, pd.DataFrame],
+def _read_usable_rows(
     sources: datasets.DatasetDict,
     columns: TextColumns,
     problem_type: ProblemType,
     places: dict[str, str],
+    bad_rows: BadRows,
+    known: Sequence[str] = (),
+) -> dict[str, pd.DataFrame]:
+    """Return each split's texts, labels as they are named, groups and row numbers, without the rows of no use.
+
+    Rows of labels that cannot be trained are left out too, unless labels are known by then.
+    """
+    frames = {}
+    for split, dataset in sources.items():
+        frame, faults = _read_texts(dataset, columns, places[split])
+        frame["label"], label_faults = _read_labels(dataset, columns, problem_type)
+        bad = bad_rows.leave_out([*faults, *label_faults], len(frame), places[split], "rows")
+        frames[split] = frame[~frame["row"].isin(bad)]
+    if problem_type == "regression":
+        return frames
+    labels = {split: _list_labels(frame, columns, problem_type) for split, frame in frames.items()}
+    if isinstance(columns.label, str):
+        counts = Counter(name for rows in labels.values() for row in rows for name in row)
+        check_spelling(counts, known)
+        _check_any_known(set(counts), known, places["train"])
+    if known:
+        return frames
+    rare = leave_out_rare_labels(
+        labels, {split: frame["row"].tolist() for split, frame in frames.items()}, places, bad_rows
+    )
+    return {split: frame[~frame["row"].isin(rare[split])] for split, frame in frames.items()}
+
+
+def _list_labels(frame: pd.DataFrame, columns: TextColumns, problem_type: ProblemType) -> list[tuple[str, ...]]:
+    if isinstance(columns.label, list):
+        return [tuple(itertools.compress(columns.label, flags)) for flags in frame["label"]]
+    if problem_type == "single_label_classification":
+        return [(name,) for name in frame["label"]]
+    return [tuple(names) for names in frame["label"]]
+
+
+def _encode_labels(
+    frames: dict[str, pd.DataFrame],
+    train: datasets.Dataset,
+    columns: TextColumns,
+    problem_type: ProblemType,
     known: Sequence[str] = (),
 ) -> tuple[str, ...]:
-    """Add the column `label` to each split's frame, and return the names of the labels; none for a regression."""
+    """Write class ids or vectors of 0/1 over the labels' names, which are returned; none for a regression."""
+    import numpy as np
+
     if problem_type == "regression":
-        for split, frame in frames.items():
-            frame["label"] = _read_numbers(sources[split], columns.first_label, places[split])
         return ()
-    if problem_type == "multi_label_classification":
-        label_names, vectors = _read_label_vectors(sources, columns, places, known)
-        for split, frame in frames.items():
-            frame["label"] = list(vectors[split])
-        return label_names
-    names = {split: _read_label_names(sources[split], columns.first_label, places[split]) for split in frames}
-    label_names = _order_names(sources["train"].features[columns.first_label], names.values(), known)
-    _check_spelling(Counter(name for values in names.values() for name in values), known)
-    _check_any_known(set().union(*names.values()), known, places["train"])
+    if isinstance(columns.label, list):
+        return tuple(columns.label)
+    names = {split: _list_labels(frame, columns, problem_type) for split, frame in frames.items()}
+    used = (row for rows in names.values() for row in rows)
+    label_names = order_names(train.features[columns.first_label], used, known)
     ids = {name: index for index, name in enumerate(label_names)}
     for split, frame in frames.items():
-        frame["label"] = [ids[name] for name in names[split]]
+        if problem_type == "single_label_classification":
+            frames[split] = frame.assign(label=[ids[name] for name in frame["label"]])
+            continue
+        vectors = np.zeros((len(frame), len(label_names)), dtype=np.float32)
+        for vector, row in zip(vectors, names[split], strict=True):
+            vector[[ids[name] for name in row]] = 1
+        frames[split] = frame.assign(label=list(vectors))
     return label_names
 
 
@@ -282,25 +337,19 @@ def _describe_place(split: str, loaded: LoadedData) -> str:
     return f"{split} split ({origin})"
 
 
-def _describe_rows(positions: np.ndarray) -> str:
-    shown = ", ".join(f"{position + 1:d}" for position in positions[:_SHOWN])
-    more = ", ..." if len(positions) > _SHOWN else ""
-    return f"{'row' if len(positions) == 1 else 'rows'} {shown}{more}"
-
-
 def read_column(dataset: datasets.Dataset, column: str) -> pyarrow.ChunkedArray:
     """Return a column's values as Arrow."""
     return dataset.select_columns([column]).with_format("arrow")[:][column]
 
 
-def _read_texts(dataset: datasets.Dataset, columns: TextColumns, place: str) -> pd.DataFrame:
-    """Return the checked texts with their group and row number, one line per source row."""
+def _read_texts(dataset: datasets.Dataset, columns: TextColumns, place: str) -> tuple[pd.DataFrame, list[Fault]]:
+    """Return the texts with their group and row number, one line per source row, and what is wrong with them."""
     import numpy as np
     import pandas as pd
     import pyarrow
     import pyarrow.compute as compute
 
-    frame = {}
+    frame, faults = {}, []
     for target, column in (("text", columns.text), ("text_pair", columns.text_pair)):
         if column is None:
             continue
@@ -314,21 +363,21 @@ def _read_texts(dataset: datasets.Dataset, columns: TextColumns, place: str) -> 
             )
         values = compute.fill_null(values, "")
         empty = np.flatnonzero(compute.equal(compute.utf8_trim_whitespace(values), "").to_numpy(zero_copy_only=False))
-        if len(empty):
-            raise UserError(
-                f"{place}: {len(empty)} of {len(values)} texts in column {column!r} are empty "
-                f"({_describe_rows(empty)}); fill them in or delete these rows"
-            )
+        faults += [Fault(row + 1, f"the column {column!r} is empty", EMPTY_TEXT) for row in empty.tolist()]
         sizes = compute.binary_length(values).to_numpy()
-        if sizes[longest := int(sizes.argmax())] > LONGEST_TEXT_BYTES:
-            raise UserError(
-                f"{place}: the text in row {longest + 1}, column {column!r}, has {sizes[longest]:,} bytes, the "
-                f"limit is {LONGEST_TEXT_BYTES:,}; cut it into several rows, or delete it if it is a mistake"
+        faults += [
+            Fault(
+                row + 1,
+                f"the column {column!r} has {sizes[row]:,} bytes, the limit is {LONGEST_TEXT_BYTES:,}: cut it into "
+                "several rows",
+                "oversized text",
             )
+            for row in np.flatnonzero(sizes > LONGEST_TEXT_BYTES).tolist()
+        ]
         frame[target] = values.to_pandas()
     if columns.group and columns.group in dataset.column_names:
         frame["group"] = read_column(dataset, columns.group).to_pandas()
-    return pd.DataFrame({**frame, "row": np.arange(1, dataset.num_rows + 1)})
+    return pd.DataFrame({**frame, "row": np.arange(1, dataset.num_rows + 1)}), faults
 
 
 def decide_problem_type(
@@ -405,29 +454,51 @@ def read_class_names(feature: object) -> list[str]:
     return getattr(getattr(feature, "feature", feature), "names", None) or []
 
 
-def _check_present(is_missing: np.ndarray, column: str, place: str) -> None:
-    if is_missing.any():
-        raise UserError(
-            f"{place}: {int(is_missing.sum())} of {len(is_missing)} rows have no label in column {column!r} "
-            f"({_describe_rows(is_missing.nonzero()[0])}); fill them in or delete these rows"
-        )
+def _read_labels(
+    dataset: datasets.Dataset, columns: TextColumns, problem_type: ProblemType
+) -> tuple[list[Any], list[Fault]]:
+    """Return each row's label (a number, a name, a list of names or a vector of 0/1), and what is wrong with some."""
+    if problem_type == "regression":
+        return _read_numbers(dataset, columns.first_label)
+    if isinstance(columns.label, list):
+        return _read_flags(dataset, columns.label)
+    if problem_type == "multi_label_classification":
+        return _read_label_lists(dataset, columns.first_label)
+    names = read_label_names(dataset, columns.first_label)
+    return list(names), find_missing_labels(names, columns.first_label)
 
 
-def _read_numbers(dataset: datasets.Dataset, column: str, place: str) -> np.ndarray:
-    """Return the regression labels, shape (rows,), float64."""
+def find_missing_labels(names: Iterable[str | None], column: str) -> list[Fault]:
+    """Return the fault of each row without a label.
+
+    Args:
+        names: Name of each row's label, None where it has none.
+        column: Name of the labels' column.
+    """
+    return [
+        Fault(row, f"no label in column {column!r}", NO_LABEL) for row, name in enumerate(names, 1) if name is None
+    ]
+
+
+def _read_numbers(dataset: datasets.Dataset, column: str) -> tuple[list[float], list[Fault]]:
+    """Return the labels of a regression, nan where there is none."""
     import numpy as np
     import pandas as pd
 
     values = read_column(dataset, column).to_pandas()
-    _check_present((values.isna() | (values == "")).to_numpy(), column, place)
+    is_missing = (values.isna() | (values == "")).to_numpy()
     numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64)
-    wrong = np.flatnonzero(~np.isfinite(numbers))
-    if len(wrong):
-        raise UserError(
-            f"{place}: {len(wrong)} labels in column {column!r} are not numbers, first {values[wrong[0]]!r} "
-            f"in row {wrong[0] + 1}; correct them, or set --data.problem_type single_label_classification"
+    faults = [
+        Fault(row + 1, f"no label in column {column!r}", NO_LABEL)
+        if is_missing[row]
+        else Fault(
+            row + 1,
+            f"the label {values[row]!r} in column {column!r} is no number",
+            "label that is no number",
         )
-    return numbers
+        for row in np.flatnonzero(is_missing | ~np.isfinite(numbers)).tolist()
+    ]
+    return numbers.tolist(), faults
 
 
 def name_label(value: Any, class_names: list[str]) -> str | None:
@@ -445,22 +516,25 @@ def name_label(value: Any, class_names: list[str]) -> str | None:
     return str(value)
 
 
-def _read_label_names(dataset: datasets.Dataset, column: str, place: str) -> np.ndarray:
-    """Return the label name of each row, shape (rows,), object."""
+def read_label_names(dataset: datasets.Dataset, column: str) -> np.ndarray:
+    """Return the name of each row's label, None where it has none, shape (rows,), object."""
     import numpy as np
-    import pandas as pd
 
     encoded = read_column(dataset, column).combine_chunks().dictionary_encode()
     class_names = read_class_names(dataset.features[column])
     names = [name_label(value, class_names) for value in encoded.dictionary.to_pylist()]
     indices = encoded.indices.fill_null(len(names)).to_numpy(zero_copy_only=False)
-    values = np.array([*names, None], dtype=object)[indices]
-    _check_present(pd.isna(values), column, place)
-    return values
+    return np.array([*names, None], dtype=object)[indices]
 
 
-def _order_names(feature: object, names: Any, known: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return all labels: those that are known, then the others in a ClassLabel's order or sorted naturally."""
+def order_names(feature: object, names: Any, known: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return all labels: those that are known, then the others in a ClassLabel's order or sorted naturally.
+
+    Args:
+        feature: The label column's feature.
+        names: Lists of names.
+        known: Labels that come first, in this order.
+    """
     distinct = {name for values in names for name in values}
     class_names = read_class_names(feature)
     if class_names and distinct <= set(class_names):
@@ -476,64 +550,44 @@ def _order_names(feature: object, names: Any, known: Sequence[str] = ()) -> tupl
     )
 
 
-def _read_label_vectors(
-    splits: datasets.DatasetDict, columns: TextColumns, places: dict[str, str], known: Sequence[str] = ()
-) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
-    """Return the label names and per split the 0/1 vectors, shape (rows, labels), float32."""
+def _read_flags(dataset: datasets.Dataset, columns: list[str]) -> tuple[list[np.ndarray], list[Fault]]:
+    """Return each row's vector of 0/1 from as many columns."""
     import numpy as np
 
-    if isinstance(columns.label, list):
-        vectors = {
-            split: np.stack([_read_flags(dataset, column, places[split]) for column in columns.label], axis=1)
-            for split, dataset in splits.items()
-        }
-        return tuple(columns.label), vectors
-    names = {split: _read_label_sets(dataset, columns.first_label, places[split]) for split, dataset in splits.items()}
-    used = {name for rows in names.values() for row in rows for name in row}
-    label_names = _order_names(splits["train"].features[columns.label], [used], known)
-    _check_spelling(Counter(name for rows in names.values() for row in rows for name in row), known)
-    _check_any_known(used, known, places["train"])
-    ids = {name: index for index, name in enumerate(label_names)}
-    vectors = {}
-    for split, rows in names.items():
-        vectors[split] = np.zeros((len(rows), len(label_names)), dtype=np.float32)
-        for vector, row in zip(vectors[split], rows, strict=True):
-            vector[[ids[name] for name in row]] = 1
-    return label_names, vectors
-
-
-def _read_flags(dataset: datasets.Dataset, column: str, place: str) -> np.ndarray:
-    import numpy as np
-
-    names = _read_label_names(dataset, column, place)
     flags = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "False": 0, "True": 1, "false": 0, "true": 1}
-    wrong = np.array([name not in flags for name in names]).nonzero()[0]
-    if len(wrong):
-        raise UserError(
-            f"{place}: {names[wrong[0]]!r} in row {wrong[0] + 1} of the label column {column!r}; expected 0 or 1, as "
-            "several label columns make a multi-label task"
-        )
-    return np.array([flags[name] for name in names], dtype=np.float32)
+    vectors, faults = [], []
+    for column in columns:
+        names = read_label_names(dataset, column)
+        faults += find_missing_labels(names, column)
+        faults += [
+            Fault(
+                row,
+                f"{name!r} in the label column {column!r}; expected 0 or 1, as several label columns make a "
+                "multi-label task",
+                "label that is not 0 or 1",
+            )
+            for row, name in enumerate(names, start=1)
+            if name is not None and name not in flags
+        ]
+        vectors.append([flags.get(name, 0) for name in names])
+    return list(np.array(vectors, dtype=np.float32).T), faults
 
 
-def _read_label_sets(dataset: datasets.Dataset, column: str, place: str) -> list[list[str]]:
-    import numpy as np
-
+def _read_label_lists(dataset: datasets.Dataset, column: str) -> tuple[list[list[Any]], list[Fault]]:
+    """Return each row's names of labels."""
     rows = read_column(dataset, column).to_pylist()
-    _check_present(np.array([row is None for row in rows]), column, place)
     class_names = read_class_names(dataset.features[column])
-    names: list[list[Any]] = [[name_label(value, class_names) for value in row] for row in rows]
-    for number, row in enumerate(names, start=1):
-        if None in row:
-            raise UserError(
-                f"{place}: row {number} has an empty label in its list {rows[number - 1]}; delete or fill it"
-            )
-        if len(set(row)) < len(row):
-            raise UserError(
-                f"{place}: row {number} lists a label twice: {rows[number - 1]}; expected the labels of the row, "
-                "each once (a 0/1 vector needs one column per label)"
-            )
-    return names
+    names: list[list[Any]] = [[name_label(value, class_names) for value in row or ()] for row in rows]
+    faults = []
+    for number, (row, own) in enumerate(zip(rows, names, strict=True), start=1):
+        if row is None:
+            faults.append(Fault(number, f"no label in column {column!r}", NO_LABEL))
+        elif None in own:
+            faults.append(Fault(number, f"an empty label in its list {row}", "empty label in a list"))
+        elif len(set(own)) < len(own):
+            reason = f"it lists a label twice: {row} (a 0/1 vector needs one column per label)"
+            faults.append(Fault(number, reason, "label listed twice"))
+    return names, faults
 
 
 def _check_any_known(used: set[str], known: Sequence[str], place: str) -> None:
@@ -550,7 +604,7 @@ def list_names(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:_SHOWN])) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
-def _check_spelling(counts: Counter[str], known: Sequence[str] = ()) -> None:
+def check_spelling(counts: Counter[str], known: Sequence[str] = ()) -> None:
     """Refuse labels that are one label in several spellings."""
     groups: dict[str, list[str]] = {}
     for name in dict.fromkeys((*counts, *known)):
@@ -589,7 +643,7 @@ def _build_splits(
     return datasets.DatasetDict(splits)
 
 
-def _count_labels(dataset: datasets.Dataset, label_names: tuple[str, ...]) -> np.ndarray:
+def _count_labels(dataset: datasets.Dataset, label_names: Sequence[str]) -> np.ndarray:
     """Return how many rows have each label, shape (labels,)."""
     import numpy as np
 
@@ -607,41 +661,150 @@ def _list_names(positions: np.ndarray, label_names: tuple[str, ...], counts: np.
     return ", ".join(shown) + (f" and {len(positions) - _SHOWN} more" if len(positions) > _SHOWN else "")
 
 
-def _check_training_labels(counts: np.ndarray, label_names: tuple[str, ...], place: str) -> None:
-    present = counts.nonzero()[0]
-    if len(present) < 2:
+def leave_out_rare_labels(
+    labels: Mapping[str, Sequence[tuple[str, ...]]],
+    rows: Mapping[str, Sequence[int]],
+    places: Mapping[str, str],
+    bad_rows: BadRows,
+) -> dict[str, set[int]]:
+    """Return the rows of labels that cannot be both trained and validated: of one training row, or of none.
+
+    Args:
+        labels: Names of each row's labels by split, `train` among them.
+        rows: The rows' 1-based numbers by split.
+        places: What messages call each split.
+        bad_rows: Refuses the rows, or counts them.
+
+    Raises:
+        UserError: If fewer than two labels are left, or there are such rows and they are not to be left out.
+    """
+    faults, present = find_rare_labels(labels, rows)
+    if len(present) < 2 and (not faults["train"] or bad_rows.skip_bad):
         raise UserError(
-            f"{place}: expected two or more labels in training, found {_list_names(present, label_names) or 'none'}; "
-            "is it the right --data.label_column?"
+            f"{places['train']}: expected two or more labels in training, found "
+            f"{', '.join(map(repr, sorted(present))) or 'none'}; is it the right --data.label_column?"
         )
-    if len(once := (counts == 1).nonzero()[0]):
-        raise UserError(
-            f"{place}: {len(once)} labels have one training row: {_list_names(once, label_names)}; a label cannot be "
-            "both trained and validated on one row: add rows, merge the label with another, or delete the row"
+    usable = len(labels["train"]) - len(faults["train"]) if len(present) > 1 else 0
+    return {
+        split: bad_rows.leave_out(
+            faults[split], len(labels[split]), places[split], "rows", usable=usable if split == "train" else None
         )
+        for split in sorted(labels, key=lambda split: split != "train")
+    }
 
 
-def _check_labels_across_splits(
-    splits: datasets.DatasetDict, label_names: tuple[str, ...], places: dict[str, str]
-) -> list[str]:
-    """Refuse labels that are tested but never trained; note an imbalance."""
-    train = _count_labels(splits["train"], label_names)
-    for split in ("validation", "test"):
-        if split not in splits:
+def find_rare_labels(
+    labels: Mapping[str, Sequence[tuple[str, ...]]], rows: Mapping[str, Sequence[int]]
+) -> tuple[dict[str, list[Fault]], set[str]]:
+    """Find rows of labels that cannot be both trained and validated: of one training row, or of none.
+
+    Args:
+        labels: Names of each row's labels by split, `train` among them.
+        rows: The rows' 1-based numbers by split.
+
+    Returns:
+        The faults by split, and the labels that training rows without one have.
+    """
+    faults: dict[str, list[Fault]] = {"train": []}
+    kept = list(range(len(labels["train"])))
+    while True:  # a row of several labels takes others along
+        counts = Counter(name for place in kept for name in labels["train"][place])
+        rare = [place for place in kept if any(counts[name] == 1 for name in labels["train"][place])]
+        if not rare:
+            break
+        for place in rare:
+            name = next(name for name in labels["train"][place] if counts[name] == 1)
+            reason = f"the label {name!r} has one training row: add rows of it, or merge it with another label"
+            faults["train"].append(Fault(int(rows["train"][place]), reason, RARE_LABEL))
+        gone = set(rare)
+        kept = [place for place in kept if place not in gone]
+    for split in labels.keys() - {"train"}:
+        faults[split] = [
+            Fault(int(row), _describe_unseen(names - counts.keys()), UNSEEN_LABEL)
+            for row, names in zip(rows[split], map(set, labels[split]), strict=True)
+            if names - counts.keys()
+        ]
+    return faults, set(counts)
+
+
+def keep_usable_labels(
+    names: Mapping[str, Any],
+    kept: Mapping[str, Sequence[int]],
+    bad_rows: BadRows,
+    feature: object,
+) -> tuple[dict[str, list[int]], tuple[str, ...]]:
+    """Return the rows of labels that can be both trained and validated, and the names of these labels.
+
+    Args:
+        names: Name of each row's one label by split, `train` among them.
+        kept: Positions of the rows that can be used besides.
+        bad_rows: Refuses the others, or counts them.
+        feature: The label column's feature.
+
+    Raises:
+        UserError: As `leave_out_rare_labels` does.
+    """
+    labels = {split: [(str(names[split][place]),) for place in places] for split, places in kept.items()}
+    rows = {split: [place + 1 for place in places] for split, places in kept.items()}
+    rare = leave_out_rare_labels(labels, rows, {split: f"{split} split" for split in kept}, bad_rows)
+    usable = {split: [row - 1 for row in numbers if row not in rare[split]] for split, numbers in rows.items()}
+    used = [[str(names[split][place]) for place in places] for split, places in usable.items()]
+    return usable, order_names(feature, used)
+
+
+def _describe_unseen(names: Iterable[str]) -> str:
+    return f"the label {min(names)!r} is never seen in training: add training rows of it"
+
+
+def leave_out_unseen_labels(
+    splits: datasets.DatasetDict, label_names: Sequence[str], places: Mapping[str, str], bad_rows: BadRows
+) -> datasets.DatasetDict:
+    """Return the splits without rows to validate and test on whose labels the cut left no training row.
+
+    Args:
+        splits: Splits with the columns label, of class ids or vectors of 0/1, and row.
+        label_names: Name of each class id.
+        places: What messages call a split that the source gives.
+        bad_rows: Refuses the rows, or counts them.
+
+    Raises:
+        UserError: If there are some and they are not to be left out.
+    """
+    import datasets
+    import numpy as np
+
+    unseen = _count_labels(splits["train"], label_names) == 0
+    result = dict(splits)
+    for split in splits.keys() - {"train"}:
+        labels = np.asarray(splits[split].with_format("numpy")[:]["label"])
+        is_bad = unseen[labels] if labels.ndim == 1 else (labels[:, unseen] > 0).any(axis=1)
+        if not is_bad.any():
             continue
-        counts = _count_labels(splits[split], label_names)
-        if len(unseen := ((counts > 0) & (train == 0)).nonzero()[0]):
-            raise UserError(
-                f"{places.get(split, f'{split} split')}: {len(unseen)} labels are never seen in training: "
-                f"{_list_names(unseen, label_names, counts)}; add training rows of them or delete these rows"
-            )
-    present = train.nonzero()[0]
-    largest, smallest = present[train[present].argmax()], present[train[present].argmin()]
-    if train[largest] <= IMBALANCE_NOTE_RATIO * train[smallest]:
+        numbers = splits[split]["row"]
+        faults = []
+        for place in np.flatnonzero(is_bad).tolist():
+            own = labels[place] if labels.ndim == 1 else np.flatnonzero((labels[place] > 0) & unseen)[0]
+            faults.append(Fault(numbers[place], _describe_unseen([label_names[int(own)]]), UNSEEN_LABEL))
+        bad_rows.leave_out(faults, len(labels), places.get(split, f"{split} split"), "rows")
+        result[split] = splits[split].select(np.flatnonzero(~is_bad))
+    return datasets.DatasetDict(result)
+
+
+def describe_balance(train: datasets.Dataset, label_names: Sequence[str]) -> list[str]:
+    """Return a note where one label has many times the training rows of another.
+
+    Args:
+        train: The training rows, with a column label.
+        label_names: Name of each class id.
+    """
+    counts = _count_labels(train, label_names)
+    present = counts.nonzero()[0]
+    largest, smallest = present[counts[present].argmax()], present[counts[present].argmin()]
+    if counts[largest] <= IMBALANCE_NOTE_RATIO * counts[smallest]:
         return []
     return [
-        f"The classes are unbalanced: {train[largest]:,} training rows of {label_names[largest]!r}, "
-        f"{train[smallest]:,} of {label_names[smallest]!r}; accuracy alone will mislead."
+        f"The classes are unbalanced: {counts[largest]:,} training rows of {label_names[largest]!r}, "
+        f"{counts[smallest]:,} of {label_names[smallest]!r}; accuracy alone will mislead."
     ]
 
 

@@ -28,6 +28,7 @@ class TaskData:
         loaded: The splits as they were loaded, where a processor changed them since; None where they are the same.
         source_columns: The source's columns by the option that would name them, such as text_column; empty where the
             task does not keep them.
+        left_out: How many rows `data.skip_bad` left out, by what was wrong with them.
     """
 
     splits: datasets.DatasetDict
@@ -39,6 +40,7 @@ class TaskData:
     corpus: datasets.Dataset | None = None
     loaded: datasets.DatasetDict | None = None
     source_columns: dict[str, Any] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
 
     def describe(self) -> str:
         """Say how many rows there are and what they are labelled with."""

@@ -24,6 +24,7 @@ def describe_dataset(config: DataConfig, data: TaskData, cards: Path) -> dict[st
         **read_dataset_card(config, cards),
         "notes": data.notes,
         **({"columns": data.source_columns} if data.source_columns else {}),
+        "left_out": data.left_out,
         "sources": data.sources,
     }
 

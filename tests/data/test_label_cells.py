@@ -118,7 +118,9 @@ def test_a_cell_that_is_no_list_is_named_by_its_row(tmp_path):
 
 def test_an_empty_cell_has_no_label(tmp_path):
     path = write_csv(tmp_path / "rows.csv", ["a;b", "", "a", "b"])
-    with pytest.raises(UserError, match=r"1 of 4 rows have no label in column 'tags' \(row 2\)"):
+    with pytest.raises(
+        UserError, match=r"1 of 4 rows cannot be used \(no label 1\): row 2: no label in column 'tags'"
+    ):
         load_labelled_text(LabelledTextData(train_file=path, label_column="tags", label_separator=";"))
 
 

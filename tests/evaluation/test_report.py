@@ -388,3 +388,12 @@ def test_gallery_marks_spans_and_escapes_every_text():
 
 def test_report_without_a_gallery_has_no_section_for_it():
     assert 'id="gallery"' not in build_report(MINIMAL)
+
+
+def test_the_rows_that_were_left_out_are_counted_and_the_languages_named():
+    languages = {"texts_by_language": {"de": 930, "en": 70}, "texts": 1000}
+    audit = {"level": "quick", "findings": [], "notes": [], "languages": languages}
+    data = {**EVERYTHING["data"], "left_out": {"empty text": 3, "no label": 1}}
+    page = build_report({**EVERYTHING, "data": data, "audit": audit})
+    assert "Left out, as they could not be used: empty text 3, no label 1." in page
+    assert "(1,000 texts inspected): de 930, en 70." in page

@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from startup_llm.data.bad_rows import find_column_fault, leave_out
+from startup_llm.data.bad_rows import BadRows, Fault, find_column_faults
 from startup_llm.data.classification import (
-    _check_labels_across_splits,
-    _check_training_labels,
-    _count_labels,
-    _order_names,
-    _read_label_names,
+    describe_balance,
+    find_missing_labels,
+    keep_usable_labels,
+    leave_out_unseen_labels,
     read_class_names,
+    read_label_names,
 )
 from startup_llm.data.columns import list_columns
 from startup_llm.data.row_source import EXTENSIONS, RowSource
@@ -36,7 +36,6 @@ part of it, in seconds."""
 AUDIO_COLUMNS = ("audio", "file_name", "file", "path", "audio_path", "wav", MANIFEST_COLUMN)
 LABEL_COLUMNS = ("label", "labels", "class", "category", "intent", "keyword")
 TEXT_COLUMNS = ("text", "transcription", "transcript", "sentence", "normalized_text", "target")
-_SHOWN = 5
 
 
 def load_labelled_recordings(data: LabelledRecordingData) -> TaskData:
@@ -49,20 +48,18 @@ def load_labelled_recordings(data: LabelledRecordingData) -> TaskData:
         UserError: If a source or column is missing, a label is not fit to train on, or a recording cannot be used
             (see `data.skip_bad`).
     """
-    loaded = _load(data)
+    bad_rows = BadRows(data.skip_bad)
+    loaded = _load(data, bad_rows)
     column = _find_column(loaded.splits["train"], data.label_column, LABEL_COLUMNS, "label_column")
     names = {
-        split: [data.value_names.get(name, name) for name in _read_label_names(rows, column, f"{split} split")]
+        split: [data.value_names.get(name, name) for name in read_label_names(rows, column)]
         for split, rows in loaded.splits.items()
     }
+    faults = {split: find_missing_labels(own, column) for split, own in names.items()}
     order = {} if data.value_names else loaded.splits["train"].features[column]
-    label_names = _order_names(order, names.values())
-    ids = {name: index for index, name in enumerate(label_names)}
-    values = {split: [ids[name] for name in rows] for split, rows in names.items()}
-    splits, notes = _check_and_split(loaded, data, "label", values)
-    _check_training_labels(_count_labels(splits["train"], label_names), label_names, "train split")
-    notes += _check_labels_across_splits(splits, label_names, {})
-    return TaskData(splits, label_names, "single_label_classification", notes, loaded.sources)
+    splits, notes, label_names = _check_and_split(loaded, data, "label", names, faults, bad_rows, order)
+    left_out = dict(bad_rows.left_out)
+    return TaskData(splits, label_names, "single_label_classification", notes, loaded.sources, left_out=left_out)
 
 
 def load_transcribed_recordings(data: TranscribedRecordingData) -> TaskData:
@@ -75,20 +72,17 @@ def load_transcribed_recordings(data: TranscribedRecordingData) -> TaskData:
         UserError: If a source or column is missing, or a text is empty or a recording cannot be used (see
             `data.skip_bad`).
     """
-    loaded = _load(data)
+    bad_rows = BadRows(data.skip_bad)
+    loaded = _load(data, bad_rows)
     column = _find_column(loaded.splits["train"], data.text_column, TEXT_COLUMNS, "text_column")
-    texts, left_out = {}, []
+    texts, faults = {}, {}
     for split, rows in loaded.splits.items():
         class_names = read_class_names(rows.features[column])
         own = [class_names[value] if class_names else value for value in rows[column]]
-        faults = find_column_fault(own, column)
-        bad, fault_notes = leave_out(faults, len(rows), split, "recordings", skip_bad=data.skip_bad)
-        left_out += fault_notes
-        texts[split] = [
-            None if row in bad else data.value_names.get(text, text) for row, text in enumerate(own, start=1)
-        ]
-    splits, notes = _check_and_split(loaded, data, "text", texts)
-    return TaskData(splits, notes=[*left_out, *notes], sources=loaded.sources)
+        faults[split] = find_column_faults(own, column)
+        texts[split] = [data.value_names.get(text, text) if isinstance(text, str) else "" for text in own]
+    splits, notes, _ = _check_and_split(loaded, data, "text", texts, faults, bad_rows)
+    return TaskData(splits, notes=notes, sources=loaded.sources, left_out=dict(bad_rows.left_out))
 
 
 def read_recordings(rows: datasets.Dataset, sampling_rate: int) -> Iterator[np.ndarray]:
@@ -114,7 +108,7 @@ def read_bytes(value: dict[str, Any] | str | None) -> bytes:
 # Sources -------------------------------------------------------------------------------------------------------------
 
 
-def _load(data: RecordingData) -> LoadedData:
+def _load(data: RecordingData, bad_rows: BadRows) -> LoadedData:
     """Load the splits with a column `audio` that is not decoded, kept by `keep_where` and cut by `test_where`."""
     import datasets
 
@@ -134,8 +128,8 @@ def _load(data: RecordingData) -> LoadedData:
             ]
             rows = rows.remove_columns(list({"audio"} & set(rows.column_names))).add_column("audio", files)
             if column == MANIFEST_COLUMN:
-                rows, manifest_notes = _cut_parts(rows, split, skip_bad=data.skip_bad)
-                notes += manifest_notes
+                rows, manifest_note = _cut_parts(rows, split, bad_rows)
+                notes.append(manifest_note)
         rows = rows.cast_column("audio", datasets.Audio(decode=False))
         rows = _add_file_name_columns(rows, data.file_name_columns, split)
         splits[split] = _select_where(rows, data.keep_where, "keep_where", split)[0]
@@ -150,37 +144,34 @@ def _load(data: RecordingData) -> LoadedData:
     return LoadedData(datasets.DatasetDict(splits), notes, loaded.sources)
 
 
-def _cut_parts(rows: datasets.Dataset, split: str, *, skip_bad: bool) -> tuple[datasets.Dataset, list[str]]:
-    """Return a manifest's recordings, each cut to the part that its offset and duration say, and notes on them.
+def _cut_parts(rows: datasets.Dataset, split: str, bad_rows: BadRows) -> tuple[datasets.Dataset, str]:
+    """Return a manifest's recordings, each cut to the part that its offset and duration say, and a note on them.
 
     Raises:
         UserError: If a part does not lie in its file, and is not to be left out.
     """
     note = f"{split} split: read as a NeMo manifest."
     if "offset" not in rows.column_names or not any(rows["offset"]):
-        return rows, [note]
+        return rows, note
     durations = rows["duration"] if "duration" in rows.column_names else [None] * len(rows)
     parts, faults, opened = [], [], ("", b"")
     for row, (value, offset, seconds) in enumerate(
         zip(rows["audio"], rows["offset"], durations, strict=True), start=1
     ):
-        part, place = b"", f" ({value['path']})"
+        part, where = b"", f"row {row} ({value['path']})"
         try:
             if opened[0] != value["path"]:  # the parts of a long file follow one another
                 opened = (value["path"], Path(value["path"]).read_bytes())
             part = cut_sound(opened[1], float(offset or 0), seconds)
         except FileNotFoundError:
-            faults.append((row, f"no such file{place}"))
+            faults.append(Fault(row, "no such file", "missing file", where))
         except (UserError, OSError, TypeError, ValueError) as error:
-            faults.append((row, f"{error}{place}"))
+            faults.append(Fault(row, str(error), "unusable part of a recording", where))
         parts.append({"bytes": part, "path": value["path"]})
-    bad, bad_notes = leave_out(faults, len(rows), split, "recordings", skip_bad=skip_bad)
+    bad = bad_rows.leave_out(faults, len(rows), f"{split} split", "recordings")
     rows = rows.remove_columns("audio").add_column("audio", parts)
     kept = rows.select([place for place in range(len(rows)) if place + 1 not in bad]) if bad else rows
-    return kept, [
-        f"{note[:-1]}; parts are cut from their files by offset and duration, and held in memory.",
-        *bad_notes,
-    ]
+    return kept, f"{note[:-1]}; parts are cut from their files by offset and duration, and held in memory."
 
 
 def _base_folder(data: RecordingData, record: Mapping[str, Any]) -> Path:
@@ -351,23 +342,48 @@ def _find_column(rows: datasets.Dataset, named: str | list[str] | None, usual: t
 
 
 def _check_and_split(
-    loaded: LoadedData, data: RecordingData, target: str, values: dict[str, list[Any]]
-) -> tuple[datasets.DatasetDict, list[str]]:
-    """Listen to every recording, cut the missing splits and draw the rows that are wanted: those with a value."""
+    loaded: LoadedData,
+    data: RecordingData,
+    target: str,
+    values: dict[str, list[Any]],
+    faults: dict[str, list[Fault]],
+    bad_rows: BadRows,
+    label_feature: object = None,
+) -> tuple[datasets.DatasetDict, list[str], tuple[str, ...]]:
+    """Listen to every recording, cut the missing splits and draw the rows that are wanted.
+
+    Args:
+        loaded: The source's splits.
+        data: How they are cut.
+        target: Name of the column that the values become: label, of class ids, or text.
+        values: Each row's name of a label, or text, by split.
+        faults: What is wrong with the values.
+        bad_rows: Refuses rows that cannot be used, or counts them.
+        label_feature: The feature of the labels' column.
+
+    Returns:
+        The splits, notes, and the labels' names.
+    """
     import datasets
 
-    splits, notes = {}, list(loaded.notes)
+    kept, listened = {}, {}
     for split, rows in loaded.splits.items():
-        keep, seconds, digests, fault_notes = _listen(rows, split, skip_bad=data.skip_bad)
-        notes += fault_notes
-        keep = [place for place in keep if values[split][place] is not None]
+        found, *listened[split] = _listen(rows)
+        bad = bad_rows.leave_out([*faults[split], *found], len(rows), f"{split} split", "recordings")
+        kept[split] = [place for place in range(len(rows)) if place + 1 not in bad]
+    label_names: tuple[str, ...] = ()
+    if target == "label":
+        kept, label_names = keep_usable_labels(values, kept, bad_rows, label_feature)
+        ids = {name: index for index, name in enumerate(label_names)}
+        values = {split: [ids.get(name, -1) for name in own] for split, own in values.items()}
+    splits = {}
+    for split, rows in loaded.splits.items():
+        seconds, digests = listened[split]
         table = rows.select_columns(["audio"]).add_column("seconds", seconds).add_column(target, values[split])
         table = table.add_column("row", list(range(1, len(rows) + 1))).add_column("digest", digests)
         if data.group_column:
             table = table.add_column("group", read_groups(rows, data.group_column))
-        splits[split] = table.select(keep) if len(keep) < len(rows) else table
-        if not keep:
-            raise UserError(f"{split} split: none of the {len(rows)} recordings can be used; {' '.join(notes)}")
+        splits[split] = table.select(kept[split]) if len(kept[split]) < len(rows) else table
     cut, split_notes = make_splits(
         datasets.DatasetDict(splits),
         data,
@@ -375,47 +391,42 @@ def _check_and_split(
         group_by="group" if data.group_column else None,
         group_name=data.group_column,
     )
-    notes += split_notes
     cut, overlap_notes = handle_overlap(cut, data.remove_overlap, "recordings")
-    notes += overlap_notes
+    if target == "label":
+        cut = leave_out_unseen_labels(cut, label_names, {}, bad_rows)
+        overlap_notes += describe_balance(cut["train"], label_names)
+    notes = [*loaded.notes, *bad_rows.notes, *split_notes, *overlap_notes]
     for split, max_rows in (("train", data.max_train_rows), ("test", data.max_test_rows)):
         if max_rows is not None and max_rows < len(cut[split]):
             notes.append(f"{max_rows:,} of the {len(cut[split]):,} {split} rows are used (seed {data.split_seed}).")
             stratum = "label" if target == "label" else None
             cut[split] = sample_rows(cut[split], max_rows, data.split_seed, stratify_by=stratum)
     unused = ["digest", *(["group"] if data.group_column else [])]
-    return cut.remove_columns(unused), notes
+    return cut.remove_columns(unused), notes, label_names
 
 
-def _listen(
-    rows: datasets.Dataset, split: str, *, skip_bad: bool
-) -> tuple[list[int], list[float], list[str], list[str]]:
+def _listen(rows: datasets.Dataset) -> tuple[list[Fault], list[float], list[str]]:
     """Decode every recording of a split once.
 
     Returns:
-        Positions of the good ones, the length of each in seconds, a digest of each file, and a note on the others.
+        What is wrong with some, the length of each in seconds, and a digest of each file.
     """
-    keep, seconds, digests, bad = [], [], [], []
-    for position, value in enumerate(rows["audio"]):
+    faults, seconds, digests = [], [], []
+    for row, value in enumerate(rows["audio"], start=1):
         content, length = b"", 0.0
+        path = (value or {}).get("path")
+        where = f"row {row} ({path})" if path else ""
         try:
-            if not (value or {}).get("path") and not (value or {}).get("bytes"):
+            if not path and not (value or {}).get("bytes"):
                 raise UserError("names no file")
             content = read_bytes(value)
             length = measure_seconds(content)
             if not read_audio(content).any():
-                raise UserError("silence from beginning to end")
-            keep.append(position)
+                faults.append(Fault(row, "silence from beginning to end", "silent recording", where))
+        except FileNotFoundError:
+            faults.append(Fault(row, "no such file", "missing file", where))
         except (UserError, OSError) as error:
-            path = (value or {}).get("path")
-            reason = "no such file" if isinstance(error, FileNotFoundError) else error
-            bad.append(f"row {position + 1}{f' ({path})' if path else ''}: {reason}")
+            faults.append(Fault(row, str(error), "unreadable recording", where))
         seconds.append(length)
         digests.append(hashlib.sha256(content).hexdigest())
-    if not bad:
-        return keep, seconds, digests, []
-    more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
-    summary = f"{split} split: {len(bad)} of {len(rows)} recordings cannot be used: {'; '.join(bad[:_SHOWN])}{more}"
-    if not skip_bad:
-        raise UserError(f"{summary}; fix or delete them, or leave them out with --data.skip_bad true")
-    return keep, seconds, digests, [f"{summary}; they are left out."]
+    return faults, seconds, digests

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from startup_llm.data.bad_rows import leave_out
+from startup_llm.data.bad_rows import BadRows, Fault
 from startup_llm.errors import UserError
 from startup_llm.tasks.audio.base import AudioTask, compute_frame_logits, show_recordings, split_batch
 from startup_llm.tasks.audio.baselines import predict_most_frequent_text
@@ -123,21 +123,26 @@ class AutomaticSpeechRecognition(AudioTask[TranscribedRecordingData, SpeechRecog
 
         if model is None:
             return data
-        splits, notes = dict(data.splits), []
+        splits, bad_rows = dict(data.splits), BadRows(self.skip_bad)
         collate = self.build_collator(processor)
         for name in sorted({"train", "validation"} & splits.keys()):
             rows = splits[name]
             count_features = functools.partial(_count_features, collate, self.encode_recordings(rows, processor)[0])
             labels = _encode_texts(rows, processor.tokenizer)
             faults = find_long_texts(rows, labels, processor.feature_extractor, model, count_features)
-            bad, fault_notes = leave_out(faults, len(rows), name, "recordings", skip_bad=self.skip_bad)
-            notes += fault_notes
+            faults = [Fault(row, reason, "text too long for its recording") for row, reason in faults]
+            bad = bad_rows.leave_out(faults, len(rows), f"{name} split", "recordings")
             if bad:
                 splits[name] = rows.select([place for place, row in enumerate(rows["row"]) if row not in bad])
-        if not notes:
+        if not bad_rows.notes:
             return data
-        kept = data.loaded or data.splits
-        return replace(data, splits=datasets.DatasetDict(splits), notes=[*data.notes, *notes], loaded=kept)
+        return replace(
+            data,
+            splits=datasets.DatasetDict(splits),
+            notes=[*data.notes, *bad_rows.notes],
+            loaded=data.loaded or data.splits,
+            left_out={**data.left_out, **bad_rows.left_out},
+        )
 
     def encode(self, rows: Dataset, processor: Any) -> tuple[Dataset, Truncation]:
         """Encode the recordings, and the texts where there are any.

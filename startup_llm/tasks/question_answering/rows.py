@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from startup_llm.data.bad_rows import leave_out, list_numbers
+from startup_llm.data.bad_rows import EMPTY_TEXT, BadRows, Fault, RowFaultError, list_numbers
 from startup_llm.data.columns import list_columns
 from startup_llm.data.rows_to_predict import find_text_fault
 from startup_llm.data.sources import load_splits
@@ -41,9 +42,9 @@ def load_extractive_questions(data: QuestionData) -> TaskData:
     import datasets
 
     loaded = load_splits(data)
-    splits, notes = {}, []
+    splits, notes, bad_rows = {}, [], BadRows(data.skip_bad)
     for name, rows in loaded.splits.items():
-        splits[name], said = _read_questions(rows, data, name)
+        splits[name], said = _read_questions(rows, data, name, bad_rows)
         notes += said
     cut, said = make_splits(datasets.DatasetDict(splits), data, group_by=data.group_column or "context")
     notes += said
@@ -57,7 +58,8 @@ def load_extractive_questions(data: QuestionData) -> TaskData:
     for name, rows in cut.items():
         if without := count_unanswerable(rows):
             notes.append(f"{without:,} of the {len(rows):,} {name} questions have no answer.")
-    return TaskData(cut, notes=[*loaded.notes, *notes], sources=loaded.sources)
+    notes = [*loaded.notes, *bad_rows.notes, *notes]
+    return TaskData(cut, notes=notes, sources=loaded.sources, left_out=dict(bad_rows.left_out))
 
 
 def count_unanswerable(rows: datasets.Dataset) -> int:
@@ -72,20 +74,23 @@ def count_unanswerable(rows: datasets.Dataset) -> int:
     return pyarrow.compute.sum(pyarrow.compute.equal(lengths, 0)).as_py() or 0
 
 
-def _read_questions(rows: datasets.Dataset, data: QuestionData, split: str) -> tuple[datasets.Dataset, list[str]]:
+def _read_questions(
+    rows: datasets.Dataset, data: QuestionData, split: str, bad_rows: BadRows
+) -> tuple[datasets.Dataset, list[str]]:
     """Check one split's rows and return them with what was decided."""
     import datasets
 
     kept: dict[str, list[Any]] = {name: [] for name in ("question", "context", "answers", "answer_starts", "row")}
     others: dict[str, list[Any]] = {}
-    faults: list[tuple[int, str]] = []
+    faults: list[Fault] = []
     moved: list[int] = []
-    broken: list[str] = []
+    parts = _Parts()
     number = 0
-    for number, row in enumerate(_list_rows(rows, data, split, broken), start=1):
-        texts, starts, fault, was_moved = _place_answers(row)
-        if fault is not None:
-            faults.append((number, fault))
+    for number, row in enumerate(_list_rows(rows, data, split, parts), start=1):
+        try:
+            texts, starts, was_moved = _place_answers(row)
+        except RowFaultError as fault:
+            faults.append(Fault(number, str(fault), fault.kind))
             continue
         moved += [number] if was_moved else []
         place = (row["question"].strip(), row["context"], texts, starts, number)
@@ -93,11 +98,11 @@ def _read_questions(rows: datasets.Dataset, data: QuestionData, split: str) -> t
             kept[name].append(value)
         for name in row.keys() - {"question", "context", "answers"}:
             others.setdefault(name, []).append(row[name])
-    _, notes = leave_out(faults, number, split, "questions", skip_bad=data.skip_bad)
+    bad_rows.leave_out(parts.faults, parts.seen, f"{split} split", "articles and paragraphs", usable=number)
+    bad_rows.leave_out(faults, number, f"{split} split", "questions")
+    notes = []
     if not kept["row"]:
-        raise UserError(f"the {split} split has no usable question{f'; {broken[0]}' if broken else ''}")
-    if broken:
-        notes.append(f"{len(broken):,} parts of the {split} split were left out (the first: {broken[0]}).")
+        raise UserError(f"the {split} split has no usable question")
     if moved:
         notes.append(
             f"{len(moved):,} {split} questions had an answer that is not at its answer_start; it stands once in the "
@@ -115,14 +120,27 @@ def _read_questions(rows: datasets.Dataset, data: QuestionData, split: str) -> t
     return questions, notes
 
 
-def _list_rows(rows: datasets.Dataset, data: QuestionData, split: str, broken: list[str]) -> Iterator[dict[str, Any]]:
+@dataclass
+class _Parts:
+    """The articles and paragraphs of SQuAD's form that were read, and what is wrong with some."""
+
+    seen: int = 0
+    faults: list[Fault] = field(default_factory=list)
+
+    def add(self, place: str, fault: str | None) -> None:
+        self.seen += 1
+        if fault is not None:
+            self.faults.append(Fault(self.seen, fault, "part without questions", place))
+
+
+def _list_rows(rows: datasets.Dataset, data: QuestionData, split: str, parts: _Parts) -> Iterator[dict[str, Any]]:
     """Yield question, context, answers (any form) and the other columns that are kept, one dict per question.
 
-    What of SQuAD's form is left out is added to `broken`.
+    What is read of SQuAD's form is counted in `parts`.
     """
     names = rows.column_names
     if "data" in names or "paragraphs" in names:
-        yield from _list_nested(rows, data, split, broken)
+        yield from _list_nested(rows, data, parts)
         return
     usual = {"question": data.text_column, "context": data.text_pair_column, "answers": data.target_column}
     options = {"question": "text_column", "context": "text_pair_column", "answers": "target_column"}
@@ -148,19 +166,8 @@ def _list_rows(rows: datasets.Dataset, data: QuestionData, split: str, broken: l
         yield question | {name: row[name] for name in wanted}
 
 
-def _list_nested(
-    rows: datasets.Dataset, data: QuestionData, split: str, broken: list[str]
-) -> Iterator[dict[str, Any]]:
+def _list_nested(rows: datasets.Dataset, data: QuestionData, parts: _Parts) -> Iterator[dict[str, Any]]:
     """Yield the questions of SQuAD's own form: articles of paragraphs of questions."""
-
-    def treat(fault: str) -> None:
-        if not data.skip_bad:
-            raise UserError(
-                f"the {split} split is not of SQuAD's form: {fault}; fix it, or leave such parts out with "
-                "--data.skip_bad true"
-            )
-        broken.append(fault)
-
     if data.group_column not in (None, "title", "context"):
         raise UserError(f"data.group_column: SQuAD's form has title and context, not {data.group_column!r}")
     articles = (
@@ -170,15 +177,15 @@ def _list_nested(
     )
     for number, article in enumerate(articles, start=1):
         paragraphs = article.get("paragraphs") if isinstance(article, dict) else None
-        if not isinstance(paragraphs, list) or not paragraphs:
-            treat(f"article {number} has no {'paragraphs' if paragraphs == [] else 'list of paragraphs'}")
-            continue
-        for place, paragraph in enumerate(paragraphs, start=1):
+        is_read = isinstance(paragraphs, list) and paragraphs
+        lacks = "paragraphs" if paragraphs == [] else "list of paragraphs"
+        parts.add(f"article {number}", None if is_read else f"it has no {lacks}")
+        for place, paragraph in enumerate(paragraphs if is_read else (), start=1):
             questions = paragraph.get("qas") if isinstance(paragraph, dict) else None
-            if not isinstance(questions, list) or not questions:
-                treat(f"paragraph {place} of article {number} has no {'questions' if questions == [] else 'list qas'}")
-                continue
-            for asked in questions:
+            is_read = isinstance(questions, list) and questions
+            lacks = "questions" if questions == [] else "list qas"
+            parts.add(f"paragraph {place} of article {number}", None if is_read else f"it has no {lacks}")
+            for asked in questions if is_read else ():
                 question = asked if isinstance(asked, dict) else {}
                 yield {
                     "question": question.get("question"),
@@ -189,15 +196,21 @@ def _list_nested(
                 }
 
 
-def _place_answers(row: dict[str, Any]) -> tuple[list[str], list[int], str | None, bool]:
-    """Return the answers' texts and places, what is wrong with the row (or None), and whether an answer was moved."""
+def _place_answers(row: dict[str, Any]) -> tuple[list[str], list[int], bool]:
+    """Return the answers' texts and places, and whether an answer was moved.
+
+    Raises:
+        RowFaultError: If a text is empty, or an answer cannot be placed.
+    """
     for name in ("question", "context"):
         if (fault := find_text_fault(row[name])) is not None:
-            return [], [], f"the {name} {fault}", False
+            raise RowFaultError(f"the {name} {fault}", EMPTY_TEXT)
     try:
         pairs = _list_answers(row["answers"])
     except (ValueError, TypeError, KeyError) as error:
-        return [], [], f"the answers are no texts with their answer_start: {error}", False
+        raise RowFaultError(
+            f"the answers are no texts with their answer_start: {error}", "answer of no known form"
+        ) from None
     texts, starts, was_moved = [], [], False
     for text, start in pairs:
         stripped = text.strip()
@@ -207,11 +220,11 @@ def _place_answers(row: dict[str, Any]) -> tuple[list[str], list[int], str | Non
             start += len(text) - len(text.lstrip())
         place = _find_place(row["context"], stripped, start)
         if place is None:
-            return [], [], _explain_place(row["context"], stripped, start), False
+            raise RowFaultError(_explain_place(row["context"], stripped, start), "answer out of place")
         was_moved |= start is not None and place != start
         texts.append(stripped)
         starts.append(place)
-    return texts, starts, None, was_moved
+    return texts, starts, was_moved
 
 
 def _list_answers(value: Any) -> list[tuple[str, int | None]]:

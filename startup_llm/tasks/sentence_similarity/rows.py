@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.config import LabelledTextData, convert_section
-from startup_llm.data.bad_rows import find_column_fault, leave_out
-from startup_llm.data.classification import load_labelled_text, name_label, parse_number, read_class_names
+from startup_llm.data.bad_rows import BadRows, Fault, find_column_faults
+from startup_llm.data.classification import load_labelled_text
 from startup_llm.data.columns import LABEL_NAMES, NoLabelColumnError, find_columns, list_columns
 from startup_llm.data.row_source import RowSource
 from startup_llm.data.sources import LoadedData, hash_file, load_splits, read_options
@@ -100,12 +100,11 @@ def load_similarity(data: SimilarityData) -> TaskData:
         data = replace(data, clean=None)  # it is done
     if pair is None:
         labelled = convert_section(data, LabelledTextData, label_separator="none")
-        return _group_by_label(_load_labelled(loaded, labelled, _find_label_faults, skip_bad=data.skip_bad))
+        return _group_by_label(_load_labelled(loaded, labelled))
     if score is not None:
         columns = {"text_column": pair[0], "text_pair_column": pair[1], "label_column": score}
         scored = convert_section(data, LabelledTextData, **columns, problem_type="regression")
-        rows = _load_labelled(loaded, scored, _find_score_faults, skip_bad=data.skip_bad)
-        return replace(rows, problem_type="")
+        return replace(_load_labelled(loaded, scored), problem_type="")
     return _load_pairs(loaded, pair, data)
 
 
@@ -166,8 +165,8 @@ def read_corpus(file: str | Path, reading: TextReading = AS_IT_STANDS) -> list[d
         texts = reading.join(columns)
     else:
         raise UserError(f"corpus {file}: no column {name or 'text'!r} among {list_columns(table.column_names)}")
-    if faults := find_column_fault(texts, name):
-        raise UserError(f"corpus {file} row {faults[0][0]}: {faults[0][1]}; fill it in or take the row out")
+    if faults := find_column_faults(texts, name):
+        raise UserError(f"corpus {file} row {faults[0].row}: {faults[0].reason}; fill it in or take the row out")
     key = next((n for n in ("id", "_id") if n in table.column_names), None)
     ids = table[key].to_pylist() if key else range(1, len(texts) + 1)
     return [{"id": str(identity), "text": text} for identity, text in zip(ids, texts, strict=True)]
@@ -219,64 +218,20 @@ def _find_score(names: Sequence[str], data: SimilarityData) -> str | None:
     return next((name for name in SCORE_NAMES if name in names), None)
 
 
-def _load_labelled(
-    loaded: LoadedData,
-    data: LabelledTextData,
-    find_label_faults: Callable[[datasets.Dataset, str], list[tuple[int, str]]],
-    *,
-    skip_bad: bool,
-) -> TaskData:
-    """Load labelled texts or scored pairs without the rows that cannot be used; the others keep their numbers.
+def _load_labelled(loaded: LoadedData, data: LabelledTextData) -> TaskData:
+    """Load texts with a label, or pairs with a score.
 
-    Args:
-        loaded: The source's splits.
-        data: Its columns, and how it is cut.
-        find_label_faults: From a split and the label's column to the 1-based rows whose label cannot be used, and why.
-        skip_bad: Whether rows that cannot be used are left out.
+    Raises:
+        UserError: If there is no column of labels; it says how texts without any are searched.
     """
-    import datasets
-
     try:
-        columns = find_columns(loaded.splits, data)
+        find_columns(loaded.splits, data)
     except NoLabelColumnError as error:
         raise UserError(
             f"{error}; texts without query, title and label are searched without a run of their own: python "
             "recipes/predict.py --task sentence-similarity --run CHECKPOINT --corpus FILE --input FILE --output FILE"
         ) from None
-    names = [name for name in (columns.text, columns.text_pair) if name]
-    splits, kept, notes = {}, {}, list(loaded.notes)
-    for split, rows in loaded.splits.items():
-        faults = [fault for name in names for fault in find_column_fault(rows[name], name)]
-        if isinstance(columns.label, str):
-            faults += find_label_faults(rows, columns.label)
-        what = "pairs" if columns.text_pair else "texts"
-        bad, fault_notes = leave_out(faults, len(rows), split, what, skip_bad=skip_bad)
-        kept[split] = [row for row in range(1, len(rows) + 1) if row not in bad]
-        splits[split] = rows.select([row - 1 for row in kept[split]]) if bad else rows
-        notes += fault_notes
-    read = load_labelled_text(data, replace(loaded, splits=datasets.DatasetDict(splits), notes=notes))
-    for split, rows in read.splits.items():  # a split that was cut has the numbers of train
-        numbers = kept.get(split, kept["train"])
-        column = [numbers[row - 1] for row in rows["row"]]
-        read.splits[split] = rows.remove_columns("row").add_column("row", column)
-    return read
-
-
-def _find_score_faults(rows: datasets.Dataset, name: str) -> list[tuple[int, str]]:
-    return [
-        (row, f"the column {name!r} is {'empty' if value in (None, '') else f'no number: {repr(value)[:50]}'}")
-        for row, value in enumerate(rows[name], start=1)
-        if parse_number(value) is None
-    ]
-
-
-def _find_label_faults(rows: datasets.Dataset, name: str) -> list[tuple[int, str]]:
-    class_names = read_class_names(rows.features[name])
-    return [
-        (row, f"the column {name!r} is empty")
-        for row, value in enumerate(rows[name], start=1)
-        if name_label(value, class_names) is None
-    ]
+    return load_labelled_text(data, loaded)
 
 
 def _load_pairs(loaded: LoadedData, pair: tuple[str, str], data: SimilarityData) -> TaskData:
@@ -285,7 +240,8 @@ def _load_pairs(loaded: LoadedData, pair: tuple[str, str], data: SimilarityData)
     names = loaded.splits["train"].column_names
     negative = data.negative_column or ("negative" if "negative" in names else None)
     wanted = [*pair, *([negative] if negative else [])]
-    splits, left_out = _take_whole_rows(loaded, wanted, skip_bad=data.skip_bad)
+    bad_rows = BadRows(data.skip_bad)
+    splits = _take_whole_rows(loaded, wanted, bad_rows)
     cut, notes = make_splits(datasets.DatasetDict(splits), data, group_by=pair[0])
     judged = {
         split: _Judgements(
@@ -305,40 +261,36 @@ def _load_pairs(loaded: LoadedData, pair: tuple[str, str], data: SimilarityData)
     )
     queries = {text: text for judgements in judged.values() for text in judgements.queries}
     column_note = f"Found a query in column {pair[0]!r} and what answers it in {pair[1]!r}."
-    notes = [*loaded.notes, column_note, *left_out, *notes]
-    return _build(judged, queries, {text: text for text in documents}, data, notes, loaded.sources)
+    notes = [*loaded.notes, column_note, *notes]
+    return _build(judged, queries, {text: text for text in documents}, data, notes, loaded.sources, bad_rows)
 
 
-def _take_whole_rows(
-    loaded: LoadedData, wanted: list[str], *, skip_bad: bool
-) -> tuple[dict[str, datasets.Dataset], list[str]]:
-    """Return each split's rows with a text in every column, their numbers, and notes on those that are left out."""
+def _take_whole_rows(loaded: LoadedData, wanted: list[str], bad_rows: BadRows) -> dict[str, datasets.Dataset]:
+    """Return each split's rows with a text in every column, and their numbers."""
     import datasets
 
-    splits, left_out = {}, []
+    splits = {}
     for split, rows in loaded.splits.items():
         if missing := [name for name in wanted if name not in rows.column_names]:
             raise UserError(f"the {split} split has no column {missing[0]!r}, only {list_columns(rows.column_names)}")
-        faults = [fault for name in wanted for fault in find_column_fault(rows[name], name)]
-        bad, fault_notes = leave_out(faults, len(rows), split, "pairs", skip_bad=skip_bad)
-        left_out += fault_notes
+        faults = [fault for name in wanted for fault in find_column_faults(rows[name], name)]
+        bad = bad_rows.leave_out(faults, len(rows), f"{split} split", "pairs")
         kept = [place for place in range(len(rows)) if place + 1 not in bad]
         used = rows.select(kept)
         columns = {name: list(used[name]) for name in wanted}
         splits[split] = datasets.Dataset.from_dict({**columns, "row": [place + 1 for place in kept]})
-    return splits, left_out
+    return splits
 
 
 def _load_judged_folder(folder: Path, data: SimilarityData) -> TaskData:
     """Read BEIR's files."""
-    texts, files, notes = {}, [], []
+    texts, files, bad_rows = {}, [], BadRows(data.skip_bad)
     for name in ("corpus", "queries"):
         path = _find_lines(folder, name)
         if path is None:
             raise UserError(f"{folder}: {name}.jsonl is missing; expected corpus.jsonl, queries.jsonl and qrels/")
         columns = RowSource(str(path), options=read_options(data)).read_table().to_pydict()
-        texts[name], entry_notes = _read_entries(columns, str(path), name, data)
-        notes += entry_notes
+        texts[name] = _read_entries(columns, str(path), name, data, bad_rows)
         files.append({"path": path.name, "sha256": hash_file(path)})
     judged, sources = {}, []
     for split, stems in _QRELS.items():
@@ -354,12 +306,12 @@ def _load_judged_folder(folder: Path, data: SimilarityData) -> TaskData:
         sources.append({"split": split, "files": [record, *files], "rows": len(table)})
     if "test" not in judged:
         raise UserError(f"{folder}: no qrels/test.tsv, by which a search is measured")
-    return _build(judged, texts["queries"], texts["corpus"], data, notes, sources)
+    return _build(judged, texts["queries"], texts["corpus"], data, [], sources, bad_rows)
 
 
 def _load_judged_subsets(data: SimilarityData) -> TaskData:
     """Read BEIR's form as the Hub has it: a subset of texts, one of queries, and one that says what is relevant."""
-    texts, sources, notes = {}, [], []
+    texts, sources, bad_rows = {}, [], BadRows(data.skip_bad)
     for name in ("corpus", "queries"):
         subset = getattr(data, f"{name}_subset")
         if subset is None:
@@ -367,16 +319,14 @@ def _load_judged_subsets(data: SimilarityData) -> TaskData:
         part = SimilarityData(dataset=data.dataset, subset=subset, revision=data.revision, train_split=name)
         loaded = load_splits(part)
         columns, place = loaded.splits["train"].to_dict(), f"{data.dataset} {subset}"
-        texts[name], entry_notes = _read_entries(columns, place, name, data)
-        notes += entry_notes
+        texts[name] = _read_entries(columns, place, name, data, bad_rows)
         sources += [{**record, "split": name} for record in loaded.sources]
     loaded = load_splits(data)
     judged = {name: _read_judgements(rows.to_dict(), name) for name, rows in loaded.splits.items()}
     if "test" not in judged:
         raise UserError(f"{data.dataset} has no test split, by which a search is measured; name one: data.test_split")
-    return _build(
-        judged, texts["queries"], texts["corpus"], data, [*loaded.notes, *notes], [*loaded.sources, *sources]
-    )
+    sources = [*loaded.sources, *sources]
+    return _build(judged, texts["queries"], texts["corpus"], data, loaded.notes, sources, bad_rows)
 
 
 def _find_lines(folder: Path, name: str) -> Path | None:
@@ -384,9 +334,9 @@ def _find_lines(folder: Path, name: str) -> Path | None:
 
 
 def _read_entries(
-    columns: dict[str, list[Any]], place: str, what: str, data: SimilarityData
-) -> tuple[dict[str, str], list[str]]:
-    """Return the text of each id, its title before it, and a note on those that are left out."""
+    columns: dict[str, list[Any]], place: str, what: str, data: SimilarityData, bad_rows: BadRows
+) -> dict[str, str]:
+    """Return the text of each id, its title before it."""
     key = next((name for name in ("_id", "id") if name in columns), None)
     if key is None or "text" not in columns:
         raise UserError(f"{place}: expected the columns _id and text, found {list_columns([*columns])}")
@@ -395,9 +345,9 @@ def _read_entries(
     reading = TextReading.of_config(vars(data))
     joined = reading.clean([" ".join(part for part in pair if part) for pair in pairs])
     what = "documents" if what == "corpus" else what
-    bad, notes = leave_out(find_column_fault(joined, "text"), len(joined), place, what, skip_bad=data.skip_bad)
+    bad = bad_rows.leave_out(find_column_faults(joined, "text"), len(joined), place, what)
     entries = enumerate(zip(map(str, columns[key]), joined, strict=True), start=1)
-    return dict(entry for row, entry in entries if row not in bad), notes
+    return dict(entry for row, entry in entries if row not in bad)
 
 
 def _read_judgements(columns: dict[str, list[Any]], place: str) -> _Judgements:
@@ -423,6 +373,7 @@ def _build(
     data: SimilarityData,
     notes: list[str],
     sources: list[dict[str, Any]],
+    bad_rows: BadRows,
 ) -> TaskData:
     """Make rows of judgements.
 
@@ -433,13 +384,12 @@ def _build(
         data: How many rows are used.
         notes: What was said so far.
         sources: Of the splits.
+        bad_rows: Refuses judgements of what has no text, or counts them.
     """
     import datasets
 
-    if data.skip_bad:
-        complete = {split: _leave_out_unknown(rows, queries, documents, split) for split, rows in judged.items()}
-        judged = {split: rows for split, (rows, _) in complete.items()}
-        notes = [*notes, *(note for _, left_out in complete.values() for note in left_out)]
+    judged = {split: _take_known(rows, queries, documents, split, bad_rows) for split, rows in judged.items()}
+    notes = [*notes, *bad_rows.notes]
     relevant = _grade_documents(judged, queries, documents)
     texts = list(documents.values())
     groups = {text: group for group, text in enumerate(dict.fromkeys((*texts, *queries.values())))}
@@ -458,7 +408,8 @@ def _build(
     notes.append(f"{len(splits['test']):,} test queries search {len(texts):,} texts.")
     ids = list(documents) if _are_ids(documents) else [str(number) for number in range(1, len(texts) + 1)]
     corpus = datasets.Dataset.from_dict({"id": ids, "text": texts})
-    return TaskData(datasets.DatasetDict(splits), notes=notes, sources=sources, corpus=corpus)
+    left_out = dict(bad_rows.left_out)
+    return TaskData(datasets.DatasetDict(splits), notes=notes, sources=sources, corpus=corpus, left_out=left_out)
 
 
 def _grade_documents(
@@ -467,14 +418,8 @@ def _grade_documents(
     """Return the grade of each query's documents, by their places, over all splits."""
     places = {name: place for place, name in enumerate(documents)}
     relevant: dict[str, dict[int, int]] = {}
-    for split, rows in judged.items():
+    for rows in judged.values():
         for query, document, grade in zip(rows.queries, rows.documents, rows.grades, strict=True):
-            if query not in queries or document not in places:
-                what = f"query {query}" if query not in queries else f"document {document}"
-                raise UserError(
-                    f"the {split} split names the {what}, which has no text; complete the files, or leave such "
-                    "rows out with --data.skip_bad true"
-                )
             relevant.setdefault(query, {})[places[document]] = grade
     return relevant
 
@@ -521,21 +466,20 @@ def _treat_overlap(
     return train.select(kept), [f"{len(known & asked):,} queries of the test split were removed from train."]
 
 
-def _leave_out_unknown(
-    judged: _Judgements, queries: dict[str, str], documents: dict[str, str], split: str
-) -> tuple[_Judgements, list[str]]:
-    """Return a split's judgements of queries and documents that have a text, and a note on the others."""
-    pairs = list(zip(judged.queries, judged.documents, strict=True))
-    kept = [place for place, (query, document) in enumerate(pairs) if query in queries and document in documents]
-    if len(kept) == len(pairs):
-        return judged, []
-    if not kept:
-        raise UserError(f"the {split} split names no query with a text and a document with a text; complete the files")
+def _take_known(
+    judged: _Judgements, queries: dict[str, str], documents: dict[str, str], split: str, bad_rows: BadRows
+) -> _Judgements:
+    """Return a split's judgements of queries and documents that have a text."""
+    faults = []
+    for place, (query, document) in enumerate(zip(judged.queries, judged.documents, strict=True), start=1):
+        if query not in queries or document not in documents:
+            what = f"query {query!r}" if query not in queries else f"document {document!r}"
+            where = f"row {judged.rows[place - 1]}"
+            faults.append(Fault(place, f"the {what} has no text", "query or document without a text", where))
+    bad = bad_rows.leave_out(faults, len(judged.queries), f"{split} split", "judgements")
+    kept = [place for place in range(len(judged.queries)) if place + 1 not in bad]
     parts: list[Any] = [judged.queries, judged.documents, judged.grades, judged.rows, judged.negatives]
-    chosen: list[Any] = [[part[place] for place in kept] if part is not None else None for part in parts]
-    return _Judgements(*chosen), [
-        f"{len(pairs) - len(kept):,} {split} rows name a query or a document without a text; they are left out."
-    ]
+    return _Judgements(*([part[place] for place in kept] if bad and part is not None else part for part in parts))
 
 
 def _are_ids(documents: dict[str, str]) -> bool:
@@ -602,7 +546,9 @@ def _group_by_label(labelled: TaskData) -> TaskData:
         f"{len(labelled.label_names)} labels are relevant."
     )
     corpus = datasets.Dataset.from_dict({"id": list(map(str, train["row"])), "text": texts})
-    return TaskData(datasets.DatasetDict(splits), notes=notes, sources=labelled.sources, corpus=corpus)
+    return replace(
+        labelled, splits=datasets.DatasetDict(splits), label_names=(), problem_type="", notes=notes, corpus=corpus
+    )
 
 
 def _draw_partners(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from startup_llm.data.bad_rows import leave_out, list_numbers
+from startup_llm.data.bad_rows import BadRows, Fault, list_numbers
 from startup_llm.data.columns import list_columns
 from startup_llm.data.sources import LoadedData
 from startup_llm.data.splits import make_splits, read_groups, sample_rows
@@ -122,12 +122,14 @@ def build_conversations(loaded: LoadedData, data: GenerationData, form: str) -> 
     keep, group, feedback = reader.keep, data.group_column, reader.feedback
     notes = [f"{FORM_NOTES[form]} from column{'s' * (len(names) > 1)} {', '.join(map(repr, names))}."]
     splits: dict[str, dict[str, list[Any]]] = {}
+    bad_rows = BadRows(data.skip_bad)
     for split, rows in loaded.splits.items():
         for name in names:
             if name not in rows.column_names:
                 raise UserError(f"the {split} split has no column {name!r}, only {list_columns(rows.column_names)}")
-        splits[split], notes_of_split = reader.read(rows, split, loaded.json_columns.get(split, ()), data)
+        splits[split], notes_of_split = reader.read(rows, split, loaded.json_columns.get(split, ()), group, bad_rows)
         notes += notes_of_split
+    notes += bad_rows.notes
     if reader.reading.kinds:
         notes.append(describe_cleaning(reader.reading))
     if feedback:
@@ -141,7 +143,8 @@ def build_conversations(loaded: LoadedData, data: GenerationData, form: str) -> 
         if max_rows is not None and max_rows < len(cut[name]):
             notes.append(f"{max_rows:,} of the {len(cut[name]):,} {name} rows are used (seed {data.split_seed}).")
             cut[name] = sample_rows(cut[name], max_rows, data.split_seed)
-    return TaskData(cut, notes=[*loaded.notes, *notes], sources=loaded.sources)
+    left_out = dict(bad_rows.left_out)
+    return TaskData(cut, notes=[*loaded.notes, *notes], sources=loaded.sources, left_out=left_out)
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,7 @@ class _RowReader:
     reading: TextReading
 
     def read(
-        self, rows: datasets.Dataset, split: str, exact: Collection[str], data: GenerationData
+        self, rows: datasets.Dataset, split: str, exact: Collection[str], group: str | None, bad_rows: BadRows
     ) -> tuple[dict[str, list[Any]], list[str]]:
         """Return the columns of a split's good rows, and notes on the others.
 
@@ -171,19 +174,20 @@ class _RowReader:
             rows: The raw rows.
             split: Its name, for the notes.
             exact: Columns of JSON text.
-            data: The column of groups, and whether bad rows are left out.
+            group: The column of groups.
+            bad_rows: Refuses bad rows, or counts them.
 
         Raises:
             UserError: If a row is bad and not to be left out.
         """
-        columns, group = [*self.keep, "arguments"], data.group_column
+        columns = [*self.keep, "arguments"]
         if self.feedback:
             columns.append("label")
         kept: dict[str, list[Any]] = {name: [] for name in ("row", *columns)}
         if group:
             kept[group] = []
             groups = read_groups(rows, group) if split == "train" or group in rows.column_names else [None] * len(rows)
-        faults, unjudged = [], []
+        faults, unjudged, notes = [], [], []
         for place, row in enumerate(rows, start=1):
             label = read_label(row[self.feedback]) if self.feedback else None
             if self.feedback and label is None:
@@ -191,15 +195,16 @@ class _RowReader:
                 continue
             conversation, fault = _read_row(self._read_messages, _decode(row, exact), self.form)
             if fault:
-                faults.append((place, fault))
+                faults.append(Fault(place, fault, "unusable conversation"))
                 continue
             for name, value in {**conversation, "row": place, "label": label}.items():
                 if name in kept:
                     kept[name].append(value)
             if group:
                 kept[group].append(groups[place - 1])
-        notes = leave_out(faults, len(rows), split, "conversations", skip_bad=data.skip_bad)[1]
+        bad_rows.leave_out(faults, len(rows), f"{split} split", "conversations")
         if unjudged:
+            bad_rows.left_out["answer without feedback"] += len(unjudged)
             notes.append(
                 f"{len(unjudged):,} {split} rows were left out, which column {self.feedback!r} neither accepts nor "
                 f"rejects (rows {list_numbers(unjudged)})."

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from startup_llm.data.bad_rows import EMPTY_TEXT, BadRows, Fault
 from startup_llm.data.columns import find_text_columns, list_columns
 from startup_llm.data.sources import SPLIT_ALIASES, LoadedData, load_splits
 from startup_llm.data.splits import check_group_column, make_splits
@@ -56,14 +57,17 @@ def load_running_text(data: GenerationData, loaded: LoadedData | None = None) ->
     if data.group_column:
         check_group_column(loaded.splits["train"], data.group_column)
     splits, notes = make_splits(loaded.splits, data, group_by=data.group_column)
-    documents = {}
+    documents, bad_rows = {}, BadRows(skip_bad=True)
     for split, rows in splits.items():
         if column not in rows.column_names:
             raise UserError(f"the {split} split has no column {column!r}, only {list_columns(rows.column_names)}")
-        documents[split] = [text for text in rows[column] if isinstance(text, str) and text]
-        if empty := len(rows) - len(documents[split]):
-            notes.append(f"{empty:,} {split} rows without text were left out.")
-    return _build_data(documents, data, [*loaded.notes, *notes], loaded.sources)
+        texts = list(rows[column])
+        reason = f"the column {column!r} is empty"
+        faults = [Fault(row, reason, EMPTY_TEXT) for row, text in enumerate(texts, start=1) if not text]
+        bad = bad_rows.leave_out(faults, len(rows), f"{split} split", "documents")
+        documents[split] = [text for row, text in enumerate(texts, start=1) if row not in bad]
+    built = _build_data(documents, data, [*loaded.notes, *notes, *bad_rows.notes], loaded.sources)
+    return replace(built, left_out=dict(bad_rows.left_out))
 
 
 def cut_passages(text: str, characters: int = PASSAGE_CHARACTERS) -> Iterator[str]:

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from startup_llm.data.bad_rows import find_column_fault, leave_out
+from startup_llm.data.bad_rows import BadRows, find_column_faults
 from startup_llm.data.cleaned_texts import propose_cleaning
 from startup_llm.data.columns import list_columns
 from startup_llm.data.sources import SPLIT_ALIASES, LoadedData, hash_file, load_splits
@@ -51,10 +51,11 @@ def load_text_to_text(data: TextPairData) -> TaskData:
     notes = [*loaded.notes, *notes]
     if reading.kinds:
         notes.append(describe_cleaning(reading))
-    splits = {}
+    splits, bad_rows = {}, BadRows(data.skip_bad)
     for name, rows in joined.items():
-        splits[name], new_notes = _read_pairs(rows, data, name, reading)
+        splits[name], new_notes = _read_pairs(rows, data, name, reading, bad_rows)
         notes += new_notes
+    notes += bad_rows.notes
     notes += propose_cleaning(splits["train"]["text"], reading.kinds)
     cut, new_notes = make_splits(
         datasets.DatasetDict(splits),
@@ -69,13 +70,13 @@ def load_text_to_text(data: TextPairData) -> TaskData:
             notes.append(f"{max_rows:,} of the {len(cut[name]):,} {name} rows are used (seed {data.split_seed}).")
             cut[name] = sample_rows(cut[name], max_rows, data.split_seed)
     kept = datasets.DatasetDict({name: rows.select_columns(_KEPT) for name, rows in cut.items()})
-    return TaskData(kept, notes=list(dict.fromkeys(notes)), sources=loaded.sources)
+    return TaskData(kept, notes=list(dict.fromkeys(notes)), sources=loaded.sources, left_out=dict(bad_rows.left_out))
 
 
 def _read_pairs(
-    rows: datasets.Dataset, data: TextPairData, split: str, reading: TextReading
+    rows: datasets.Dataset, data: TextPairData, split: str, reading: TextReading, bad_rows: BadRows
 ) -> tuple[datasets.Dataset, list[str]]:
-    """Return a split's pairs that can be used, with the text's digest and the group, and a note on the others."""
+    """Return a split's pairs that can be used, with the text's digest and the group, and which columns were found."""
     import datasets
 
     columns = {name: rows[name] for name in rows.column_names}
@@ -91,10 +92,11 @@ def _read_pairs(
     for name in (source, target):
         if name != reading.name:  # which was cleaned when it was joined
             columns[name] = reading.clean(columns[name])
-    faults = [fault for name in (source, target) for fault in find_column_fault(columns[name], name)]
-    bad, notes = leave_out(faults, len(rows), split, "pairs", skip_bad=data.skip_bad)
+    faults = [fault for name in (source, target) for fault in find_column_faults(columns[name], name)]
+    bad = bad_rows.leave_out(faults, len(rows), f"{split} split", "pairs")
+    notes = []
     if not named or not data.target_column:
-        notes = [f"Found text from column {source!r}, target from column {target!r}.", *notes]
+        notes = [f"Found text from column {source!r}, target from column {target!r}."]
     kept = [row for row in range(1, len(rows) + 1) if row not in bad]
     digests = [hashlib.sha256(str(text).strip().encode()).hexdigest() for text in columns[source]]
     pairs = {"text": columns[source], "target": columns[target], "digest": digests}

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from startup_llm.data.classification import _order_names, read_class_names
+from startup_llm.data.bad_rows import EMPTY_TEXT, FAULTY_TAGS, BadRows, Fault, RowFaultError
+from startup_llm.data.classification import order_names, read_class_names
 from startup_llm.data.columns import list_columns
 from startup_llm.data.row_source import Reader
 from startup_llm.data.sources import LoadedData, load_splits
@@ -47,6 +48,7 @@ _COMMENT = re.compile(r"#\s*(\w+\s*[=:]|id\s|newdoc|newpar)")
 _KEPT = ["tokens", "tags", "row"]
 _SCORED = "scored_tags"
 """Column of the true tags as they are scored, where they are not those to learn: some spans end inside a word."""
+UNKNOWN_TAG, FAULTY_SPAN = "unknown tag", "faulty span"
 _SHOWN = 5
 
 
@@ -118,18 +120,16 @@ def load_tagged_text(data: TaggedTextData) -> TaskData:
     import datasets
 
     loaded = load_brat(data) or load_splits(data, READERS)
-    notes, group = list(loaded.notes), data.group_column
+    notes, group, bad_rows = list(loaded.notes), data.group_column, BadRows(data.skip_bad)
     read, class_names = {}, []
     for split, rows in loaded.splits.items():
-        read[split], new_notes, names = _read_sentences(rows, data, _name_place(split, loaded))
+        read[split], new_notes, names = _read_sentences(rows, data, _name_place(split, loaded), bad_rows)
         class_names = class_names or names
         notes += new_notes
     places = {split: _name_place(split, loaded) for split in read}
     scheme = _decide_scheme(read, places)
-    tags = {}
-    for split, sentences in read.items():
-        tags[split], new_notes = _convert(sentences, scheme, places[split], skip_bad=data.skip_bad)
-        notes += new_notes
+    tags = {split: _convert(sentences, scheme, places[split], bad_rows) for split, sentences in read.items()}
+    notes += bad_rows.notes
     label_names = _name_labels(read, tags, scheme, class_names)
     notes.append(_describe_scheme(scheme, label_names))
     notes += _describe_partial_spans(read)
@@ -159,7 +159,13 @@ def load_tagged_text(data: TaggedTextData) -> TaskData:
         notes += _describe_given_words(cut["test"])
     kept_names = [*_KEPT, _SCORED] if has_partial else _KEPT
     kept_columns = datasets.DatasetDict({name: rows.select_columns(kept_names) for name, rows in cut.items()})
-    return TaskData(kept_columns, label_names, notes=list(dict.fromkeys(notes)), sources=loaded.sources)
+    return TaskData(
+        kept_columns,
+        label_names,
+        notes=list(dict.fromkeys(notes)),
+        sources=loaded.sources,
+        left_out=dict(bad_rows.left_out),
+    )
 
 
 def _build_split(
@@ -329,7 +335,7 @@ def _name_place(split: str, loaded: LoadedData) -> str:
 
 
 def _read_sentences(
-    rows: datasets.Dataset, data: TaggedTextData, place: str
+    rows: datasets.Dataset, data: TaggedTextData, place: str, bad_rows: BadRows
 ) -> tuple[_Sentences, list[str], list[str]]:
     """Read words and tags of a split, and tell the classes' names where the source has them."""
     columns = rows.column_names
@@ -339,7 +345,7 @@ def _read_sentences(
         )
     words = _find_column(columns, data.text_column, WORD_COLUMNS, "text_column")
     if words is None or (words not in WORD_COLUMNS and _holds_texts(rows, words)):
-        return _read_spans(rows, data, place)
+        return _read_spans(rows, data, place, bad_rows)
     tags = _find_column(columns, data.label_column, TAG_COLUMNS, "label_column")
     if tags is None:
         raise UserError(
@@ -351,7 +357,7 @@ def _read_sentences(
 
     def read(own: Any, marks: Any, fault: str | None) -> _Tagged:
         if fault:
-            raise UserError(fault)
+            raise RowFaultError(fault, FAULTY_TAGS)
         return _check_sentence(own, marks, words, tags, names)
 
     sentences, bad = _gather(read, zip(rows[words], rows[tags], faults, strict=True))
@@ -359,7 +365,8 @@ def _read_sentences(
         lines = rows[LINE]
         sentences.lines = [lines[row - 1] for row in sentences.rows]
     note = f"Words from column {words!r}, tags from column {tags!r}."
-    return sentences, [note, *_treat_bad(bad, len(rows), place, data.skip_bad)], names
+    bad_rows.leave_out(bad, len(rows), place, "sentences")
+    return sentences, [note], names
 
 
 def _find_column(columns: list[str], named: Any, usual: tuple[str, ...], option: str) -> str | None:
@@ -372,13 +379,13 @@ def _holds_texts(rows: datasets.Dataset, column: str) -> bool:
     return isinstance(next((value for value in rows[column] if value is not None), ""), str)
 
 
-def _gather(read: Callable[..., _Tagged], values: Iterable[tuple[Any, ...]]) -> tuple[_Sentences, list[str]]:
+def _gather(read: Callable[..., _Tagged], values: Iterable[tuple[Any, ...]]) -> tuple[_Sentences, list[Fault]]:
     """Read every row, and list those that cannot be used."""
     sentences, bad = _Sentences([], [], [], []), []
     for number, value in enumerate(values, start=1):
         tagged, fault = _attempt(read, value)
         if fault is not None:
-            bad.append(f"row {number}: {fault}")
+            bad.append(Fault(number, str(fault), fault.kind))
             continue
         sentences.words.append(tagged.words)
         sentences.tags.append(tagged.tags)
@@ -387,10 +394,10 @@ def _gather(read: Callable[..., _Tagged], values: Iterable[tuple[Any, ...]]) -> 
     return sentences, bad
 
 
-def _attempt(read: Callable[..., _Tagged], value: tuple[Any, ...]) -> tuple[_Tagged, UserError | None]:
+def _attempt(read: Callable[..., _Tagged], value: tuple[Any, ...]) -> tuple[_Tagged, RowFaultError | None]:
     try:
         return read(*value), None
-    except UserError as error:
+    except RowFaultError as error:
         return _Tagged([], []), error
 
 
@@ -398,44 +405,36 @@ def _check_sentence(words: Any, tags: Any, word_column: str, tag_column: str, na
     """Return a sentence's words and the names of its tags.
 
     Raises:
-        UserError: If it is not a list of words with a tag for each.
+        RowFaultError: If it is not a list of words with a tag for each.
     """
     for values, column in ((words, word_column), (tags, tag_column)):
         if not isinstance(values, list):
-            raise UserError(f"{column!r} holds {str(values)[:40]!r}, expected a list")
+            raise RowFaultError(f"{column!r} holds {str(values)[:40]!r}, expected a list", "row without lists")
     if len(words) != len(tags):
-        raise UserError(f"{word_column!r} has {len(words)} words and {tag_column!r} {len(tags)} tags; one for each")
+        raise RowFaultError(
+            f"{word_column!r} has {len(words)} words and {tag_column!r} {len(tags)} tags; one for each", FAULTY_TAGS
+        )
     if not words:
-        raise UserError(f"{word_column!r} is an empty list")
+        raise RowFaultError(f"{word_column!r} is an empty list", EMPTY_TEXT)
     for place, (word, tag) in enumerate(zip(words, tags, strict=True), start=1):
         if not isinstance(word, str) or not word.strip():
-            raise UserError(f"word {place} of {word_column!r} is {word!r}, expected a word")
+            raise RowFaultError(f"word {place} of {word_column!r} is {word!r}, expected a word", "faulty words")
         if names and isinstance(tag, int) and not 0 <= tag < len(names):
-            raise UserError(f"tag {place} of {tag_column!r} is {tag}, expected 0 to {len(names) - 1}")
+            raise RowFaultError(f"tag {place} of {tag_column!r} is {tag}, expected 0 to {len(names) - 1}", UNKNOWN_TAG)
         if tag is None or tag == "":
-            raise UserError(f"word {place} ({word!r}) has no tag")
+            raise RowFaultError(f"word {place} ({word!r}) has no tag", "word without a tag")
         if not names and not isinstance(tag, str):
-            raise UserError(
+            raise RowFaultError(
                 f"{tag_column!r} holds the number {tag}, and the file does not tell its name; write tags as names, "
-                "such as B-person"
+                "such as B-person",
+                UNKNOWN_TAG,
             )
     return _Tagged(words, [names[tag] if isinstance(tag, int) else tag for tag in tags])
 
 
-def _treat_bad(bad: list[str], rows: int, place: str, skip_bad: bool) -> list[str]:
-    """Refuse bad rows, or count them where they are to be left out."""
-    if not bad:
-        return []
-    more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
-    summary = f"{place}: {len(bad)} of {rows} sentences cannot be used: {'; '.join(bad[:_SHOWN])}{more}"
-    if not skip_bad:
-        raise UserError(f"{summary}; fix them, or leave them out with --data.skip_bad true")
-    if len(bad) == rows:
-        raise UserError(f"{summary}; none is left")
-    return [f"{summary}; they are left out."]
-
-
-def _read_spans(rows: datasets.Dataset, data: TaggedTextData, place: str) -> tuple[_Sentences, list[str], list[str]]:
+def _read_spans(
+    rows: datasets.Dataset, data: TaggedTextData, place: str, bad_rows: BadRows
+) -> tuple[_Sentences, list[str], list[str]]:
     """Read texts with marked spans, and cut them into words as texts without labels are cut."""
     columns = rows.column_names
     text = _find_column(columns, data.text_column, ("text", "sentence"), "text_column")
@@ -454,15 +453,16 @@ def _read_spans(rows: datasets.Dataset, data: TaggedTextData, place: str) -> tup
         file, fault = file_and_fault
         try:
             if fault:
-                raise UserError(fault)
+                raise RowFaultError(fault, FAULTY_SPAN)
             return _tag_text(value, _list_spans(marks, names))
-        except UserError as error:
-            raise UserError(f"{file}: {error}" if file else str(error)) from None
+        except RowFaultError as error:
+            raise RowFaultError(f"{file}: {error}" if file else str(error), error.kind) from None
 
     sentences, bad = _gather(read, zip(rows[text], rows[spans], places, strict=True))
     sentences.has_own_words = False
     note = f"Texts from column {text!r}, spans from column {spans!r}."
-    return sentences, [note, *_treat_bad(bad, len(rows), place, data.skip_bad)], []
+    bad_rows.leave_out(bad, len(rows), place, "sentences")
+    return sentences, [note], []
 
 
 def _find_span_names(feature: Any) -> list[str]:
@@ -489,13 +489,13 @@ def _tag_text(text: Any, spans: Sequence[dict[str, Any]]) -> _Tagged:
     """Return words and IOB2 tags of a text; the whole words of a span that ends inside one are tagged.
 
     Raises:
-        UserError: If it is no text, or a span is out of range, blank, without a type, or overlaps another.
+        RowFaultError: If it is no text, or a span is out of range, blank, without a type, or overlaps another.
     """
     if not isinstance(text, str) or not text.strip():
-        raise UserError("no text")
+        raise RowFaultError("no text", EMPTY_TEXT)
     words = split_words(text)
     if not words:
-        raise UserError(f"no words in {text[:40]!r}")
+        raise RowFaultError(f"no words in {text[:40]!r}", EMPTY_TEXT)
     tags, partial = [OUTSIDE] * len(words), []
     ends = [end for _, end in words]
     for start, end, kind in _check_spans(text, spans):
@@ -513,25 +513,29 @@ def _check_spans(text: str, spans: Sequence[dict[str, Any]]) -> list[tuple[int, 
     """Return start, end and type of a text's spans in their order, without white space around them.
 
     Raises:
-        UserError: If one is out of range, blank, without a type, or overlaps another.
+        RowFaultError: If one is out of range, blank, without a type, or overlaps another.
     """
     marked = []
     for span in spans:
         kind = next((span[key] for key in SPAN_TYPES if isinstance(span, dict) and span.get(key)), None)
         start, end = (span.get("start"), span.get("end")) if isinstance(span, dict) else (None, None)
         if kind is None or not isinstance(start, int) or not isinstance(end, int):
-            raise UserError(f"the span {span} needs start, end and one of {', '.join(SPAN_TYPES)}")
+            raise RowFaultError(f"the span {span} needs start, end and one of {', '.join(SPAN_TYPES)}", FAULTY_SPAN)
         if not 0 <= start < end <= len(text):
-            raise UserError(f"the span {start} to {end} ({kind}) lies outside the text of {len(text)} characters")
+            raise RowFaultError(
+                f"the span {start} to {end} ({kind}) lies outside the text of {len(text)} characters", FAULTY_SPAN
+            )
         inner = text[start:end]
         if not inner.strip():
-            raise UserError(f"the span {start} to {end} ({kind}) holds nothing but white space")
+            raise RowFaultError(f"the span {start} to {end} ({kind}) holds nothing but white space", FAULTY_SPAN)
         blanks = len(inner) - len(inner.lstrip()), len(inner) - len(inner.rstrip())
         marked.append((start + blanks[0], end - blanks[1], str(kind)))
     marked.sort()
     for (start, end, kind), (other, last, next_kind) in itertools.pairwise(marked):
         if other < end:
-            raise UserError(f"the spans {start} to {end} ({kind}) and {other} to {last} ({next_kind}) overlap")
+            raise RowFaultError(
+                f"the spans {start} to {end} ({kind}) and {other} to {last} ({next_kind}) overlap", FAULTY_SPAN
+            )
     return marked
 
 
@@ -600,14 +604,21 @@ def _decide_scheme(read: dict[str, _Sentences], places: dict[str, str]) -> str:
     return scheme
 
 
-def _convert(sentences: _Sentences, scheme: str, place: str, *, skip_bad: bool) -> tuple[list[list[str]], list[str]]:
+def _convert(sentences: _Sentences, scheme: str, place: str, bad_rows: BadRows) -> list[list[str]]:
     """Return IOB2 tags, none for a sentence that is left out."""
     converted, faults = convert_tags(sentences.tags, scheme)
-    bad = [f"{sentences.describe_place(fault.sentence, fault.word)}: {fault.reason}" for fault in faults]
-    notes = _treat_bad(bad, len(sentences.words), place, skip_bad)
+    bad_rows.leave_out(
+        [
+            Fault(fault.sentence + 1, fault.reason, FAULTY_TAGS, sentences.describe_place(fault.sentence, fault.word))
+            for fault in faults
+        ],
+        len(sentences.words),
+        place,
+        "sentences",
+    )
     for fault in faults:
         converted[fault.sentence] = []
-    return converted, notes
+    return converted
 
 
 def _name_labels(
@@ -625,8 +636,8 @@ def _name_labels(
     if set(class_names) >= distinct and len(class_names) == len(set(class_names)):
         return tuple(class_names)
     if scheme == PLAIN:
-        return _order_names(None, [distinct])
-    return (OUTSIDE, *(f"{mark}-{kind}" for kind in _order_names(None, [kinds]) for mark in "BI"))
+        return order_names(None, [distinct])
+    return (OUTSIDE, *(f"{mark}-{kind}" for kind in order_names(None, [kinds]) for mark in "BI"))
 
 
 def _describe_scheme(scheme: str, label_names: tuple[str, ...]) -> str:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import datasets
 
+    from startup_llm.data.bad_rows import Fault
+
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 
 
@@ -54,7 +56,7 @@ class BoxSource:
     splits: dict[str, list[BoxedImage]]
     tables: dict[str, datasets.Dataset]
     label_names: tuple[str, ...]
-    faults: dict[str, list[str]]
+    faults: dict[str, list[Fault]]
     notes: list[str]
     records: list[dict[str, Any]]
 

@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from startup_llm.data.classification import _order_names, read_class_names
+from startup_llm.data.bad_rows import BadRows, Fault
+from startup_llm.data.classification import order_names, read_class_names
 from startup_llm.data.row_source import check_file
 from startup_llm.data.sources import SPLIT_ALIASES, _choose_splits, load_splits
 from startup_llm.data.splits import handle_overlap, make_splits, read_groups, sample_rows
@@ -64,13 +65,12 @@ def load_boxed_images(data: DetectionData) -> TaskData:
     for split, images in source.splits.items():
         _refuse_normalized_boxes(split, images)
     ids = {name: number for number, name in enumerate(source.label_names)}
-    splits, notes = {}, list(source.notes)
+    splits, notes, bad_rows = {}, list(source.notes), BadRows(data.skip_bad)
     for split, images in source.splits.items():
         table, faults = source.tables[split], source.faults.get(split, [])
-        splits[split], image_notes = _check_images(images, table, split, ids, faults, skip_bad=data.skip_bad)
+        splits[split], image_notes = _check_images(images, table, split, ids, faults, bad_rows)
         notes += image_notes
-        if not len(splits[split]):
-            raise UserError(f"{split} split: none of the {len(images)} images can be used; {image_notes[0]}")
+    notes += bad_rows.notes
     group_by = "group" if data.group_column else None
     cut, split_notes = make_splits(datasets.DatasetDict(splits), data, group_by=group_by, group_name=data.group_column)
     notes += split_notes
@@ -79,7 +79,8 @@ def load_boxed_images(data: DetectionData) -> TaskData:
     for split, count in (("train", data.max_train_rows), ("test", data.max_test_rows)):
         if count is not None:
             cut[split] = sample_rows(cut[split], count, data.split_seed)
-    return TaskData(cut.remove_columns(["digest", "group"]), source.label_names, "", notes, source.records)
+    cut = cut.remove_columns(["digest", "group"])
+    return TaskData(cut, source.label_names, "", notes, source.records, left_out=dict(bad_rows.left_out))
 
 
 def _features() -> datasets.Features:
@@ -219,7 +220,8 @@ def _load_coco(files: Mapping[str, Path], group_key: str | None) -> BoxSource:
         for annotation in content["annotations"]:
             number, image = annotation.get("id", "without an id"), images.get(annotation.get("image_id"))
             if image is None:
-                faults[split].append(f"annotation {number}: no image has the id {annotation.get('image_id')!r}")
+                reason = f"no image has the id {annotation.get('image_id')!r}"
+                faults[split].append(Fault(0, reason, "box without an image", f"annotation {number}"))
                 continue
             category = annotation.get("category_id")
             name = categories.get(category, f"!no category has the id {category!r}")
@@ -297,7 +299,7 @@ def _load_table(data: DetectionData) -> BoxSource:
         [o[1] for o in image.objects if not o[1].startswith("!")] for images in splits.values() for image in images
     )
     feature = _inner_features(first.features[objects])[keys["category"]]
-    return BoxSource(splits, tables, _order_names(feature, used), {}, loaded.notes, loaded.sources)
+    return BoxSource(splits, tables, order_names(feature, used), {}, loaded.notes, loaded.sources)
 
 
 def _find_objects_column(rows: datasets.Dataset) -> str:
@@ -428,19 +430,19 @@ def _check_images(
     table: datasets.Dataset,
     split: str,
     ids: Mapping[str, int],
-    faults: Sequence[str],
-    *,
-    skip_bad: bool,
+    faults: Sequence[Fault],
+    bad_rows: BadRows,
 ) -> tuple[datasets.Dataset, list[str]]:
     """Decode every image of a split once and hold its boxes against it.
 
     Returns:
-        The images that can be used, and a note on what cannot.
+        The images that can be used, and a note on boxes that were cut.
     """
     import datasets
 
     columns: dict[str, list[Any]] = {name: [] for name in _features()}
-    keep, bad, lost_boxes, trimmed = [], list(faults), len(faults), []
+    keep, trimmed = [], []
+    bad = list(faults)
     for number, (image, value) in enumerate(
         zip(images, table.cast_column("image", datasets.Image(decode=False)), strict=True), start=1
     ):
@@ -455,55 +457,52 @@ def _check_images(
             turn = _find_turn(content, image.size)
             keep.append(number - 1)
         except (UserError, OSError) as error:
-            bad.append(f"{image.name}: {'no such file' if isinstance(error, FileNotFoundError) else error}")
+            reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
+            bad.append(Fault(0, reason, "unreadable image", image.name))
         for name, figure in (("width", size[0]), ("height", size[1]), ("digest", hashlib.sha256(content).hexdigest())):
             columns[name].append(figure)
         if not keep or keep[-1] != number - 1:
             continue
-        for identity, category, box, crowd in image.objects:
-            try:
-                if category.startswith("!"):
-                    raise UserError(category[1:])
-                cut, outside = _cut_box(image.measure(box, size), turn, size, skip_bad=skip_bad)
-                if outside > MOST_OVERHANG_PIXELS:
-                    trimmed.append(f"{image.name}: annotation {identity}")
-            except UserError as error:
-                bad.append(f"{image.name}: annotation {identity}: {error}")
-                lost_boxes += 1
-                continue
-            for name, value in (
-                ("id", str(identity)),
-                ("category", ids[category]),
-                ("bbox", cut),
-                ("crowd", int(crowd)),
-            ):
-                objects[name].append(value)
+        found, overhanging = _check_boxes(image, ids, turn, size, objects, bad_rows.skip_bad)
+        bad += found
+        trimmed += overhanging
     table = table.cast_column("image", datasets.Image())
     for name, feature in _features().items():
         table = table.add_column(name, columns[name], feature=feature)
     table = table.select(keep) if len(keep) < len(table) else table
-    return table, _report_bad(split, bad, lost_boxes, trimmed, skip_bad=skip_bad)
+    what, total = "images and boxes", len(images) + len(faults) + sum(len(image.objects) for image in images)
+    bad_rows.leave_out(bad, total, f"{split} split", what, usable=(total - len(bad)) if keep else 0)
+    if not trimmed:
+        return table, []
+    reach = "1 box reaches" if len(trimmed) == 1 else f"{len(trimmed):,} boxes reach"
+    return table, [f"{split} split: {reach} outside of the image, to whose edge it is cut (first: {trimmed[0]})."]
 
 
-def _report_bad(split: str, bad: list[str], lost_boxes: int, trimmed: list[str], *, skip_bad: bool) -> list[str]:
-    """Refuse what cannot be used, or return notes on what is left out and on boxes that were cut."""
-    notes = []
-    if trimmed:
-        reach = "1 box reaches" if len(trimmed) == 1 else f"{len(trimmed):,} boxes reach"
-        notes.append(f"{split} split: {reach} outside of the image, to whose edge it is cut (first: {trimmed[0]}).")
-    if not bad:
-        return notes
-    more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
-    lost_images = len(bad) - lost_boxes
-    what = " and ".join(
-        f"{count} {kind if count > 1 else kind[:-1] if kind == 'images' else 'box'}"
-        for count, kind in ((lost_images, "images"), (lost_boxes, "boxes"))
-        if count
-    )
-    summary = f"{split} split: {what} cannot be used: {'; '.join(bad[:_SHOWN])}{more}"
-    if not skip_bad:
-        raise UserError(f"{summary}; fix or delete them, or leave them out with --data.skip_bad true")
-    return [f"{summary}; they are left out.", *notes]
+def _check_boxes(
+    image: BoxedImage,
+    ids: Mapping[str, int],
+    turn: tuple[int, int, int] | None,
+    size: tuple[int, int],
+    objects: dict[str, list[Any]],
+    skip_bad: bool,
+) -> tuple[list[Fault], list[str]]:
+    """Add an image's good boxes to its objects, and return the faults of the others and those that were cut."""
+    faults, trimmed = [], []
+    for identity, category, box, crowd in image.objects:
+        where = f"{image.name}: annotation {identity}"
+        try:
+            if category.startswith("!"):
+                raise UserError(category[1:])
+            cut, outside = _cut_box(image.measure(box, size), turn, size, skip_bad=skip_bad)
+        except UserError as error:
+            faults.append(Fault(0, str(error), "unusable box", where))
+            continue
+        if outside > MOST_OVERHANG_PIXELS:
+            trimmed.append(where)
+        values = {"id": str(identity), "category": ids[category], "bbox": cut, "crowd": int(crowd)}
+        for name, value in values.items():
+            objects[name].append(value)
+    return faults, trimmed
 
 
 def _find_turn(content: bytes, stated: tuple[int, int] | None) -> tuple[int, int, int] | None:

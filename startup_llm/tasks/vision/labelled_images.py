@@ -9,13 +9,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from startup_llm.data.bad_rows import BadRows, Fault
 from startup_llm.data.classification import (
-    _check_labels_across_splits,
-    _check_training_labels,
-    _count_labels,
-    _order_names,
-    _read_label_names,
+    describe_balance,
+    find_missing_labels,
     keep_labels,
+    keep_usable_labels,
+    leave_out_unseen_labels,
+    read_label_names,
 )
 from startup_llm.data.digits import DIGITS_TEST_ROWS
 from startup_llm.data.row_source import EXTENSIONS
@@ -55,24 +56,25 @@ def load_labelled_images(data: LabelledImageData) -> TaskData:
 
     loaded = _load(data)
     image, label = _find_columns(loaded.splits, data)
-    names = {split: _read_label_names(rows, label, f"{split} split") for split, rows in loaded.splits.items()}
-    label_names = _order_names(loaded.splits["train"].features[label], names.values())
-    ids = {name: index for index, name in enumerate(label_names)}
-    splits, notes = {}, list(loaded.notes)
+    names = {split: read_label_names(rows, label) for split, rows in loaded.splits.items()}
+    bad_rows, kept, digests = BadRows(data.skip_bad), {}, {}
     for split, rows in loaded.splits.items():
-        keep, digests, image_notes = _check_images(rows, image, split, skip_bad=data.skip_bad)
-        notes += image_notes
+        faults, digests[split] = _check_images(rows, image)
+        faults = [*find_missing_labels(names[split], label), *faults]
+        bad = bad_rows.leave_out(faults, len(rows), f"{split} split", "images")
+        kept[split] = [place for place in range(len(rows)) if place + 1 not in bad]
+    kept, label_names = keep_usable_labels(names, kept, bad_rows, loaded.splits["train"].features[label])
+    ids = {name: index for index, name in enumerate(label_names)}
+    splits = {}
+    for split, rows in loaded.splits.items():
         table = rows.select_columns([image]).rename_column(image, "image") if image != "image" else rows
         table = table.select_columns(["image"]).cast_column("image", datasets.Image())
-        table = table.add_column("label", [ids[name] for name in names[split]])
+        table = table.add_column("label", [ids.get(name, -1) for name in names[split]])
         table = table.add_column("row", list(range(1, len(rows) + 1)))
-        table = table.add_column("digest", digests)
+        table = table.add_column("digest", digests[split])
         if data.group_column:
             table = table.add_column("group", read_groups(rows, data.group_column))
-        splits[split] = table.select(keep) if len(keep) < len(rows) else table
-        if not keep:
-            raise UserError(f"{split} split: none of the {len(rows)} images can be read; {image_notes[0]}")
-    _check_training_labels(_count_labels(splits["train"], label_names), label_names, "train split")
+        splits[split] = table.select(kept[split]) if len(kept[split]) < len(rows) else table
     checked, split_notes = make_splits(
         datasets.DatasetDict(splits),
         data,
@@ -80,10 +82,10 @@ def load_labelled_images(data: LabelledImageData) -> TaskData:
         group_by="group" if data.group_column else None,
         group_name=data.group_column,
     )
-    notes += split_notes
     checked, overlap_notes = handle_overlap(checked, data.remove_overlap, "images")
-    notes += overlap_notes
-    notes += _check_labels_across_splits(checked, label_names, {})
+    checked = leave_out_unseen_labels(checked, label_names, {}, bad_rows)
+    notes = [*loaded.notes, *bad_rows.notes, *split_notes, *overlap_notes]
+    notes += describe_balance(checked["train"], label_names)
     for split, count in (("train", data.max_train_rows), ("test", data.max_test_rows)):
         if count is not None:
             checked[split] = sample_rows(checked[split], count, data.split_seed, stratify_by="label")
@@ -92,7 +94,16 @@ def load_labelled_images(data: LabelledImageData) -> TaskData:
     if data.labels_per_class is not None:
         checked, unlabelled, drawn_notes = keep_labels(checked, data.labels_per_class, data.split_seed, label_names)
         notes += drawn_notes
-    return TaskData(checked, label_names, "single_label_classification", notes, loaded.sources, unlabelled)
+    left_out = dict(bad_rows.left_out)
+    return TaskData(
+        checked,
+        label_names,
+        "single_label_classification",
+        notes,
+        loaded.sources,
+        unlabelled,
+        left_out=left_out,
+    )
 
 
 def read_image(content: bytes) -> Image:
@@ -307,32 +318,20 @@ def find_image_column(features: datasets.Features) -> str:
     )
 
 
-def _check_images(
-    rows: datasets.Dataset, column: str, split: str, *, skip_bad: bool
-) -> tuple[list[int], list[str], list[str]]:
-    """Decode every image of a split once.
-
-    Returns:
-        Positions of the good ones, a digest of each file, and a note on the others.
-    """
+def _check_images(rows: datasets.Dataset, column: str) -> tuple[list[Fault], list[str]]:
+    """Decode every image of a split once, and return what is wrong with some, and a digest of each file."""
     import datasets
 
-    keep, digests, bad = [], [], []
+    faults, digests = [], []
     undecoded = rows.cast_column(column, datasets.Image(decode=False)).select_columns([column])
-    for position, value in enumerate(undecoded):
+    for row, value in enumerate(undecoded, start=1):
         content = b""
         try:
             content = read_bytes(value[column])
             read_image(content)
-            keep.append(position)
         except (UserError, OSError) as error:
             path = (value[column] or {}).get("path")
-            bad.append(f"row {position + 1}{f' ({path})' if path else ''}: {error}")
+            where = f"row {row} ({path})" if path else ""
+            faults.append(Fault(row, str(error), "unreadable image", where))
         digests.append(hashlib.sha256(content).hexdigest())
-    if not bad:
-        return keep, digests, []
-    more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
-    summary = f"{split} split: {len(bad)} of {len(rows)} images cannot be used: {'; '.join(bad[:_SHOWN])}{more}"
-    if not skip_bad:
-        raise UserError(f"{summary}; fix or delete them, or leave them out with --data.skip_bad true")
-    return keep, digests, [f"{summary}; they are left out."]
+    return faults, digests

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from startup_llm.data.bad_rows import Fault
 from startup_llm.data.row_source import RowSource
 from startup_llm.data.sources import SPLIT_ALIASES
 from startup_llm.errors import UserError
@@ -35,7 +36,7 @@ class _Split:
 
     images: list[Path]
     boxed: list[BoxedImage] = field(default_factory=list)
-    faults: list[str] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
     label_files: list[Path] = field(default_factory=list)
 
 
@@ -171,7 +172,8 @@ def _read_split(places: list[Path], names: Mapping[int, str]) -> _Split:
     for folder in folders:
         for label_file in sorted(_find_label_file(folder / "x.jpg").parent.glob("*.txt")):
             if label_file not in known and label_file.name not in CLASS_FILES and label_file.stat().st_size:
-                split.faults.append(f"{label_file}: no image {label_file.stem}{IMAGE_EXTENSIONS[0]} (.png, ...)")
+                reason = f"no image {label_file.stem}{IMAGE_EXTENSIONS[0]} (.png, ...)"
+                split.faults.append(Fault(0, reason, "box without an image", str(label_file)))
     return split
 
 

@@ -409,14 +409,16 @@ def test_the_longest_text_that_a_model_can_learn_is_kept_and_one_more_letter_is_
     for split in ("train", "validation"):
         long = with_texts(fitting, {**rows, split: [*rows[split][:-1], letters[: most + 1]]})
         number = long.splits[split]["row"][-1]
-        with pytest.raises(UserError, match=rf"^{split} row {number}: the text 'up.* {fault}.*--data.skip_bad true$"):
+        with pytest.raises(
+            UserError, match=rf"^{split} split: 1 of .* row {number}: the text 'up.* {fault}.*--data.skip_bad true$"
+        ):
             task.fit_data(long, processor, model)
     task.skip_bad = True
     long = with_texts(fitting, {**rows, "train": ["low", letters[: most + 1]]})
     kept = task.fit_data(long, processor, model)
     assert kept.splits["train"]["text"] == ["low"]
     assert kept.splits["test"]["text"] == [letters]  # the model has it wrong
-    assert kept.notes[-1].startswith("1 train recordings were left out")
+    assert "recordings were left out (text too long for its recording 1): row " in kept.notes[-1]
     assert kept.loaded is long.splits
 
 
@@ -450,12 +452,15 @@ def test_a_run_names_or_leaves_out_a_text_that_is_longer_than_its_recording(chec
     ]  # fmt: skip
     code, _, err = run_recipe(*words)
     assert code == 2, err[-3000:]
-    assert re.search(r"train row 3: the text 'downdown.*' needs 80 frames .* give \d+; .*--data.skip_bad true", err)
+    assert re.search(
+        r"train split: 1 of .* row 3: the text 'downdown.*' needs 80 frames .* give \d+; .*--data.skip_bad true", err
+    )
     assert not (tmp_path / "run").exists()
     run_well(run_recipe, *words, "--data.skip_bad", "true")
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert any(
-        note.startswith("1 train recordings were left out (rows 3; the first: ") for note in results["data"]["notes"]
+        "recordings were left out (text too long for its recording 1): row 3: " in note
+        for note in results["data"]["notes"]
     )
 
 

@@ -132,22 +132,22 @@ def test_a_row_that_cannot_be_used_is_named_or_left_out(tmp_path, change, messag
     rows[4] |= change
     rows[6] |= change
     file = write_lines(tmp_path / "a.jsonl", rows)
-    with pytest.raises(UserError, match=f"train row 5: .*{re.escape(message)}") as raised:
+    with pytest.raises(UserError, match=f"train split: 2 of .* row 5: .*{re.escape(message)}") as raised:
         load(file)
-    assert "(and 1 more: rows 7)" in str(raised.value)
+    assert "; row 7: " in str(raised.value)
     assert "--data.skip_bad" in str(raised.value)
     data = load(file, skip_bad=True)
     assert sum(len(split) for split in data.splits.values()) == 8
-    assert any("2 train questions were left out (rows 5, 7" in note for note in data.notes)
+    assert any("2 of 10 questions were left out (" in note for note in data.notes)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ({"data": [{"title": "x"}]}, "no column 'question' .* it has title"),
-        ({"data": [{"paragraphs": [{"context": "x"}]}]}, "paragraph 1 of article 1 has no list qas"),
-        ({"data": [{"title": "x", "paragraphs": None}]}, "article 1 has no list of paragraphs"),
-        ({"data": [{"paragraphs": []}]}, "article 1 has no paragraphs"),
+        ({"data": [{"paragraphs": [{"context": "x"}]}]}, "paragraph 1 of article 1: it has no list qas"),
+        ({"data": [{"title": "x", "paragraphs": None}]}, "article 1: it has no list of paragraphs"),
+        ({"data": [{"paragraphs": []}]}, "article 1: it has no paragraphs"),
         ({"data": []}, "no usable question"),
         ({"question": "x", "context": "y"}, "no column 'answers'"),
     ],
@@ -162,10 +162,10 @@ def test_a_file_of_another_form_is_refused(tmp_path, content, message):
 @pytest.mark.parametrize(
     ("article", "fault"),
     [
-        ({"title": "x"}, "article 2 has no list of paragraphs"),
-        ({"title": "x", "paragraphs": []}, "article 2 has no paragraphs"),
-        ({"title": "x", "paragraphs": [{"context": "x"}]}, "paragraph 1 of article 2 has no list qas"),
-        ({"title": "x", "paragraphs": [{"context": "x", "qas": []}]}, "paragraph 1 of article 2 has no questions"),
+        ({"title": "x"}, "article 2: it has no list of paragraphs"),
+        ({"title": "x", "paragraphs": []}, "article 2: it has no paragraphs"),
+        ({"title": "x", "paragraphs": [{"context": "x"}]}, "paragraph 1 of article 2: it has no list qas"),
+        ({"title": "x", "paragraphs": [{"context": "x", "qas": []}]}, "paragraph 1 of article 2: it has no questions"),
     ],
 )
 def test_an_article_without_questions_is_named_or_left_out(tmp_path, article, fault):
@@ -174,17 +174,17 @@ def test_an_article_without_questions_is_named_or_left_out(tmp_path, article, fa
     content = json.loads(file.read_text())
     content["data"][1:1] = [article, article]
     file.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=f"form: {fault}; .*--data.skip_bad true"):
+    with pytest.raises(UserError, match=f"{fault}; .*--data.skip_bad true"):
         load(str(file))
     data = load(str(file), skip_bad=True)
     assert sum(map(len, data.splits.values())) == 20
-    assert f"2 parts of the train split were left out (the first: {fault})." in data.notes
+    assert any(f"were left out (part without questions 2): {fault}; " in note for note in data.notes)
 
 
 def test_a_question_that_is_null_in_squad_s_form_is_named_by_its_row(tmp_path):
     questions = [build_question(n) for n in range(20)]
     questions[4] = None
-    with pytest.raises(UserError, match="train row 2: the question has no text"):
+    with pytest.raises(UserError, match="row 2: the question has no text"):
         load(write_nested(tmp_path / "a.json", questions))
 
 

@@ -129,7 +129,7 @@ def test_whole_numbers_can_be_regressed_when_asked(load):
 
 
 def test_regression_label_that_is_no_number_is_an_error(load):
-    with pytest.raises(UserError, match=r"train\.jsonl.* first 'four' in row 3"):
+    with pytest.raises(UserError, match=r"train\.jsonl.* row 3: the label 'four' in column 'label' is no number"):
         load(relabel("1.5", "2.5", "four", "4"), problem_type="regression")
 
 
@@ -149,12 +149,12 @@ def test_several_columns_of_zero_and_one_become_vectors_in_their_order(load):
 
 def test_label_columns_hold_only_zero_and_one(load):
     rows = [row | {"spam": index % 3, "rude": 1} for index, row in enumerate(TEN)]
-    with pytest.raises(UserError, match=r"'2' in row 3 of the label column 'spam'; expected 0 or 1"):
+    with pytest.raises(UserError, match=r"row 3: '2' in the label column 'spam'; expected 0 or 1"):
         load(rows, label_column=["spam", "rude"])
 
 
 def test_vector_in_a_list_column_is_refused(load):
-    with pytest.raises(UserError, match=r"row 1 lists a label twice: \[0, 0, 1\]"):
+    with pytest.raises(UserError, match=r"row 1: it lists a label twice: \[0, 0, 1\]"):
         load(relabel(*([[0, 0, 1], [1, 0, 0]] * 5)))
 
 
@@ -171,7 +171,9 @@ def test_single_labels_are_not_multi_labels(load):
 
 @pytest.mark.parametrize("missing", [None, "", "  "])
 def test_missing_labels_are_counted_and_located(load, missing):
-    with pytest.raises(UserError, match=r"train\.jsonl.*2 of 4 rows have no label in column 'label' \(rows 2, 4\)"):
+    with pytest.raises(
+        UserError, match=r"train\.jsonl.*2 of 4 rows cannot be used \(no label 2\): row 2: .*; row 4: "
+    ):
         load(relabel("a", missing, "b", missing))
 
 
@@ -192,7 +194,10 @@ def test_labels_that_are_objects_are_an_error(load, label):
 
 
 def test_label_seen_once_in_training_is_an_error(load):
-    with pytest.raises(UserError, match="1 labels have one training row: 'rare'"):
+    with pytest.raises(
+        UserError,
+        match=r"one row 1\): row 5: the label 'rare' .*\(4 rows stay\) with --data.skip",
+    ):
         load(relabel("a", "a", "b", "b", "rare"))
 
 
@@ -204,13 +209,15 @@ def test_spellings_of_one_label_are_named_with_counts(load):
 @pytest.mark.parametrize("empty", ["", " \t\n", None])
 def test_empty_texts_are_counted_and_located(load, empty):
     rows = [row | ({"text": empty} if index in (1, 6) else {}) for index, row in enumerate(TEN)]
-    with pytest.raises(UserError, match=r"2 of 10 texts in column 'text' are empty \(rows 2, 7\)"):
+    with pytest.raises(
+        UserError, match=r"2 of 10 rows cannot be used \(empty text 2\): row 2: the column 'text' is empty; row 7: "
+    ):
         load(rows)
 
 
 def test_text_above_one_megabyte_is_located(load):
     rows = [row | ({"text": "x" * 1_000_001} if index == 3 else {}) for index, row in enumerate(TEN)]
-    with pytest.raises(UserError, match="row 4, column 'text', has 1,000,001 bytes, the limit is 1,000,000"):
+    with pytest.raises(UserError, match="row 4: the column 'text' has 1,000,001 bytes, the limit is 1,000,000"):
         load(rows)
 
 
@@ -221,7 +228,10 @@ def test_text_column_of_numbers_is_refused(load):
 
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_label_never_seen_in_training_is_an_error(load, split):
-    with pytest.raises(UserError, match=rf"{split}\.jsonl.* never seen in training: 'c' \(2 rows\)"):
+    with pytest.raises(
+        UserError,
+        match=rf"{split}\.jsonl.*\(label that training lacks 2\): row 2: the label 'c' is never seen in training",
+    ):
         load(TEN, **{"test": vary(TEN[:2]), split: vary(relabel("a", "c", "c"))})
 
 
@@ -358,3 +368,53 @@ def test_dates_are_labels_as_iso_8601_writes_them(tmp_path, name):
         book.save(tmp_path / name)
     data = load_labelled_text(LabelledTextData(train_file=str(tmp_path / name)))
     assert data.label_names == ("2026-05-01", "2026-05-02")
+
+
+NASTY = [
+    *[{"text": f"please refund order {word}", "label": "refund"} for word in WORDS],
+    *[{"text": f"where is parcel {word}", "label": "parcel"} for word in WORDS],
+    {"text": " ", "label": "refund"},
+    {"text": None, "label": None},
+    {"text": "no label here", "label": ""},
+    {"text": "x" * 1_000_001, "label": "parcel"},
+    {"text": "the only one of its kind", "label": "lonely"},
+]
+"""Rows 21 to 25 cannot be used."""
+
+
+def test_what_cannot_be_used_is_left_out_if_asked_to_and_counted_by_kind(load):
+    test = [*vary(NASTY[8:12]), {"text": "a new kind", "label": "unheard"}]
+    loaded = load(NASTY, test=test, skip_bad=True)
+    assert loaded.splits["train"]["row"][:] == list(range(1, 21))
+    assert loaded.splits["test"]["row"][:] == [1, 2, 3, 4]
+    assert loaded.label_names == ("parcel", "refund")
+    assert loaded.left_out == {
+        "empty text": 2,
+        "no label": 1,
+        "oversized text": 1,
+        "label of one row": 1,
+        "label that training lacks": 1,
+    }
+    assert len([note for note in loaded.notes if "were left out" in note]) == 3
+
+
+def test_the_error_names_each_kind_and_proposes_to_leave_the_rows_out(load):
+    with pytest.raises(UserError) as error:
+        load(NASTY)
+    assert "4 of 25 rows cannot be used (empty text 2, no label 1, oversized text 1): row 21: " in str(error.value)
+    assert str(error.value).endswith("leave them out (21 rows stay) with --data.skip_bad true")
+
+
+def test_leaving_out_is_not_proposed_where_hardly_a_row_would_stay(load):
+    with pytest.raises(UserError, match=r"fix them: too few others are left to go on with$"):
+        load([row | {"text": "" if index else "x"} for index, row in enumerate(TEN)])
+    with pytest.raises(UserError, match="fix them: too few others"):
+        load(relabel("a", "a", "a", "b", "c"))
+
+
+def test_a_row_of_several_labels_goes_with_its_rare_one_and_may_take_another_along(load):
+    rows = relabel(*[["x"], ["y"]] * 3, ["x", "rare"], ["next"], ["rare", "next"])
+    assert load(rows + vary(rows[-1:], label=[["z"]]), skip_bad=True).splits["train"].num_rows == 7
+    loaded = load([*rows[:6], rows[7] | {"label": ["rare", "next"]}, rows[8] | {"label": ["next"]}], skip_bad=True)
+    assert loaded.label_names == ("x", "y")
+    assert loaded.left_out == {"label of one row": 2}

@@ -73,7 +73,7 @@ def test_a_system_column_is_the_first_message(tmp_path):
 
 def test_a_system_column_beside_another_system_message_is_refused(tmp_path):
     own = {"role": "system", "content": "be short"}
-    with pytest.raises(UserError, match="train row 1: message 1 is a system message other than the one in column"):
+    with pytest.raises(UserError, match="row 1: message 1 is a system message other than the one in column"):
         load(tmp_path, {"system": "be kind", "messages": [own, ASKED, SAID]})
     same = load(tmp_path, {"system": "be short", "messages": [own, ASKED, SAID]})
     assert read_learnt(same)[0].count("be short") == 1
@@ -174,9 +174,9 @@ def test_a_weight_of_0_is_not_learnt_and_others_than_0_and_1_are_refused(tmp_pat
     assert "on its way" in text
     assert learnt == "here<|im_end|>"
     assert TASK.references(data.splits["test"])[0] == "here\n"
-    with pytest.raises(UserError, match=r"train row 1: message 2 \(assistant\) has the weight 0\.5, expected 0 or 1"):
+    with pytest.raises(UserError, match=r"row 1: message 2 \(assistant\) has the weight 0\.5, expected 0 or 1"):
         load(tmp_path, {"messages": [ASKED, SAID | {"weight": 0.5}]})
-    with pytest.raises(UserError, match="train row 1: has the weight 0 in each turn of the assistant"):
+    with pytest.raises(UserError, match="row 1: has the weight 0 in each turn of the assistant"):
         load(tmp_path, {"messages": [ASKED, SAID | {"weight": 0}]})
 
 
@@ -297,7 +297,7 @@ def test_each_form_of_preferences_gives_the_same_two_answers(tmp_path, form):
 
 
 def test_preferences_without_a_prompt_are_refused(tmp_path):
-    with pytest.raises(UserError, match="train row 1: has no prompt; expected a column prompt, instruction, question"):
+    with pytest.raises(UserError, match="row 1: has no prompt; expected a column prompt, instruction, question"):
         load(tmp_path, PAIR)
 
 

@@ -137,7 +137,7 @@ def test_dialogsum_chat_runs_on_a_gpt(run_recipe, tmp_path):
     words += ["--data.data_dir", tmp_path, "--evaluation.generate", "true"]
     code, out, err = run_recipe("finetune", *words, "--run_dir", tmp_path / "run", *FEW_STEPS)
     assert code == 0, err[-3000:]
-    assert "1 train conversations were left out (rows 4; the first: " in out
+    assert "conversations were left out (unusable conversation 1): row 4: " in out
     results, _ = read_run(tmp_path / "run")
     assert results["decides"] == "bits_per_byte"
     written = {"copy", "first-sentence", "first-three-sentences", "most-frequent-answer", "untuned", "few-shot"}
@@ -255,7 +255,7 @@ def test_kto_learns_what_was_judged_good_and_unlearns_the_rest(run_recipe, tmp_p
             [],
             "the rows are preferences (row, chosen, rejected)",
         ),
-        ([{"messages": talk(0)[:1]}] * 8, [], "train row 1: has no turn of the assistant"),
+        ([{"messages": talk(0)[:1]}] * 8, [], "row 1: has no turn of the assistant"),
         (
             [{"messages": talk(0), "text": "x"}] * 8,
             [],

@@ -69,12 +69,12 @@ def test_a_dialogue_of_speakers_becomes_turns(tmp_path):
     expected = [{"role": "user", "content": "Hello: you\nthere"}, {"role": "assistant", "content": "Hi."}]
     assert all_rows(data)[0]["messages"] == expected
     rows[1]["dialogue"] += "\n#3#: Who?"
-    with pytest.raises(UserError, match=r"train row 2: .*speaker '#3#', expected #1#, #2#"):
+    with pytest.raises(UserError, match=r"row 2: .*speaker '#3#', expected #1#, #2#"):
         load(tmp_path, rows, text_column="dialogue", speakers=speakers)
     with pytest.raises(UserError, match=r"data.speakers \(#1#: user\) must name a user and an assistant"):
         load(tmp_path, rows, text_column="dialogue", speakers={"#1#": "user"})
     data = load(tmp_path, rows, text_column="dialogue", speakers=speakers, skip_bad=True)
-    assert any("1 train conversations were left out (rows 2; the first: " in note for note in data.notes)
+    assert any("conversations were left out (unusable conversation 1): row 2: " in note for note in data.notes)
     assert [row["row"] for row in all_rows(data)] == [1, 3, 4]
 
 
@@ -98,7 +98,7 @@ def test_a_bad_conversation_is_named_by_its_row_and_message(tmp_path, messages, 
         rows = [{"messages": [ASKED, SAID]}] * 2 + [{"messages": messages}]
         with pytest.raises(UserError) as raised:
             load(tmp_path, rows)
-        assert str(raised.value).startswith("train row 3: ")
+        assert "cannot be used (unusable conversation 1): row 3: " in str(raised.value)
         assert fault in str(raised.value)
 
 
@@ -125,10 +125,10 @@ def test_preferences_are_read_with_a_prompt_or_with_whole_conversations(tmp_path
         assert found["chosen"] == [asked(1), SAID]
         assert found["rejected"] == [asked(1), other]
     whole[2]["rejected"] = [asked(7), other]
-    with pytest.raises(UserError, match="train row 3: chosen and rejected answer different questions"):
+    with pytest.raises(UserError, match="row 3: chosen and rejected answer different questions"):
         load(tmp_path, whole)
     strings[0]["rejected"] = SAID["content"]
-    with pytest.raises(UserError, match="train row 1: chosen and rejected are the same answer"):
+    with pytest.raises(UserError, match="row 1: chosen and rejected are the same answer"):
         load(tmp_path, strings)
 
 

@@ -69,7 +69,7 @@ def test_rows_of_a_table_are_documents(tmp_path):
     found = load_running_text(GenerationData(train_file=path))
     assert sum(map(len, found.splits.values())) == 40
     assert all(all(split["ends"]) for split in found.splits.values())
-    assert any("without text" in note for note in found.notes)
+    assert any("were left out (empty text 1): " in note for note in found.notes)
 
 
 def test_bad_texts_are_named(tmp_path):

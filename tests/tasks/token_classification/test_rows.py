@@ -158,7 +158,7 @@ def test_sentences_with_faulty_tags_can_be_left_out(load):
     files = {"train.conll": to_lines([["B-a"], ["O", "I-a"], ["B-a", "O"]]), "dev.conll": good, "test.conll": good}
     data = load(files, skip_bad=True)
     assert data.splits["train"]["row"] == [1, 3]
-    assert any("1 of 3 sentences cannot be used: line 4: I-a follows O" in note for note in data.notes)
+    assert any("1 of 3 sentences were left out (faulty tags 1): line 4: I-a follows O" in note for note in data.notes)
 
 
 def test_a_conll_sentence_without_a_tag_can_be_left_out(load):
@@ -166,7 +166,10 @@ def test_a_conll_sentence_without_a_tag_can_be_left_out(load):
     files = {"train.conll": f"{good}\nAda\tB-a\nLovelace\n\n{good}", "dev.conll": good, "test.conll": good}
     data = load(files, skip_bad=True)
     assert data.splits["train"]["row"] == [1, 3]
-    assert any("1 of 3 sentences cannot be used: row 2: line 5 has no tag: 'Lovelace'" in note for note in data.notes)
+    assert any(
+        "1 of 3 sentences were left out (faulty tags 1): row 2: line 5 has no tag: 'Lovelace'" in note
+        for note in data.notes
+    )
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def test_a_yolo_line_that_cannot_be_used_is_named(tmp_path, line, message):
     with pytest.raises(UserError, match=message):
         load(tmp_path)
     if "reaches" not in message:
-        assert "1 box cannot be used" in " ".join(load(tmp_path, skip_bad=True).notes)
+        assert "were left out (unusable box 1): " in " ".join(load(tmp_path, skip_bad=True).notes)
 
 
 def test_missing_pictures_names_and_folders_of_yolo_are_named(tmp_path):
@@ -160,7 +160,7 @@ def test_a_missing_picture_of_voc_and_a_difficult_object_are_named_or_left_out(t
     crowds = [crowd for split in rows.values() for objects in split["objects"] for crowd in objects["crowd"]]
     assert sum(crowds) == 1
     (tmp_path / "1.png").unlink()
-    with pytest.raises(UserError, match=r"1 image cannot be used: 1\.xml: no such file"):
+    with pytest.raises(UserError, match=r"cannot be used \(unreadable image 1\): 1\.xml: no such file"):
         load(tmp_path)
 
 

@@ -177,7 +177,9 @@ def test_every_fault_is_named_with_its_file_and_annotation(tmp_path):
     ]
     with pytest.raises(UserError) as error:
         load_boxed_images(DetectionData(data_dir=str(tmp_path)))
-    assert "train split: 3 images and 6 boxes cannot be used: " in str(error.value)
+    assert " images and boxes cannot be used (unusable box 5, unreadable image 3, box without an image 1): " in str(
+        error.value
+    )
     assert all(fault in str(error.value) for fault in expected)
     assert "and 4 more" in str(error.value)
     assert "--data.skip_bad true" in str(error.value)
@@ -197,7 +199,9 @@ def test_a_box_that_cannot_be_is_named(tmp_path, change, fault):
     content = write_coco(tmp_path, tmp_path / "train.json", 8)
     content["annotations"][0] |= change
     (tmp_path / "train.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"train split: 1 box cannot be used: 0\.png: annotation 1: ") as error:
+    with pytest.raises(
+        UserError, match=r"train split: 1 of .* cannot be used \(unusable box 1\): 0\.png: annotation 1: "
+    ) as error:
         load_boxed_images(DetectionData(data_dir=str(tmp_path)))
     assert fault in str(error.value)
 
@@ -213,7 +217,7 @@ def test_what_is_bad_is_left_out_if_asked_to(tmp_path):
     assert len(kept) == boxes - lost - 5  # one box of the six is cut at the edge instead
     assert [30.0, 5.0, 18.0, 5.0] in kept
     assert any(note.startswith("train split: 1 box reaches outside of the image") for note in data.notes)
-    assert any("they are left out" in note for note in data.notes)
+    assert any("were left out" in note for note in data.notes)
 
 
 def test_a_box_that_leaves_its_image_by_a_pixel_is_cut(tmp_path):
