@@ -3,8 +3,10 @@
 python recipes/audit.py --data.train_file tickets.csv --output audit/
 python recipes/audit.py --data.data_dir data/banking77 --data.group_column customer --fail_on duplicates-across-splits
 python recipes/audit.py --data.train_file tickets.csv --fix
+python recipes/audit.py --data.train_file tickets.csv --checkpoint sentence-transformers/all-MiniLM-L6-v2
 """
 
+import dataclasses
 import sys
 
 from startup_llm.command_line import read_session
@@ -26,20 +28,27 @@ def audit(session: Session[AuditConfig]) -> list[str]:
     import datasets
 
     from startup_llm.audit.audit import KINDS, audit_rows, read_kinds
-    from startup_llm.audit.cleaning import FIXABLE, write_cleaned_copies
+    from startup_llm.audit.cleaning import FIXABLE, audit_copies, write_cleaned_copies
     from startup_llm.audit.report import check_output, summarize, write_audit
+    from startup_llm.audit.text_features import load_text_encoder
 
     config = session.config
+    encode = None
     datasets.disable_progress_bars()
     fail_on = read_kinds("fail_on", config.fail_on, (*KINDS, "any"))
     fix_kinds = read_kinds("fix_kinds", config.fix_kinds, FIXABLE)
     folder = check_output(config.output, config, overwrite=config.overwrite)
 
+    if config.checkpoint:
+        with session.stage("checkpoint"):
+            encode = load_text_encoder(config.checkpoint)
+
     with session.stage("audit"):
-        result = audit_rows(config)
+        result = audit_rows(config, encode)
         copies = []
         if config.fix:
             copies = write_cleaned_copies(result, fix_kinds, folder, names=config.names, overwrite=config.overwrite)
+            result = dataclasses.replace(result, after_fix=audit_copies(result, config, fix_kinds, encode))
         write_audit(result, folder)
 
     content = result.to_json()

@@ -22,6 +22,7 @@ def main() -> None:
 
 def finetune(session: Session[FinetuneConfig]) -> None:
     from startup_llm.audit.audit import audit_task_data
+    from startup_llm.audit.checkpoint_languages import warn_of_languages
     from startup_llm.audit.report import summarize
     from startup_llm.evaluation.baselines import predict_baselines
     from startup_llm.runs.finish import check_finish, finish_run
@@ -48,7 +49,7 @@ def finetune(session: Session[FinetuneConfig]) -> None:
     audit = None
     if session.run.is_writer and config.audit != "none":
         with stage("audit"):
-            audit = audit_task_data(data, config.audit)
+            audit = audit_task_data(data, config.audit, config.model)
         session.report(f"audit: {config.audit}", *summarize(audit))
 
     with stage("checkpoint"):
@@ -59,7 +60,8 @@ def finetune(session: Session[FinetuneConfig]) -> None:
         prepared = finetuning.prepare(task, data, config, checkpoint, processor, plan)
         check_run(session, prepared)
         data = prepared.data
-        session.report(f"checkpoint: {checkpoint.name} ({checkpoint.source})", *prepared.describe())
+        notes = [*prepared.describe(), *warn_of_languages(audit, prepared)]
+        session.report(f"checkpoint: {checkpoint.name} ({checkpoint.source})", *notes)
 
     predictions, prompted, feature_norm = {}, None, None
     if session.run.is_writer:

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from startup_llm.audit.label_faults import FEWEST_ROWS_PER_LABEL, find_spellings, find_suspect_labels
+from startup_llm.audit.label_faults import (
+    FEWEST_ROWS_PER_LABEL,
+    EncodeTexts,
+    SuspectLabels,
+    find_spellings,
+    find_suspect_labels,
+)
 from startup_llm.audit.near_duplicates import find_near_duplicates
 from startup_llm.audit.odd_texts import find_odd_characters, find_other_languages
 from startup_llm.audit.personal_data import find_personal_data, mask_text, show_text
@@ -38,27 +44,44 @@ from startup_llm.errors import UserError, nearest
 if TYPE_CHECKING:
     import datasets
 
+    from startup_llm.config import ModelConfig
     from startup_llm.data.task_data import TaskData
 
 Severity = Literal["error", "warning", "note"]
 CHARACTERS_PER_TOKEN = 4
 _MOST_LANGUAGE_TEXTS = 50_000
 _MOST_AUDITED_ROWS = 100_000
+_MOST_ENCODED_TEXTS = 20_000
+_QUICK_LANGUAGE_TEXTS = 1_000
 _SHOWN_LABELS = 20
-_LIBRARIES = ("cleanlab", "ftfy", "py3langid")
+_LIBRARIES = ("ftfy",)
+_SHOWN_BLOCKS = 20
+_NOTED_PATTERNS = 5
 
 KINDS: dict[str, tuple[Severity, str, str]] = {
     "empty-texts": ("error", "texts without a character to read", "fill them in or delete the rows (--fix deletes)"),
-    "oversized-texts": ("error", f"texts above {LONGEST_TEXT_BYTES:,} bytes", "cut them, or delete what is a mistake"),
-    "missing-labels": ("error", "rows without a label", "label them, or delete the rows"),
+    "oversized-texts": (
+        "error",
+        f"texts above {LONGEST_TEXT_BYTES:,} bytes",
+        "cut them, or delete them (--fix deletes)",
+    ),
+    "missing-labels": ("error", "rows without a label", "label them, or delete the rows (--fix deletes)"),
     "several-labels-in-a-cell": (
         "error",
         "cells that hold several labels",
         "name what stands between the labels with --data.label_separator, or none where a cell is one label",
     ),
     "label-spelling": ("error", "labels that differ only by case or spaces", "write each one way (--fix does)"),
-    "rare-labels": ("error", "labels of one training row", "add rows, merge the label, or delete the row"),
-    "unseen-labels": ("error", "labels that no training row has", "add training rows of them, or delete these rows"),
+    "rare-labels": (
+        "error",
+        "labels of one training row",
+        "add rows, merge the label, or delete the row (--fix deletes)",
+    ),
+    "unseen-labels": (
+        "error",
+        "labels that no training row has",
+        "add training rows of them, or delete these rows (--fix deletes)",
+    ),
     "contradicting-labels": ("error", "equal or near-equal texts with other labels", "decide for one label each"),
     "duplicates-across-splits": (
         "error",
@@ -93,6 +116,8 @@ KINDS: dict[str, tuple[Severity, str, str]] = {
     "long-texts": ("note", "texts that will be cut, by estimate", "raise max_length_tokens, or cut them yourself"),
 }
 """Kind -> how bad it is, what was found, what to do. An error is refused by training or makes its score wrong."""
+_SKIPPED = ("empty-texts", "oversized-texts", "missing-labels", "rare-labels", "unseen-labels")
+"""Faults of rows that training leaves out where `data.skip_bad` is on."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +150,14 @@ class Rows:
     def splits(self) -> list[str]:
         """The splits' names in their order."""
         return list(dict.fromkeys(self.split.tolist()))
+
+    def number_files(self) -> np.ndarray:
+        """Return a number for each row that is the same for those of one file, or of one split without files."""
+        numbers = np.unique(self.split, return_inverse=True)[1] * 1_000_000
+        for split, files in self.files.items():
+            inside = np.flatnonzero(self.split == split)
+            numbers[inside] += np.searchsorted(np.cumsum([file["rows"] for file in files]), self.row[inside])
+        return numbers
 
     def place(self, position: int) -> dict[str, Any]:
         """Return where a row stands: its split and row there, and the file where the split has several."""
@@ -170,12 +203,18 @@ class Audit:
     notes: list[str]
     options: FileOptions = DEFAULT_OPTIONS
     """How the files were read."""
+    skip_bad: bool = False
+    """Whether training is to leave out the rows that it would refuse."""
+    after_fix: list[dict[str, Any]] | None = None
+    """What the same audit finds in the cleaned copies, and why it was left; None where there are none."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the audit as plain data; rows by split, 1-based."""
         findings = []
         for kind, finding in self.findings.items():
             severity, meaning, advice = KINDS[kind]
+            if self.skip_bad and kind in _SKIPPED:
+                severity, advice = "warning", "training leaves them out, as data.skip_bad asks"
             by_split: dict[str, list[int]] = {}
             for position in finding.positions:
                 by_split.setdefault(str(self.rows.split[position]), []).append(int(self.rows.row[position]))
@@ -192,7 +231,8 @@ class Audit:
                     "rows": by_split,
                 }
             )
-        return {"statistics": self.statistics, "notes": self.notes, "findings": findings}
+        content = {"statistics": self.statistics, "notes": self.notes, "findings": findings}
+        return content if self.after_fix is None else {**content, "after_fix": self.after_fix}
 
 
 def read_kinds(option: str, text: str | None, allowed: Sequence[str] = tuple(KINDS)) -> list[str]:
@@ -208,8 +248,12 @@ def read_kinds(option: str, text: str | None, allowed: Sequence[str] = tuple(KIN
     return kinds
 
 
-def audit_rows(config: AuditConfig) -> Audit:
+def audit_rows(config: AuditConfig, encode: EncodeTexts | None = None) -> Audit:
     """Read labelled texts and look for every kind of fault.
+
+    Args:
+        config: What to read, and how to look.
+        encode: Computes an encoder's features, by which labels are judged; default by words.
 
     Raises:
         UserError: if a library of the extra `audit` is missing, a file cannot be read, or a column not be found.
@@ -217,7 +261,7 @@ def audit_rows(config: AuditConfig) -> Audit:
     _check_libraries()
     loaded = load_splits(config.data, NO_READERS if config.data.data_dir else READERS)
     splits, columns = prepare_texts(loaded.splits, config.data)
-    return audit_loaded(replace(loaded, splits=splits), columns, config)
+    return audit_loaded(replace(loaded, splits=splits), columns, config, encode=encode)
 
 
 def _check_libraries() -> None:
@@ -251,13 +295,18 @@ def audit_before_publishing(loaded: LoadedData, config: AuditConfig, *, labelled
     return audit_loaded(loaded, columns, config, every_column=True)
 
 
-def audit_task_data(data: TaskData, level: Literal["quick", "full"]) -> dict[str, Any] | None:
+def audit_task_data(
+    data: TaskData, level: Literal["quick", "full"], model: ModelConfig | None = None
+) -> dict[str, Any] | None:
     """Look into the rows that a task trains and tests on, as they were split.
 
     Args:
         data: The rows.
         level: quick looks for what needs no comparison of all with all: empty texts, personal data, copies within and
-            across splits, and labels that are rare, new or written in several ways. full looks for every kind.
+            across splits, labels that are rare, new or written in several ways, and the languages of a sample. full
+            looks for every kind.
+        model: Names the checkpoint on whose features a full audit judges labels, if it is an encoder; else it is the
+            packaged one, where that is installed.
 
     Returns:
         What was found, as plain data without a text; None where the rows are images or sounds, or have no text.
@@ -275,11 +324,15 @@ def audit_task_data(data: TaskData, level: Literal["quick", "full"]) -> dict[str
     rows = _read_task_rows({**data.splits, "train": train}, data)
     if rows is None:
         return None
-    search = _Search(rows, AuditConfig(examples=0))
+    encode = None
+    if level == "full" and data.problem_type == "single_label_classification":
+        encode = _load_encoder(model, len(rows.texts), notes)
+    search = _Search(rows, AuditConfig(examples=0), encode)
     if level == "quick":
         search.find_empty_texts()
         search.find_personal_data(rows.texts)
         search.find_copies(near=False)
+        search.count_languages()
     else:
         search.find_text_faults(rows.texts)
         search.find_copies()
@@ -290,7 +343,22 @@ def audit_task_data(data: TaskData, level: Literal["quick", "full"]) -> dict[str
         {"kind": kind, "severity": KINDS[kind][0], "meaning": KINDS[kind][1], "count": count}
         for kind, count in counts.items()
     ]
-    return {"level": level, "findings": findings, "notes": [*notes, *search.notes]}
+    languages = {"texts_by_language": dict(search.languages.most_common()), "texts": search.language_texts}
+    return {"level": level, "findings": findings, "notes": [*notes, *search.notes], "languages": languages}
+
+
+def _load_encoder(model: ModelConfig | None, texts: int, notes: list[str]) -> EncodeTexts | None:
+    """Load the encoder for a full audit, and say by what labels are judged."""
+    from startup_llm.audit.text_features import load_encoder_at_hand
+
+    encoder = load_encoder_at_hand(model) if texts <= _MOST_ENCODED_TEXTS else None
+    if encoder is None:
+        notes.append(
+            "Labels were judged by words; recipes/audit.py --checkpoint judges them by an encoder's features."
+        )
+    else:
+        notes.append(f"Labels were judged by the features of {encoder.checkpoint.name}.")
+    return encoder
 
 
 def _read_task_rows(splits: Mapping[str, datasets.Dataset], data: TaskData) -> Rows | None:
@@ -335,7 +403,12 @@ def _name_labels(rows: datasets.Dataset, data: TaskData) -> list[tuple[str, ...]
 
 
 def audit_loaded(
-    loaded: LoadedData, columns: TextColumns | None, config: AuditConfig, *, every_column: bool = False
+    loaded: LoadedData,
+    columns: TextColumns | None,
+    config: AuditConfig,
+    *,
+    every_column: bool = False,
+    encode: EncodeTexts | None = None,
 ) -> Audit:
     """Look for every kind of fault in rows that are loaded.
 
@@ -344,6 +417,7 @@ def audit_loaded(
         columns: Where text and label are; None for rows that have no label: all their running text is inspected.
         config: How to look; its `data` counts no more.
         every_column: Whether personal data is searched in all columns, not only in the text.
+        encode: See `audit_rows`.
     """
     if columns is None:
         rows = read_rows_without_label(loaded, config.data.group_column)
@@ -357,7 +431,7 @@ def audit_loaded(
         problem_type, decision = decide_problem_type(loaded.splits, columns, config.data)
         rows = read_rows(loaded, columns, problem_type)
         notes = [*loaded.notes, *columns.notes, *([decision] if decision else [])]
-    search = _Search(rows, config)
+    search = _Search(rows, config, encode)
     search.find_text_faults(read_whole_rows(loaded) if every_column else rows.texts)
     search.find_copies()
     search.find_shared_groups()
@@ -369,7 +443,9 @@ def audit_loaded(
     elif columns is not None:
         search.find_label_faults()
     findings = {kind: search.findings[kind] for kind in KINDS if kind in search.findings}
-    return Audit(rows, findings, search.describe(), [*notes, *search.notes], read_options(config.data))
+    options = read_options(config.data)
+    notes += search.notes
+    return Audit(rows, findings, search.describe(), notes, options, config.data.skip_bad)
 
 
 def read_rows_without_label(loaded: LoadedData, group: str | None) -> Rows:
@@ -469,8 +545,8 @@ def _read_labels(dataset: datasets.Dataset, column: str | list[str], problem_typ
 class _Search:
     """The searches, each adding its findings."""
 
-    def __init__(self, rows: Rows, config: AuditConfig) -> None:
-        self.rows, self.config = rows, config
+    def __init__(self, rows: Rows, config: AuditConfig, encode: EncodeTexts | None = None) -> None:
+        self.rows, self.config, self.encode = rows, config, encode
         self.findings: dict[str, Finding] = {}
         self.notes: list[str] = []
         ranks = {"train": 0, "validation": 1, "test": 2}
@@ -478,6 +554,8 @@ class _Search:
         self.is_empty = np.array([not all(map(str.strip, texts)) for texts in zip(*rows.parts, strict=True)], bool)
         self.labels = [" + ".join(labels) for labels in rows.labels]
         self.clusters = np.arange(len(rows.texts))
+        self.languages: Counter[str] = Counter()
+        self.language_texts = 0
         self.label_counts: Counter[str] | None = None
 
     def add(
@@ -542,11 +620,19 @@ class _Search:
         self.add("long-texts", cut, details={"estimated_share_of_characters_lost": round(lost, 4)})
         self._add_by_text("odd-characters", rows.texts, find_odd_characters(rows.texts))
         self.find_personal_data(whole_rows)
+        self.language_texts = min(len(rows.texts), _MOST_LANGUAGE_TEXTS)
         self.languages, other, codes = find_other_languages(rows.texts, _MOST_LANGUAGE_TEXTS, config.seed)
         says = [{"language": code} for code in codes]
         self.add("other-languages", other, says=says, details={"texts_by_language": dict(Counter(codes))})
         if len(rows.texts) > _MOST_LANGUAGE_TEXTS:
             self.notes.append(f"Languages were detected in {_MOST_LANGUAGE_TEXTS:,} texts drawn at random.")
+
+    def count_languages(self) -> None:
+        """Count the languages of a sample of the texts."""
+        drawn = np.random.default_rng(self.config.seed).permutation(len(self.rows.texts))[:_QUICK_LANGUAGE_TEXTS]
+        texts = [self.rows.texts[i] for i in drawn.tolist()]
+        self.languages, _, _ = find_other_languages(texts, len(texts), self.config.seed)
+        self.language_texts = len(texts)
 
     def find_copies(self, *, near: bool = True) -> None:
         """Find exact and, unless left out, near-duplicates, and labels that contradict each other on them."""
@@ -695,18 +781,43 @@ class _Search:
     def _find_suspects(self, spelled: list[tuple[str, ...]], usable: np.ndarray) -> None:
         usable = np.flatnonzero(usable)
         texts, labels = [self.rows.texts[i] for i in usable], [spelled[i][0] for i in usable]
-        suspects = find_suspect_labels(texts, labels, self.clusters[usable], self.config.seed)
-        suspect, probable, stated, judged = suspects
+        found = find_suspect_labels(
+            texts,
+            labels,
+            self.clusters[usable],
+            self.config.seed,
+            parts=self.rows.number_files()[usable],
+            encode=self.encode,
+        )
         says = [
             {"probable_label": show_text(label), "probability_of_given_label": round(float(probability), 4)}
-            for label, probability in zip(probable, stated, strict=True)
+            for label, probability in zip(found.probable_labels, found.probabilities, strict=True)
         ]
-        self.add("suspect-labels", usable[suspect], says=says, details={"judged_rows": len(judged)})
-        if len(judged) < len(usable):
+        details = {"judged_rows": len(found.judged), **self._describe_patterns(found, usable)}
+        self.add("suspect-labels", usable[found.positions], says=says, details=details)
+        if len(found.judged) < len(usable):
             self.notes.append(
-                f"Labels of {len(judged):,} of {len(usable):,} rows were judged; of labels with fewer than "
+                f"Labels of {len(found.judged):,} of {len(usable):,} rows were judged; of labels with fewer than "
                 f"{FEWEST_ROWS_PER_LABEL} rows none, and no more than memory allows."
             )
+
+    def _describe_patterns(self, found: SuspectLabels, usable: np.ndarray) -> dict[str, Any]:
+        """Name the blocks of suspect rows, and the pairs of labels that are mixed up."""
+        blocks = []
+        for block in found.blocks[:_SHOWN_BLOCKS]:
+            first, last = (self.rows.place(usable[block.positions[end]]) for end in (0, -1))
+            file = f" of {first['file']}" if "file" in first else ""
+            rows = (
+                f"{first['split']} rows {first.get('file_row', first['row'])} to {last.get('file_row', last['row'])}"
+            )
+            label, probable = show_text(block.label), show_text(block.probable_label)
+            blocks.append(f"{len(block.positions)} rows of `{label}` in a row read like `{probable}` ({rows}{file})")
+        pairs = []
+        for pair in found.swapped[:_SHOWN_BLOCKS]:
+            first, second = map(show_text, pair.labels)
+            pairs.append(f"{pair.rows[0]} rows of `{first}` read like `{second}`, and {pair.rows[1]} the other way")
+        self.notes += [f"{line[0].upper()}{line[1:]}." for line in [*blocks, *pairs][:_NOTED_PATTERNS]]
+        return {name: lines for name, lines in (("blocks", blocks), ("swapped_labels", pairs)) if lines}
 
     def describe(self) -> dict[str, Any]:
         """Return counts, lengths, languages and labels."""

@@ -6,15 +6,18 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from startup_llm.audit.audit import Audit
+from startup_llm.audit.audit import KINDS, Audit, Finding, Rows, audit_rows
+from startup_llm.audit.label_faults import EncodeTexts
 from startup_llm.audit.odd_texts import repair_characters
 from startup_llm.audit.personal_data import mask_text
+from startup_llm.config import AuditConfig
 from startup_llm.data.annotation_tools import find_tool
+from startup_llm.data.classification import find_rare_labels
 from startup_llm.data.label_cells import JSON, split_cell
 from startup_llm.data.row_source import EXTENSIONS, FileOptions, Piece, RowSource
 from startup_llm.data.row_target import RowTarget, extend_schema
@@ -26,11 +29,28 @@ if TYPE_CHECKING:
     import pyarrow
 
 REMOVALS = (
-    "empty-texts", "missing-labels", "duplicates", "duplicates-across-splits", "near-duplicates",
-    "near-duplicates-across-splits",
+    "empty-texts", "oversized-texts", "missing-labels", "rare-labels", "unseen-labels", "duplicates",
+    "duplicates-across-splits", "near-duplicates", "near-duplicates-across-splits",
 )  # fmt: skip
 REPAIRS = ("odd-characters", "personal-data", "label-spelling")
 FIXABLE = (*REMOVALS, *REPAIRS)
+_NOT_ASKED = "add {} to --fix_kinds to have it fixed"
+_MADE_BY_FIXES = "the other fixes brought it about: audit the copies with --fix again"
+_LEFT = {
+    "several-labels-in-a-cell": "how a cell is read is told by the option, in training too",
+    "contradicting-labels": "which of two labels is right, a reader decides",
+    "groups-across-splits": "drop the given splits, and let --data.group_column cut them",
+    "duplicates": "the copies have other labels: which one is right, a reader decides",
+    "near-duplicates": "nearly equal is not equal; those with other labels stay in any case",
+    "suspect-labels": "a suspicion is no proof: read these rows",
+    "imbalance": "rows cannot be invented",
+    "odd-characters": "what stood in the place of a replacement character is lost",
+    "other-languages": "it is no fault by itself",
+    "long-texts": "it is no fault by itself",
+    "rare-labels": "two labels with rows enough would not be left",
+    "unseen-labels": "two labels with rows enough would not be left",
+}
+"""Why a finding is left by `--fix`, or may be."""
 _EXTENSION = re.compile(rf"\.({'|'.join(EXTENSIONS)})(\.gz)?$", re.IGNORECASE)
 
 
@@ -123,6 +143,55 @@ def write_cleaned_copies(
     return sentences
 
 
+def audit_copies(
+    audit: Audit, config: AuditConfig, kinds: Sequence[str], encode: EncodeTexts | None = None
+) -> list[dict[str, Any]]:
+    """Audit the cleaned copies in the same way.
+
+    Args:
+        audit: What was found in the files.
+        config: How they were audited.
+        kinds: What was fixed.
+        encode: See `audit_rows`.
+
+    Returns:
+        Each finding that is left: kind, severity, count, and why it is.
+    """
+    copies = {
+        f"{split}_file": [str(name_copies(file["path"])[0]) for file in files]
+        for split, files in audit.rows.files.items()
+    }
+    as_read = {"encoding": None, "quoting": "double", "sheet": None, "query": None, "data_dir": None, "dataset": None}
+    changes: dict[str, Any] = {**as_read, **copies}
+    again = audit_rows(replace(config, data=replace(config.data, **changes)), encode)
+    return [
+        {
+            "kind": kind,
+            "severity": KINDS[kind][0],
+            "count": len(finding.positions),
+            "why": _explain(finding, again.rows, kinds),
+        }
+        for kind, finding in again.findings.items()
+    ]
+
+
+def _explain(finding: Finding, rows: Rows, kinds: Sequence[str]) -> str:
+    """Say why a finding of the cleaned copies was left."""
+    if finding.kind in FIXABLE and finding.kind not in kinds:
+        return _NOT_ASKED.format(finding.kind)
+    if finding.kind == "duplicates" and finding.partners is not None:
+        pairs = zip(finding.positions.tolist(), finding.partners.tolist(), strict=True)
+        if any(agree(rows, position, partner) for position, partner in pairs):
+            return _MADE_BY_FIXES
+    return _LEFT.get(finding.kind, _MADE_BY_FIXES)
+
+
+def agree(rows: Rows, position: int, partner: int) -> bool:
+    """Whether two rows have the same labels, case and surrounding spaces aside."""
+    first, second = (rows.labels[i] for i in (position, partner))
+    return [name.strip().casefold() for name in first] == [name.strip().casefold() for name in second]
+
+
 class _Plan:
     """What happens to each row."""
 
@@ -135,22 +204,47 @@ class _Plan:
             if kind not in audit.findings:
                 continue
             finding = audit.findings[kind]
+            if kind in ("rare-labels", "unseen-labels"):
+                continue  # by the rows that stay
             if kind in REPAIRS:
                 self.repaired[kind] = set(finding.positions.tolist())
                 continue
             partners = [None] * len(finding.positions) if finding.partners is None else finding.partners.tolist()
             for position, partner in zip(finding.positions.tolist(), partners, strict=True):
-                if partner is None or kind.endswith("-across-splits") or self._agree(position, partner):
+                if partner is None or kind.endswith("-across-splits") or agree(audit.rows, position, partner):
                     self.removed.setdefault(position, (kind, partner))
         spelling = audit.findings.get("label-spelling")
         self.spellings = spelling.mapping if spelling else {}
+        if "empty-texts" in kinds:
+            self._remove_emptied()
+        if audit.rows.problem_type == "single_label_classification":
+            self._remove_unusable_labels()
+
+    def _remove_emptied(self) -> None:
+        """Remove the rows of which nothing is left without their odd characters."""
+        for position in self.repaired.get("odd-characters", set()) - self.removed.keys():
+            if not all(repair_characters(part[position]).strip() for part in self.rows.parts):
+                self.removed[position] = ("empty-texts", None)
+
+    def _remove_unusable_labels(self) -> None:
+        """Remove the rows whose labels training refuses, given the rows that stay."""
+        rows, stays = self.rows, [i for i in range(len(self.rows.labels)) if i not in self.removed]
+        labels: dict[str, list[tuple[str, ...]]] = {split: [] for split in rows.splits}
+        positions: dict[str, list[int]] = {split: [] for split in rows.splits}
+        for position in stays:
+            split = str(rows.split[position])
+            labels[split].append(tuple(self.spellings.get(name, name) for name in rows.labels[position]))
+            positions[split].append(position)
+        faults, present = find_rare_labels(labels, positions)
+        if len(present) < 2:
+            return
+        for split, found in faults.items():
+            kind = "rare-labels" if split == "train" else "unseen-labels"
+            if kind in self.kinds:
+                self.removed |= {fault.row: (kind, None) for fault in found}
 
     def first_position(self, split: str) -> int:
         return int((self.rows.split == split).argmax())
-
-    def _agree(self, position: int, partner: int) -> bool:
-        first, second = (self.rows.labels[i] for i in (position, partner))
-        return [name.strip().casefold() for name in first] == [name.strip().casefold() for name in second]
 
     def change(self, position: int, row: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
         """Yield kind, column and new value of each change to a row that stays."""
@@ -187,7 +281,7 @@ def _clean_file(path: str, plan: _Plan, first: int, *, overwrite: bool) -> str:
     schema: pyarrow.Schema | None = None
     if source.format == "parquet":
         schema = extend_schema(None, pieces[0], source.name)
-    with RowTarget(str(cleaned), "auto", source, overwrite=overwrite) as target:
+    with RowTarget(str(cleaned), "auto", source, overwrite=overwrite, raw=True) as target:
         target.open(columns, {}, schema)
         for piece in pieces:
             target.write(piece, [{}] * len(piece))

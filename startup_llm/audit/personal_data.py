@@ -28,7 +28,7 @@ _CARD_BRANDS = re.compile(
 """Visa, Mastercard (two ranges), American Express, Diners Club, JCB, Discover, UnionPay and Maestro (ISO/IEC 7812)."""
 _OTHER_NUMBER = re.compile(
     r"(?:#|\b(?:ticket|case|incident|order|booking|invoice|receipt|ref|reference|tracking|shipment|parcel|serial|article"
-    r"|item|product|sku|part|batch|commande|facture|pedido|factura)s?[^\w\n]{0,3}(?:(?:number|no|nr|num|id|code)\b"
+    r"|item|product|sku|part|batch|commande|facture|pedido|factura|auftrag|vorgang|bestellung|rechnung|sendung)s?[^\w\n]{0,3}(?:(?:number|no|nr|num|id|code)\b"
     r"[^\w\n]{0,3})?|\b(?:account|customer|client|contract|policy|member|user)[ _\-]?(?:number|no|nr|id)\b[^\w\n]{0,3}"
     r"|\b(?!tel|handy|mobil|ruf|fax)[^\W\d_]{3,20}(?:nummer|nr)\b[^\w\n]{0,3})\Z",
     re.IGNORECASE,

@@ -89,7 +89,34 @@ def summarize(content: dict[str, Any] | None) -> list[str]:
     if content is None:
         return ["the rows are no texts, and it inspects texts alone"]
     lines = [f"{f['severity']:8} {f['kind']:30} {f['count']:>9,}  {f['meaning']}" for f in content["findings"]]
-    return lines or ["nothing was found"]
+    lines = lines or ["nothing was found"]
+    if "level" in content:  # a run's: the recipe of the audit prints its notes itself
+        lines += [f"languages: {described}"] if (described := describe_languages(content.get("languages"))) else []
+        lines += content["notes"]
+    if "after_fix" in content:
+        lines += ["after --fix:", *_describe_rest(content["after_fix"])]
+    return lines
+
+
+def describe_languages(languages: dict[str, Any] | None) -> str:
+    """Say in which languages how many texts are; nothing where none can be told.
+
+    Args:
+        languages: texts_by_language and texts, as a run's audit has them.
+    """
+    counts = (languages or {}).get("texts_by_language") or {}
+    if not languages or not counts:
+        return ""
+    total = sum(counts.values())
+    shown = [f"{language} {count / total:.0%}" for language, count in counts.items() if count >= 0.005 * total]
+    return f"{', '.join(shown)} ({total:,} of {languages['texts']:,} texts inspected could be told)"
+
+
+def _describe_rest(left: list[dict[str, Any]]) -> list[str]:
+    """Return a line per finding of the cleaned copies."""
+    if not left:
+        return ["the same audit of the cleaned copies finds nothing"]
+    return [f"{f['severity']:8} {f['kind']:30} {f['count']:>9,}  left: {f['why']}" for f in left]
 
 
 def _render(content: dict[str, Any]) -> Iterator[str]:
@@ -107,6 +134,16 @@ def _render(content: dict[str, Any]) -> Iterator[str]:
         cells = [finding["severity"], finding["kind"], f"{finding['count']:,}", share]
         yield f"| {' | '.join([*cells, finding['meaning'], finding['advice']])} |"
     kinds = {finding["kind"] for finding in findings}
+    if "after_fix" in content:
+        yield ""
+        yield "After `--fix`, the same audit of the cleaned copies finds:"
+        yield ""
+        yield "| severity | finding | rows | left because |"
+        yield "|---|---|---:|---|"
+        for left in content["after_fix"]:
+            yield f"| {left['severity']} | {left['kind']} | {left['count']:,} | {_escape(left['why'])} |"
+        if not content["after_fix"]:
+            yield "| - | nothing | 0 | |"
     yield ""
     yield f"No findings of: {', '.join(kind for kind in KINDS if kind not in kinds) or 'none of the kinds'}."
     yield ""

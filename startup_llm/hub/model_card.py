@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from startup_llm.access_tokens import redact_tokens
+from startup_llm.audit.report import describe_languages
 from startup_llm.evaluation.energy import describe_energy
 from startup_llm.evaluation.report import (
     Results,
@@ -323,6 +324,7 @@ def _build_view(results: Results, publication: Publication) -> dict[str, Any]:
         "dataset": _dataset_name(results),
         "hub_dataset": _hub_dataset(data),
         "languages": ", ".join(data.get("language") or ()),
+        "detected_languages": describe_languages((results.get("audit") or {}).get("languages")),
         "notes": [hide_local_paths(note) for note in data.get("notes") or ()],
         "license_warnings": choose_license(results, publication.license)[1],
         "energy": describe_energy(results.get("energy")),

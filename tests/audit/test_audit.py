@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import hashlib
 import importlib.util
 import json
@@ -11,19 +12,23 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from conftest import build_tokenizer
 
 from startup_llm.audit.audit import audit_before_publishing, audit_rows, audit_task_data, read_kinds
-from startup_llm.audit.cleaning import FIXABLE, name_copies, write_cleaned_copies
-from startup_llm.audit.label_faults import find_spellings
+from startup_llm.audit.checkpoint_languages import describe_language_gap
+from startup_llm.audit.cleaning import FIXABLE, audit_copies, name_copies, write_cleaned_copies
+from startup_llm.audit.label_faults import find_spellings, find_suspect_labels
 from startup_llm.audit.near_duplicates import compute_similarities, find_near_duplicates, normalise_text
 from startup_llm.audit.odd_texts import find_odd_characters, repair_characters
 from startup_llm.audit.personal_data import find_personal_data, is_payment_card, mask_text, show_text
-from startup_llm.audit.report import check_output, render_markdown, write_audit
-from startup_llm.config import AuditConfig, LabelledTextData
+from startup_llm.audit.report import check_output, render_markdown, summarize, write_audit
+from startup_llm.audit.text_features import load_text_encoder
+from startup_llm.config import AuditConfig, LabelledTextData, ModelConfig
 from startup_llm.data.classification import load_labelled_text
 from startup_llm.data.sources import load_splits
 from startup_llm.errors import UserError
 from startup_llm.hub.dataset_figures import load_rows, render_figures
+from startup_llm.models.checkpoints import Checkpoint
 from startup_llm.run_folder import RunFolder
 from startup_llm.tasks.text_to_text.options import TextPairData
 from startup_llm.tasks.text_to_text.rows import load_text_to_text
@@ -200,6 +205,7 @@ def test_personal_data_is_found_and_masked(text, kind):
         "Order 0123456789 is late, order number: 555-123-4567, order no. 0012345678",
         "invoice 4111 1111 1111 1111",
         "Bestellnummer 0123456789, Kundennummer: 0301234567",
+        "Auftrag 0049 1234567, Vorgang 0123/456789, Rechnung 0151 23456789",
         "0004512398",
         "302-1234567-1234567 for article 4006381333931",
         "01.02.2024 10:30",
@@ -395,6 +401,173 @@ def test_fix_reads_the_original_by_the_options_of_the_audit(tmp_path, name, opti
     assert again.rows.texts == [row["text"] for row in rows[:60]]
 
 
+def build_nasty_rows():
+    """Return rows with every fault that training refuses or that `--fix` has to leave."""
+    clean = build_clean_rows(90)
+    twice = {"text": "an umbrella was blown over the bridge again", "label": "weather"}
+    return [
+        *clean,
+        {"text": " ", "label": "refund"},
+        {"text": "\u200b\u200b", "label": "refund"},
+        {"text": "nobody labelled this yellow kettle", "label": ""},
+        {"text": "the only one of its kind on the mountain", "label": "lonely"},
+        {"text": "a silver trumpet was refunded to the wrong castle", "label": " REFUND"},
+        {"text": "the cafÃ© lost a parcel on the way to the station", "label": "parcel"},
+        {"text": "- a dash begins this refund for a purple carpet", "label": "refund"},
+        twice,
+        twice,  # without it its label is rare
+        {**clean[0], "label": clean[1]["label"]},
+        {"text": "x" * 1_000_001, "label": "refund"},
+    ]
+
+
+def test_after_fix_training_takes_the_rows_and_the_audit_says_what_was_left_and_why(tmp_path):
+    path = write_csv(tmp_path / "rows.csv", build_nasty_rows())
+    config = AuditConfig(data=LabelledTextData(train_file=path))
+    result, kinds = audit_rows(config), config.fix_kinds.split(",")
+    with pytest.raises(UserError, match=r"no label 1, oversized text 1\): .*--data.skip_bad true"):
+        load_labelled_text(config.data)
+    write_cleaned_copies(result, kinds, tmp_path / "audit")
+    left = audit_copies(result, config, kinds)
+    reasons = {entry["kind"]: entry["why"] for entry in left if entry["kind"] != "suspect-labels"}
+    assert reasons == {
+        "contradicting-labels": "which of two labels is right, a reader decides",
+        "duplicates": "the copies have other labels: which one is right, a reader decides",
+    }
+    cleaned = load_labelled_text(LabelledTextData(train_file=str(name_copies(path)[0])))
+    assert cleaned.left_out == {}
+    assert sum(map(len, cleaned.splits.values())) == 94
+    assert cleaned.label_names == ("parcel", "password", "refund")
+    texts = [text for rows in cleaned.splits.values() for text in rows["text"]]
+    assert "- a dash begins this refund for a purple carpet" in texts
+    content = dataclasses.replace(result, after_fix=left).to_json()
+    assert "left: which of two labels is right, a reader decides" in "\n".join(summarize(content))
+    assert "| error | contradicting-labels | 2 | which of two" in render_markdown(content)
+
+
+def test_what_training_leaves_out_is_a_warning_where_it_is_asked_to(tmp_path):
+    path = write_csv(tmp_path / "rows.csv", build_nasty_rows())
+    severities = []
+    for skip_bad in (False, True):
+        content = audit_rows(AuditConfig(data=LabelledTextData(train_file=path, skip_bad=skip_bad))).to_json()
+        severities.append({finding["kind"]: finding["severity"] for finding in content["findings"]})
+    kinds = ("empty-texts", "oversized-texts", "missing-labels", "rare-labels")
+    assert [[found[kind] for kind in kinds] for found in severities] == [["error"] * 4, ["warning"] * 4]
+    assert severities[1]["contradicting-labels"] == "error"
+
+
+def build_features(count=300, labels=6):
+    """Return labels in blocks as a file sorted by label has them, and features that tell them apart, mostly."""
+    generator = np.random.default_rng(0)
+    codes = np.repeat(np.arange(labels), count // labels)
+    features = np.eye(labels)[codes] * 4 + generator.normal(size=(count, labels))
+    return codes, features
+
+
+def search(codes, features, **options):
+    texts = [str(place) for place in range(len(codes))]
+    labels = [f"label {code}" for code in codes]
+    groups = np.arange(len(codes))
+    return find_suspect_labels(texts, labels, groups, encode=lambda texts: features[list(map(int, texts))], **options)
+
+
+def test_a_block_of_rows_named_as_another_label_is_found_whole_and_named():
+    codes, features = build_features()
+    wrong = codes.copy()
+    wrong[20:31] = 1
+    found = search(wrong, features)
+    assert [(b.label, b.probable_label, b.positions.tolist()) for b in found.blocks] == [
+        ("label 1", "label 0", list(range(20, 31)))
+    ]
+    assert set(range(20, 31)) <= set(found.positions.tolist())
+    assert len(found.positions) <= 14
+    order = np.random.default_rng(1).permutation(len(codes))
+    assert search(wrong[order], features[order]).blocks == []
+
+
+def test_neighbours_of_another_file_have_no_say():
+    codes, features = build_features()
+    wrong = codes.copy()
+    wrong[45:50] = 1  # they would stand in one run with the label's own rows
+    parts = (np.arange(len(codes)) >= 50).astype(int)
+    assert set(range(45, 50)) <= set(search(wrong, features, parts=parts).positions.tolist())
+
+
+def test_two_labels_that_are_mixed_up_both_ways_are_named():
+    codes, features = build_features()
+    wrong = codes.copy()
+    wrong[:8], wrong[60:69] = 1, 0
+    (pair,) = search(wrong, features).swapped
+    assert (pair.labels, pair.rows) == (("label 0", "label 1"), (9, 8))
+
+
+def test_blocks_of_wrong_labels_are_named_in_the_audit(tmp_path):
+    rows = sorted(build_clean_rows(), key=lambda row: row["label"])
+    for row in rows[30:41]:
+        row["label"] = "password"
+    result = audit(tmp_path, rows)
+    (line,) = result.findings["suspect-labels"].details["blocks"]
+    assert line == "11 rows of `password` in a row read like `parcel` (train rows 31 to 41)"
+    assert f"{line}." in result.notes
+    assert set(range(31, 42)) <= found_rows(result, "suspect-labels")
+
+
+def test_labels_are_judged_by_a_checkpoint_s_features_which_are_computed_once(tiny_checkpoint):
+    encode = load_text_encoder(str(tiny_checkpoint("bert")))
+    first = encode(["a short one", "a much longer text of several words", "a short one"])
+    assert first.shape[0] == 3
+    assert np.array_equal(first[0], first[2])
+    alone = encode._compute(["a much longer text of several words"])
+    np.testing.assert_allclose(first[1], alone[0], atol=1e-5)
+    encode._model = None
+    assert np.array_equal(encode(["a short one"]), first[:1])
+
+
+GERMAN = "Wo bleibt mein Paket mit der gelben Lampe, die ich letzte Woche bestellt habe"
+
+
+def test_a_quick_audit_counts_the_languages_of_a_run_s_rows(tmp_path):
+    rows = [{**row, "text": f"{GERMAN} {number}?"} for number, row in enumerate(build_clean_rows(40))]
+    found = audit_task_data(load_for_training(tmp_path, rows[:30], rows[30:]), "quick")
+    assert found["languages"] == {"texts_by_language": {"de": 40}, "texts": 40}
+    assert "languages: de 100% (40 of 40 texts inspected could be told)" in summarize(found)
+
+
+def build_named_checkpoint(folder, name, language=None):
+    if language:
+        (folder / "README.md").write_text(f"---\nlanguage: {language}\n---\n")
+    return Checkpoint(name, folder, "local folder", None, "", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "language", "counts", "why"),
+    [
+        ("sentence-transformers/all-MiniLM-L6-v2", None, {"de": 50}, "it was trained on English alone"),
+        ("someone/own", "en", {"de": 30, "en": 70}, "its card names en"),
+        ("someone/own", "[en, fr]", {"zh": 30, "fr": 70}, "its card names en, fr"),
+        ("bert-base-uncased", None, {"zh": 99}, "it was trained on English alone"),
+        ("someone/own", "[en, de]", {"de": 50}, None),
+        ("someone/own", "multilingual", {"de": 50}, None),
+        ("intfloat/multilingual-e5-small", None, {"de": 50}, None),
+        ("sentence-transformers/all-MiniLM-L6-v2", None, {"en": 95, "de": 5}, None),
+        ("someone/own", None, {"de": 50}, None),
+    ],
+)
+def test_rows_in_a_language_that_the_checkpoint_was_not_made_for_are_warned_of(tmp_path, name, language, counts, why):
+    told = describe_language_gap(counts, build_named_checkpoint(tmp_path, name, language), None, [GERMAN])
+    assert (told is None) == (why is None)
+    if why:
+        assert why in told
+        assert "multilingual checkpoint, such as --model.checkpoint sentence-transformers/paraphrase-multi" in told
+
+
+def test_a_tokenizer_that_does_not_know_the_rows_words_shows_a_checkpoint_of_another_language(tmp_path):
+    tokenizer = build_tokenizer(decoder=False)
+    own = build_named_checkpoint(tmp_path, "someone/own")
+    told = describe_language_gap({"zh": 50}, own, tokenizer, ["我的包裹在哪里", "请退款"] * 20)
+    assert re.search(r"\(zh 100% of .*; (\d+% of their tokens are unknown|its tokens hold)", told)
+
+
 def test_fix_does_not_replace_a_copy_unasked(tmp_path):
     path = Path(write_rows(tmp_path / "rows.csv", plant_fixable(build_clean_rows(90))))
     result = audit_rows(AuditConfig(data=LabelledTextData(train_file=str(path))))
@@ -577,11 +750,13 @@ def load_for_training(folder, train, test):
     return load_labelled_text(LabelledTextData(**files, validation_fraction=0))
 
 
-def test_a_quick_audit_of_what_is_trained_on_finds_what_the_full_one_finds_of_its_kinds(tmp_path):
+def test_a_quick_audit_of_what_is_trained_on_finds_what_the_full_one_finds_of_its_kinds(tmp_path, tiny_checkpoint):
     rows = build_clean_rows(90)
     train = [*rows[:60], rows[0], {**rows[1], "text": "write to jo.doe@example.org"}, rows[70]]
     data = load_for_training(tmp_path, train, rows[60:])
-    quick, full = (audit_task_data(data, level) for level in ("quick", "full"))
+    model = ModelConfig(checkpoint=str(tiny_checkpoint("bert")))
+    quick, full = (audit_task_data(data, level, model) for level in ("quick", "full"))
+    assert f"Labels were judged by the features of {model.checkpoint}." in full["notes"]
     counts = {finding["kind"]: finding["count"] for finding in quick["findings"]}
     assert counts == {"duplicates-across-splits": 1, "duplicates": 1, "personal-data": 1}
     assert counts.items() <= {finding["kind"]: finding["count"] for finding in full["findings"]}.items()
@@ -592,9 +767,9 @@ def test_a_quick_audit_needs_no_library_of_the_extra_and_a_full_one_says_which(t
     rows = build_clean_rows(36)
     data = load_for_training(tmp_path, rows[:30], rows[30:])
     really = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "cleanlab" else really(name))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ftfy" else really(name))
     assert audit_task_data(data, "quick")["findings"] == []
-    with pytest.raises(UserError, match="the audit needs cleanlab; install them"):
+    with pytest.raises(UserError, match="the audit needs ftfy; install them"):
         audit_task_data(data, "full")
 
 
