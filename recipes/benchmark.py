@@ -7,6 +7,7 @@ python recipes/benchmark.py --rows '[1000, 10000, 100000]' --ways '[ours, peft-d
 python recipes/benchmark.py --what causal-lm --rows 100 --data.train_file shakespeare.txt
 python recipes/benchmark.py --what chat --rows 64 --data.train_file prompts.jsonl --model.max_length_tokens 768
 python recipes/benchmark.py --what suggest --data.data_dir banking77 --data.labels_per_class 5 --target_accuracy 0.9
+python recipes/benchmark.py --what label-faults --repetitions 5 --data.train_file banking77/train.csv
 """
 
 import sys
@@ -25,12 +26,21 @@ def main() -> None:
 
 
 def benchmark(session: Session[BenchmarkConfig]) -> None:
+    from startup_llm.benchmark.label_faults import build_label_fault_tables, measure_label_faults
     from startup_llm.benchmark.peaks import find_peak
     from startup_llm.benchmark.tables import build_timing_tables, draw_costs, draw_timings, summarize_timings
     from startup_llm.benchmark.timing import choose_ways, split_by_rows, time_way
     from startup_llm.evaluation.environment import describe_hardware
 
     config, run = session.config, session.run
+    if config.what == "label-faults":
+        measured_faults = measure_label_faults(config, session.report)
+        run.write_text("config.yaml", session.config_text)
+        run.write_text("table.md", build_label_fault_tables(measured_faults) + "\n")
+        run.write_json("results.json", {"what": config.what, **measured_faults, **session.describe_process()})
+        run.finish()
+        session.report(f"{build_label_fault_tables(measured_faults)}\nbenchmark: {run.final}")
+        return
     sizes = split_by_rows(config)
     ways = choose_ways(sizes[0])
     peak = find_peak(config.peak_tflops)

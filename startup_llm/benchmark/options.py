@@ -13,11 +13,12 @@ from startup_llm.tasks.text_classification.options import TextClassificationMode
 class BenchmarkConfig:
     """Time this package beside the public ways of doing the same, each in a process of its own, taking turns."""
 
-    what: Literal["training", "inference", "causal-lm", "chat", "suggest"] = "training"
+    what: Literal["training", "inference", "causal-lm", "chat", "suggest", "label-faults"] = "training"
     """training: LoRA on a text classification; inference: the trained architecture's predictions; causal-lm: a
     Llama-style model with random weights on packed text; chat: LoRA of a chat checkpoint, by default the packaged one,
     on prompts with answers; suggest: no timing, but the labels that a linear probe needs to reach `target_accuracy`
-    where its rows are chosen as recipes/suggest.py does, beside random choice."""
+    where its rows are chosen as recipes/suggest.py does, beside random choice; label-faults: no timing, but how many
+    wrong labels an audit finds, where labels of the rows are changed anew in each repetition."""
     llama: Literal["tiny", "small", "1b"] = "small"
     """The sizes of causal-lm's model: small has 13 million weights, 1b those of Llama 3.2 1B, with blocks of 2,048
     tokens; tiny, with blocks of 16, shows that every way starts."""

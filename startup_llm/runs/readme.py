@@ -5,7 +5,7 @@
 - `<!-- results: NAME -->` to `<!-- /results -->`: the models of `NAME.json`, a list of shortened `results.json`.
 - `<!-- summary -->` to `<!-- /summary -->`: one line per such file; of some alone, `<!-- summary: NAME NAME -->`.
 - `<!-- comparison: NAME -->` to `<!-- /comparison -->`: a comparison of models, kept as `comparisons/NAME.json`.
-- `<!-- benchmark: NAME -->` to `<!-- /benchmark -->`: timings, kept as `benchmarks/NAME.json`.
+- `<!-- benchmark: NAME -->` to `<!-- /benchmark -->`: a benchmark's tables, kept as `benchmarks/NAME.json`.
 - `<!-- labelling: NAME -->` to `<!-- /labelling -->`: a simulation of suggested labels, kept as `labelling/NAME.json`.
 
 With `NAME=RUN,RUN` behind the folder, it first writes that file: from finished runs, which differ by their seed alone,
@@ -23,6 +23,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
+from startup_llm.benchmark.label_faults import build_label_fault_tables
 from startup_llm.benchmark.labelling import build_labelling_table
 from startup_llm.benchmark.tables import build_timing_tables
 from startup_llm.errors import UserError, nearest, run_recipe
@@ -174,7 +175,12 @@ def render_comparison(comparison: Mapping[str, Any]) -> str:
 
 def render_benchmark(benchmark: Mapping[str, Any]) -> str:
     """Write the timings of recipes/benchmark.py as Markdown."""
-    return f"{build_timing_tables(benchmark['sizes'])}\n\nOn {benchmark['hardware']}."
+    tables = build_label_fault_tables if benchmark["what"] == "label-faults" else _build_timings
+    return f"{tables(benchmark)}\n\nOn {benchmark['hardware']}."
+
+
+def _build_timings(benchmark: Mapping[str, Any]) -> str:
+    return build_timing_tables(benchmark["sizes"])
 
 
 def render_labelling(results: Mapping[str, Any]) -> str:
@@ -196,8 +202,10 @@ def _drop_private(results: Mapping[str, Any]) -> dict[str, Any]:
 
 def shorten_benchmark(benchmark: Mapping[str, Any]) -> dict[str, Any]:
     """Return a benchmark without its single timings and its command, whose paths are local."""
-    sizes = [{"rows": size["rows"], "summary": size["summary"]} for size in benchmark["sizes"]]
-    return {**_drop_private(benchmark), "sizes": sizes}
+    kept = _drop_private(benchmark)
+    if "sizes" in benchmark:
+        kept["sizes"] = [{"rows": size["rows"], "summary": size["summary"]} for size in benchmark["sizes"]]
+    return kept
 
 
 def shorten_comparison(comparison: Mapping[str, Any]) -> dict[str, Any]:
@@ -234,7 +242,7 @@ def keep_results(folder: Path, name: str, runs: Sequence[str]) -> None:
         kind, shortened = "comparison", shorten_comparison(first)
     elif "curves" in first:
         kind, shortened = "labelling", _drop_private(first)
-    elif "sizes" in first:
+    elif "what" in first:
         kind, shortened = "benchmark", shorten_benchmark(first)
     else:
         kind, shortened = "results", [shorten_results(results) for results in (first, *others)]
