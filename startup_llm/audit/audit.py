@@ -795,6 +795,11 @@ class _Search:
         ]
         details = {"judged_rows": len(found.judged), **self._describe_patterns(found, usable)}
         self.add("suspect-labels", usable[found.positions], says=says, details=details)
+        if found.is_unclear:
+            self.notes.append(
+                "Suspect labels are not named: the texts do not tell their labels apart for a model that has not "
+                "learnt from them or from near copies of them."
+            )
         if len(found.judged) < len(usable):
             self.notes.append(
                 f"Labels of {len(found.judged):,} of {len(usable):,} rows were judged; of labels with fewer than "

@@ -27,6 +27,8 @@ _LEAST_ODDS_SORTED = 1.0
 """Log-odds of another label from which a label is suspect where the rows stand sorted by label."""
 _LEAST_ODDS_OF_WORDS, _LEAST_ODDS_OF_FEATURES = 3.0, 6.0
 """The same where they do not, so that no neighbour has a say; features are surer than they are right."""
+_MOST_SUSPECT = 0.3
+"""Where a larger share of the labels seems wrong, the texts do not tell the labels apart, and none is named."""
 _FEWEST_IN_BLOCK, _FEWEST_SWAPPED = 5, 5
 
 EncodeTexts = Callable[[Sequence[str]], np.ndarray]
@@ -70,6 +72,7 @@ class SuspectLabels:
         probable_labels: What is probable instead.
         probabilities: Of the given label, before the neighbours had their say.
         judged: Positions of the texts that were judged, ascending.
+        is_unclear: Whether so many labels seem wrong that the texts cannot tell them apart; none is named then.
         blocks: Suspect rows that follow on each other.
         swapped: Pairs of labels that are mixed up both ways.
     """
@@ -80,6 +83,7 @@ class SuspectLabels:
     judged: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     blocks: list[LabelBlock] = field(default_factory=list)
     swapped: list[SwappedLabels] = field(default_factory=list)
+    is_unclear: bool = False
 
 
 def find_spellings(counts: Counter[str]) -> dict[str, str]:
@@ -154,6 +158,8 @@ def find_suspect_labels(
     odds, probable = _compute_odds(add_neighbours(own, codes, runs), codes)
     least = _LEAST_ODDS_OF_WORDS if encode is None else _LEAST_ODDS_OF_FEATURES
     suspect = np.flatnonzero(odds >= (_LEAST_ODDS_SORTED if is_sorted(runs) else least))
+    if len(suspect) > _MOST_SUSPECT * len(judged):
+        return SuspectLabels(judged=judged, is_unclear=True)
     suspect = suspect[np.argsort(-odds[suspect], kind="stable")]
     given = names[codes]
     return SuspectLabels(

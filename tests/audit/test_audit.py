@@ -501,6 +501,14 @@ def test_two_labels_that_are_mixed_up_both_ways_are_named():
     assert (pair.labels, pair.rows) == (("label 0", "label 1"), (9, 8))
 
 
+def test_no_label_is_suspect_where_the_texts_do_not_tell_labels_apart():
+    codes, features = build_features()
+    assert len(search(np.random.default_rng(0).permutation(codes), features).positions) == 0
+    wrong = np.where(np.arange(len(codes)) % 50 < 20, (codes + 1) % 6, codes)
+    found = search(wrong, features)
+    assert (len(found.positions), found.is_unclear, len(found.judged)) == (0, True, len(codes))
+
+
 def test_blocks_of_wrong_labels_are_named_in_the_audit(tmp_path):
     rows = sorted(build_clean_rows(), key=lambda row: row["label"])
     for row in rows[30:41]:

@@ -306,8 +306,8 @@ def test_the_hub_s_own_check_takes_the_card(hub, monkeypatch):
 def test_the_card_counts_the_rows_that_were_left_out_and_states_the_languages_that_were_recognised():
     languages = {"texts_by_language": {"de": 930, "en": 70}, "texts": 1000}
     audit = {"level": "quick", "findings": [], "notes": [], "languages": languages}
-    results = change(data={"language": None, "left_out": {"empty text": 3, "label of one row": 1}}, audit=audit)
-    text = build_model_card(results)
+    results = change(data={"language": None, "left_out": {"empty text": 3, "label of one row": 1}})
+    text = build_model_card({**results, "audit": audit})
     assert "Rows that could not be used were left out: empty text 3, label of one row 1." in text
     assert "recognised in the rows: de 93%, en 7% (1,000 of 1,000 texts inspected could be told)" in text
-    assert "The data's language: en." in build_model_card(change(audit=audit))
+    assert "The data's language: en." in build_model_card({**RESULTS, "audit": audit})
