@@ -8,6 +8,7 @@ python recipes/evaluate.py --model runs/gpt --lm_tasks '[my_task]' --lm_task_fol
 """
 
 import sys
+from pathlib import Path
 
 from startup_llm.command_line import open_session
 from startup_llm.config import EvaluateConfig
@@ -19,11 +20,17 @@ from startup_llm.session import Session
 
 
 def main() -> None:
-    with open_session(__file__, EvaluateConfig, Reporter(sys.stdout), one_process=True) as session:
+    with open_session(__file__, EvaluateConfig, Reporter(sys.stdout), name_run=name_run, one_process=True) as session:
         failures = evaluate(session)
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
     sys.exit(1 if failures else 0)
+
+
+def name_run(config: EvaluateConfig) -> str:
+    measured = Path(config.measured.rstrip("/").removesuffix("/model")).name
+    rows = Path(config.input or config.suite or "test").name.partition(".")[0]
+    return f"runs/{measured}-on-{rows}"
 
 
 def evaluate(session: Session[EvaluateConfig]) -> list[str]:
@@ -53,7 +60,7 @@ def evaluate(session: Session[EvaluateConfig]) -> list[str]:
     sentences = [f"{entry['name']}: {sentence}" for entry in entries for sentence in entry.get("sentences", ())]
     worse = suites.find_worse(config.fail_if_worse_than, comparisons)
     results = {
-        "model": config.measured,
+        "model": entries[0]["model"] if config.run else config.model,
         "entries": entries,
         "sentences": sentences + [f"{name}: {test['sentence']}" for name, test in comparisons],
         "failed": suites.find_missed(limits, entries, config.gate) + worse,

@@ -28,10 +28,11 @@ def write_at_once(text: str) -> None:
 
 
 def predict(session: Session[PredictConfig]) -> None:
-    from startup_llm.runs.prediction import load_answering_model, open_files, show_answer
+    from startup_llm.runs.prediction import follow_run, load_answering_model, open_files, show_answer
     from startup_llm.training.processes import call_on_main_process, join_processes
 
-    config, processes = session.config, join_processes()
+    processes = join_processes()
+    config = call_on_main_process(lambda: follow_run(session.config))
     if config.text is not None:
         if processes.is_main_process:
             show_answer(config, processes.device, write_at_once)

@@ -2,6 +2,7 @@
 
 python recipes/serve.py --run runs/helpdesk-lora
 curl http://127.0.0.1:8000/predict -H 'Content-Type: application/json' -d '{"inputs": "where is my parcel?"}'
+python recipes/serve.py --run runs/production --watch_seconds 5
 STARTUP_LLM_API_KEY=... python recipes/serve.py --run runs/helpdesk-lora --host 0.0.0.0 --port 8080
 """
 

@@ -31,7 +31,7 @@ from startup_llm.config import (
 from startup_llm.errors import UserError, nearest
 from startup_llm.plain_data import read_yaml_mapping
 from startup_llm.reporter import Reporter
-from startup_llm.run_folder import RunFolder
+from startup_llm.run_folder import AUTO, RunFolder, choose_run_dir
 from startup_llm.session import Session
 from startup_llm.tasks.options import Section, choose_sections
 
@@ -88,7 +88,7 @@ def open_session(
     config_class: type[Config],
     reporter: Reporter,
     *,
-    name_run: Callable[[Any], str] = lambda config: default_run_dir(config.data, config.method),
+    name_run: Callable[[Any], str] | None = None,
     train_section: bool = False,
     one_process: bool = False,
 ) -> Iterator[Session[Config]]:
@@ -98,7 +98,7 @@ def open_session(
         recipe: The recipe's `__file__`.
         config_class: One of the config dataclasses, with `run_dir` and `overwrite`.
         reporter: What the main process shows things by.
-        name_run: Gives the folder of a config without `run_dir`.
+        name_run: Gives the folder of a config without `run_dir`; default its default, or runs/DATASET-METHOD.
         train_section: Whether there is a `train` section.
         one_process: Whether the recipe runs in one process, which `python` starts.
 
@@ -107,9 +107,17 @@ def open_session(
     """
     session = read_session(recipe, config_class, reporter, train_section=train_section, one_process=one_process)
     config: Any = session.config
-    path, resume = config.run_dir or name_run(config), getattr(config, "resume", False)
+    resume = getattr(config, "resume", False)
+    name_run = name_run or _name_run
+    path = choose_run_dir(name_run(config), resume=resume) if config.run_dir == AUTO else config.run_dir
+    path = path or name_run(config)
     with RunFolder(path, overwrite=config.overwrite, resume=resume, config=config) as run:
         yield replace(session, folder=run)
+
+
+def _name_run(config: Any) -> str:
+    default = next(part.default for part in fields(config) if part.name == "run_dir")
+    return default if isinstance(default, str) else default_run_dir(config.data, config.method)
 
 
 def hide_library_warnings() -> None:

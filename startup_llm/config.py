@@ -387,7 +387,7 @@ class FinetuneConfig:
     """lora: adapter and head; full: every weight; probe: a linear head on frozen features; zero-shot: a head built
     from the names of the labels, or a search with the checkpoint as it is, without training."""
     run_dir: str | None = None
-    """Where the run is kept; default runs/DATASET-METHOD."""
+    """Where the run is kept; default runs/DATASET-METHOD; auto adds the date, and a number where that is taken."""
     overwrite: bool = False
     """Replace a finished run."""
     resume: bool = False
@@ -422,7 +422,7 @@ class AlignConfig:
     """Strength of the penalty for moving away from the reference (dpo, kto); a smaller value lets the model move
     further. For orpo the weight of the odds ratio."""
     run_dir: str | None = None
-    """Where the run is kept; default runs/DATASET-METHOD."""
+    """Where the run is kept; default runs/DATASET-METHOD; auto adds the date, and a number where that is taken."""
     overwrite: bool = False
     """Replace a finished run."""
     resume: bool = False
@@ -498,7 +498,7 @@ class PretrainConfig:
     task: str = DEFAULT_TASK
     """Hub pipeline tag of the task."""
     run_dir: str | None = None
-    """Where the run is kept; default runs/DATASET-MODEL."""
+    """Where the run is kept; default runs/DATASET-MODEL; auto adds the date, and a number where that is taken."""
     overwrite: bool = False
     """Replace a finished run."""
     resume: bool = False
@@ -703,6 +703,9 @@ class ServeConfig:
     """Rows that may wait; requests beyond them are refused (429)."""
     timeout_seconds: Annotated[float, Range(above=0)] = 30.0
     """How long a body may take to arrive (408), and a request to be answered (504)."""
+    watch_seconds: Annotated[float, Range(0.1)] | None = None
+    """Look this often whether `run` is another run now, as after a switch of the link runs/production, or was written
+    anew, and answer with that one, without a lost request; default never."""
     log_texts: bool = False
     """Write the rows and the answers of each request into the log, which may hold personal data."""
     corrections: str | None = None
@@ -767,7 +770,7 @@ class EvaluateConfig:
     fail_if_worse_than: str | None = None
     """Like compare_with; exit code 1 where the model is shown to be worse by an entry's first metric."""
     run_dir: str = "evaluation"
-    """Where results.json, table.md, table.html and the predictions are kept."""
+    """Where results.json, table.md, table.html and the predictions are kept; auto: runs/RUN-on-FILE-DATE."""
     overwrite: bool = False
     """Replace an earlier evaluation."""
     batch_size: Count = 8
@@ -777,14 +780,14 @@ class EvaluateConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
-        if (self.model is None) == (self.run is None):
-            raise UserError("expected --run RUN with --input FILE, or --model MODEL" + ", not both" * bool(self.model))
         if (self.run is None) != (self.input is None):
             raise UserError(
                 "--run and --input go together; to measure a run on its own test rows use --model RUN"
                 if self.run
                 else f"--input {self.input!r} is read as a run reads its rows; name it: --run RUN, in place of --model"
             )
+        if (self.model is None) == (self.run is None):
+            raise UserError("expected --run RUN with --input FILE, or --model MODEL" + ", not both" * bool(self.model))
         for name in ("suite", "lm_tasks", "task", "checkpoint", "revision"):
             if self.run is not None and getattr(self, name) is not None:
                 raise UserError(f"--{name} goes with --model; with --run the rows are those of --input: leave it out")
@@ -793,6 +796,23 @@ class EvaluateConfig:
     def measured(self) -> str:
         """What is measured: the run, or else the model."""
         return str(self.run if self.run is not None else self.model)
+
+
+@dataclass(frozen=True)
+class RunsConfig:
+    """List all runs with their figures, rows and origin, and name the one in production."""
+
+    folder: str = "runs"
+    """Folder of the runs, which gets index.html."""
+    production: str | None = None
+    """Run that is in production from now on: FOLDER/production, a symbolic link, leads to it, and
+    FOLDER/production.jsonl keeps the history."""
+    rollback: bool = False
+    """Go back to the run that was in production before."""
+
+    def __post_init__(self) -> None:
+        if self.production is not None and self.rollback:
+            raise UserError(f"--production {self.production!r} and --rollback both name a run; leave one out")
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,15 @@ import contextlib
 import errno
 import fcntl
 import fnmatch
+import glob
+import itertools
 import json
 import logging
 import os
 import stat
 import zipfile
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +50,8 @@ RESULTS = "results.json"
 RUN_LOCK = "run.lock.json"
 PLAN = "plan.json"
 RESUMPTION = "resumption.json"
+AUTO = "auto"
+"""Stands for a run's folder that is named by its date."""
 _UNFINISHED = (
     MARKER, "config.yaml", RESULTS, RUN_LOCK, PLAN, RESUMPTION, "report.html", "README.md", "predictions*.jsonl",
     "table.md", "table.html", "adapter", "model", "checkpoints", "runs", "samples", "speech", "corpus.parquet",
@@ -417,6 +422,44 @@ def _is_json(file: Path) -> bool:
     return True
 
 
+def choose_run_dir(name: str, *, resume: bool = False) -> Path:
+    """Return the folder of a run that is named by its date, and by a number from the second one of a day on.
+
+    Its name is taken by making the folder that the run is written in, so that no two processes choose the same.
+
+    Args:
+        name: What the run would be called without a date, such as runs/helpdesk-lora.
+        resume: Choose the latest interrupted run of that name, if there is one.
+
+    Raises:
+        UserError: If the run has several processes, each of which would choose.
+    """
+    dated = Path(f"{name}-{date.today().isoformat()}")
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        raise UserError(f"run_dir {AUTO}: each of several processes would choose a name; give one: --run_dir {dated}")
+    begun = [folder for folder in dated.parent.glob(f"{glob.escape(Path(name).name)}-*.partial") if folder.is_dir()]
+    if resume and begun:
+        latest = max(begun, key=lambda folder: folder.stat().st_mtime)
+        return latest.with_name(latest.name.removesuffix(".partial"))
+    dated.parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        folder = dated if number == 1 else dated.with_name(f"{dated.name}-{number}")
+        if not os.path.lexists(folder):
+            with contextlib.suppress(FileExistsError):
+                folder.with_name(f"{folder.name}.partial").mkdir()
+                return folder
+    raise AssertionError
+
+
+def follow_link(run: str | Path) -> Path:
+    """Return the folder that a symbolic link such as runs/production leads to now; any other path as it is.
+
+    Who reads several files of a run follows the link once, so that they are all of the same run.
+    """
+    path = Path(run)
+    return Path(os.path.normpath(path.parent / os.readlink(path))) if path.is_symlink() else path
+
+
 def read_results(run: str | Path) -> dict[str, Any]:
     """Read a finished run's `results.json`.
 
@@ -491,7 +534,7 @@ def find_model(run: str | Path) -> tuple[Path, dict[str, Any]]:
     Raises:
         UserError: If the folder holds neither a finished run nor a checkpoint.
     """
-    folder = Path(run)
+    folder = follow_link(run)
     if not (folder / RESULTS).is_file() and (folder / "config.json").is_file():
         in_run = folder.name == "model" and (folder.parent / RESULTS).is_file()
         return folder, read_results(folder.parent) if in_run else {}

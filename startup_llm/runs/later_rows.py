@@ -14,7 +14,7 @@ from startup_llm.evaluation import sample_size, statistics
 from startup_llm.evaluation.matched_rows import take_rows
 from startup_llm.evaluation.report import format_interval, format_value, name_metric
 from startup_llm.evaluation.suites import place_labels
-from startup_llm.run_folder import read_results, require_results
+from startup_llm.run_folder import follow_link, read_results, require_results
 from startup_llm.tasks.base import LEAST_TEST_ROWS
 from startup_llm.tasks.options import build_section
 from startup_llm.training.trained_model import load_trained_model
@@ -76,6 +76,7 @@ def answer_later_rows(run: str, config: EvaluateConfig) -> AnsweredRows:
     from startup_llm.training.inference import predict_outputs
     from startup_llm.training.speed import plan_speed
 
+    run = str(follow_link(run))
     results = read_results(run)
     require_results(results, run, ("task", "config"))
     task, model, processor = load_trained_model(run, config, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from startup_llm.data.text_reading import AS_IT_STANDS, TextReading
 from startup_llm.errors import UserError
 from startup_llm.evaluation.decisions import Decision
 from startup_llm.plain_data import read_json_object
-from startup_llm.run_folder import find_model
+from startup_llm.run_folder import find_model, follow_link
 from startup_llm.runs.explanations import Explainer, check_explained
 from startup_llm.tasks import load_task
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from startup_llm.tasks.base import Task
     from startup_llm.training.speed import SpeedPlan
 
+
+Config = TypeVar("Config", NewRowsConfig, PredictConfig, ServeConfig)
 
 WRITING_OPTIONS = ("stop", "samples", "temperature", "seed")
 
@@ -65,9 +67,16 @@ def find_run(config: NewRowsConfig | ServeConfig) -> tuple[Task, Path, dict[str,
 
 
 def list_trained_columns(task: Task, results: Mapping[str, Any]) -> dict[str, str | None]:
-    """Return by what a row holds the column that the run's config names for it, or None."""
-    trained = results.get("config", {}).get("data", {})
-    return {name: trained.get(f"{name}_column") for name in task.predictor.columns}
+    """Return by what a row holds the column that the run was trained on, or None where that is not known."""
+    named = results.get("config", {}).get("data", {})
+    found = (results.get("data") or {}).get("columns") or {}
+    options = {name: f"{name}_column" for name in task.predictor.columns}
+    return {name: named.get(option) or found.get(option) for name, option in options.items()}
+
+
+def follow_run(config: Config) -> Config:
+    """Return a config whose run is the folder that a link such as runs/production leads to now."""
+    return replace(config, run=str(follow_link(config.run)))
 
 
 def check_writing_options(config: PredictConfig, task: Task) -> None:
@@ -289,11 +298,12 @@ def load_answering_model(
     dtype = None if config.compute_dtype == "auto" else config.compute_dtype
     plan = call_on_main_process(lambda: plan_speed(SpeedConfig(compute_dtype=dtype)))
     use_plan(plan, SpeedConfig())
-    reading = TextReading.of_config(find_model(config.run)[1].get("config", {}).get("data", {}))
+    results = find_model(folder)[1]
+    reading = TextReading.of_config(results.get("config", {}).get("data", {}))
     loaded = AnsweringModel(task, model, processor, checkpoint, plan, reading, log)
     if not getattr(config, "explain", False):
         return loaded
-    return replace(loaded, explainer=Explainer(loaded, find_model(config.run)[1]))
+    return replace(loaded, explainer=Explainer(loaded, results))
 
 
 def show_answer(config: PredictConfig, device: torch.device, write: Callable[[str], object]) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from startup_llm.evaluation import suites
 from startup_llm.evaluation.report import format_duration, format_interval, format_level, format_value, name_metric
+from startup_llm.run_folder import read_results
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from startup_llm.config import EvaluateConfig
     from startup_llm.session import Session
 
 
@@ -71,6 +74,8 @@ def show_evaluation(session: Session, results: Mapping[str, Any]) -> None:
     session.reporter.show_table(suites.HEADER, suites.build_rows(results))
     session.report(*(["", *results["sentences"]] if results["sentences"] else []))
     session.report(f"evaluation: {session.run.final} ({format_duration(session.clock.total)})")
+    if session.config.input is not None:
+        session.report("next:", *list_commands_after_later_rows(session.config, results))
 
 
 def build_table(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -99,7 +104,34 @@ def list_next_commands(run: str, name: str, *, predicts: bool) -> list[str]:
     path = shlex.quote(run)
     commands = [
         f"python recipes/predict.py --run {path} --input FILE --output ANSWERS",
-        f"python recipes/evaluate.py --model {path}",
+        f"python recipes/evaluate.py --run {path} --input LATER_FILE",
     ]
     push = f"python recipes/push.py --run {path} --repo ACCOUNT/{shlex.quote(name)} --dry_run FOLDER"
-    return [*(commands if predicts else []), push]
+    return [*commands, push, name_production_command(run)] if predicts else [push]
+
+
+def name_production_command(run: str) -> str:
+    """Return the command that puts a run into production."""
+    parent = str(Path(run).parent)
+    folder = "" if parent == "runs" else f"--folder {shlex.quote(parent)} "
+    return f"python recipes/runs.py {folder}--production {shlex.quote(run)}"
+
+
+def list_commands_after_later_rows(config: EvaluateConfig, results: Mapping[str, Any]) -> list[str]:
+    """Return command lines that follow the figures of later rows: to learn from them, and to switch or go back.
+
+    Args:
+        config: The evaluation's.
+        results: What its `results.json` holds.
+    """
+    run, file = results["model"], str(config.input)
+    trained = read_results(run).get("config", {}).get("data", {}).get("train_file") or []
+    files = [*([trained] if isinstance(trained, str) else trained), file]
+    commands = []
+    if trained and (Path(run) / "config.yaml").is_file():
+        listed = shlex.quote(f"[{','.join(files)}]")
+        settings = shlex.quote(f"{run}/config.yaml")
+        commands.append(
+            f"accelerate launch recipes/finetune.py --config {settings} --data.train_file {listed} --run_dir auto"
+        )
+    return [*commands, f"{name_production_command(run)}  (recipes/runs.py --rollback goes back)"]

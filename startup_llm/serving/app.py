@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import functools
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -20,6 +21,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from startup_llm.config import ServeConfig
 from startup_llm.errors import UserError
 from startup_llm.pages import load_page
+from startup_llm.run_folder import RESULTS, follow_link
 from startup_llm.serving.batching import Batcher, QueueFull, Stopped
 from startup_llm.serving.corrections import CorrectionFile
 from startup_llm.serving.figures import Figures
@@ -146,7 +148,7 @@ class Service:
         """
         async with self._reloading:
             before, started = self._model, time.monotonic()
-            load = functools.partial(self._load_successor, run or str(before.run))
+            load = functools.partial(self._load_successor, run or before.named)
             try:
                 after = await self.batcher.call(load)
             except UserError as error:
@@ -158,6 +160,28 @@ class Service:
                 "before": before.sha256,
                 "seconds": round(time.monotonic() - started, 3),
             }
+
+    async def watch(self, log: Callable[[str], None] | None) -> None:
+        """Answer with the run that is meant whenever it is another one, or was written anew.
+
+        Args:
+            log: Gets a line of JSON for each switch, and for each that is refused.
+        """
+        if self.config.watch_seconds is None:
+            return
+        seen = _identify(self.config.run)
+        while True:
+            await asyncio.sleep(self.config.watch_seconds)
+            found = _identify(self.config.run)
+            if found in (None, seen):
+                continue
+            seen = found
+            try:
+                record = {"event": "reload", **await self.reload(self.config.run)}
+            except HTTPException as error:
+                record = {"event": "reload refused", "run": self.config.run, "reason": error.detail}
+            if log is not None:
+                log(json.dumps(record))
 
     def _load_successor(self, run: str) -> ServedModel:
         """Load a run in the model's thread, between two batches: loading sets what is global to the process.
@@ -176,6 +200,17 @@ class Service:
         return after
 
 
+def _identify(run: str) -> tuple[Any, ...] | None:
+    """Return what tells a run from another one, or from itself written anew; None while there is none."""
+    folder = follow_link(run)
+    file = next((file for file in (folder / RESULTS, folder / "config.json") if file.is_file()), None)
+    try:
+        stat = file.stat() if file is not None else None
+    except OSError:
+        return None
+    return None if stat is None else (str(folder), stat.st_ino, stat.st_mtime_ns)
+
+
 def build_app(service: Service, log: Callable[[str], None] | None = None) -> FastAPI:
     """Return the application of a server.
 
@@ -187,7 +222,9 @@ def build_app(service: Service, log: Callable[[str], None] | None = None) -> Fas
     @asynccontextmanager
     async def live(app: FastAPI) -> AsyncIterator[None]:
         service.batcher.start()
+        watching = asyncio.create_task(service.watch(log))
         yield
+        watching.cancel()
         await service.batcher.stop()
 
     model, config = service.model, service.config

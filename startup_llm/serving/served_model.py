@@ -16,7 +16,13 @@ import numpy as np
 
 from startup_llm.config import ServeConfig
 from startup_llm.errors import UserError, nearest
-from startup_llm.runs.prediction import AnsweringModel, find_run, list_trained_columns, load_answering_model
+from startup_llm.runs.prediction import (
+    AnsweringModel,
+    find_run,
+    follow_run,
+    list_trained_columns,
+    load_answering_model,
+)
 
 if TYPE_CHECKING:
     from startup_llm.tasks.base import Task
@@ -65,7 +71,8 @@ class ServedModel:
     """A loaded run.
 
     Attributes:
-        run: Its folder, as it was named.
+        run: Its folder.
+        named: The folder as it was named, perhaps a link to it.
         model: What answers.
         results: The run's; empty for a plain checkpoint.
         columns: What a row may hold -> whether it must; the first one may stand alone as the row itself.
@@ -78,6 +85,7 @@ class ServedModel:
     results: Mapping[str, Any]
     columns: Mapping[str, bool]
     names: Mapping[str, str]
+    named: str
     note: str | None = None
 
     @property
@@ -230,7 +238,8 @@ def load_served_model(config: ServeConfig, run: str) -> ServedModel:
     """
     from startup_llm.training.processes import join_processes
 
-    config = replace(config, run=run)
+    config = follow_run(replace(config, run=run))
+    named, run = run, config.run
     task, folder, results = find_run(config)
     model = load_answering_model(config, task, folder, join_processes().device)
     note = task.predictor.prepare(config, Path(run), model.processor, model.compute)
@@ -242,7 +251,7 @@ def load_served_model(config: ServeConfig, run: str) -> ServedModel:
             **dict.fromkeys(joined, True),
             **{name: needed for name, needed in columns.items() if name != "text"},
         }
-    served = ServedModel(Path(run), model, results, columns, names, note)
+    served = ServedModel(Path(run), model, results, columns, names, named, note)
     if not task.predictor.reads_files:
         warm = replace(served, model=replace(model, log=None))  # examples are no rows that came in
         with warm.read_rows(warm.list_examples()) as rows:

@@ -96,11 +96,12 @@ def test_a_run_ends_with_each_model_s_figure_the_comparisons_and_what_can_be_don
     assert shown == expected
     assert list(shown.values()) == sorted(shown.values(), reverse=True)
     assert "\n".join(results["sentences"]) in text
-    assert text.rstrip().splitlines()[-4:] == [
+    assert text.rstrip().splitlines()[-5:] == [
         "next:",
         f"  python recipes/predict.py --run {finished_run} --input FILE --output ANSWERS",
-        f"  python recipes/evaluate.py --model {finished_run}",
+        f"  python recipes/evaluate.py --run {finished_run} --input LATER_FILE",
         f"  python recipes/push.py --run {finished_run} --repo ACCOUNT/run --dry_run FOLDER",
+        f"  python recipes/runs.py --folder {finished_run.parent} --production {finished_run}",
     ]
 
 

@@ -425,3 +425,31 @@ def test_a_person_gets_an_answer_and_corrects_it_in_a_browser(classifier, tmp_pa
         page.click("#correct button")
         page.wait_for_function("document.querySelector('#correct output').textContent !== ''")
     assert json.loads(file.read_text("utf-8"))["label"] == LABELS[0]
+
+
+def test_a_watched_link_is_followed_when_another_run_comes_into_production(classifier, successor, tmp_path):
+    import shutil
+
+    from startup_llm.runs.production import Production
+
+    for name, model in (("old", classifier), ("new", successor)):
+        shutil.copytree(model, tmp_path / name / "model")
+        (tmp_path / name / "results.json").write_text(json.dumps({"task": "text-classification", "columns": ["text"]}))
+    switcher, lines = Production(tmp_path), []
+    switcher.name(tmp_path / "old")
+    with run_service(tmp_path / "production", log=lines.append, watch_seconds=0.1) as (client, _):
+        before = client.post("/predict", json={"inputs": TEXTS}).json()
+        assert client.get("/info").json()["run"] == "old"
+        switcher.name(tmp_path / "new")
+        end = time.monotonic() + 60
+        while client.get("/ready").json()["model_sha256"] == before["model_sha256"] and time.monotonic() < end:
+            time.sleep(0.05)
+        after = client.post("/predict", json={"inputs": TEXTS}).json()
+        assert client.get("/info").json()["run"] == "new"
+        assert after["model_sha256"] != before["model_sha256"]
+        (tmp_path / "production").unlink()  # what cannot be read changes nothing
+        (tmp_path / "production").symlink_to("none")
+        time.sleep(0.3)
+        assert client.post("/predict", json={"inputs": TEXTS}).json() == after
+    reloads = [json.loads(line) for line in lines if "reload" in line]
+    assert [(one["event"], one["run"]) for one in reloads] == [("reload", "new")]
