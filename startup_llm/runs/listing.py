@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from startup_llm.errors import UserError
-from startup_llm.evaluation.report import THEME, find_run_model, format_interval, format_value, name_metric
+from startup_llm.evaluation.report import find_run_model, format_interval, format_value, name_metric
+from startup_llm.pages import load_page
 from startup_llm.run_folder import RESULTS, read_results
 from startup_llm.runs.production import LINK, Production, Switch
 from startup_llm.written_files import check_replaceable, list_written, write_atomically
@@ -184,16 +185,10 @@ def write_index(listed: RunList) -> Path:
     Raises:
         UserError: If a file of that name was not written here.
     """
-    from jinja2 import Environment, PackageLoader
-
     page = listed.folder / INDEX
     check_replaceable(listed.folder, [page], kind="runs", overwrite=True, option="--folder")
-    environment = Environment(
-        loader=PackageLoader("startup_llm.evaluation", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
     names = {run.name for run in listed.runs}
-    text = environment.get_template("runs.html.jinja").render(
-        theme=THEME,
+    text = load_page("startup_llm.evaluation", "runs.html.jinja").render(
         folder=listed.folder.resolve().name,
         runs=listed.runs,
         names=names,
