@@ -41,6 +41,7 @@ class RowStatistics:
         scores: The answers' scores, shape (rows,); empty where there are none.
         lengths: What each row costs, in tokens, patches or frames.
         words: In how many rows each word stands; empty for rows without text.
+        label_words: The same for the rows of each answered label.
         languages: In how many rows each language was recognised; empty where it was not asked.
         features: What the output layer read, shape (sample, width), float32.
         feature_mean: Their mean over the rows, shape (width,); alone where `features` is empty.
@@ -51,6 +52,7 @@ class RowStatistics:
     scores: np.ndarray = field(default_factory=lambda: np.empty(0))
     lengths: np.ndarray = field(default_factory=lambda: np.empty(0))
     words: Counter[str] = field(default_factory=Counter)
+    label_words: dict[str, Counter[str]] = field(default_factory=dict)
     languages: Counter[str] = field(default_factory=Counter)
     features: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
     feature_mean: np.ndarray = field(default_factory=lambda: np.empty(0))
@@ -63,6 +65,7 @@ class RowStatistics:
             "scores": [round(float(score), 6) for score in self.scores],
             "lengths": [int(length) for length in self.lengths],
             "words": dict(self.words.most_common()),
+            "label_words": {label: dict(words.most_common()) for label, words in self.label_words.items()},
             "languages": dict(self.languages.most_common()),
             "feature_mean": [round(float(value), 6) for value in self.feature_mean],
         }
@@ -79,16 +82,18 @@ class RowStatistics:
             UserError: If it is something else.
         """
         try:
-            labels, words, languages = (
-                Counter({str(k): int(v) for k, v in content[name].items()})
-                for name in ("labels", "words", "languages")
-            )
+            labels, words, languages = (_read_counts(content[name]) for name in ("labels", "words", "languages"))
+            by_label = {str(label): _read_counts(counts) for label, counts in content["label_words"].items()}
             scores, lengths, mean = (
                 np.asarray(content[name], float).reshape(-1) for name in ("scores", "lengths", "feature_mean")
             )
-            return cls(int(content["rows"]), labels, scores, lengths, words, languages, feature_mean=mean)
+            return cls(int(content["rows"]), labels, scores, lengths, words, by_label, languages, feature_mean=mean)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{place} holds no statistics of rows ({error!r}); expected those of predict.py") from None
+
+
+def _read_counts(counts: Mapping[str, Any]) -> Counter[str]:
+    return Counter({str(name): int(count) for name, count in counts.items()})
 
 
 @dataclass(frozen=True)
@@ -137,6 +142,10 @@ def pool_statistics(parts: Sequence[RowStatistics]) -> RowStatistics:
         scores=np.concatenate([part.scores for part in parts]),
         lengths=np.concatenate([part.lengths for part in parts]),
         words=sum((part.words for part in parts), Counter()),
+        label_words={
+            label: sum((part.label_words.get(label, Counter()) for part in parts), Counter())
+            for label in dict.fromkeys(label for part in parts for label in part.label_words)
+        },
         languages=sum((part.languages for part in parts), Counter()),
         feature_mean=mean,
     )
@@ -227,32 +236,55 @@ def compare_values(name: str, reference: np.ndarray, new: np.ndarray) -> Change:
 
 
 def compare_words(reference: RowStatistics, new: RowStatistics) -> Change:
-    """Compare in how many rows each word stands, by Fisher's exact test, the words' p-values after Bonferroni.
+    """Compare in how many rows each word stands, of all rows and of those of each answered label.
 
-    A word that the reference does not name stands there in fewer rows than `LEAST_ROWS_OF_A_WORD`; the most it can
-    have is taken.
+    Each word is compared by Fisher's exact test, and the p-values are multiplied by their number (Bonferroni). A word
+    that the reference does not name stands there in fewer rows than `LEAST_ROWS_OF_A_WORD`; the most is taken.
     """
-    from scipy.stats import hypergeom
-
-    names = sorted(reference.words.keys() | keep_frequent_words(new.words).keys())
-    before = np.array([reference.words.get(name, LEAST_ROWS_OF_A_WORD - 1) for name in names])
-    now = np.array([new.words.get(name, 0) for name in names])
-    population = reference.rows + new.rows
-    lower = hypergeom.cdf(now, population, before + now, new.rows)
-    upper = hypergeom.sf(now - 1, population, before + now, new.rows)
-    p_values = np.minimum(1, 2 * np.minimum(lower, upper))
-    order = np.argsort(p_values, kind="stable")
-    changed = [place for place in order if p_values[place] * len(names) < 0.05]
-    details = [
-        _describe_share(names[place], reference.words.get(names[place], 0), reference.rows, int(now[place]), new.rows)[
-            1
-        ]
-        for place in (changed or order)[:_SHOWN_CHANGES]
+    everywhere = _compare_word_counts("", reference.words, reference.rows, new.words, new.rows)
+    tested = [
+        *everywhere,
+        *(
+            word
+            for label, words in reference.label_words.items()
+            if new.labels[label]
+            for word in _compare_word_counts(
+                f" (in rows answered {label})",
+                words,
+                reference.labels[label],
+                new.label_words.get(label, Counter()),
+                new.labels[label],
+            )
+        ),
     ]
+    tested.sort(key=lambda word: word[0])
+    changed = [word for word in tested if word[0] * len(tested) < 0.05]
     known = sum(count for word, count in new.words.items() if word in reference.words)
     share = known / max(new.words.total(), 1)
-    size = f"{len(changed):,} of {len(names):,} words stand in more or fewer rows; {share:.1%} of the words are known"
-    return Change("words", "Fisher's exact", float(min(1, p_values.min() * len(names))), size, tuple(details))
+    size = (
+        f"{len(changed):,} of {len(tested):,} words, of all rows and by label, stand in more or fewer rows; "
+        f"{share:.1%} of the words are known"
+    )
+    details = tuple(text for _, text in (changed or tested)[:_SHOWN_CHANGES])
+    return Change("words", "Fisher's exact", min(1.0, tested[0][0] * len(tested)), size, details)
+
+
+def _compare_word_counts(
+    place: str, words: Counter[str], rows: int, new_words: Counter[str], new_rows: int
+) -> list[tuple[float, str]]:
+    """Return each word's p-value and its change in words."""
+    from scipy.stats import hypergeom
+
+    names = sorted(words.keys() | keep_frequent_words(new_words).keys())
+    before = np.array([words.get(name, min(rows, LEAST_ROWS_OF_A_WORD - 1)) for name in names])
+    now = np.array([new_words.get(name, 0) for name in names])
+    lower = hypergeom.cdf(now, rows + new_rows, before + now, new_rows)
+    upper = hypergeom.sf(now - 1, rows + new_rows, before + now, new_rows)
+    p_values = np.minimum(1, 2 * np.minimum(lower, upper))
+    return [
+        (float(p), _describe_share(f"{name}{place}", words.get(name, 0), rows, new_words.get(name, 0), new_rows)[1])
+        for name, p in zip(names, p_values, strict=True)
+    ]
 
 
 def compare_features(reference: np.ndarray, new: np.ndarray, seed: int = 0) -> Change:

@@ -106,7 +106,7 @@ def collect_statistics(
     answers: Sequence[Mapping[str, Any]],
     lengths: Sequence[int],
     features: np.ndarray,
-    known_words: Sequence[str] = (),
+    reference: RowStatistics | None = None,
 ) -> RowStatistics:
     """Return the statistics of rows and of the answers to them.
 
@@ -115,13 +115,18 @@ def collect_statistics(
         answers: As predict.py writes them.
         lengths: What each row costs, in tokens, patches or frames.
         features: What the output layer read, shape (rows, width).
-        known_words: Words to count however rare they are.
+        reference: Whose words are counted however rare they are.
     """
+    reference = reference or RowStatistics(0)
     labels: Counter[str] = Counter()
-    for answer in answers:
-        labels.update(answer["labels"] if "labels" in answer else [answer["label"]] if "label" in answer else [])
-    scores = [answer["score"] for answer in answers if isinstance(answer.get("score"), float)]
+    texts_of_label: dict[str, list[str]] = {}
     texts = ["\n".join(map(str, row)) for row in zip(*columns.values(), strict=True)]
+    for place, answer in enumerate(answers):
+        given = answer["labels"] if "labels" in answer else [answer["label"]] if "label" in answer else []
+        labels.update(given)
+        for label in given if texts else ():
+            texts_of_label.setdefault(label, []).append(texts[place])
+    scores = [answer["score"] for answer in answers if isinstance(answer.get("score"), float)]
     languages: Counter[str] = Counter()
     if texts and importlib.util.find_spec("py3langid") is not None:
         languages, _, _ = find_other_languages(texts, MOST_LANGUAGE_TEXTS)
@@ -130,7 +135,11 @@ def collect_statistics(
         labels=labels,
         scores=np.asarray(scores, float),
         lengths=np.asarray(lengths, float),
-        words=keep_frequent_words(count_words(texts), known_words),
+        words=keep_frequent_words(count_words(texts), reference.words),
+        label_words={
+            label: keep_frequent_words(count_words(its), reference.label_words.get(label, ()))
+            for label, its in texts_of_label.items()
+        },
         languages=languages,
         features=np.asarray(features, np.float32),
         feature_mean=np.asarray(features, float).mean(axis=0),
@@ -143,12 +152,12 @@ class StatisticsLog:
     Args:
         path: The file; what it holds already is kept.
         task: Of the model that answers.
-        known_words: Words to count however rare they are: those of the run's reference.
+        reference: What the run keeps, whose words are counted however rare they are; None for a run that keeps none.
         is_writer: Whether this process writes.
     """
 
-    def __init__(self, path: str, task: Task, known_words: Sequence[str] = (), *, is_writer: bool = True) -> None:
-        self._file, self._task, self._known, self._is_writer = Path(path), task, known_words, is_writer
+    def __init__(self, path: str, task: Task, reference: RowStatistics | None, *, is_writer: bool = True) -> None:
+        self._file, self._task, self._reference, self._is_writer = Path(path), task, reference, is_writer
         self._rows: list[tuple[dict[str, Any], Mapping[str, Any], int, np.ndarray]] = []
 
     def check(self) -> None:
@@ -190,7 +199,7 @@ class StatisticsLog:
             [answer for _, answer, _, _ in kept],
             [length for _, _, length, _ in kept],
             np.stack([vector for *_, vector in kept]),
-            self._known,
+            self._reference,
         )
         time = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         with self._file.open("a", encoding="utf-8") as stream:
@@ -204,8 +213,8 @@ def open_log(config: NewRowsConfig | ServeConfig, task: Task) -> StatisticsLog |
         return None
     from startup_llm.training.processes import call_on_main_process, join_processes
 
-    known = list(read_reference(config.run).words) if (Path(config.run) / REFERENCE).is_file() else []
-    log = StatisticsLog(path, task, known, is_writer=join_processes().is_main_process)
+    reference = read_reference(config.run) if (Path(config.run) / REFERENCE).is_file() else None
+    log = StatisticsLog(path, task, reference, is_writer=join_processes().is_main_process)
     call_on_main_process(log.check)
     return log
 
@@ -297,8 +306,7 @@ def measure_rows(
             texts.setdefault(name, []).extend(values)
     skipped = f"{questions.skipped:,} rows that cannot be answered are left out" if questions.skipped else ""
     notes = [note for note in (*source.notes, survey.note, skipped) if note]
-    known = list(reference.words)
-    return collect_statistics(texts, answers, lengths, np.concatenate(features), known), notes
+    return collect_statistics(texts, answers, lengths, np.concatenate(features), reference), notes
 
 
 def read_statistics(file: str) -> RowStatistics:

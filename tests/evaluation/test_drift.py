@@ -44,6 +44,10 @@ def summarize(rows, places=None):
         scores=scores[places],
         lengths=np.array([len(text) for text in chosen], float),
         words=keep_frequent_words(count_words(chosen)),
+        label_words={
+            label: keep_frequent_words(count_words(texts[place] for place in places if labels[place] == label))
+            for label in LABELS
+        },
         languages=Counter({"en": len(places) - 1, "de": 1}),
         features=features[places],
         feature_mean=features[places].mean(axis=0),
@@ -79,6 +83,20 @@ def test_a_class_whose_words_change_is_found_by_its_words_alone():
     assert [change.name for change in changed] == ["words"]
     assert any(detail.startswith("tariff: 0.0% before") for detail in changed[0].details)
     assert "differ from the test rows in words." in describe_drift(changes, 600, 0.05)[0]
+
+
+def test_a_word_of_a_rare_label_is_found_among_that_label_s_rows_where_all_rows_hide_it():
+    reference, (texts, labels, *rest) = draw_rows(1500, seed=12), draw_rows(1500, seed=13)
+    rare = np.flatnonzero(labels == "plan")[:12]
+    others = np.flatnonzero(labels != "plan")
+    kept = np.concatenate([rare, others])
+    known = [f"{text} tariff" if label == "plan" else text for text, label in zip(*reference[:2], strict=True)]
+    old = (known, *reference[1:])
+    places = np.concatenate([np.flatnonzero(reference[1] == "plan")[:12], np.flatnonzero(reference[1] != "plan")])
+    changes = compare_statistics(summarize(old, places), summarize((texts, labels, *rest), kept))
+    words = next(change for change in changes if change.name == "words")
+    assert words.adjusted_p_value < 0.05
+    assert words.details[0].startswith("tariff (in rows answered plan): 100.0% before, 0.0% now")
 
 
 @pytest.mark.parametrize("name", ["labels", "scores", "lengths", "languages", "features"])
