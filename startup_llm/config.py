@@ -629,9 +629,9 @@ class PredictConfig(NewRowsConfig):
     seed: Seed = 0
     """Seed of what is drawn: the same command gives the same answers."""
     explain: bool = False
-    """Add to each answer of a text classification the words that made it, how far their parts are from adding up,
-    whether occlusion agrees, and the three training rows that are most alike (extra explain); a row takes about 50
-    predictions."""
+    """Add to each label, entity or answer to a question the words that made it, how far their parts are from adding
+    up, whether occlusion agrees, and to labels the three training rows that are most alike (extra explain); each takes
+    about 50 predictions."""
     log_statistics: str | None = None
     """File to which statistics of the answered rows are added, without texts, for recipes/drift.py: labels, scores,
     lengths, languages, frequent words and the mean of the features; a JSON object a line, each of 20 rows or more."""

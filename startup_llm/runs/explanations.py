@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.errors import UserError
-from startup_llm.tasks.options import build_section
-from startup_llm.training.explanation import (
+from startup_llm.tasks.explanation import (
     Explanation,
     explain_label,
     find_alike,
@@ -18,6 +17,7 @@ from startup_llm.training.explanation import (
     measure_deletion,
     require_captum,
 )
+from startup_llm.tasks.options import build_section
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -67,17 +67,19 @@ class KnownRows:
             label = ", ".join(name for name, holds in zip(self.labels, label, strict=True) if holds)
         elif self.labels:
             label = self.labels[label]
-        return {"row": row["row"], "text": "\n".join(row[name] for name in TEXTS if name in row), "label": label}
+        texts = [row[name] for name in TEXTS if name in row]
+        return {"row": row["row"], **({"text": "\n".join(texts)} if texts else {}), "label": label}
 
 
 def check_explained(task: Task) -> None:
     """Refuse what cannot be explained before anything that takes time.
 
     Raises:
-        UserError: If the task's answers are no labels of texts, or captum is missing.
+        UserError: If the task's answers are not explained, or captum is missing.
     """
-    if set(task.predictor.columns) != set(TEXTS) or task.probe is None:
-        raise UserError(f"explain: {task.tag}; only answers of text-classification are explained")
+    if task.predictor.explained is None:
+        kinds = "text-, token- and image-classification and of question-answering"
+        raise UserError(f"explain: {task.tag}; answers of {kinds} alone are explained")
     require_captum()
 
 
@@ -97,6 +99,9 @@ class Explainer:
         self._model = model
         self._known: KnownRows | None = None
         self.note: str | None = None
+        probe = model.task.probe
+        if probe is None or probe.per_token:
+            return
         if not results:
             self.note = "alike training rows are not shown: a plain checkpoint has none"
             return
@@ -106,48 +111,29 @@ class Explainer:
             self.note = f"alike training rows are not shown, because they cannot be read: {error}"
             return
         rows = draw_known_rows(data.splits["train"])
-        features = model.compute_with_features(model.task.encode(rows, model.processor)[0])[1]
-        self._known = KnownRows(rows, data.label_names, features)
+        self._known = KnownRows(rows, data.label_names, self._compute_features(rows))
 
     def example(self) -> dict[str, Any]:
         """Return what `explain` adds to an answer, with every key and no empty list."""
         alike = {"row": 1, "text": "a text", "label": "a label", "cosine": 0.5}
-        return {
-            "explanation": [{"word": "a", "weight": 0.5}],
-            "completeness_error": 0.5,
-            "occlusion_agreement": 0.5,
-            **({"alike": [alike]} if self._known else {}),
-        }
+        return {**(self._model.task.predictor.explained or {}), **({"alike": [alike]} if self._known else {})}
 
-    def explain(
-        self, texts: Mapping[str, Sequence[str]], outputs: np.ndarray, features: np.ndarray
-    ) -> list[dict[str, Any]]:
-        """Return the explanation of each answer: the words with the largest weights, and three alike training rows.
+    def explain(self, rows: Dataset, answers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the answers with the words that made them, and with the three training rows that are most alike.
 
         Args:
-            texts: The rows' texts by column, as the model reads them.
-            outputs: The model's, shape (rows, outputs).
-            features: What its output layer read, shape (rows, width).
+            rows: The raw rows, as the model reads them.
+            answers: Theirs.
         """
-        alike = self._known.list_alike(features) if self._known else [None] * len(outputs)
-        explained = []
-        for row, output in enumerate(outputs):
-            reasons = explain_label(
-                self._model.model,
-                self._model.processor,
-                {name: values[row] for name, values in texts.items()},
-                int(np.argmax(output)),
-                self._model.plan,
-            )
-            explained.append(
-                {
-                    "explanation": reasons.list_strongest(),
-                    "completeness_error": round(reasons.completeness_error, 4),
-                    "occlusion_agreement": None if reasons.agreement is None else round(reasons.agreement, 4),
-                    **({"alike": alike[row]} if self._known else {}),
-                }
-            )
-        return explained
+        model = self._model
+        explained = model.task.predictor.explain(model.model, model.processor, rows, answers, model.plan)
+        if self._known is None:
+            return explained
+        alike = self._known.list_alike(self._compute_features(rows))
+        return [{**answer, "alike": near} for answer, near in zip(explained, alike, strict=True)]
+
+    def _compute_features(self, rows: Dataset) -> np.ndarray:
+        return self._model.compute_with_features(self._model.task.encode(rows, self._model.processor)[0])[1]
 
 
 def draw_known_rows(train: Dataset) -> Dataset:

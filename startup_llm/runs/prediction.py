@@ -213,18 +213,16 @@ class AnsweringModel:
         if not rows:
             return [], []
         predictor, config = self.task.predictor, self.model.config
-        if self.log is not None or self.explainer is not None:
+        if self.log is not None:
             answered = self.answer_with_features(columns)
-            answers, outputs, features = answered.answers, list(answered.outputs), answered.features
-            if self.log is not None:
-                self.log.add(rows[:], answers, answered.lengths, features)
-            if self.explainer is not None:
-                reasons = self.explainer.explain(rows[:], answered.outputs, features)
-                answers = [{**answer, **reason} for answer, reason in zip(answers, reasons, strict=True)]
-            return answers, predictor.score_labels(outputs, config)
-        encoded = predictor.encode(rows, self.processor)
-        outputs = self.compute(encoded)
-        answers = predictor.answer(outputs, encoded, rows, self.processor, config)
+            answers, outputs = answered.answers, list(answered.outputs)
+            self.log.add(rows[:], answers, answered.lengths, answered.features)
+        else:
+            encoded = predictor.encode(rows, self.processor)
+            outputs = self.compute(encoded)
+            answers = predictor.answer(outputs, encoded, rows, self.processor, config)
+        if self.explainer is not None:
+            answers = self.explainer.explain(rows, answers)
         return answers, predictor.score_labels(outputs, config)
 
     def answer_with_features(self, columns: Mapping[str, list[Any]]) -> AnswersWithFeatures:

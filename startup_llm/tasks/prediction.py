@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,12 +35,14 @@ class Predictor(ABC):
         reads_files: Whether a row is a file: its column then holds absolute paths.
         embeds: Whether the model's output for a row with a text alone is that text's vector.
         samples_texts: Whether answers are texts that may be drawn at random and stopped.
+        explained: What `explain` adds to an answer, with every key; None where answers are not explained.
     """
 
     columns: tuple[str, ...] = ("text",)
     reads_files = False
     embeds = False
     samples_texts = False
+    explained: Mapping[str, Any] | None = None
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -154,6 +156,23 @@ class Predictor(ABC):
             config: The model's.
         """
         return None
+
+    def explain(
+        self, model: Any, processor: Any, rows: Dataset, answers: Sequence[dict[str, Any]], plan: Any
+    ) -> list[dict[str, Any]]:
+        """Return the answers with what made them; called where `explained` says what that is.
+
+        Args:
+            model: The model.
+            processor: What encodes rows.
+            rows: The raw rows.
+            answers: From `answer`.
+            plan: Where the model is, and the numbers that it computes in.
+
+        Raises:
+            UserError: If captum cannot take the model.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def example(self, config: Any) -> dict[str, Any]:

@@ -35,9 +35,9 @@ def rows():
     return LabelledRows(data, words, features, test_features)
 
 
-def simulate(rows, way, draw=0, **options):
+def simulate(labelled, way, **options):
     config = BenchmarkConfig(data=LabelledTextData(labels_per_class=2), batch_rows=10, **options)
-    return list(simulate_labelling(way, draw, rows, config))
+    return list(simulate_labelling(way, 0, labelled, config))
 
 
 def test_each_way_begins_with_the_same_labels_gives_batches_and_stops_at_the_accuracy(rows):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from startup_llm.tasks.explanation import EXAMPLE, explain_score, tokenize_texts
 from startup_llm.tasks.prediction import Predictor
 from startup_llm.tasks.question_answering.context_windows import read_answers
 
@@ -17,6 +18,7 @@ class AnswerPredictor(Predictor):
     """Answers a question with its context."""
 
     columns = ("question", "context")
+    explained = EXAMPLE
 
     def answer(
         self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
@@ -28,6 +30,25 @@ class AnswerPredictor(Predictor):
             {"answer": answer["text"], **{name: answer[name] for name in ("start", "end", "score")}}
             for answer in answers
         ]
+
+    def explain(
+        self, model: Any, processor: Any, rows: Dataset, answers: Sequence[dict[str, Any]], plan: Any
+    ) -> list[dict[str, Any]]:
+        """Explain the logits of each answer's first and last token; an empty answer has no words."""
+        explained = []
+        for row, answer in zip(rows, answers, strict=True):
+            texts = {name: row[name] for name in self.columns}
+            tokenized = tokenize_texts(processor, texts, ("context", answer["start"], answer["end"]))
+            tokens = tokenized.find_tokens("context", answer["start"], answer["end"])
+            if not tokens:
+                explained.append({**answer, **dict.fromkeys(EXAMPLE), "explanation": []})
+                continue
+
+            def read(output: Any, first: int = tokens[0], last: int = tokens[-1]) -> Any:
+                return output.start_logits[:, first] + output.end_logits[:, last]
+
+            explained.append({**answer, **explain_score(model, processor, tokenized, read, plan).describe()})
+        return explained
 
     def example(self, config: Any) -> dict[str, Any]:
         """Return an answer of the right types."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from startup_llm.evaluation.decisions import Decision, answer_labels
 from startup_llm.evaluation.decisions import compute_probabilities as compute_calibrated_probabilities
+from startup_llm.tasks.explanation import EXAMPLE, explain_label
 from startup_llm.tasks.prediction import Predictor, name_scores
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ class TextLabelPredictor(Predictor):
     """Answers a text or a pair of texts."""
 
     columns = ("text", "text_pair")
+    explained = EXAMPLE
 
     def answer(
         self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
@@ -38,6 +40,23 @@ class TextLabelPredictor(Predictor):
                 name_scores(row, config) for row in compute_calibrated_probabilities(outputs, decision.temperature)
             ]
         return [name_scores(_score_row(output, config), config) for output in outputs]
+
+    def explain(
+        self, model: Any, processor: Any, rows: Dataset, answers: Sequence[dict[str, Any]], plan: Any
+    ) -> list[dict[str, Any]]:
+        """Explain each label's logit, of several labels the likeliest one's, of a number the number."""
+        places = {name: place for place, name in model.config.id2label.items()}
+        explained = []
+        for row, answer in zip(rows, answers, strict=True):
+            texts = {name: row[name] for name in self.columns if name in row}
+            scores = answer.get("scores")
+            label = answer.get("label", max(scores, key=scores.get) if scores else None)
+            if label is not None and label not in places:  # such as that of texts that fit no class
+                explained.append({**answer, **dict.fromkeys(EXAMPLE), "explanation": []})
+                continue
+            place = 0 if label is None else places[label]
+            explained.append({**answer, **explain_label(model, processor, texts, place, plan).describe()})
+        return explained
 
     def example(self, config: Any) -> dict[str, Any]:
         """Return an answer in which every label is true."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from startup_llm.data.rows_to_predict import find_text_fault
+from startup_llm.tasks.explanation import Explanation, explain_score, tokenize_words
 from startup_llm.tasks.prediction import Predictor
 from startup_llm.tasks.token_classification.tag_schemes import find_entities
 from startup_llm.tasks.token_classification.windows import gather_words, name_tags
@@ -19,8 +20,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+EXPLAINED_WORDS = 50
+"""Words before and after an entity among which those are looked for that made it."""
+
+
 class EntityPredictor(Predictor):
     """Answers a text, which it cuts into words, or a list of words, whose text has a blank between each two."""
+
+    explained: Mapping[str, Any] = {}  # of each entity, inside of it
 
     def find_fault(self, column: str, value: Any) -> str | None:
         """Return what is wrong with a text or a list of words."""
@@ -61,9 +68,43 @@ class EntityPredictor(Predictor):
             answers.append({"entities": entities})
         return answers
 
+    def explain(
+        self, model: Any, processor: Any, rows: Dataset, answers: Sequence[dict[str, Any]], plan: Any
+    ) -> list[dict[str, Any]]:
+        """Explain the logits of each entity's tags, among the words around it."""
+        explained = []
+        for value, answer in zip(rows["text"], answers, strict=True):
+            text, spans = _find_words(value)
+            words = [(start, end, text[start:end]) for start, end in spans]
+            entities = [
+                {**entity, **_explain_entity(model, processor, words, entity, plan).describe()}
+                for entity in answer["entities"]
+            ]
+            explained.append({**answer, "entities": entities})
+        return explained
+
     def example(self, config: Any) -> dict[str, Any]:
         """Return an answer with one entity."""
         return {"entities": [{"type": "", "text": "", "start": 0, "end": 0, "score": 1.0}]}
+
+
+def _explain_entity(
+    model: Any, processor: Any, words: Sequence[tuple[int, int, str]], entity: Mapping[str, Any], plan: Any
+) -> Explanation:
+    import torch
+
+    inside = [place for place, (start, end, _) in enumerate(words) if start < entity["end"] and end > entity["start"]]
+    around = words[max(0, inside[0] - EXPLAINED_WORDS) : inside[-1] + 1 + EXPLAINED_WORDS]
+    row = tokenize_words(processor, "text", around)
+    tokens = row.find_tokens("text", entity["start"], entity["end"])
+    with torch.no_grad(), plan.autocast():
+        inputs = {name: torch.tensor([values], device=plan.device) for name, values in row.inputs.items()}
+        tags = model(**inputs).logits[0, tokens].argmax(dim=-1)
+
+    def read(output: Any) -> Any:
+        return output.logits[:, tokens, tags].sum(dim=1)
+
+    return explain_score(model, processor, row, read, plan)
 
 
 def _find_words(value: str | list[str]) -> tuple[str, list[tuple[int, int]]]:

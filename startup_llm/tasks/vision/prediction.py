@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from startup_llm.errors import UserError
+from startup_llm.tasks.explanation import explain_regions
 from startup_llm.tasks.prediction import LabelPredictor, Predictor
 from startup_llm.tasks.vision.labelled_images import read_image
 
@@ -37,6 +38,23 @@ class ImagePredictor(Predictor):
 
 class ImageLabelPredictor(ImagePredictor, LabelPredictor):
     """Answers an image with a label."""
+
+    explained: Mapping[str, Any] = {
+        "explanation": [{"left": 0.0, "top": 0.0, "right": 0.125, "bottom": 0.125, "weight": 1.0}]
+    }
+
+    def explain(
+        self, model: Any, processor: Any, rows: Dataset, answers: Sequence[dict[str, Any]], plan: Any
+    ) -> list[dict[str, Any]]:
+        """Name the regions of each image by which the label's logit falls most when they are covered."""
+        encoded, collate = self.encode(rows, processor), self.task.build_collator(processor)
+        labels = {name: label for label, name in model.config.id2label.items()}
+        explained = []
+        for place, answer in enumerate(answers):
+            pixels = collate([{"pixel_values": encoded[place]["pixel_values"]}])["pixel_values"]
+            regions = explain_regions(model, pixels, labels[answer["label"]], plan)
+            explained.append({**answer, "explanation": regions})
+        return explained
 
 
 class DetectionPredictor(ImagePredictor):

@@ -1,4 +1,4 @@
-"""Which words of a text made a model's answer: integrated gradients by captum, checked by leaving words out.
+"""Which words of a text, or regions of an image, made a model's answer: attributions by captum.
 
 An attribution is the part that a word has in the difference of a score between the text and the same text whose words
 are all masked. Integrated gradients (Sundararajan et al. 2017) of the token embeddings add up to that difference but
@@ -21,13 +21,13 @@ from startup_llm.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from startup_llm.training.speed import SpeedPlan
-
 STEPS = 32
 """Points of the path from the masked text to the text, at which gradients are taken."""
 ROWS_AT_ONCE = 16
 DELETED_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)
 RANDOM_ORDERS = 4
+GRID = 8
+"""Cells of an image in each direction."""
 _WORD = re.compile(r"\w+(?:['’\-]\w+)*|[^\w\s]")
 
 
@@ -65,10 +65,22 @@ class Explanation:
     completeness_error: float
     agreement: float | None
 
+    def describe(self) -> dict[str, Any]:
+        """Return what an answer holds of it: the strongest words, the completeness error and occlusion's agreement."""
+        return {
+            "explanation": self.list_strongest(),
+            "completeness_error": round(self.completeness_error, 4),
+            "occlusion_agreement": None if self.agreement is None else round(self.agreement, 4),
+        }
+
     def list_strongest(self, count: int = 10) -> list[dict[str, Any]]:
         """Return the words with the largest weights, for or against, as plain data."""
         order = sorted(self.words, key=lambda word: -abs(word.weight))[:count]
         return [{"word": word.word, "weight": round(word.weight, 4)} for word in order]
+
+
+EXAMPLE = Explanation((WordWeight("text", 0, 1, "a", 1.0),), 0.5, 0.5).describe()
+"""What `describe` returns, which tells a table's columns and their types."""
 
 
 def require_captum() -> None:
@@ -86,7 +98,135 @@ def find_words(text: str) -> list[tuple[int, int]]:
     return [match.span() for match in _WORD.finditer(text)]
 
 
-def explain_label(model: Any, processor: Any, texts: Mapping[str, str], label: int, plan: SpeedPlan) -> Explanation:
+@dataclass(frozen=True)
+class TokenizedText:
+    """A row as a model reads it, with the words that its tokens belong to.
+
+    Attributes:
+        words: Column, start, end and characters of each word.
+        groups: The word of each token, -1 for the tokenizer's own, shape (tokens,).
+        inputs: The model's inputs, one list each.
+    """
+
+    words: list[tuple[str, int, int, str]]
+    groups: np.ndarray
+    inputs: dict[str, list[int]]
+
+    def find_tokens(self, column: str, start: int, end: int) -> list[int]:
+        """Return the tokens of the words that overlap with characters of a column."""
+        inside = [
+            place
+            for place, (name, first, last, _) in enumerate(self.words)
+            if name == column and first < end and last > start
+        ]
+        return np.flatnonzero(np.isin(self.groups, inside)).tolist()
+
+
+def tokenize_texts(
+    processor: Any, texts: Mapping[str, str], span: tuple[str, int, int] | None = None
+) -> TokenizedText:
+    """Tokenize a row's texts, cut at the tokenizer's longest length.
+
+    Args:
+        processor: The tokenizer.
+        texts: By column.
+        span: Column, start and end of characters that have to be left where the second text is cut into windows; None
+            for the beginning of the texts.
+
+    Raises:
+        UserError: If the tokenizer does not say where a token stands.
+    """
+    require_fast(processor)
+    limit = processor.model_max_length
+    if span is None:
+        encoded = processor(*texts.values(), truncation=True, max_length=limit, return_offsets_mapping=True)
+        return _group_tokens(dict(encoded), encoded.sequence_ids(), texts)
+    encoded = processor(
+        *texts.values(),
+        truncation="only_second",
+        max_length=limit,
+        stride=min(limit // 4, 128),
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+    )
+    encoded.pop("overflow_to_sample_mapping", None)
+    windows = [
+        _group_tokens({name: values[window] for name, values in encoded.items()}, encoded.sequence_ids(window), texts)
+        for window in range(len(encoded["input_ids"]))
+    ]
+    column, start, end = span
+    return max(windows, key=lambda window: len(window.find_tokens(column, start, end)))
+
+
+def tokenize_words(processor: Any, column: str, words: Sequence[tuple[int, int, str]]) -> TokenizedText:
+    """Tokenize a text that was cut into words.
+
+    Args:
+        processor: The tokenizer.
+        column: The text's name.
+        words: Start, end and characters of each.
+    """
+    require_fast(processor)
+    encoded = processor(
+        [word for *_, word in words], is_split_into_words=True, truncation=True, max_length=processor.model_max_length
+    )
+    groups = np.array([-1 if word is None else word for word in encoded.word_ids()])
+    return TokenizedText([(column, *word) for word in words], groups, dict(encoded))
+
+
+def require_fast(processor: Any) -> None:
+    """Refuse a tokenizer that does not say where a token stands.
+
+    Raises:
+        UserError: If it is one.
+    """
+    if not getattr(processor, "is_fast", False):
+        kind = type(processor).__name__
+        raise UserError(f"explain: {kind} does not say where a token stands; use a checkpoint with a fast tokenizer")
+
+
+def explain_score(
+    model: Any, processor: Any, row: TokenizedText, read: Callable[[Any], Tensor], plan: Any
+) -> Explanation:
+    """Explain a score that a model gives to a row.
+
+    Args:
+        model: The model.
+        processor: Its tokenizer.
+        row: The row.
+        read: From the model's output for a batch to the score of each row, shape (batch,).
+        plan: Where the model is, and the numbers that it computes in.
+
+    Raises:
+        UserError: If captum cannot take the model.
+    """
+    import torch
+
+    inputs = {name: torch.tensor([values], device=plan.device) for name, values in row.inputs.items()}
+    ids = inputs.pop("input_ids")
+
+    def score(ids: Tensor, *others: Tensor) -> Tensor:
+        return read(model(input_ids=ids, **dict(zip(inputs, others, strict=True))))
+
+    scored = _ScoredText(score, ids, _mask_words(processor, ids, row.groups), tuple(inputs.values()), row.groups)
+    model.eval()
+    try:
+        with torch.enable_grad(), plan.autocast():
+            attributions, error = scored.integrate_gradients(model.get_input_embeddings())
+        with torch.no_grad(), plan.autocast():
+            occluded = scored.occlude()
+    except (RuntimeError, AssertionError, AttributeError, TypeError, NotImplementedError) as failure:
+        reason = (str(failure).splitlines() or [type(failure).__name__])[0]
+        raise UserError(f"explain: captum cannot take {type(model).__name__} ({reason:.120})") from None
+    places = [row.groups == word for word in range(len(row.words))]
+    sums = np.array([attributions[place].sum() for place in places])
+    falls = np.array([occluded[place].mean() if place.any() else 0.0 for place in places])
+    weights = sums / max(np.abs(sums).max(initial=0), 1e-12)
+    words = tuple(WordWeight(*word, float(weight)) for word, weight in zip(row.words, weights, strict=True))
+    return Explanation(words, error, _correlate(sums, falls))
+
+
+def explain_label(model: Any, processor: Any, texts: Mapping[str, str], label: int, plan: Any) -> Explanation:
     """Explain the logit of a label that a classifier of texts gave.
 
     Args:
@@ -99,58 +239,72 @@ def explain_label(model: Any, processor: Any, texts: Mapping[str, str], label: i
     Raises:
         UserError: If captum cannot take the model.
     """
+    row = tokenize_texts(processor, texts)
+    return explain_score(model, processor, row, lambda output: output.logits[:, label], plan)
+
+
+def explain_regions(model: Any, pixels: Tensor, label: int, plan: Any) -> list[dict[str, float]]:
+    """Return the regions of an image by which the logit of a label falls most when they are covered.
+
+    captum's occlusion slides a window of a quarter of the image over it in steps of an eighth, filled with the image's
+    mean colour; a cell of the eight by eight is as important as the windows over it.
+
+    Args:
+        model: The classifier.
+        pixels: The image as the model reads it, shape (1, channels, height, width).
+        label: The label's id.
+        plan: Where the model is, and the numbers that it computes in.
+
+    Returns:
+        The three most important cells: left, top, right and bottom, in parts of the image as the model reads it, and
+        the weight, as a share of the largest.
+
+    Raises:
+        UserError: If captum cannot take the model.
+    """
     import torch
+    from captum.attr import Occlusion
 
-    if not getattr(processor, "is_fast", False):
-        kind = type(processor).__name__
-        raise UserError(
-            f"explain: {kind} does not say which token stands where; use a checkpoint with a fast tokenizer"
-        )
-    encoded = processor(
-        *texts.values(), truncation=True, max_length=processor.model_max_length, return_offsets_mapping=True
-    )
-    words, groups = _group_tokens(encoded, texts)
-    inputs = {
-        name: torch.tensor([row], device=plan.device) for name, row in encoded.items() if name != "offset_mapping"
-    }
-    ids = inputs.pop("input_ids")
-
-    def score(ids: Tensor, *others: Tensor) -> Tensor:
-        return model(input_ids=ids, **dict(zip(inputs, others, strict=True))).logits[:, label]
-
-    scored = _ScoredText(score, ids, _mask_words(processor, ids, groups), tuple(inputs.values()), groups)
+    pixels = pixels.to(plan.device)
+    _, channels, height, width = pixels.shape
+    window = (channels, max(1, height // 4), max(1, width // 4))
+    steps = (channels, max(1, height // GRID), max(1, width // GRID))
     model.eval()
     try:
-        with torch.enable_grad(), plan.autocast():
-            attributions, error = scored.integrate_gradients(model.get_input_embeddings())
         with torch.no_grad(), plan.autocast():
-            occluded = scored.occlude()
-    except (RuntimeError, AssertionError, AttributeError, TypeError, NotImplementedError) as failure:
+            values = Occlusion(lambda batch: model(pixel_values=batch).logits[:, label]).attribute(
+                pixels,
+                sliding_window_shapes=window,
+                strides=steps,
+                baselines=pixels.mean(dim=(2, 3), keepdim=True).expand_as(pixels),
+                perturbations_per_eval=ROWS_AT_ONCE,
+            )
+    except (RuntimeError, AssertionError, AttributeError, IndexError, TypeError, ValueError) as failure:
         reason = (str(failure).splitlines() or [type(failure).__name__])[0]
         raise UserError(f"explain: captum cannot take {type(model).__name__} ({reason:.120})") from None
-    sums = np.array([attributions[groups == word].sum() for word in range(len(words))])
-    falls = np.array(
-        [occluded[groups == word].mean() if (groups == word).any() else 0.0 for word in range(len(words))]
-    )
-    weights = sums / max(np.abs(sums).max(initial=0), 1e-12)
-    weighted = tuple(
-        WordWeight(column, start, end, texts[column][start:end], float(weight))
-        for (column, start, end), weight in zip(words, weights, strict=True)
-    )
-    return Explanation(weighted, error, _correlate(sums, falls))
+    cells = torch.nn.functional.adaptive_avg_pool2d(values.mean(dim=1).float(), GRID)[0].cpu().numpy()
+    weights = cells / max(np.abs(cells).max(), 1e-12)
+    strongest = np.argsort(-weights, axis=None)[:3]
+    return [
+        {
+            **{"left": column / GRID, "top": row / GRID, "right": (column + 1) / GRID, "bottom": (row + 1) / GRID},
+            "weight": round(float(weights[row, column]), 4),
+        }
+        for row, column in (map(int, np.unravel_index(place, weights.shape)) for place in strongest)
+    ]
 
 
-def _group_tokens(encoded: Any, texts: Mapping[str, str]) -> tuple[list[tuple[str, int, int]], np.ndarray]:
-    """Return the words, and for each token the number of its word, -1 for the tokenizer's own."""
+def _group_tokens(encoded: dict[str, Any], sequences: Sequence[int | None], texts: Mapping[str, str]) -> TokenizedText:
     words = [(column, *span) for column, text in texts.items() for span in find_words(text)]
     columns, groups = list(texts), []
-    for sequence, (start, end) in zip(encoded.sequence_ids(), encoded["offset_mapping"], strict=True):
+    for sequence, (start, end) in zip(sequences, encoded.pop("offset_mapping"), strict=True):
         column = None if sequence is None or start == end else columns[sequence]
         inside = (
             place for place, (name, first, last) in enumerate(words) if name == column and first <= end - 1 < last
         )
         groups.append(next(inside, -1))
-    return words, np.array(groups)
+    named = [(column, start, end, texts[column][start:end]) for column, start, end in words]
+    return TokenizedText(named, np.array(groups), encoded)
 
 
 def _mask_words(processor: Any, ids: Tensor, groups: np.ndarray) -> Tensor:

@@ -1,15 +1,23 @@
+import datasets
 import numpy as np
 import pytest
 import torch
 from served_models import save_classifier
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+)
 
 from startup_llm.errors import UserError
-from startup_llm.training.explanation import (
+from startup_llm.tasks import load_task
+from startup_llm.tasks.explanation import (
     Explanation,
     WordWeight,
     delete_words,
     explain_label,
+    explain_regions,
     find_alike,
     find_words,
     judge_deletion,
@@ -135,3 +143,53 @@ def test_words_are_deleted_where_they_stand_and_nearest_rows_are_by_cosine():
     places, cosines = find_alike(np.array([[2.0, 0.0]]), np.array([[0.0, 1.0], [5.0, 0.0], [1.0, 1.0]]), 2)
     assert places.tolist() == [[1, 2]]
     assert cosines[0] == pytest.approx([1, 0.5**0.5])
+
+
+def test_an_answer_s_span_is_explained_in_the_window_that_holds_it(tiny_checkpoint, plan):
+    base = tiny_checkpoint("bert")
+    model = AutoModelForQuestionAnswering.from_pretrained(base)
+    tokenizer = AutoTokenizer.from_pretrained(base, model_max_length=32)
+    context = "where is the parcel " * 20 + "the refund has arrived"
+    start = context.index("refund")
+    rows = datasets.Dataset.from_list([{"question": "what arrived", "context": context}] * 2)
+    answers = [{"answer": "refund", "start": start, "end": start + 6}, {"answer": "", "start": 0, "end": 0}]
+    predictor = load_task("question-answering").predictor
+    first, second = predictor.explain(model, tokenizer, rows, answers, plan)
+    assert first["answer"] == "refund"
+    words = [word["word"] for word in first["explanation"]]
+    assert len(words) == 10
+    assert {"refund", "arrived"} & set(words)
+    assert first["completeness_error"] < 0.2
+    assert second == {**answers[1], "explanation": [], "completeness_error": None, "occlusion_agreement": None}
+
+
+def test_each_entity_is_explained_by_the_words_around_it(tiny_checkpoint, plan):
+    base = tiny_checkpoint("bert")
+    model = AutoModelForTokenClassification.from_pretrained(base, num_labels=3)
+    tokenizer = AutoTokenizer.from_pretrained(base, model_max_length=64)
+    text = "parcel " * 60 + "please refund the money of Ann"
+    entity = {"type": "PER", "text": "Ann", "start": len(text) - 3, "end": len(text), "score": 0.9}
+    rows = datasets.Dataset.from_dict({"text": [text, "nothing here"]})
+    answers = [{"entities": [entity]}, {"entities": []}]
+    predictor = load_task("token-classification").predictor
+    first, second = predictor.explain(model, tokenizer, rows, answers, plan)
+    assert second == {"entities": []}
+    (explained,) = first["entities"]
+    assert explained["text"] == "Ann"
+    assert explained["completeness_error"] < 0.2
+    assert {word["word"] for word in explained["explanation"]} <= {*text.split()}
+
+
+def test_the_regions_of_an_image_that_decide_are_named(plan):
+    class LooksAtTheCorner(torch.nn.Module):
+        def forward(self, pixel_values):
+            corner = pixel_values[:, :, :4, 28:].mean(dim=(1, 2, 3))
+            return type("Output", (), {"logits": torch.stack([-corner, corner], dim=1)})
+
+    pixels = torch.zeros(1, 3, 32, 32)
+    pixels[:, :, :4, 28:] = 1
+    first, *others = explain_regions(LooksAtTheCorner(), pixels, 1, plan)
+    assert first == {"left": 0.875, "top": 0.0, "right": 1.0, "bottom": 0.125, "weight": 1.0}
+    assert all(region["weight"] <= 1 for region in others)
+    with pytest.raises(UserError, match="captum cannot take LooksAtTheCorner"):
+        explain_regions(LooksAtTheCorner(), pixels, 7, plan)
