@@ -19,6 +19,7 @@ from startup_llm.config import (
     AuditConfig,
     CompareConfig,
     DataConfig,
+    DriftConfig,
     EvaluateConfig,
     FinetuneConfig,
     PoolConfig,
@@ -28,6 +29,7 @@ from startup_llm.config import (
     Range,
     ReproduceConfig,
     ServeConfig,
+    SuggestConfig,
     default_run_dir,
     find_range,
 )
@@ -41,6 +43,7 @@ RECIPES = {
     AuditConfig: [],
     BenchmarkConfig: [],
     CompareConfig: [],
+    DriftConfig: ["--run", "a", "--input", "a"],
     EvaluateConfig: ["--model", "a"],
     FinetuneConfig: [],
     GanConfig: [],
@@ -50,6 +53,7 @@ RECIPES = {
     PushConfig: ["--repo", "a/b"],
     ReproduceConfig: ["--run", "a"],
     ServeConfig: ["--run", "a"],
+    SuggestConfig: ["--run", "a", "--pool", "a"],
 }
 """Config of each recipe -> the options that it needs."""
 

@@ -177,11 +177,13 @@ def test_every_command_of_the_readme_is_run_by_these_tests():
         "accelerate launch recipes/",
         "python recipes/push.py",
         "python recipes/serve.py",
+        "python recipes/suggest.py",
+        "python recipes/drift.py",
         "make finetune",
         "make test",
     )
     assert [line for line in COMMANDS if not line.startswith(tested)] == []
-    assert len(COMMANDS) == 11
+    assert len(COMMANDS) == 13
 
 
 @pytest.fixture(scope="module")
@@ -189,9 +191,13 @@ def work(tmp_path_factory, tiny_checkpoint) -> Path:
     """A folder in which the README's commands have what they name."""
     folder = tmp_path_factory.mktemp("readme")
     messages = [("where is my parcel", "delivery"), ("i want my money back", "refund"), ("reset my password", "login")]
-    rows = [(f"{text} {number}", label) for number in range(12) for text, label in messages]
+    rows = [(f"{text} {number}", label) for number in range(40) for text, label in messages]
     (folder / "tickets.csv").write_text("message,intent\n" + "".join(f"{a},{b}\n" for a, b in rows))
     (folder / "new.csv").write_text("message\nwhere is it\nmoney back please\n")
+    things = ("kettle", "lamp", "bicycle", "umbrella", "jacket", "keyboard", "mattress", "toaster", "mirror", "carpet")
+    deeds = ("has not come", "goes back", "lost its key", "smells odd", "costs too much", "fits nowhere")
+    pool = "".join(f"the {thing} {deed}\n" for thing in things for deed in deeds)
+    (folder / "unlabelled.csv").write_text(f"message\n{pool}")
     glue = folder / "glue"
     glue.mkdir()
     for split, count in (("train", 24), ("validation", 8)):
@@ -230,6 +236,18 @@ def test_an_own_csv_is_trained_on_and_answers_new_rows(work, tickets_run):
     header, *rows = (work / "answers.csv").read_text().splitlines()
     assert header == "message,label,score"
     assert [row.split(",")[0] for row in rows] == ["where is it", "money back please"]
+
+
+@pytest.mark.usefixtures("tickets_run")
+def test_rows_are_suggested_and_new_ones_compared(work, run_recipe, monkeypatch):
+    monkeypatch.chdir(work)
+    for name, made in (("suggest", "suggestions/label_studio.json"), ("drift", "drift/drift.html")):
+        words = find(f"python recipes/{name}.py")[2:]
+        named = {"runs/NAME": "runs/tickets-lora", "new.csv": "unlabelled.csv"}
+        code, out, err = run_recipe(name, *[named.get(word, word) for word in words])
+        assert code == 0, err
+        assert made.split("/")[0] in out
+        assert Path(made).is_file()
 
 
 @pytest.mark.usefixtures("tickets_run")

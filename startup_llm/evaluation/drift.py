@@ -215,9 +215,8 @@ def _describe_share(name: str, count: int, total: int, count_new: int, total_new
     """Return the size of a share's change, and the change with its 95 % interval (Agresti and Caffo 2000)."""
     adjusted = [(count + 1) / (total + 2), (count_new + 1) / (total_new + 2)]
     center = adjusted[1] - adjusted[0]
-    error = 1.96 * math.sqrt(
-        adjusted[0] * (1 - adjusted[0]) / (total + 2) + adjusted[1] * (1 - adjusted[1]) / (total_new + 2)
-    )
+    variances = [share * (1 - share) / (rows + 2) for share, rows in zip(adjusted, (total, total_new), strict=True)]
+    error = 1.96 * math.sqrt(max(0.0, sum(variances)))
     share, share_new = count / max(total, 1), count_new / max(total_new, 1)
     interval = f"{100 * (center - error):+.1f} to {100 * (center + error):+.1f} points"
     return abs(share_new - share), f"{name}: {share:.1%} before, {share_new:.1%} now ({interval})"

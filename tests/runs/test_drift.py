@@ -56,7 +56,10 @@ def test_the_test_rows_raise_no_alarm_and_new_words_do(run, run_recipe, folder, 
     code, out, err = run_recipe(*words, "--input", tmp_path / "new.csv")
     assert code == 1, err
     assert "words: changed" in out
-    assert "cheerio: 0.0% before, 16.7% now" in out
+    changes = json.loads((tmp_path / "changed" / "drift.json").read_text(encoding="utf-8"))["changes"]
+    details = next(change["details"] for change in changes if change["name"] == "words")
+    assert any(detail.startswith("cheerio: 0.0% before, 16.7% now") for detail in details)
+    assert any(" (in rows answered " in detail for detail in details)
 
 
 def test_predictions_leave_statistics_without_texts_which_are_compared_too(run, run_recipe, folder, tmp_path):
