@@ -260,7 +260,7 @@ class TextReadingData(DataConfig):
 
 
 @dataclass(frozen=True)
-class LabelledTextData(CheckedData, TextReadingData, AnnotatedData, GroupedData, LabelledData):
+class LabelledTextData(TextReadingData, AnnotatedData, CheckedData, GroupedData, LabelledData):
     """Texts, or pairs of them, with a label."""
 
     text_pair_column: str | None = None
