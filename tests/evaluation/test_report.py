@@ -386,6 +386,22 @@ def test_gallery_marks_spans_and_escapes_every_text():
     assert 'so <mark class="attended" style="--weight: 50%">&lt;i&gt;</mark> it' in page
 
 
+def test_the_answers_before_and_after_tuning_stand_beside_each_other():
+    asked = ["user", "where is it?"]
+    answers = [["meant", "on its way"], ["untuned", "I am <b>"], ["written", "on the way"]]
+    gallery = [{"title": "row 1", "kind": "text", "pairs": [asked, *answers]}]
+    page = build_report({**MINIMAL, "gallery": gallery})
+    beside = page.split('<div class="answers">')[1].split("</li>")[0]
+    assert re.findall(r'source">(\w+)</p><blockquote dir="auto">(.*?)</blockquote>', beside) == [
+        ("meant", "on its way"),
+        ("untuned", "I am &lt;b&gt;"),
+        ("tuned", "on the way"),
+    ]
+    assert page.count("where is it?") == 1
+    gallery[0]["pairs"].remove(answers[1])
+    assert '<div class="answers">' not in build_report({**MINIMAL, "gallery": gallery})
+
+
 def test_report_without_a_gallery_has_no_section_for_it():
     assert 'id="gallery"' not in build_report(MINIMAL)
 
