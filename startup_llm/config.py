@@ -905,7 +905,7 @@ class AuditConfig:
     """Search names of people too, after words that introduce one in English (my name is ...)."""
     checkpoint: str | None = None
     """Encoder on whose features labels are judged, such as sentence-transformers/all-MiniLM-L6-v2 (packaged), a local
-    folder or a Hub id; default none: they are judged by words, which is faster and finds fewer."""
+    folder or a Hub id; default none: they are judged by words, which is faster."""
     examples: Annotated[int, Range(0)] = 5
     """Masked examples shown of each finding."""
     seed: Seed = 0

@@ -194,19 +194,18 @@ def build_label_fault_tables(results: Mapping[str, Any]) -> str:
     """
     parts = [
         f"{results['share']:.0%} of the labels of {results['rows']:,} rows of {results['labels']} labels; means over "
-        f"{results['seeds']} seeds, with the least and the greatest. Features are those of {results['checkpoint']} "
-        f"(encoded once, in {results['encoding_seconds']:.0f} s)."
+        f"{results['seeds']} seeds, with the least and the greatest. Features are those of {results['checkpoint']}."
     ]
     for name, figures in results["tables"].items():
         lines = [
             f"**{name[0].upper()}{name[1:]}**",
             "",
-            "| rows in the order of | judged by | recall | precision | s |",
+            "| rows in the order of | judged by | recall | precision |",
         ]
-        lines.append("|---|---|---|---|---|")
+        lines.append("|---|---|---|---|")
         for row in figures:
             order = "the file, sorted by label" if row["order"] == "file" else "chance"
-            cells = [_show(row["recall"]), _show(row["precision"]), f"{row['seconds']['mean']:.0f}"]
+            cells = [_show(row["recall"]), _show(row["precision"])]
             lines.append(f"| {order} | {row['method']} | {' | '.join(cells)} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
