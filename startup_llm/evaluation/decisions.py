@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.errors import UserError
+from startup_llm.evaluation.probabilities import compute_softmax
 from startup_llm.evaluation.results import compute_calibration
 from startup_llm.evaluation.statistics import bootstrap_rows
 
@@ -90,9 +91,7 @@ def _are_numbers(values: Any) -> bool:
 
 def compute_probabilities(logits: np.ndarray | Sequence[np.ndarray], temperature: float = 1.0) -> np.ndarray:
     """Return softmax(logits / temperature), shape (rows, classes), in float64."""
-    from scipy.special import softmax
-
-    return softmax(np.asarray(logits, dtype=np.float64) / temperature, axis=1)
+    return compute_softmax(np.asarray(logits, dtype=np.float64) / temperature)
 
 
 def fit_temperature(rows: ClassifiedRows) -> float:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from startup_llm.errors import UserError
 from startup_llm.models.checkpoints import read_json
-from startup_llm.models.pooling import POOLED_FAMILIES, write_identity, write_mean_pooling
 from startup_llm.models.pretrained import (
     find_head_modules,
     find_new_modules,
@@ -56,6 +55,8 @@ def build_sequence_classifier(
         UserError: If the architecture has no classifier, or cannot express the pooling asked for.
     """
     from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    from startup_llm.models.pooling import POOLED_FAMILIES, write_identity
 
     config = load_config_for(
         AutoModelForSequenceClassification,
@@ -113,6 +114,8 @@ def _pool_by_layer(
     Raises:
         UserError: If the checkpoint has weights for that layer: it has more blocks than its config says.
     """
+    from startup_llm.models.pooling import write_mean_pooling
+
     if not all(f"{layer}.{name}" in loaded.new for name, _ in model.get_submodule(layer).named_parameters()):
         raise UserError(
             f"checkpoint {checkpoint.name} has weights {layer}, and its config.json asks for "
@@ -164,6 +167,8 @@ def gather_last_token(features: Tensor, input_ids: Tensor, pad_token_id: int) ->
 def _resolve_pooling(checkpoint: Checkpoint, config: Any, asked: str) -> tuple[str, list[str]]:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as DECODERS
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as ENCODERS
+
+    from startup_llm.models.pooling import POOLED_FAMILIES
 
     can_pool = config.model_type in POOLED_FAMILIES or hasattr(config, "classifier_pooling")
     decoder = config.model_type in DECODERS and config.model_type not in ENCODERS

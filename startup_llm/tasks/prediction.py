@@ -12,6 +12,7 @@ import numpy as np
 from startup_llm.data.rows_to_predict import find_file_fault, find_text_fault
 from startup_llm.errors import UserError
 from startup_llm.evaluation.decisions import Decision, answer_labels, compute_probabilities
+from startup_llm.evaluation.probabilities import compute_softmax
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -206,11 +207,9 @@ class LabelPredictor(Predictor):
 
     def answer_outputs(self, outputs: Sequence[np.ndarray], config: Any) -> list[dict[str, Any]]:
         """Return the answers to logits, shape (labels,) each."""
-        from scipy.special import softmax
-
         if decision := Decision.read(config):
             return answer_labels(outputs, config.id2label, decision)
-        scores = softmax(np.asarray(outputs), axis=1)
+        scores = compute_softmax(np.asarray(outputs))
         return [
             {"label": config.id2label[int(best)], "score": float(row[best])}
             for row, best in zip(scores, scores.argmax(axis=1), strict=True)

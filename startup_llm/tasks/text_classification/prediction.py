@@ -9,6 +9,7 @@ import numpy as np
 
 from startup_llm.evaluation.decisions import Decision, answer_labels
 from startup_llm.evaluation.decisions import compute_probabilities as compute_calibrated_probabilities
+from startup_llm.evaluation.probabilities import compute_logistic, compute_softmax
 from startup_llm.tasks.explanation import EXAMPLE, explain_label
 from startup_llm.tasks.prediction import Predictor, name_scores
 
@@ -29,7 +30,7 @@ class TextLabelPredictor(Predictor):
 
         Of one label's, the decision in the model's config calibrates the score and adds what it asks for.
         """
-        return self._answer_outputs(outputs, config)
+        return self.answer_outputs(outputs, config)
 
     def score_labels(self, outputs: Sequence[np.ndarray], config: Any) -> list[dict[str, float]] | None:
         """Return the probability of every label; None for a number."""
@@ -60,9 +61,10 @@ class TextLabelPredictor(Predictor):
 
     def example(self, config: Any) -> dict[str, Any]:
         """Return an answer in which every label is true."""
-        return self._answer_outputs([np.ones(config.num_labels, np.float32)], config)[0]
+        return self.answer_outputs([np.ones(config.num_labels, np.float32)], config)[0]
 
-    def _answer_outputs(self, outputs: Sequence[np.ndarray], config: Any) -> list[dict[str, Any]]:
+    def answer_outputs(self, outputs: Sequence[np.ndarray], config: Any) -> list[dict[str, Any]]:
+        """Return the answers to logits, shape (labels,) each."""
         if decision := Decision.read(config):
             return answer_labels(outputs, config.id2label, decision)
         return [_answer_row(output, config) for output in outputs]
@@ -75,11 +77,9 @@ def compute_probabilities(logits: np.ndarray, problem_type: str | None) -> np.nd
         logits: Shape (rows, labels).
         problem_type: As `PretrainedConfig.problem_type`.
     """
-    from scipy.special import expit, softmax
-
     if problem_type == "regression":
         return logits
-    return expit(logits) if problem_type == "multi_label_classification" else softmax(logits, axis=1)
+    return compute_logistic(logits) if problem_type == "multi_label_classification" else compute_softmax(logits)
 
 
 def _score_row(output: np.ndarray, config: Any) -> np.ndarray:
