@@ -55,7 +55,8 @@ AUTO = "auto"
 _UNFINISHED = (
     MARKER, "config.yaml", RESULTS, RUN_LOCK, PLAN, RESUMPTION, "report.html", "README.md", "predictions*.jsonl",
     "table.md", "table.html", "adapter", "model", "checkpoints", "runs", "samples", "speech", "corpus.parquet",
-    "drift_reference.*", "curve.png", "losses.png", "benchmark.png", "costs.png", ".gate-*", ".*.????????",
+    "drift_reference.*", "export.json", "curve.png", "losses.png", "benchmark.png", "costs.png", ".gate-*",
+    ".*.????????",
 )  # fmt: skip
 """Names in the folder of a run that is being written, for one that was killed before its files were listed."""
 _LOCK_BYTES = 1 << 26
@@ -329,6 +330,23 @@ class RunFolder:
             old.rename(place)
             _LOGGER.warning("%s held files of somebody else, which are in %s now: %s", self.final, place, kept)
 
+    def set_aside(self) -> Path:
+        """Keep a whole run that failed its own test under another name, NAME.failed, and return that.
+
+        Raises:
+            UserError: If something else has that name.
+        """
+        place = self.final.with_name(f"{self.final.name}.failed")
+        if read_marker(place) is not None:
+            remove_listed_files(place)
+        apply_umask(self.path)
+        self._marker.close(self.path)
+        self._is_whole = True
+        if place.exists() or place.is_symlink():
+            raise UserError(f"{place} exists; move it away: the run that failed its test is in {self.path}")
+        self.path.rename(place)
+        return place
+
 
 def _open_lock(path: Path) -> int:
     """Open a lock's file, or make it: a file of that name that somebody else made is locked, and stays as it is."""
@@ -529,7 +547,8 @@ def read_run_lock(run: str | Path) -> dict[str, Any]:
 def find_model(run: str | Path) -> tuple[Path, dict[str, Any]]:
     """Return the folder of a finished run's merged model, and the run's results.
 
-    A folder with a plain checkpoint stands for itself; its results are those of the run that it lies in, or empty.
+    A folder with a plain checkpoint stands for itself; its results are those of the run that it lies in, or empty. So
+    does a run as it is published, whose model lies beside its results.
 
     Raises:
         UserError: If the folder holds neither a finished run nor a checkpoint.
@@ -540,5 +559,7 @@ def find_model(run: str | Path) -> tuple[Path, dict[str, Any]]:
         return folder, read_results(folder.parent) if in_run else {}
     results = read_results(folder)
     if not (folder / "model" / "config.json").is_file():
+        if (folder / "config.json").is_file():
+            return folder, results
         raise UserError(f"the run {folder} has no model in {folder / 'model'}; copy the whole run, or make it again")
     return folder / "model", results

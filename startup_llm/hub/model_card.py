@@ -36,6 +36,7 @@ from startup_llm.evaluation.report import (
     name_metric,
     rank_classes,
 )
+from startup_llm.hub.request_examples import build_request_examples
 
 if TYPE_CHECKING:
     import jinja2
@@ -299,6 +300,7 @@ def _build_view(results: Results, publication: Publication) -> dict[str, Any]:
         "seed",
         "seconds",
         "prompted_llm",
+        "export",
     )
     facts = ("stage_seconds", "peak_memory_bytes", "throughput", "versions", "hardware", "test")
     checkpoint, data = results.get("checkpoint") or {}, results.get("data") or {}
@@ -343,6 +345,7 @@ def _build_view(results: Results, publication: Publication) -> dict[str, Any]:
         "files": list_files(results),
         "settings": _list_settings(results),
         "loading": _build_loading(results, publication),
+        "requests": _build_requests(results),
         "command": _fence(hide_paths_in_command(results["command"]), "bash") if results.get("command") else None,
     }
 
@@ -458,8 +461,16 @@ def _build_loading(results: Results, publication: Publication) -> dict[str, str 
     }
 
 
+def _build_requests(results: Results) -> dict[str, str] | None:
+    """Write how the run is asked once it is served; None where that takes files."""
+    examples = build_request_examples(results)
+    if examples is None:
+        return None
+    return {name: text if name == "options" else _fence(text, name) for name, text in examples.items()}
+
+
 def _build_adapter_loading(results: Results, repository: str, what: str) -> str | None:
-    if results["method"] != "lora" or what == "merged":
+    if results["method"] != "lora" or what == "merged" or results.get("export"):
         return None
     checkpoint = results.get("checkpoint") or {}
     load = results.get("load") or {}
