@@ -3,9 +3,11 @@
 python recipes/serve.py --run runs/helpdesk-lora
 curl http://127.0.0.1:8000/predict -H 'Content-Type: application/json' -d '{"inputs": "where is my parcel?"}'
 python recipes/serve.py --run runs/production --watch_seconds 5
+python recipes/serve.py --run runs/smollm2-chat --chat
 STARTUP_LLM_API_KEY=... python recipes/serve.py --run runs/helpdesk-lora --host 0.0.0.0 --port 8080
 """
 
+import os
 import sys
 
 from startup_llm.command_line import read_session
@@ -22,8 +24,10 @@ def main() -> None:
 def serve(session: Session[ServeConfig]) -> None:
     from startup_llm.serving.server import open_socket, read_key, require_packages, run_server
 
-    require_packages()
     config = session.config
+    if config.chat:
+        start_chat_server(session)
+    require_packages()
     key, opened = read_key(config), open_socket(config)
 
     with session.stage("model"):
@@ -40,10 +44,20 @@ def serve(session: Session[ServeConfig]) -> None:
             *(f"{what}" for what in [model.note] if what),
         )
         if other := model.task.predictor.find_other_server(model.model.checkpoint.path):
-            session.report(f"for chats with streaming, at /v1/chat/completions: {other}")
+            session.report(f"for chats with streaming, at /v1/chat/completions: add --chat, or run {other}")
 
     run_server(app, opened, config, tell)
     session.report("stopped; every request that had arrived was answered")
+
+
+def start_chat_server(session: Session[ServeConfig]) -> None:
+    """Become transformers' own server, which gets the signals then."""
+    from startup_llm.serving.chat_server import build_chat_command
+
+    config = session.config
+    command = build_chat_command(config)
+    session.report(f"{config.run}: chats at http://{config.host}:{config.port}/v1/chat/completions; Ctrl-C ends it")
+    os.execv(command[0], command)
 
 
 if __name__ == "__main__":

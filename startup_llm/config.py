@@ -706,6 +706,9 @@ class ServeConfig:
     watch_seconds: Annotated[float, Range(0.1)] | None = None
     """Look this often whether `run` is another run now, as after a switch of the link runs/production, or was written
     anew, and answer with that one, without a lost request; default never."""
+    chat: bool = False
+    """Of text-generation: answer chats with streaming at /v1/chat/completions by transformers' own server (extra
+    chat), in place of /predict."""
     log_texts: bool = False
     """Write the rows and the answers of each request into the log, which may hold personal data."""
     corrections: str | None = None
@@ -728,6 +731,30 @@ class ServeConfig:
 
 AnswerConfig = PredictConfig | ServeConfig
 """What loads a run's model to answer rows; both have the same fields for that."""
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Write a finished run's model in a smaller or faster form, and prove it on the run's test rows."""
+
+    run: str
+    """Folder of a finished run."""
+    format: str = "onnx-int8"
+    """onnx: float32, for onnxruntime; onnx-int8: the same with weights of 8 bits."""
+    quantization: Literal["dynamic", "static"] = "dynamic"
+    """Of onnx-int8. dynamic: activations are scaled by their own range; static: by that of training rows."""
+    calibration_rows: Count = 256
+    """Training rows that a static quantization takes its ranges from."""
+    allow_drop: bool = False
+    """Keep an export that is shown to be worse than the run by the primary metric."""
+    run_dir: str | None = None
+    """Folder of the export, which is served and published like a run; default RUN-FORMAT."""
+    overwrite: bool = False
+    """Replace an earlier export."""
+    docker: str | None = None
+    """Write no export, but this new folder, of which Docker builds the image of a server: of the export that run
+    names."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
 @dataclass(frozen=True)

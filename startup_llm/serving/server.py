@@ -42,7 +42,7 @@ def read_key(config: ServeConfig) -> str | None:
     """
     key = os.environ.get(KEY_VARIABLE)
     if key is None:
-        if not _is_loopback(config.host):
+        if not is_loopback(config.host):
             raise UserError(
                 f"host {config.host!r} can be reached by others; set {KEY_VARIABLE} to a long random key that clients "
                 "send, or leave out --host"
@@ -56,7 +56,8 @@ def read_key(config: ServeConfig) -> str | None:
     return key
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether an address is this machine's own."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
