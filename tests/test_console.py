@@ -15,7 +15,7 @@ def test_every_recipe_is_a_command_with_its_purpose(capsys):
     main(["--help"])
     out = capsys.readouterr().out
     assert set(find_recipes()) == {file.stem for file in (ROOT / "recipes").glob("*.py")}
-    for name in ("finetune", "predict", "evaluate", "audit", "compare", "serve", "push"):
+    for name in ("finetune", "predict", "evaluate", "audit", "compare", "serve", "export", "push"):
         line = next(line for line in out.splitlines() if line.split()[:1] == [name])
         assert len(line.split()) > 3
 

@@ -12,6 +12,7 @@ PACKAGE = ROOT / "startup_llm"
 LAYERS = {
     "recipes": 10,
     "serving": 9,
+    "export": 9,
     "console": 9,
     "__init__": 11,
     "api": 10,

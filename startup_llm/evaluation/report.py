@@ -123,6 +123,7 @@ def _build_view(results: Results) -> dict[str, Any]:
         "rows",
         "signatures",
         "prompted_llm",
+        "export",
     )
     facts = ("seconds", "stage_seconds", "peak_memory_bytes", "throughput", "versions", "hardware", "seed", "test")
     headline, sentences = results.get("headline"), build_verdict(results)

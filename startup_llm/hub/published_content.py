@@ -249,6 +249,21 @@ def _read_safetensors(content: Path | bytes) -> Iterator[Text]:
         yield replace(text, searched_for_people=text.place.startswith("__metadata__"))
 
 
+def _read_onnx(content: Path | bytes) -> Iterator[Text]:
+    """Yield the names of operators and weights, and the metadata."""
+    try:
+        import onnx
+    except ImportError:  # a machine that publishes what another one exported
+        yield from _decode(_read_bytes(content), "")
+        return
+    model = onnx.load_from_string(_read_bytes(content))
+    for entry in model.metadata_props:
+        yield Text(f"metadata.{entry.key}", entry.value)
+    graph = model.graph
+    for part in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
+        yield Text("names", f"{part.name} {part.doc_string}".strip(), searched_for_people=bool(part.doc_string))
+
+
 def _read_parquet(content: Path | bytes) -> Iterator[Text]:
     """Yield the names of columns, and the strings, bytes and long whole numbers of each cell."""
     import pyarrow.parquet as pq
@@ -269,6 +284,7 @@ _READERS: dict[str, Callable[[Path | bytes], Iterator[Text]]] = {
     ".json": _read_json,
     ".yaml": _read_yaml,
     ".html": _read_html,
+    ".onnx": _read_onnx,
     ".safetensors": _read_safetensors,
     ".parquet": _read_parquet,
 }

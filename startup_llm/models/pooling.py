@@ -15,6 +15,9 @@ saved weights are the full layer's, and both give the same numbers.
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -69,6 +72,28 @@ def _real_tokens(attention_mask: Tensor) -> Tensor:
     elif attention_mask.dim() == 2:
         return attention_mask > 0
     return attention_mask if attention_mask.dtype == torch.bool else attention_mask == 0
+
+
+def restore_mean_pooling(model: nn.Module) -> bool:
+    """Let the pooling layer of a saved model compute the short way again, which loading does not know.
+
+    Args:
+        model: A classifier of transformers.
+
+    Returns:
+        Whether its last encoder layer holds the constants.
+    """
+    encoder = getattr(getattr(model, str(getattr(model, "base_model_prefix", ""))), "encoder", None)
+    layers: Any = getattr(encoder, "layer", ())
+    if getattr(model.config, "model_type", None) not in POOLED_FAMILIES or not len(layers):
+        return False
+    layer = copy.deepcopy(layers[-1])
+    write_mean_pooling(layer)
+    held = dict(layers[-1].named_parameters())
+    if not all(torch.equal(parameter, held[name]) for name, parameter in layer.named_parameters()):
+        return False
+    layers[-1].__class__ = layer.__class__
+    return True
 
 
 @torch.no_grad()

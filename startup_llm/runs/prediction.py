@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from startup_llm.config import ModelConfig, NewRowsConfig, PredictConfig, ServeConfig, SpeedConfig
+from startup_llm.config import (
+    DEFAULT_TASK,
+    AnswerConfig,
+    ModelConfig,
+    NewRowsConfig,
+    PredictConfig,
+    ServeConfig,
+    SpeedConfig,
+)
 from startup_llm.data.row_source import FileOptions, RowSource
 from startup_llm.data.row_target import RowTarget
 from startup_llm.data.rows_to_predict import Questions
@@ -19,6 +27,7 @@ from startup_llm.evaluation.decisions import Decision
 from startup_llm.plain_data import read_json_object
 from startup_llm.run_folder import find_model, follow_link
 from startup_llm.runs.explanations import Explainer, check_explained
+from startup_llm.runs.onnx_model import ONNX_FILE, OnnxModel, holds_onnx
 from startup_llm.tasks import load_task
 
 if TYPE_CHECKING:
@@ -251,13 +260,93 @@ class AnsweringModel:
         vectors = np.asarray(self.compute(encoded))
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12), list(encoded["length"])
 
+    def show_answer(self, text: str, write: Callable[[str], object]) -> None:
+        """Write the answer to one text, in one piece or several.
+
+        Raises:
+            UserError: If it cannot be answered.
+        """
+        with self.plan.autocast():
+            self.task.predictor.show_answer(text, self.model.eval(), self.processor, write, self.compute)
+
     def describe(self) -> str:
         """Return the model's name, and the type of numbers that it computes in."""
         return f"model {self.checkpoint.name}, {self.plan.compute_dtype}"
 
 
+@dataclass(frozen=True)
+class OnnxPlan:
+    """How an exported model computes: its weights' type, on the CPU."""
+
+    compute_dtype: str
+    device: str = "cpu"
+
+
+class ExportedModel(AnsweringModel):
+    """A model in ONNX form, which answers without torch."""
+
+    def answer_with_scores(
+        self, columns: Mapping[str, list[Any]]
+    ) -> tuple[list[dict[str, Any]], list[dict[str, float]] | None]:
+        """Return the answers to rows, given by column, and each label's probability where the task labels rows."""
+        texts = self.reading.read(columns)
+        if not len(texts["text"]):
+            return [], []
+        predictor: Any = self.task.predictor
+        config = self.model.config
+        outputs = self.model.compute(texts["text"], texts.get("text_pair"))
+        return predictor.answer_outputs(outputs, config), predictor.score_labels(outputs, config)
+
+    def show_answer(self, text: str, write: Callable[[str], object]) -> None:
+        """Write the answer to one text.
+
+        Raises:
+            UserError: If it cannot be answered.
+        """
+        if fault := self.task.predictor.find_fault("text", text):
+            raise UserError(f"--text {fault}")
+        write(json.dumps(self.answer({"text": [text]})[0], ensure_ascii=False) + "\n")
+
+
+def load_exported_model(task: Task, folder: Path, reading: TextReading = AS_IT_STANDS) -> ExportedModel:
+    """Load a model in ONNX form.
+
+    Args:
+        task: Its task.
+        folder: Of the model.
+        reading: How texts are made of columns.
+
+    Raises:
+        UserError: If it cannot be loaded.
+    """
+    from startup_llm.models.checkpoints import Checkpoint
+    from startup_llm.models.hashes import compute_sha256
+
+    model = OnnxModel(folder)
+    Decision.read(model.config)  # refused before rows are read
+    checkpoint = Checkpoint(str(folder), folder, "local folder", None, compute_sha256([folder / ONNX_FILE]), None)
+    plan: Any = OnnxPlan(model.weights)
+    return ExportedModel(task, model, None, checkpoint, plan, reading)
+
+
+def load_exported_run(run: str | Path) -> ExportedModel:
+    """Load an export to answer rows: `load_exported_run(FOLDER).answer({"text": ["a text"]})`.
+
+    Args:
+        run: The folder that recipes/export.py made, or the one of the model in it.
+
+    Raises:
+        UserError: If it holds no export.
+    """
+    folder, results = find_model(run)
+    if not holds_onnx(folder):
+        raise UserError(f"{run} holds no export with {ONNX_FILE}; make one with recipes/export.py")
+    reading = TextReading.of_config(results.get("config", {}).get("data", {}))
+    return load_exported_model(load_task(results.get("task", DEFAULT_TASK)), folder, reading)
+
+
 def load_answering_model(
-    config: NewRowsConfig | ServeConfig, task: Task, folder: Path, device: torch.device
+    config: NewRowsConfig | ServeConfig, task: Task, folder: Path, device: torch.device | None = None
 ) -> AnsweringModel:
     """Load a run's model; the main process checks it for all.
 
@@ -265,15 +354,25 @@ def load_answering_model(
         config: How to compute, and how much a model writes.
         task: The run's task.
         folder: The model's.
-        device: Where the model goes.
+        device: Where the model goes; default the one that this process computes on.
 
     Raises:
         UserError: If the folder holds no model for the task, or an option asks for what it does not do.
     """
+    results = find_model(folder)[1]
+    reading = TextReading.of_config(results.get("config", {}).get("data", {}))
+    if holds_onnx(folder):
+        looks_inside = not isinstance(config, AnswerConfig)
+        if looks_inside or any(getattr(config, option, None) for option in ("explain", "log_statistics")):
+            raise UserError(
+                f"{config.run} is an export: it answers, and shows nothing of its layers, which explanations and "
+                "statistics of rows are made of; name the run that it was made from"
+            )
+        return load_exported_model(task, folder, reading)
     from startup_llm.models.checkpoints import check_head, load_checkpoint
     from startup_llm.models.pretrained import load_config
     from startup_llm.runs.drift import open_log
-    from startup_llm.training.processes import call_on_main_process, hide_library_bars
+    from startup_llm.training.processes import call_on_main_process, hide_library_bars, join_processes
     from startup_llm.training.speed import plan_speed, use_plan
     from startup_llm.training.trained_model import load_trained_processor
 
@@ -285,7 +384,7 @@ def load_answering_model(
         call_on_main_process(lambda: load_config(checkpoint, trust_remote_code=False))
         call_on_main_process(lambda: check_head(checkpoint, saved.find_auto_class(path)))
     processor = load_trained_processor(task, checkpoint)
-    model = saved.load_whole(path, checkpoint.name).to(device)
+    model = saved.load_whole(path, checkpoint.name).to(device or join_processes().device)
     if saved.has_own_format(path):  # whose loader builds a config of its own
         model.config.decision = read_json_object(checkpoint.path / "config.json").get("decision")
     Decision.read(model.config)  # refused before rows are read
@@ -296,8 +395,6 @@ def load_answering_model(
     dtype = None if config.compute_dtype == "auto" else config.compute_dtype
     plan = call_on_main_process(lambda: plan_speed(SpeedConfig(compute_dtype=dtype)))
     use_plan(plan, SpeedConfig())
-    results = find_model(folder)[1]
-    reading = TextReading.of_config(results.get("config", {}).get("data", {}))
     loaded = AnsweringModel(task, model, processor, checkpoint, plan, reading, log)
     if not getattr(config, "explain", False):
         return loaded
@@ -326,5 +423,4 @@ def show_answer(config: PredictConfig, device: torch.device, write: Callable[[st
         write(json.dumps(model.answer({"text": [config.text]})[0], ensure_ascii=False) + "\n")
         return
     task.predictor.prepare(config, Path(config.run), model.processor, model.compute)
-    with model.plan.autocast():
-        task.predictor.show_answer(config.text or "", model.model.eval(), model.processor, write, model.compute)
+    model.show_answer(config.text or "", write)

@@ -236,12 +236,10 @@ def load_served_model(config: ServeConfig, run: str) -> ServedModel:
     Raises:
         UserError: If the folder holds no model for its task, or an option asks for what it does not do.
     """
-    from startup_llm.training.processes import join_processes
-
     config = follow_run(replace(config, run=run))
     named, run = run, config.run
     task, folder, results = find_run(config)
-    model = load_answering_model(config, task, folder, join_processes().device)
+    model = load_answering_model(config, task, folder)
     note = task.predictor.prepare(config, Path(run), model.processor, model.compute)
     trained = list_trained_columns(task, results)
     names = {column: name for name, column in trained.items() if isinstance(column, str)}

@@ -1,0 +1,182 @@
+"""A model in the form of ONNX, its weights in float32 or int8."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from startup_llm.errors import UserError
+from startup_llm.runs.onnx_model import ONNX_FILE, ONNX_SETTINGS, import_onnxruntime
+
+if TYPE_CHECKING:
+    import numpy as np
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+OPSET = 18
+"""Version of ONNX's operators: that of the exporter itself, which converts for no other."""
+_EXAMPLES = ("one text", "another one, which is longer")
+
+
+def require_packages() -> None:
+    """Refuse to export without the packages of the extra.
+
+    Raises:
+        UserError: If one is missing.
+    """
+    packages = ("onnx", "onnxruntime", "onnxscript")
+    if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
+        raise UserError(f"exporting to ONNX needs {', '.join(missing)}; pip install 'startup-llm[export]'")
+
+
+def write_onnx(model: Any, tokenizer: Any, folder: Path, weights: str) -> None:
+    """Write a text classifier with its tokenizer, its labels and its decision.
+
+    Args:
+        model: A classifier of transformers, in float32.
+        tokenizer: Its tokenizer, one of the library tokenizers.
+        folder: An empty folder; it gets `model.onnx`, `onnx.json`, `config.json` and the tokenizer's files.
+        weights: float32 or int8: what the file will hold at the end.
+
+    Raises:
+        UserError: If the model's operators or its tokenizer cannot be exported.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise UserError(f"{type(tokenizer).__name__} has no tokenizer.json, which an export answers by")
+    _write_graph(model.eval(), tokenizer, folder / ONNX_FILE)
+    tokenizer.save_pretrained(folder)
+    model.config.save_pretrained(folder)
+    settings = {
+        "max_length_tokens": tokenizer.model_max_length,
+        "pad_token_id": tokenizer.pad_token_id,
+        "pad_token_type_id": tokenizer.pad_token_type_id,
+        "weights": weights,
+    }
+    (folder / ONNX_SETTINGS).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+
+
+def _write_graph(model: Any, tokenizer: Any, file: Path) -> None:
+    import torch
+
+    from startup_llm.models.pooling import restore_mean_pooling
+
+    class Logits(torch.nn.Module):
+        """The model from its inputs by place to its logits."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, input_ids: Any, attention_mask: Any, token_type_ids: Any = None) -> Any:
+            """Return the logits, shape (rows, labels)."""
+            further = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+            return self.model(input_ids=input_ids, attention_mask=attention_mask, **further).logits
+
+    restore_mean_pooling(model)
+    names = [name for name in INPUTS if name in tokenizer.model_input_names]
+    batch = tokenizer(list(_EXAMPLES), padding=True, return_tensors="pt")
+    both = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    with _quiet_exporter():
+        try:
+            program = torch.onnx.export(
+                Logits().eval(),
+                tuple(batch[name] for name in names),
+                dynamo=True,
+                dynamic_shapes={name: both if name in names else None for name in INPUTS[: len(names)]},
+                input_names=names,
+                output_names=["logits"],
+                opset_version=OPSET,
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise UserError(
+                f"{type(model).__name__} has an operator that torch.onnx cannot export ({_first_line(error)}); "
+                "choose another checkpoint"
+            ) from None
+        program.save(str(file), external_data=False)
+    _drop_notes(file)
+
+
+def _drop_notes(file: Path) -> None:
+    """Take out what the exporter notes of this machine: paths and lines of the code behind each operator."""
+    import onnx
+
+    content = onnx.load(str(file))
+    graph = content.graph
+    for part in (content, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]
+        part.ClearField("doc_string")
+    onnx.save(content, str(file))
+
+
+def quantize(folder: Path, method: str, batches: Sequence[dict[str, np.ndarray]]) -> None:
+    """Replace the weights of `model.onnx` by int8, one scale per output channel.
+
+    Weights have seven bits, so that a sum of two products fits into the 16 bits of the processors without VNNI.
+
+    Args:
+        folder: The export's.
+        method: dynamic: activations are scaled by their own range, for each batch; static: by the range on `batches`.
+        batches: Inputs of training rows, by name; read where the method is static.
+    """
+    import_onnxruntime()
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    file, prepared, written = (folder / name for name in (ONNX_FILE, "prepared.onnx", "quantized.onnx"))
+    with _quiet_exporter():
+        quant_pre_process(str(file), str(prepared), skip_symbolic_shape=True)
+        if method == "dynamic":
+            quantize_dynamic(
+                str(prepared), str(written), weight_type=QuantType.QInt8, per_channel=True, reduce_range=True
+            )
+        else:
+            quantize_static(
+                str(prepared),
+                str(written),
+                _Batches(batches),
+                quant_format=QuantFormat.QDQ,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                op_types_to_quantize=["MatMul", "Gemm", "Gather"],
+                per_channel=True,
+                reduce_range=True,
+            )
+    prepared.unlink()
+    written.replace(file)
+
+
+class _Batches:
+    """What quantize_static reads, one batch after another."""
+
+    def __init__(self, batches: Sequence[dict[str, np.ndarray]]) -> None:
+        self._batches = iter(batches)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """Return the next batch; None behind the last one."""
+        return next(self._batches, None)
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Keep what the exporter and the quantizer log about their own work from the console."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]

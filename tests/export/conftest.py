@@ -1,0 +1,54 @@
+"""A tiny finished run, and its export to int8."""
+
+from __future__ import annotations
+
+import csv
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import MESSAGES
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+def run_words(name: str, *words: object) -> int:
+    """Run a recipe in this process, and return its exit code."""
+    before, sys.argv = sys.argv, [str(RECIPES / f"{name}.py"), *map(str, words)]
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as stop:
+        return stop.code or 0
+    finally:
+        sys.argv = before
+    return 0
+
+
+@pytest.fixture(scope="session")
+def finished_run(tiny_checkpoint, tmp_path_factory) -> Path:
+    """A linear probe on a tiny BERT, with a threshold for answers that need a person."""
+    folder = tmp_path_factory.mktemp("run")
+    rows = [
+        (f"{text} {end}", label) for label, texts in MESSAGES.items() for text in texts for end in ("now", "today")
+    ]
+    for name, part in (("train", rows), ("test", rows[::2])):
+        with open(folder / f"{name}.csv", "w", newline="") as file:
+            csv.writer(file).writerows([("text", "label"), *part])
+    options = ["--method", "probe", "--model.checkpoint", tiny_checkpoint("bert"), "--data.validation_fraction", 0]
+    files = ["--data.train_file", folder / "train.csv", "--data.test_file", folder / "test.csv"]
+    assert run_words("finetune", *options, *files, "--speed.plan", "plain", "--run_dir", folder / "run") == 0
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def exported(finished_run) -> Path:
+    """The run's export to int8; a drop is taken, as so few rows show one by chance."""
+    from startup_llm.export import timing
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing, "ROUNDS", 1)
+        patch.setattr(timing, "COLD_STARTS", 1)
+        folder = finished_run.with_name("int8")
+        assert run_words("export", "--run", finished_run, "--allow_drop", "--run_dir", folder) == 0
+    return folder
