@@ -79,7 +79,7 @@ def finetune(session: Session[FinetuneConfig]) -> None:
             finetuning.start_from_label_names(prepared)
 
     untuned_gallery = []
-    if prepared.task_model.answers_untuned:
+    if prepared.task_model.answers_untuned and config.method != "zero-shot":  # which is the untuned one
         with stage("untuned"):
             untuned, untuned_gallery = finetuning.predict_untuned(prepared, config.evaluation)
             predictions |= untuned

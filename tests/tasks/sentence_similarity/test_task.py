@@ -315,7 +315,7 @@ def test_articles_without_a_query_are_searched_by_the_checkpoint_as_it_is(tiny_c
     words += ["--data.clean", "html", "--data.validation_fraction", 0, "--run_dir", tmp_path / "run"]
     out = finetune(run_recipe, *words, "--method", "zero-shot")
     assert "articles without a query: each text (column 'text') is to be found by its title ('title')" in out
-    assert set(read_run(tmp_path / "run")["models"]) == {"zero-shot", "untuned", "bm25", "tfidf-cosine"}
+    assert set(read_run(tmp_path / "run")["models"]) == {"zero-shot", "bm25", "tfidf-cosine"}
     assert (tmp_path / "run" / "corpus.parquet").is_file()
     question = write(tmp_path / "questions.jsonl", [{"text": "<b>where</b> is it"}])
     code, _, err = run_recipe(
