@@ -79,6 +79,6 @@ def test_what_has_no_names_of_classes_to_compare_is_refused(labels, pair, messag
 
 
 def test_rows_without_a_label_are_told_of_zero_shot(tmp_path):
-    (tmp_path / "a.csv").write_text("text\n" + "".join(f"a long message, number {n}\n" for n in range(12)))
+    (tmp_path / "a.csv").write_text("text\n" + "".join(f"a long message with number {n}\n" for n in range(12)))
     with pytest.raises(UserError, match=r"no label column .* a few rows of each .* --method zero-shot, which learns"):
         load_labelled_text(LabelledTextData(train_file=str(tmp_path / "a.csv")))
