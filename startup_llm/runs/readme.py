@@ -175,7 +175,7 @@ def render_comparison(comparison: Mapping[str, Any]) -> str:
 
 def render_benchmark(benchmark: Mapping[str, Any]) -> str:
     """Write the timings of recipes/benchmark.py as Markdown."""
-    tables = build_label_fault_tables if benchmark["what"] == "label-faults" else _build_timings
+    tables = build_label_fault_tables if "tables" in benchmark else _build_timings
     return f"{tables(benchmark)}\n\nOn {benchmark['hardware']}."
 
 
@@ -242,7 +242,7 @@ def keep_results(folder: Path, name: str, runs: Sequence[str]) -> None:
         kind, shortened = "comparison", shorten_comparison(first)
     elif "curves" in first:
         kind, shortened = "labelling", _drop_private(first)
-    elif "what" in first:
+    elif "sizes" in first or "tables" in first:
         kind, shortened = "benchmark", shorten_benchmark(first)
     else:
         kind, shortened = "results", [shorten_results(results) for results in (first, *others)]
