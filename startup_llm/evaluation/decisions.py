@@ -20,6 +20,8 @@ from startup_llm.evaluation.statistics import bootstrap_rows
 if TYPE_CHECKING:
     from startup_llm.config import ClassDecision, EvaluationConfig
 
+ANSWERING_KEYS = ("decision", "label_thresholds", "out_of_scope")
+"""Keys of a saved model's config.json by which its answers are read."""
 MIN_VALIDATION_ROWS = 50
 """With fewer validation rows neither a temperature nor a threshold is chosen."""
 MIN_ANSWERED_ROWS = 20
@@ -27,6 +29,7 @@ MIN_ANSWERED_ROWS = 20
 
 _COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
 _TEMPERATURES = (0.02, 50.0)
+_FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,34 @@ def fit_temperature(rows: ClassifiedRows) -> float:
 
     bounds = tuple(map(math.log, _TEMPERATURES))
     return math.exp(minimize_scalar(compute_loss, bounds=bounds, method="bounded").x)
+
+
+def judge_temperature(rows: ClassifiedRows, evaluation: EvaluationConfig) -> dict[str, float]:
+    """Return how much a temperature changes the negative log-likelihood of rows that it was not fitted on.
+
+    Each of five folds is scored with the temperature that the other four give: a temperature of few rows may make a
+    calibrated model worse.
+
+    Args:
+        rows: The validation rows.
+        evaluation: Level, resamples and seed.
+
+    Returns:
+        The mean change, negative where it helps, with its bootstrap interval.
+    """
+    from scipy.special import log_softmax
+
+    logits, places = np.asarray(rows.logits, dtype=np.float64), np.arange(len(rows.labels))
+    fold = np.random.default_rng(evaluation.seed).permutation(len(places)) % _FOLDS
+    scale = np.empty((len(places), 1))
+    for number in range(_FOLDS):
+        rest = fold != number
+        scale[~rest] = fit_temperature(ClassifiedRows(logits[rest], rows.labels[rest]))
+    change = (
+        log_softmax(logits, axis=1)[places, rows.labels] - log_softmax(logits / scale, axis=1)[places, rows.labels]
+    )
+    low, high, _ = bootstrap_rows(lambda chosen: change[chosen].mean(), len(change), evaluation)
+    return {"value": float(change.mean()), "low": low, "high": high}
 
 
 def measure_reliability(confidence: np.ndarray, right: np.ndarray, evaluation: EvaluationConfig) -> dict[str, Any]:
@@ -271,19 +302,23 @@ def analyse_decisions(
         evaluation: Level, resamples and seed of the intervals.
 
     Returns:
-        The key `decision` of `results.json`: temperature, reliability before and after it, a risk-coverage table, what
-        was asked for (`handover`, `sets`), `stored` for the saved model, and sentences on it.
+        The key `decision` of `results.json`: temperature (1 where the fitted one is not shown to help), reliability
+        before and after it, a risk-coverage table, what was asked for (`handover`, `sets`), `stored` for the saved
+        model, and sentences on it.
     """
     rows = len(validation.labels) if validation else 0
     if validation is None or rows < MIN_VALIDATION_ROWS:
         sentence = f"confidence was not calibrated and no hand-over chosen: {rows} validation rows, of at least "
         remedy = f"{MIN_VALIDATION_ROWS} (a larger data.validation_fraction, or data.validation_file)"
         return {"validation_rows": rows, "stored": None, "sentences": [f"{sentence}{remedy}"]}
-    temperature = fit_temperature(validation)
+    fitted, change = fit_temperature(validation), judge_temperature(validation, evaluation)
+    temperature = fitted if change["high"] < 0 else 1.0
     chosen, judged = validation.compute_confidence(temperature), test.compute_confidence(temperature)
     found: dict[str, Any] = {
         "validation_rows": rows,
         "temperature": temperature,
+        "fitted_temperature": fitted,
+        "loss_change": change,
         "reliability": {
             "before": measure_reliability(*test.compute_confidence(), evaluation),
             "after": measure_reliability(*judged, evaluation),
@@ -367,6 +402,15 @@ def describe_decisions(found: Mapping[str, Any], level: float) -> list[str]:
     if sets := found.get("sets"):
         sentences.append(_describe_sets(sets, found["validation_rows"]))
     before, after = found["reliability"]["before"], found["reliability"]["after"]
+    change = found["loss_change"]
+    if change["high"] >= 0:
+        sentences.append(
+            f"scores are as the model gives them: the temperature {found['fitted_temperature']:.3g} that "
+            f"{found['validation_rows']} validation rows ask for is not shown to help (log-loss "
+            f"{change['value']:+.4f}, {change['low']:+.4f} to {change['high']:+.4f}, by cross-fitting); calibration "
+            f"error {100 * before['value']:.1f} points ({_points(before)})"
+        )
+        return sentences
     sentences.append(
         f"temperature {found['temperature']:.3g}, from {found['validation_rows']} validation rows: calibration error "
         f"{100 * before['value']:.1f} points ({_points(before)}) before it, {100 * after['value']:.1f} "

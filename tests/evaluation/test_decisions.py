@@ -152,3 +152,25 @@ def test_a_config_without_a_decision_has_none():
 def test_options_that_do_not_go_together_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         ClassDecision(**options)
+
+
+def test_a_temperature_that_is_not_shown_to_help_is_not_used():
+    right, sharp = draw_rows(300, seed=3), draw_rows(300, sharpness=4, seed=3)
+    kept = decisions.analyse_decisions(right, draw_rows(400), ClassDecision(sets=0.9), EVALUATION)
+    assert kept["temperature"] == 1 != kept["fitted_temperature"]
+    assert kept["loss_change"]["high"] >= 0
+    assert kept["stored"]["temperature"] == 1
+    assert "is not shown to help" in kept["sentences"][-1]
+    assert kept["reliability"]["before"] == kept["reliability"]["after"]
+    scaled = decisions.analyse_decisions(sharp, draw_rows(400, sharpness=4), ClassDecision(), EVALUATION)
+    assert scaled["temperature"] == scaled["fitted_temperature"] > 2
+    assert scaled["loss_change"]["high"] < 0
+
+
+def test_the_change_of_the_log_loss_is_of_rows_that_the_temperature_was_not_fitted_on():
+    few = draw_rows(60, seed=5)
+    fitted = decisions.fit_temperature(few)
+    own = np.mean(
+        [np.log(decisions.compute_probabilities(few.logits)[i, y]) for i, y in enumerate(few.labels)]
+    ) - np.mean([np.log(decisions.compute_probabilities(few.logits, fitted)[i, y]) for i, y in enumerate(few.labels)])
+    assert own <= 0 < decisions.judge_temperature(few, EVALUATION)["value"] - own
