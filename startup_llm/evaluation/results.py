@@ -196,6 +196,133 @@ def build_confusion_matrix(
     }
 
 
+def describe_label_sets(
+    rows: Dataset,
+    texts: Sequence[str],
+    probabilities: np.ndarray,
+    predicted: np.ndarray,
+    label_names: Sequence[str],
+    *,
+    max_shown: int = 20,
+) -> dict[str, Any]:
+    """Look into the answers of a classifier of rows that may have several labels.
+
+    Args:
+        rows: Raw rows with label, of 0/1, and row.
+        texts: A line of text for each row.
+        probabilities: Of the labels, shape (rows, labels).
+        predicted: 0/1, shape (rows, labels).
+        label_names: The labels, in the order of their places.
+        max_shown: Most confusions and mistakes to list.
+
+    Returns:
+        The keys per_class, confusions (a label that a row has and was not given, with one that it was given and has
+        not), calibration (over all labels of all rows) and mistakes of `results.json`.
+    """
+    from sklearn.metrics import precision_recall_fscore_support
+
+    references = np.asarray(rows["label"]) > 0
+    decided = predicted > 0
+    scores = precision_recall_fscore_support(references, decided, zero_division=0)
+    per_class = {
+        name: {"precision": float(p), "recall": float(r), "f1": float(f), "rows": int(n)}
+        for name, p, r, f, n in zip(label_names, *scores, strict=True)
+    }
+    missed, added = references & ~decided, decided & ~references
+    pairs = Counter(
+        (int(label), int(other)) for i in np.flatnonzero(missed.any(axis=1) & added.any(axis=1))
+        for label in np.flatnonzero(missed[i]) for other in np.flatnonzero(added[i])
+    )  # fmt: skip
+    confusions = [
+        {
+            "label": label_names[label],
+            "predicted": label_names[other],
+            "rows": count,
+            "examples": [texts[i] for i in np.flatnonzero(missed[:, label] & added[:, other])[:2]],
+        }
+        for (label, other), count in pairs.most_common(max_shown)
+    ]
+    confidence = np.maximum(np.where(added, probabilities, 0), np.where(missed, 1 - probabilities, 0)).max(axis=1)
+    wrong = np.flatnonzero((missed | added).any(axis=1))
+    mistakes = [
+        {
+            "row": rows["row"][int(i)],
+            "text": texts[i],
+            "label": [label_names[label] for label in np.flatnonzero(references[i])],
+            "predicted": [label_names[label] for label in np.flatnonzero(decided[i])],
+            "confidence": float(confidence[i]),
+        }
+        for i in wrong[np.argsort(-confidence[wrong], kind="stable")][:max_shown]
+    ]
+    return {
+        "per_class": per_class,
+        "confusions": confusions,
+        "mistakes": mistakes,
+        "calibration": compute_calibration(probabilities.ravel(), references.ravel()),
+    }
+
+
+def describe_numbers(
+    rows: Dataset, texts: Sequence[str], predicted: np.ndarray, *, same_unit: bool = True, max_shown: int = 20
+) -> dict[str, Any]:
+    """Look into the answers of a model of rows with a number each.
+
+    Args:
+        rows: Raw rows with label, a number, and row.
+        texts: A line of text for each row.
+        predicted: Numbers, shape (rows,).
+        same_unit: Whether a prediction is in the label's unit; else it tells the order alone, such as a cosine.
+        max_shown: Most mistakes to list.
+
+    Returns:
+        The keys groups and mistakes of `results.json`: fifths of the rows by their number, and by what is predicted,
+        with the means of both; and the rows that are furthest off, by value or else by rank.
+    """
+    from scipy.stats import rankdata
+
+    references, predicted = np.asarray(rows["label"], dtype=float), np.asarray(predicted, dtype=float)
+    ranks = [rankdata(values) / len(values) for values in (references, predicted)]
+    distance = np.abs(references - predicted) if same_unit else np.abs(ranks[0] - ranks[1])
+    groups = [
+        {
+            "title": f"fifth of the test rows by {title} value",
+            "metrics": ["mean_true_value", "mean_predicted_value", *(["mean_absolute_error"] if same_unit else [])],
+            "rows": _list_fifths(values, references, predicted),
+        }
+        for title, values in (("true", references), ("predicted", predicted))
+    ]
+    mistakes = [
+        {
+            "row": rows["row"][int(i)],
+            "text": texts[i],
+            "label": float(references[i]),
+            "predicted": float(predicted[i]),
+        }
+        for i in np.argsort(-distance, kind="stable")[:max_shown]
+        if distance[i] > 0
+    ]
+    return {"groups": groups, "mistakes": mistakes}
+
+
+def _list_fifths(values: np.ndarray, references: np.ndarray, predicted: np.ndarray) -> list[dict[str, Any]]:
+    """Return what is measured in each fifth of the rows by a value; equal values stay together."""
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, 6)))
+    places = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, max(len(edges) - 2, 0))
+    return [
+        {
+            "name": f"{values[inside].min():.4g} to {values[inside].max():.4g}",
+            "rows": int(inside.sum()),
+            "values": {
+                "mean_true_value": float(references[inside].mean()),
+                "mean_predicted_value": float(predicted[inside].mean()),
+                "mean_absolute_error": float(np.abs(references - predicted)[inside].mean()),
+            },
+        }
+        for place in np.unique(places)
+        for inside in (places == place,)
+    ]
+
+
 def compute_calibration(confidence: np.ndarray, right: np.ndarray, bins: int = 10) -> dict[str, Any]:
     """Compare confidence with accuracy in equal-width bins (Guo et al. 2017, eq. 3).
 
