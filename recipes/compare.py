@@ -37,7 +37,8 @@ def compare(session: Session[CompareConfig]) -> None:
     with session.stage("data"):
         draws = load_draws(config, task)
     data = draws[0].data
-    metric = rank_metrics(task.metrics(data), config.evaluation.decides)[0]
+    largest = max((draw.data for draw in draws), key=lambda data: len(data.splits["train"]))
+    metric = rank_metrics(task.metrics(largest), config.evaluation.decides)[0]
 
     runs = []
     with session.stage("models"):

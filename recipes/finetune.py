@@ -7,6 +7,7 @@ accelerate launch recipes/finetune.py --config recipes/configs/banking77_lora.ya
 
 import functools
 import sys
+from dataclasses import replace
 
 from startup_llm.command_line import open_session
 from startup_llm.config import FinetuneConfig
@@ -63,7 +64,7 @@ def finetune(session: Session[FinetuneConfig]) -> None:
         notes = [*prepared.describe(), *warn_of_languages(audit, prepared)]
         session.report(f"checkpoint: {checkpoint.name} ({checkpoint.source})", *notes)
 
-    predictions, prompted, feature_norm = {}, None, None
+    predictions, prompted = {}, None
     if session.run.is_writer:
         with stage("baselines"):
             predictions = predict_baselines(task.baselines(data), data)
@@ -72,7 +73,8 @@ def finetune(session: Session[FinetuneConfig]) -> None:
 
     if task.probe is not None:
         with stage("probe"):
-            predictions["linear-probe"], feature_norm = finetuning.start_from_probe(prepared)
+            probe = finetuning.start_from_probe(prepared, config.evaluation, config.train_balance)
+            predictions["linear-probe"], prepared = probe.predictions, replace(prepared, probe=probe)
 
     if config.method == "zero-shot":
         with stage("label names"):
@@ -84,6 +86,7 @@ def finetune(session: Session[FinetuneConfig]) -> None:
             untuned, untuned_gallery = finetuning.predict_untuned(prepared, config.evaluation)
             predictions |= untuned
 
+    feature_norm = prepared.probe.feature_norm if prepared.probe else None
     preflight = Preflight(session, prepared)
     with stage("train"):
         trained = finetuning.train(prepared, session, feature_norm, before=preflight)

@@ -29,6 +29,7 @@ DEFAULT_RUNGS = (
 
 Section = TypeVar("Section", bound="DataclassInstance")
 
+ScopeScore = Literal["auto", "softmax", "energy", "nearest", "mahalanobis", "reject-class", "nearest+reject-class"]
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 
 
@@ -334,6 +335,12 @@ class ClassDecision(DecisionConfig):
     """What an answer by a person costs."""
     sets: Annotated[float, Range(above=0, below=1)] | None = None
     """Answer with every possible label too, so that this share of the sets holds the true one, such as 0.95."""
+    out_of_scope: ScopeScore | None = None
+    """Score by which answers tell inputs that fit no label: softmax, energy, nearest (cosine to the nearest training
+    rows), mahalanobis, or with data.oos_file reject-class or both; auto is the best one on rows of data.oos_file,
+    without them nearest. Default auto with data.oos_file, else nothing is told."""
+    rejected_share: Annotated[float, Range(above=0, below=1)] = 0.05
+    """Share of the validation rows that is taken for out of scope, by which the score's threshold is set."""
 
     def __post_init__(self) -> None:
         if (self.cost_of_error is None) != (self.cost_of_handover is None):
@@ -394,6 +401,9 @@ class FinetuneConfig:
     """Go on from the last checkpoint of an interrupted run."""
     early_stopping_patience: Count | None = None
     """Stop after this many evaluations without a better validation score."""
+    train_balance: Literal["none", "weights", "sampling"] = "none"
+    """How classes of very different size are trained on: with weights in the loss or rows drawn so that every class
+    counts alike (of several labels, both answers of each label), or as they stand."""
     audit: Literal["none", "quick", "full"] = "quick"
     """Faults in the texts that are searched before training, for the report: quick for duplicates, personal data and
     wrong labels; full, which takes minutes, for near-duplicates, suspect labels, encodings and languages too (extra
@@ -505,6 +515,9 @@ class PretrainConfig:
     """Go on from the last checkpoint of an interrupted run."""
     early_stopping_patience: Count | None = None
     """Stop after this many evaluations without a better validation score."""
+    train_balance: Literal["none", "weights", "sampling"] = "none"
+    """How classes of very different size are trained on: with weights in the loss or rows drawn so that every class
+    counts alike (of several labels, both answers of each label), or as they stand."""
     model: ScratchModelConfig = field(default_factory=ScratchModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

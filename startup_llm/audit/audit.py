@@ -26,7 +26,6 @@ from startup_llm.audit.personal_data import find_personal_data, mask_text, show_
 from startup_llm.config import AuditConfig
 from startup_llm.data.annotation_tools.fasttext import READERS
 from startup_llm.data.classification import (
-    IMBALANCE_NOTE_RATIO,
     LONGEST_TEXT_BYTES,
     decide_problem_type,
     fold_text,
@@ -49,6 +48,7 @@ if TYPE_CHECKING:
 
 Severity = Literal["error", "warning", "note"]
 CHARACTERS_PER_TOKEN = 4
+IMBALANCE_NOTE_RATIO = 20
 _MOST_LANGUAGE_TEXTS = 50_000
 _MOST_AUDITED_ROWS = 100_000
 _MOST_ENCODED_TEXTS = 20_000

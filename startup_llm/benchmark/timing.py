@@ -281,7 +281,7 @@ def _train_ours(
         find_shape = functools.partial(finetuning.find_attention_shape, task, data, checkpoint, processor)
         plan_here = finetuning.choose_plan(session, find_shape)
         prepared = finetuning.prepare(task, data, run_config, checkpoint, processor, plan_here)
-        feature_norm = finetuning.start_from_probe(prepared)[1]
+        feature_norm = finetuning.start_from_probe(prepared).feature_norm
         test = prepared.encoded["test"]
         references = np.asarray(task.references(data.splits["test"]))
         model: list[Any] = []

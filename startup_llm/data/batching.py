@@ -38,6 +38,8 @@ class LengthGroupedSampler:
         seed: Seed of the order.
         window_batches: Batches that are sorted together.
         target_lengths: Tokens of each row's target, shape (rows,), by which rows of one length are sorted.
+        row_weights: Chance of each row to be drawn at each place of the epoch, shape (rows,), in any unit; None where
+            an epoch has every row once.
     """
 
     def __init__(
@@ -47,10 +49,12 @@ class LengthGroupedSampler:
         seed: int,
         window_batches: int = 50,
         target_lengths: np.ndarray | None = None,
+        row_weights: np.ndarray | None = None,
     ) -> None:
         self.lengths, self.batch_rows, self.seed = np.asarray(lengths), batch_rows, seed
         self.target_lengths = np.zeros_like(self.lengths) if target_lengths is None else np.asarray(target_lengths)
         self.window_rows = window_batches * batch_rows
+        self.row_weights = row_weights
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -62,7 +66,11 @@ class LengthGroupedSampler:
 
     def __iter__(self) -> Iterator[int]:
         generator = np.random.default_rng([self.seed, self.epoch])
-        shuffled = generator.permutation(len(self.lengths))
+        rows, weights = len(self.lengths), self.row_weights
+        if weights is None:
+            shuffled = generator.permutation(rows)
+        else:
+            shuffled = generator.choice(rows, size=rows, p=weights / weights.sum())
         batches: list[np.ndarray] = []
         for start in range(0, len(shuffled), self.window_rows):
             window = shuffled[start : start + self.window_rows]

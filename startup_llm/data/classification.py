@@ -12,6 +12,7 @@ from startup_llm.config import LabelledTextData, ProblemType
 from startup_llm.data.annotation_tools.fasttext import READERS
 from startup_llm.data.bad_rows import EMPTY_TEXT, NO_LABEL, RARE_LABEL, UNSEEN_LABEL, BadRows, Fault
 from startup_llm.data.columns import NoLabelColumnError, TextColumns, list_columns
+from startup_llm.data.label_balance import count_labels
 from startup_llm.data.label_cells import decide_label_cells
 from startup_llm.data.row_source import NO_READERS
 from startup_llm.data.sources import LoadedData, load_splits
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 LONGEST_TEXT_BYTES = 1_000_000
 """A longer text is taken for a mistake, such as a whole file in one cell."""
-IMBALANCE_NOTE_RATIO = 20
 _MOST_NUMERIC_CLASSES = 10
 _SHOWN = 5
 
@@ -65,12 +65,12 @@ def load_labelled_text(data: LabelledTextData, loaded: LoadedData | None = None)
         group_name=columns.group,
     )
     splits, duplicate_notes = _handle_duplicates(splits, data.remove_overlap)
-    balance_notes = []
+    unlabelled_notes = []
     if problem_type != "regression":
         splits = leave_out_unseen_labels(splits, label_names, places, bad_rows)
-        balance_notes = describe_balance(splits["train"], label_names)
+        unlabelled_notes = describe_unlabelled(splits["train"], label_names)
     splits, sample_notes = _draw_samples(splits, data, stratify_by)
-    notes += [*bad_rows.notes, *split_notes, *duplicate_notes, *balance_notes, *sample_notes]
+    notes += [*bad_rows.notes, *split_notes, *duplicate_notes, *unlabelled_notes, *sample_notes]
     if columns.group:
         splits = splits.remove_columns("group")
     unlabelled = None
@@ -200,7 +200,7 @@ def _read_usable_rows(
     """
     frames = {}
     for split, dataset in sources.items():
-        frame, faults = _read_texts(dataset, columns, places[split])
+        frame, faults = read_texts(dataset, columns, places[split])
         frame["label"], label_faults = _read_labels(dataset, columns, problem_type)
         bad = bad_rows.leave_out([*faults, *label_faults], len(frame), places[split], "rows")
         frames[split] = frame[~frame["row"].isin(bad)]
@@ -291,7 +291,7 @@ def keep_labels(
     train = splits["train"]
     kept, others = draw_rows_per_class(read_column(train, "label").to_numpy(), count, seed, label_names)
     splits["train"] = train.select(kept)
-    counts = _count_labels(splits["train"], label_names)
+    counts = count_labels(splits["train"], label_names).counts
     notes = [f"{len(kept):,} of the {train.num_rows:,} train rows keep their labels, {count} per class (seed {seed})."]
     if len(short := (counts < count).nonzero()[0]):
         notes.append(f"{len(short)} classes have fewer rows: {_list_names(short, label_names, counts)}.")
@@ -342,7 +342,7 @@ def read_column(dataset: datasets.Dataset, column: str) -> pyarrow.ChunkedArray:
     return dataset.select_columns([column]).with_format("arrow")[:][column]
 
 
-def _read_texts(dataset: datasets.Dataset, columns: TextColumns, place: str) -> tuple[pd.DataFrame, list[Fault]]:
+def read_texts(dataset: datasets.Dataset, columns: TextColumns, place: str) -> tuple[pd.DataFrame, list[Fault]]:
     """Return the texts with their group and row number, one line per source row, and what is wrong with them."""
     import numpy as np
     import pandas as pd
@@ -643,16 +643,6 @@ def _build_splits(
     return datasets.DatasetDict(splits)
 
 
-def _count_labels(dataset: datasets.Dataset, label_names: Sequence[str]) -> np.ndarray:
-    """Return how many rows have each label, shape (labels,)."""
-    import numpy as np
-
-    labels = read_column(dataset, "label").combine_chunks()
-    if labels.type == "int64":
-        return np.bincount(labels.to_numpy(), minlength=len(label_names))
-    return labels.flatten().to_numpy().reshape(len(labels), len(label_names)).sum(axis=0).astype(int)
-
-
 def _list_names(positions: np.ndarray, label_names: tuple[str, ...], counts: np.ndarray | None = None) -> str:
     shown = [
         repr(label_names[position]) + ("" if counts is None else f" ({counts[position]} rows)")
@@ -773,7 +763,7 @@ def leave_out_unseen_labels(
     import datasets
     import numpy as np
 
-    unseen = _count_labels(splits["train"], label_names) == 0
+    unseen = count_labels(splits["train"], label_names).counts == 0
     result = dict(splits)
     for split in splits.keys() - {"train"}:
         labels = np.asarray(splits[split].with_format("numpy")[:]["label"])
@@ -790,22 +780,18 @@ def leave_out_unseen_labels(
     return datasets.DatasetDict(result)
 
 
-def describe_balance(train: datasets.Dataset, label_names: Sequence[str]) -> list[str]:
-    """Return a note where one label has many times the training rows of another.
+def describe_unlabelled(train: datasets.Dataset, label_names: Sequence[str]) -> list[str]:
+    """Return a note on the share of rows that have none of several labels, where there are such rows.
 
     Args:
         train: The training rows, with a column label.
-        label_names: Name of each class id.
+        label_names: Name of each class id, or place.
     """
-    counts = _count_labels(train, label_names)
-    present = counts.nonzero()[0]
-    largest, smallest = present[counts[present].argmax()], present[counts[present].argmin()]
-    if counts[largest] <= IMBALANCE_NOTE_RATIO * counts[smallest]:
+    counted = count_labels(train, label_names)
+    if not counted.unlabelled:
         return []
-    return [
-        f"The classes are unbalanced: {counts[largest]:,} training rows of {label_names[largest]!r}, "
-        f"{counts[smallest]:,} of {label_names[smallest]!r}; accuracy alone will mislead."
-    ]
+    share = counted.unlabelled / counted.rows
+    return [f"{counted.unlabelled:,} of the {counted.rows:,} train rows ({share:.1%}) have no label."]
 
 
 def _handle_duplicates(splits: datasets.DatasetDict, remove_overlap: bool) -> tuple[datasets.DatasetDict, list[str]]:

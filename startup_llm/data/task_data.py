@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import datasets
 
+SEVERAL_LABELS = "multi_label_classification"
+"""Problem type of rows that may have several labels, or none."""
+
 
 @dataclass(frozen=True)
 class TaskData:
@@ -25,6 +28,8 @@ class TaskData:
         corpus: The texts that test queries search, with id and text; None where nothing is searched.
         unlabelled: The training rows that `data.labels_per_class` leaves out, without their labels; None where it is
             not given.
+        out_of_scope: Rows that fit no label, with text, text_pair (where there are pairs), group (the file's name) and
+            row: the splits validation, to choose by, and test, to judge by; None where none are given.
         loaded: The splits as they were loaded, where a processor changed them since; None where they are the same.
         source_columns: The source's columns by the option that would name them, such as text_column; empty where the
             task does not keep them.
@@ -38,6 +43,7 @@ class TaskData:
     sources: list[dict[str, Any]] = field(default_factory=list)
     unlabelled: datasets.Dataset | None = None
     corpus: datasets.Dataset | None = None
+    out_of_scope: datasets.DatasetDict | None = None
     loaded: datasets.DatasetDict | None = None
     source_columns: dict[str, Any] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)

@@ -150,8 +150,31 @@ def propose_suspects(results: Results) -> Action | None:
     }
 
 
+def propose_balance(results: Results) -> Action | None:
+    """Propose weights of the classes where some are much larger, unless the probe shows that they bring nothing."""
+    balance = results.get("balance") or {}
+    if balance.get("used") != "none" or results["method"] == "zero-shot":
+        return None
+    action = f"Give the classes the same weight: the largest has {balance['ratio']:.3g} times the smallest's rows"
+    command = change_command(results, "balanced", {"train_balance": "weights"})
+    if not (effect := balance.get("effect")):
+        return {"action": action, "gain": "not measured, as there are no validation rows", "command": command}
+    measured = effect.get("tuned") or effect  # with thresholds of several labels, as the model answers
+    gain = measured["weights"] - measured["none"]
+    if gain < _MIN_RISE:
+        return None
+    points = f"{format_difference('macro_f1', gain)} macro F1"
+    if measured is effect:
+        interval = effect["difference"]
+        points += f" ({100 * interval['low']:.1f} to {100 * interval['high']:.1f})"
+    gain_words = f"{points} for a linear probe on the validation rows; accuracy may fall"
+    return {"action": action, "gain": gain_words, "command": command}
+
+
 def propose_merge(results: Results) -> Action | None:
     """Propose to merge or rename two classes that are taken for each other, both ways."""
+    if results.get("problem_type") == "multi_label_classification":
+        return None  # a row can have both
     counts = {(pair["label"], pair["predicted"]): pair["rows"] for pair in results.get("confusions") or ()}
     rows = (results.get("test") or {}).get("rows") or 0
     both = {
@@ -173,6 +196,8 @@ def propose_merge(results: Results) -> Action | None:
 
 def propose_labels(results: Results) -> Action | None:
     """Propose to label more rows of the class that loses most by a recall far below the others'."""
+    if results.get("problem_type") == "multi_label_classification":
+        return None  # accuracy counts rows whose every label is right
     every = (results.get("per_class") or {}).items()
     classes = {name: scores for name, scores in every if {"recall", "rows"} <= scores.keys()}
     total = sum(scores["rows"] for scores in classes.values())
@@ -218,6 +243,7 @@ RULES: tuple[Callable[[Results], Action | None], ...] = (
     propose_suspects,
     propose_epochs,
     propose_threshold,
+    propose_balance,
     propose_merge,
     propose_labels,
 )

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 import numpy as np
 
 from startup_llm.config import TextModelConfig
+from startup_llm.data.label_balance import MACRO_F1_RATIO, count_training_labels
 from startup_llm.errors import UserError, nearest
-from startup_llm.evaluation.metrics import ACCURACY, MACRO_F1, Metric, Values
+from startup_llm.evaluation.metrics import ACCURACY, MACRO_F1, Metric, Values, rank_metrics
 from startup_llm.evaluation.results import describe_classification
 from startup_llm.tasks.reference_models import ReferenceModels
 
@@ -137,6 +138,10 @@ class Task(ABC, Generic[Data, Model]):
                 f"the test split has 1 row, but a metric's interval is resampled from {LEAST_TEST_ROWS} rows or more; "
                 "give more test rows, or a larger --data.test_fraction or --data.max_test_rows where they are drawn"
             )
+        if evaluation is not None and (counted := count_training_labels(loaded)) and is_macro_primary(loaded):
+            chosen = "macro F1 is the primary metric" if evaluation.decides is None else "accuracy alone will mislead"
+            option = " (--evaluation.decides chooses another)" if evaluation.decides is None else ""
+            loaded.notes.append(f"The classes are unbalanced: {counted.describe()}; {chosen}{option}.")
         return loaded
 
     @abstractmethod
@@ -300,6 +305,10 @@ class SingleLabelTask(Task[Data, Model]):
 
     known_metrics = (ACCURACY, MACRO_F1)
 
+    def metrics(self, data: TaskData) -> tuple[Metric, ...]:
+        """Return accuracy and macro F1, macro F1 first where the classes are of very different size."""
+        return rank_by_balance(self.known_metrics, data)
+
     def has_one_label(self, data: TaskData) -> bool:
         """Return that it is so."""
         return True
@@ -330,6 +339,17 @@ class SingleLabelTask(Task[Data, Model]):
 
         scores = softmax(np.asarray(outputs), axis=1)
         return describe_classification(rows, self.summarize(rows), scores, data.label_names)
+
+
+def is_macro_primary(data: TaskData) -> bool:
+    """Return whether the largest class is so much larger than the smallest that macro F1 is the primary metric."""
+    counted = count_training_labels(data)
+    return counted is not None and counted.ratio > MACRO_F1_RATIO
+
+
+def rank_by_balance(metrics: tuple[Metric, ...], data: TaskData) -> tuple[Metric, ...]:
+    """Put macro F1 first where the classes are of very different size: others are high with the large ones alone."""
+    return rank_metrics(metrics, MACRO_F1.name) if is_macro_primary(data) else metrics
 
 
 def find_metric(task: Task, name: str) -> Metric:

@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from startup_llm.config import LinearHead
+from startup_llm.config import EvaluationConfig, LinearHead
+from startup_llm.data.label_balance import is_skewed
+from startup_llm.data.task_data import SEVERAL_LABELS
 from startup_llm.errors import UserError
+from startup_llm.evaluation.label_thresholds import choose_label_thresholds
 from startup_llm.evaluation.metrics import rank_metrics
 from startup_llm.models.adapters import ADAPTER_CONFIG, add_lora, choose_layers, settle_bare_base
 from startup_llm.models.checkpoints import read_json
@@ -24,6 +27,7 @@ from startup_llm.run_folder import PLAN
 from startup_llm.tasks.base import Task
 from startup_llm.tasks.sentence_similarity.model import SIMILARITY_SCALE
 from startup_llm.tasks.text_generation.options import GenerationData
+from startup_llm.training.balance import ProbedRows, measure_balance
 from startup_llm.training.fused_lora import fuse_lora
 from startup_llm.training.inference import extract_features, list_features, predict_outputs, predict_scores
 from startup_llm.training.kept_states import KeptStates, find_lower_blocks, number_rows
@@ -47,7 +51,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, TrainingArguments
 
-    from startup_llm.config import AlignConfig, EvaluationConfig, FinetuneConfig, PretrainConfig, SpeedConfig
+    from startup_llm.config import AlignConfig, FinetuneConfig, PretrainConfig, SpeedConfig
+    from startup_llm.data.label_balance import Balance
     from startup_llm.data.task_data import TaskData
     from startup_llm.evaluation.metrics import Metric, Values
     from startup_llm.models.checkpoints import Checkpoint
@@ -67,6 +72,22 @@ _SIZES = (
 
 
 @dataclass(frozen=True)
+class ProbeStart:
+    """The linear probe that a head starts from.
+
+    Attributes:
+        predictions: For the test rows.
+        feature_norm: Norm of the features.
+        balance: What weights of the classes do to a probe on validation rows, as `measure_balance` returns it; None
+            where the classes are of like size, or there are no validation rows.
+    """
+
+    predictions: Values
+    feature_norm: float
+    balance: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
 class Prepared:
     """Everything that training needs.
 
@@ -81,6 +102,7 @@ class Prepared:
         plan: How to compute here.
         kept_states: What stands in for the blocks below the adapter; None where a row's states may change.
         notes: Sentences on what processor and model do not take of the rows as they stand.
+        probe: What the head starts from; None where there is no such probe.
     """
 
     task: Task
@@ -93,6 +115,7 @@ class Prepared:
     plan: SpeedPlan
     kept_states: KeptStates | None = None
     notes: tuple[str, ...] = ()
+    probe: ProbeStart | None = None
 
     def score(self, model: Any, encoded: Dataset, plan: SpeedPlan | None = None) -> list[np.ndarray]:
         """Return for each encoded row the numbers by which two copies of a model are compared."""
@@ -295,39 +318,75 @@ def encode_splits(
     return Prepared(task, data, checkpoint, processor, task_model, encoded, truncation, plan, notes=notes)
 
 
-def start_from_probe(prepared: Prepared) -> tuple[Values, float]:
+def start_from_probe(
+    prepared: Prepared, evaluation: EvaluationConfig | None = None, balance: Balance = "none"
+) -> ProbeStart:
     """Fit a linear probe on frozen features and write it into the head: the LP of LP-FT (Kumar et al. 2022).
 
-    Returns:
-        The probe's predictions on the test rows, and the norm of the features.
+    Args:
+        prepared: Rows and model.
+        evaluation: The primary metric, by which thresholds of several labels are chosen, and how intervals are made.
+        balance: How classes of different size are trained on; a probe is weighted for sampling too.
 
     Raises:
         ValueError: If the task has no linear probe.
     """
-    probe = prepared.task.probe
-    if probe is None:
-        raise ValueError(f"{prepared.task.tag} has no linear probe")
-    task, model, data = prepared.task, prepared.task_model.model, prepared.data
-    learnt, plan, kept = prepared.encoded["train"], prepared.plan, prepared.kept_states
-    if kept:
-        learnt = number_rows(learnt)
-    if probe.per_token:
-        learnt = _limit_tokens(learnt, MOST_PROBED_TOKENS)
-    train = list_features(task, model, learnt, prepared.processor, plan, kept)
-    test = list_features(task, model, prepared.encoded["test"], prepared.processor, plan)
-    features, labels = probe.list_examples(train, learnt, task.references(data.splits["train"]))
-    output = find_output_layer(model)
+    task, data = prepared.task, prepared.data
+    if task.probe is None:
+        raise ValueError(f"{task.tag} has no linear probe")
+    evaluation = evaluation or EvaluationConfig()
+    train = _probe_training_rows(prepared)
+    output = find_output_layer(prepared.task_model.model)
     weight, bias = fit_linear_probe(
-        features,
-        labels,
+        train.features,
+        train.labels,
         data.problem_type,
         classes=output.out_features,
         intercept=output.bias is not None,
+        balanced=balance != "none",
     )
     write_head(output, weight, bias)
-    outputs = [row @ weight.T + bias for row in test]
+    outputs = [row @ weight.T + bias for row in _list_split_features(prepared, "test")]
+    effect = None
+    if (validation := _probe_validation_rows(prepared)) is not None:
+        if data.problem_type == SEVERAL_LABELS:
+            logits = validation.features @ weight.T + bias
+            metric = rank_metrics(task.metrics(data), evaluation.decides)[0]
+            outputs = list(choose_label_thresholds(logits, validation.labels, metric, evaluation.seed).shift(outputs))
+        if is_skewed(data):
+            effect = measure_balance(train, validation, data.problem_type, output.bias is not None, evaluation)
     decided = task.read_predictions(outputs, prepared.encoded["test"], data.splits["test"], data)
-    return decided, compute_feature_norm(features)
+    return ProbeStart(decided, compute_feature_norm(train.features), effect)
+
+
+def _probe_training_rows(prepared: Prepared) -> ProbedRows:
+    """Return what a probe learns from; kept states are computed on the way."""
+    task, kept = prepared.task, prepared.kept_states
+    learnt = prepared.encoded["train"]
+    if task.probe is None:
+        raise ValueError(f"{task.tag} has no linear probe")
+    if kept:
+        learnt = number_rows(learnt)
+    if task.probe.per_token:
+        learnt = _limit_tokens(learnt, MOST_PROBED_TOKENS)
+    features = list_features(task, prepared.task_model.model, learnt, prepared.processor, prepared.plan, kept)
+    references = task.references(prepared.data.splits["train"])
+    return ProbedRows(*task.probe.list_examples(features, learnt, references))
+
+
+def _probe_validation_rows(prepared: Prepared) -> ProbedRows | None:
+    """Return what a probe is measured on before the test rows, where something is chosen by it; else None."""
+    task, data = prepared.task, prepared.data
+    if "validation" not in prepared.encoded or not (data.problem_type == SEVERAL_LABELS or is_skewed(data)):
+        return None
+    features = _list_split_features(prepared, "validation")
+    return ProbedRows(np.stack(features), np.asarray(task.references(data.splits["validation"])))
+
+
+def _list_split_features(prepared: Prepared, name: str) -> list[np.ndarray]:
+    """Return what the output layer reads of a split's rows."""
+    model, encoded = prepared.task_model.model, prepared.encoded[name]
+    return list_features(prepared.task, model, encoded, prepared.processor, prepared.plan)
 
 
 def start_from_label_names(prepared: Prepared) -> None:
@@ -464,6 +523,7 @@ def run_trainer(
         head_rate=head_rate,
         early_stopping_patience=config.early_stopping_patience,
         kept_states=kept_states,
+        balance=getattr(config, "train_balance", "none"),
     )
     replace_console(trainer, TrainingProgress(session.reporter, decides, lower_is_better=lower_is_better))
     writer = SampleWriter(task, prepared.processor, prepared.data, plan)

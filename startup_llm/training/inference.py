@@ -9,7 +9,7 @@ import numpy as np
 
 from startup_llm.data.batching import split_by_length
 from startup_llm.errors import UserError
-from startup_llm.models.sequence_classifier import find_output_layer, gather_last_token
+from startup_llm.models.sequence_classifier import capture_features, pool_features
 from startup_llm.training.kept_states import KeptStates, NumberedCollator, use_kept_states
 
 if TYPE_CHECKING:
@@ -135,26 +135,21 @@ def predict_with_features(
     """Return for each encoded row the task's output, and what the output layer read for it, as `list_features`."""
     import torch
 
-    seen: list[Tensor] = []
-    handle = find_output_layer(model).register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    with capture_features(model) as seen:
 
-    def pool(batch: dict[str, Any]) -> list[tuple[np.ndarray, np.ndarray]]:
-        seen.clear()
-        outputs = task.compute_outputs(model, batch, processor)
-        features = torch.cat(seen)  # several where the task computes rows one by one
-        if task.probe is not None and task.probe.per_token:
-            lengths = batch["attention_mask"].sum(dim=1).tolist()
-            rows = [row[:length] for row, length in zip(features.float().cpu().numpy(), lengths, strict=True)]
-            return list(zip(outputs, rows, strict=True))
-        if features.dim() == 3:
-            features = gather_last_token(features, batch["input_ids"], model.config.pad_token_id)
-        return list(zip(outputs, features.float().cpu().numpy(), strict=True))
+        def pool(batch: dict[str, Any]) -> list[tuple[np.ndarray, np.ndarray]]:
+            seen.clear()
+            outputs = task.compute_outputs(model, batch, processor)
+            if task.probe is not None and task.probe.per_token:
+                features = torch.cat(seen).float().cpu().numpy()
+                lengths = batch["attention_mask"].sum(dim=1).tolist()
+                rows = [row[:length] for row, length in zip(features, lengths, strict=True)]
+                return list(zip(outputs, rows, strict=True))
+            features = pool_features(seen, batch, model.config.pad_token_id).cpu().numpy()
+            return list(zip(outputs, features, strict=True))
 
-    try:
         collator = NumberedCollator(task.build_collator(processor))
         return _collect(pool, model, encoded, collator, plan, kept_states)
-    finally:
-        handle.remove()
 
 
 def _collect(

@@ -14,7 +14,13 @@ INVERSE_REGULARISATION = 10.0
 
 
 def fit_linear_probe(
-    features: np.ndarray, labels: np.ndarray, problem_type: str, *, classes: int, intercept: bool
+    features: np.ndarray,
+    labels: np.ndarray,
+    problem_type: str,
+    *,
+    classes: int,
+    intercept: bool,
+    balanced: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fit a linear model on features: logistic regression, one per label for several labels, ridge for a number.
 
@@ -24,6 +30,7 @@ def fit_linear_probe(
         problem_type: As `PretrainedConfig.problem_type`.
         classes: Number of outputs.
         intercept: Whether the output layer has a bias.
+        balanced: Whether every class has the same weight, whatever its rows; of several labels, both answers of each.
 
     Returns:
         Weights, shape (classes, width), and biases, shape (classes,), for the features as they were given.
@@ -34,7 +41,10 @@ def fit_linear_probe(
     scaled = features / scale
 
     def fit(target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        model = LogisticRegression(C=INVERSE_REGULARISATION, fit_intercept=intercept, max_iter=1000)
+        weights = "balanced" if balanced else None
+        model = LogisticRegression(
+            C=INVERSE_REGULARISATION, class_weight=weights, fit_intercept=intercept, max_iter=1000
+        )
         model.fit(scaled, target)
         return model.coef_, np.broadcast_to(model.intercept_, (len(model.coef_),))
 

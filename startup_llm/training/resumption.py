@@ -26,6 +26,7 @@ _HARMLESS_SECTIONS = ("preflight.", "evaluation.", "decision.", "speed.")  # spe
 _NOT_HARMLESS = ("evaluation.decides",)
 _COMPARED_BY_HASH = (
     *("data.data_dir", "data.train_file", "data.validation_file", "data.test_file"),
+    *("data.oos_file", "data.oos_test_file"),  # they change neither what is trained nor what is chosen of it
     *("model.checkpoint", "model.revision", "encoder.checkpoint", "encoder.revision"),
 )
 

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedModel
 
 from startup_llm.errors import UserError
+from startup_llm.training.balance import check_balance
 from startup_llm.training.resumption import check_resumption
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from startup_llm.data.label_balance import Balance
     from startup_llm.session import Session
     from startup_llm.training.finetuning import Prepared
 
@@ -43,7 +45,9 @@ def check_train_section(session: Session[Any], prepared: Prepared) -> None:
     Raises:
         UserError: If there is one.
     """
-    section = session.train_section
+    section, config = session.train_section, session.config
+    balance: Balance = getattr(config, "train_balance", "none")
+    check_balance(balance, config.method, section.get("label_smoothing_factor") or 0, prepared)
     if section.get("label_smoothing_factor"):
         _check_label_smoothing(section["label_smoothing_factor"], session.config.model, prepared)
     _check_model(section, prepared)

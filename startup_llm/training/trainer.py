@@ -22,6 +22,7 @@ from transformers.trainer_pt_utils import LabelSmoother
 from startup_llm.data.batching import LengthGroupedSampler, split_by_length
 from startup_llm.errors import UserError
 from startup_llm.tasks.base import TARGET_LENGTH, Task
+from startup_llm.training.balance import build_weighted_loss, compute_row_weights
 from startup_llm.training.kept_states import ROW_NUMBER, KeptStates, NumberedCollator, number_rows, use_kept_states
 from startup_llm.training.processes import is_sharded
 from startup_llm.training.shards import choose_shards
@@ -36,7 +37,9 @@ if TYPE_CHECKING:
     from transformers import EvalPrediction
     from transformers.trainer_utils import EvalLoopOutput
 
+    from startup_llm.data.label_balance import Balance
     from startup_llm.data.task_data import TaskData
+    from startup_llm.training.balance import WeightedLoss
     from startup_llm.training.finetuning import Prepared
     from startup_llm.training.speed import SpeedPlan
 
@@ -60,6 +63,8 @@ class HeadTrainer(Trainer):
         tokens_per_batch: int | None,
         mask_positions: int = 1,
         kept_states: KeptStates | None = None,
+        weighted_loss: WeightedLoss | None = None,
+        row_weights: np.ndarray | None = None,
         **kwargs: Any,
     ) -> None:
         arguments = kwargs["args"]
@@ -70,6 +75,7 @@ class HeadTrainer(Trainer):
         choose_shards(self)
         self._task = task
         self.kept_states = kept_states
+        self._weighted_loss, self._row_weights = weighted_loss, row_weights
         self._longest = max(self.train_dataset["length"])
         self._tokens_per_batch, self._mask_positions = tokens_per_batch, mask_positions
         self._head_ids = {id(parameter) for parameter in head_parameters}
@@ -85,6 +91,9 @@ class HeadTrainer(Trainer):
             kwargs = {}
         if self.label_smoother is not None:
             loss, outputs = self._smooth_loss(model, inputs, **kwargs)
+            return (loss, outputs) if return_outputs else loss
+        if self._weighted_loss is not None and model.training:
+            loss, outputs = self._weigh_loss(model, inputs, self._weighted_loss, **kwargs)
             return (loss, outputs) if return_outputs else loss
         if not self._task.computes_loss:
             return super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
@@ -104,6 +113,16 @@ class HeadTrainer(Trainer):
         if num_items_in_batch is not None:  # those of all processes, whose gradients are averaged
             loss = loss * self.accelerator.num_processes
         return loss, outputs
+
+    def _weigh_loss(
+        self, model: nn.Module, inputs: dict[str, Any], weighted: WeightedLoss, num_items_in_batch: Any = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Return the loss in which the classes count alike, and the outputs."""
+        outputs = model(**{name: values for name, values in inputs.items() if name != "labels"})
+        terms = weighted.compute_terms(outputs["logits"], inputs["labels"])
+        if num_items_in_batch is None:
+            return terms.mean(), outputs
+        return terms.sum() / num_items_in_batch * self.accelerator.num_processes, outputs
 
     def create_optimizer(self, model: nn.Module | None = None) -> Any:
         """Make the optimizer of `train.optim` over the head and the rest, biases and norms without weight decay."""
@@ -163,13 +182,17 @@ class HeadTrainer(Trainer):
             self.model.__dict__.pop("save_pretrained", None)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | LengthGroupedSampler | None:
-        if self._tokens_per_batch is None:
-            return super()._get_train_sampler(train_dataset)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        if self._tokens_per_batch is None:
+            if self._row_weights is None:
+                return super()._get_train_sampler(train_dataset)
+            ones = np.ones(len(self._row_weights), dtype=int)
+            return LengthGroupedSampler(ones, 1, seed, row_weights=self._row_weights)
         batch_rows = self.args.train_batch_size * self.args.world_size
         rows = self.train_dataset
         if TARGET_LENGTH not in rows.column_names:
-            return LengthGroupedSampler(np.asarray(rows["length"]), batch_rows, seed)
+            lengths = np.asarray(rows["length"])
+            return LengthGroupedSampler(lengths, batch_rows, seed, row_weights=self._row_weights)
         # two lengths need a long window, or one is sorted and the other is padded
         lengths, targets = np.asarray(rows["length"]), np.asarray(rows[TARGET_LENGTH])
         return LengthGroupedSampler(lengths, batch_rows, seed, window_batches=500, target_lengths=targets)
@@ -508,6 +531,7 @@ def build_trainer(
     head_rate: HeadRate | None,
     early_stopping_patience: int | None,
     kept_states: KeptStates | None = None,
+    balance: Balance = "none",
 ) -> tuple[HeadTrainer, TrainingClock]:
     """Build the trainer of a run.
 
@@ -520,6 +544,7 @@ def build_trainer(
         head_rate: A learning rate of the head's own, or None.
         early_stopping_patience: Evaluations without a better score before training stops, or None.
         kept_states: What stands in for lower blocks that learn nothing.
+        balance: How classes of different size are trained on.
 
     Raises:
         UserError: If early stopping is asked for without validation rows.
@@ -555,5 +580,7 @@ def build_trainer(
         tokens_per_batch=None if plan.plain or not task.splits_batches else plan.tokens_per_batch,
         mask_positions=prepared.task_model.mask_positions,
         kept_states=kept_states,
+        weighted_loss=build_weighted_loss(prepared.data) if balance == "weights" else None,
+        row_weights=compute_row_weights(prepared.data) if balance == "sampling" else None,
     )
     return trainer, clock

@@ -54,11 +54,21 @@ def decision(accuracy: float, **more: object) -> dict:
     return {"risk_coverage": [first, {"threshold": 0.7, "coverage": share(0.8), "accuracy": share(accuracy)}], **more}
 
 
+def balance(gain: float, used: str = "none") -> dict:
+    effect = {
+        "none": 0.4,
+        "weights": 0.4 + gain,
+        "difference": {"value": gain, "low": gain - 0.01, "high": gain + 0.01},
+    }
+    return {"used": used, "ratio": 12.5, "effect": effect}
+
+
 FIRES = {
     advice.propose_probe: {"comparisons": [compare("linear-probe", 0.001)]},
     advice.propose_suspects: {"audit": {"findings": [{"kind": "suspect-labels", "count": 12}]}},
     advice.propose_epochs: {"history": [{"eval_accuracy": 0.8}, {"eval_accuracy": 0.84}]},
     advice.propose_threshold: {"decision": decision(0.95)},
+    advice.propose_balance: {"balance": balance(0.03)},
     advice.propose_merge: {"confusions": confusions(2)},
     advice.propose_labels: {"per_class": classes(0.5)},
 }
@@ -67,6 +77,7 @@ SILENT = {
     advice.propose_suspects: {"audit": {"findings": [{"kind": "duplicates", "count": 12}]}},
     advice.propose_epochs: {"history": [{"eval_accuracy": 0.84}, {"eval_accuracy": 0.83}]},
     advice.propose_threshold: {"decision": decision(0.86)},
+    advice.propose_balance: {"balance": balance(0.001)},
     advice.propose_merge: {"confusions": confusions(1)},
     advice.propose_labels: {"per_class": classes(0.85)},
 }
@@ -171,3 +182,27 @@ def test_the_report_begins_with_the_headline_and_the_actions():
     ]
     assert places == sorted(places)
     assert "--method probe --run_dir out/a-probe" in page
+
+
+def test_balancing_is_proposed_with_the_gain_that_was_measured_and_once():
+    proposed = advice.propose_balance(build_results(balance=balance(0.03)))
+    assert proposed is not None
+    assert proposed["action"] == "Give the classes the same weight: the largest has 12.5 times the smallest's rows"
+    gain = "+3.0 points macro F1 (2.0 to 4.0) for a linear probe on the validation rows; accuracy may fall"
+    assert proposed["gain"] == gain
+    assert "--train_balance weights --run_dir out/a-balanced" in str(proposed["command"])
+    assert advice.propose_balance(build_results(balance=balance(0.03, used="weights"))) is None
+    unmeasured = advice.propose_balance(build_results(balance={"used": "none", "ratio": 6.0, "effect": None}))
+    assert unmeasured is not None
+    assert unmeasured["gain"] == "not measured, as there are no validation rows"
+
+
+def test_of_several_labels_the_gain_is_that_with_chosen_thresholds_and_accuracy_is_not_promised():
+    several = {"problem_type": "multi_label_classification", "confusions": confusions(2), "per_class": classes(0.5)}
+    measured = balance(0.1)
+    measured["effect"]["tuned"] = {"none": 0.45, "weights": 0.452}
+    results = build_results(**several, balance=measured)
+    for rule in (advice.propose_balance, advice.propose_merge, advice.propose_labels):
+        assert rule(results) is None
+    measured["effect"]["tuned"]["weights"] = 0.46
+    assert "+1.0 points macro F1 for a linear probe" in str(advice.propose_balance(results))

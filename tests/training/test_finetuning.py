@@ -115,7 +115,8 @@ def run_steps(
     tokenizer = load_tokenizer(checkpoint, 64)
     prepared = finetuning.prepare(task, data, config, checkpoint, tokenizer, plan)
     before = {name: value.clone() for name, value in prepared.task_model.model.state_dict().items()}
-    probe, norm = finetuning.start_from_probe(prepared)
+    start = finetuning.start_from_probe(prepared)
+    probe, norm = start.predictions, start.feature_norm
     probe_logits = np.stack(prepared.predict(prepared.task_model.model, prepared.encoded["test"]))
     section = {
         **SHARED_TRAIN_DEFAULTS,

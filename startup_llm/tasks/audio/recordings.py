@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from startup_llm.data.bad_rows import BadRows, Fault, find_column_faults
 from startup_llm.data.classification import (
-    describe_balance,
     find_missing_labels,
     keep_usable_labels,
     leave_out_unseen_labels,
@@ -394,7 +393,6 @@ def _check_and_split(
     cut, overlap_notes = handle_overlap(cut, data.remove_overlap, "recordings")
     if target == "label":
         cut = leave_out_unseen_labels(cut, label_names, {}, bad_rows)
-        overlap_notes += describe_balance(cut["train"], label_names)
     notes = [*loaded.notes, *bad_rows.notes, *split_notes, *overlap_notes]
     for split, max_rows in (("train", data.max_train_rows), ("test", data.max_test_rows)):
         if max_rows is not None and max_rows < len(cut[split]):

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from startup_llm.data.bad_rows import BadRows, Fault
 from startup_llm.data.classification import (
-    describe_balance,
     find_missing_labels,
     keep_labels,
     keep_usable_labels,
@@ -85,7 +84,6 @@ def load_labelled_images(data: LabelledImageData) -> TaskData:
     checked, overlap_notes = handle_overlap(checked, data.remove_overlap, "images")
     checked = leave_out_unseen_labels(checked, label_names, {}, bad_rows)
     notes = [*loaded.notes, *bad_rows.notes, *split_notes, *overlap_notes]
-    notes += describe_balance(checked["train"], label_names)
     for split, count in (("train", data.max_train_rows), ("test", data.max_test_rows)):
         if count is not None:
             checked[split] = sample_rows(checked[split], count, data.split_seed, stratify_by="label")

@@ -214,9 +214,10 @@ def test_a_probe_learns_from_a_bounded_number_of_tokens(tiny_checkpoint, monkeyp
     task, processor, data, checkpoint = load_parts(tiny_checkpoint("bert"))
     plan = plan_speed(SpeedConfig(compute_dtype="float32", attention_kernel="eager"))
     prepared = finetuning.prepare(task, data, FinetuneConfig(), checkpoint, processor, plan)
-    whole = finetuning.start_from_probe(prepared)[1]
+    whole = finetuning.start_from_probe(prepared).feature_norm
     monkeypatch.setattr(finetuning, "MOST_PROBED_TOKENS", int(0.7 * sum(prepared.encoded["train"]["length"])))
-    decided, norm = finetuning.start_from_probe(prepared)
+    start = finetuning.start_from_probe(prepared)
+    decided, norm = start.predictions, start.feature_norm
     assert norm != whole
     assert list(map(len, decided)) == list(map(len, data.splits["test"]["tokens"]))
 
@@ -227,7 +228,8 @@ def test_the_head_starts_from_a_probe_on_the_tokens_that_decide(tiny_checkpoint,
     plan = plan_speed(SpeedConfig(compute_dtype="float32", attention_kernel="eager"))
     prepared = finetuning.prepare(task, data, FinetuneConfig(), checkpoint, processor, plan)
     assert len(prepared.encoded["train"]) > 6
-    decided, norm = finetuning.start_from_probe(prepared)
+    start = finetuning.start_from_probe(prepared)
+    decided, norm = start.predictions, start.feature_norm
     model, test = prepared.task_model.model, prepared.encoded["test"]
     assert task.read_predictions(prepared.predict(model, test), test, data.splits["test"], data) == decided
     assert norm > 0
