@@ -19,14 +19,17 @@ from startup_llm.config import (
     ClassDecision,
     EvaluateConfig,
     FinetuneConfig,
-    LabelledTextData,
     PretrainConfig,
     TextModelConfig,
 )
 from startup_llm.errors import UserError
 from startup_llm.gan.options import GanConfig
 from startup_llm.tasks.options import choose_section
-from startup_llm.tasks.text_classification.options import TextClassificationBaselines, TextClassificationModel
+from startup_llm.tasks.text_classification.options import (
+    TextClassificationBaselines,
+    TextClassificationData,
+    TextClassificationModel,
+)
 from startup_llm.tasks.vision.options import DetectionData, ScratchVit
 
 ROOT = Path(__file__).parents[1]
@@ -58,7 +61,7 @@ def printed_config(capsys: pytest.CaptureFixture, *words: str) -> dict:
 def test_no_words_at_all_give_the_defaults_of_lora():
     config, train, _ = parse()
     sections = {
-        "data": LabelledTextData(),
+        "data": TextClassificationData(),
         "baselines": TextClassificationBaselines(),
         "decision": ClassDecision(),
     }
@@ -223,7 +226,7 @@ def test_yaml_of_an_older_run_with_the_options_of_every_task_is_read(tmp_path, w
     every = dataclasses.asdict(choose_section("data", None).kind()) | {"train_file": "a.csv", "skip_bad": False}
     file = write(tmp_path, yaml.safe_dump({"task": "text-classification", "data": every}))
     config, _, _ = parse_config(FinetuneConfig, [*written.format(file).split(), "--data.split_seed", "3"])
-    assert config.data == LabelledTextData(train_file="a.csv", split_seed=3)
+    assert config.data == TextClassificationData(train_file="a.csv", split_seed=3)
     changed = write(tmp_path, yaml.safe_dump({"data": every | {"box_format": "xyxy"}}))
     assert refuse("--config", changed) == ANOTHER_TASK
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from startup_llm.data.task_data import SEVERAL_LABELS
+
 if TYPE_CHECKING:
     import datasets
 
@@ -78,10 +80,9 @@ def count_labels(rows: datasets.Dataset, label_names: Sequence[str]) -> LabelCou
 
 
 def count_training_labels(data: TaskData) -> LabelCounts | None:
-    """Count the training rows of each class, or of each of several labels; None where rows have no such labels."""
-    if not data.label_names or data.problem_type not in ("single_label_classification", "multi_label_classification"):
-        return None
-    return count_labels(data.splits["train"], data.label_names)
+    """Count the training rows of each class, or of each of several labels; None where there are no such rows."""
+    labelled = data.problem_type in ("single_label_classification", SEVERAL_LABELS) and data.label_names
+    return count_labels(data.splits["train"], data.label_names) if labelled and "train" in data.splits else None
 
 
 def is_skewed(data: TaskData, ratio: float = BALANCE_RATIO) -> bool:

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.errors import UserError
-from startup_llm.evaluation.metrics import Metric
-from startup_llm.evaluation.statistics import compare_models, compute_interval, describe_comparison
 
 if TYPE_CHECKING:
     from startup_llm.config import EvaluationConfig
+    from startup_llm.evaluation.metrics import Metric
 
 DEFAULT_THRESHOLD = 0.5
 MIN_VALIDATION_ROWS = 50
@@ -155,6 +154,12 @@ def shift_logits(logits: np.ndarray | Sequence[np.ndarray], thresholds: np.ndarr
     return np.asarray(logits) - logit(thresholds)
 
 
+def apply_stored(outputs: Sequence[np.ndarray], config: Any) -> Sequence[np.ndarray]:
+    """Return logits that are positive where a row has a label by the thresholds in a saved model's config, if any."""
+    thresholds = read_label_thresholds(config)
+    return outputs if thresholds is None else list(shift_logits(outputs, thresholds))
+
+
 def analyse_label_thresholds(
     thresholds: LabelThresholds,
     logits: np.ndarray,
@@ -176,6 +181,8 @@ def analyse_label_thresholds(
         rows show with 0.5 (`default`) and with the thresholds (`chosen`), the difference of the primary metric, the
         share of rows without any label, and sentences on it.
     """
+    from startup_llm.evaluation.statistics import compare_models, compute_interval
+
     answers = {"default": (logits > 0).astype(np.int64), "chosen": (thresholds.shift(logits) > 0).astype(np.int64)}
     models = {
         name: {
@@ -201,6 +208,8 @@ _NAMES = {"common": "one threshold for all labels", "by-label": "a threshold for
 
 
 def _describe_thresholds(found: Mapping[str, Any], level: float) -> list[str]:
+    from startup_llm.evaluation.statistics import describe_comparison
+
     default, chosen = found["models"]["default"], found["models"]["chosen"]
     sentences = []
     if not found["validation"]:

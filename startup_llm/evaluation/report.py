@@ -113,6 +113,9 @@ def _build_view(results: Results) -> dict[str, Any]:
         "confusion_matrix",
         "calibration",
         "decision",
+        "out_of_scope",
+        "label_thresholds",
+        "balance",
         "mistakes",
         "explanation",
         "data",
@@ -146,6 +149,7 @@ def _build_view(results: Results) -> dict[str, Any]:
             name: results["models"][name][results["decides"]]["value"]
             for name in (results.get("prompted_llm") or {}).get("compared", ())
         },
+        "threshold_metrics": _list_threshold_metrics(results),
         "models_chart": _draw_models(results),
         "metric_names": list_metrics(results),
         "model_rows": build_metric_table(results),
@@ -154,7 +158,7 @@ def _build_view(results: Results) -> dict[str, Any]:
         "comparisons": [_view_comparison(comparison, results) for comparison in results.get("comparisons") or []],
         "curves": _draw_curves(results),
         "reliability": _draw_reliability(results.get("calibration")),
-        "calibrated_reliability": _draw_reliability((results.get("decision") or {}).get("reliability")),
+        "calibrated_reliability": _draw_reliability(_find_calibrated_reliability(results)),
         "classes": classes,
         "matrix_names": _name_matrix_rows(results.get("confusion_matrix")),
         "counted": results.get("counted") or ("row", "rows"),
@@ -263,6 +267,17 @@ def _shorten(text: str) -> str:
     if len(text) <= _MAX_TEXT_CHARACTERS:
         return text
     return f"{text[:_MAX_TEXT_CHARACTERS].rstrip()} … ({len(text):,} characters in all)"
+
+
+def _find_calibrated_reliability(results: Results) -> Results | None:
+    """Return the reliability after temperature scaling; None where the scores stay as they are."""
+    decision = results.get("decision") or {}
+    return decision.get("reliability") if decision.get("temperature", 1) != 1 else None
+
+
+def _list_threshold_metrics(results: Results) -> list[str]:
+    judged = (results.get("label_thresholds") or {}).get("models") or {}
+    return [name for name in list_metrics(results) if name in judged.get("default", {})]
 
 
 def _dump_yaml(config: Mapping[str, Any]) -> str:

@@ -103,7 +103,17 @@ def merge_data(entry: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str
         options: Others, which go first.
     """
     if options.keys() & {"train_file", "test_file", "data_dir", "dataset"}:
-        places = ("dataset", "subset", "revision", "data_dir", "train_file", "validation_file", "test_file")
+        places = (
+            "dataset",
+            "subset",
+            "revision",
+            "data_dir",
+            "train_file",
+            "validation_file",
+            "test_file",
+            "oos_file",
+            "oos_test_file",
+        )
         splits = ("train_split", "validation_split", "test_split")
         entry = {name: value for name, value in entry.items() if name not in (*places, *splits)}
     merged = {**entry, **options}

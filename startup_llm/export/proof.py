@@ -12,6 +12,7 @@ import numpy as np
 from startup_llm.data.task_data import compute_rows_sha256
 from startup_llm.errors import UserError
 from startup_llm.evaluation.decisions import ClassifiedRows, Decision, measure_reliability
+from startup_llm.evaluation.label_thresholds import apply_stored
 from startup_llm.evaluation.metrics import rank_metrics
 from startup_llm.evaluation.statistics import (
     compare_models,
@@ -102,7 +103,8 @@ def prove(
     task, data, test = source.task, source.data, source.data.splits["test"]
     own = export.model.compute(*list_texts(test))
     given = {RUN: outputs, name: own}
-    predictions = {key: task.read_predictions(values, None, test, data) for key, values in given.items()}
+    decided = {key: apply_stored(values, export.model.config) for key, values in given.items()}
+    predictions = {key: task.read_predictions(values, None, test, data) for key, values in decided.items()}
     references, metrics = task.references(test), rank_metrics(task.metrics(data), source.results.get("decides"))
     folders = {RUN: source.folder, name: export.checkpoint.path}
     starts = {RUN: RUN_START, name: EXPORT_START}

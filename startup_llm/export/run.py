@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from startup_llm.evaluation.report import build_report
 from startup_llm.export import onnx_files, timing
 from startup_llm.export.proof import RUN, Source, compute_run_outputs, list_texts, load_rows, prove
 from startup_llm.hub.model_card import build_model_card
+from startup_llm.plain_data import read_json_object
 from startup_llm.run_folder import RESULTS, RUN_LOCK, find_model, require_results
 from startup_llm.runs.onnx_model import OnnxModel, holds_onnx
 from startup_llm.runs.prediction import load_exported_model
@@ -116,15 +116,28 @@ def export_run(session: Session[ExportConfig], source: Source) -> dict[str, Any]
         exported = load_exported_model(task, run.model)
         proof, predictions = prove(source, exported, config.format, outputs, config.evaluation)
     proof |= {"quantization": config.quantization if FORMATS[config.format] == "int8" else None}
-    proof |= {"sentences": describe_proof(proof), "table": build_table(proof), "note": describe_timing()}
+    proof |= {
+        "sentences": [*describe_proof(proof), *_describe_scope(source.folder)],
+        "table": build_table(proof),
+        "note": describe_timing(),
+    }
     proof |= {"run_model_sha256": checkpoint.weights_sha256, **session.describe_process()}
     _write_files(session, source, proof, predictions)
     return proof
 
 
 def _copy_decision(source: Path, target: Path) -> None:
-    """Keep how answers are read, and the labels, as the run's own config has them."""
-    shutil.copyfile(source / "config.json", target / "config.json")
+    """Keep how answers are read, and the labels, as the run's own config has them, but for inputs out of scope."""
+    config = read_json_object(source / "config.json")
+    config.pop("out_of_scope", None)
+    (target / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _describe_scope(source: Path) -> list[str]:
+    """Say where a run tells inputs out of scope, which reads features that an export does not give."""
+    if read_json_object(source / "config.json").get("out_of_scope") is None:
+        return []
+    return ["the export does not tell inputs out of scope, as the run does: it gives no features"]
 
 
 def _list_batches(source: Source, folder: Path, config: ExportConfig) -> list[dict[str, Any]]:

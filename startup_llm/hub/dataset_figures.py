@@ -19,6 +19,8 @@ import numpy as np
 from startup_llm.audit.personal_data import find_personal_data
 from startup_llm.config import DEFAULT_TASK, DataConfig
 from startup_llm.data.classification import fold_text
+from startup_llm.data.label_balance import count_labels
+from startup_llm.data.task_data import SEVERAL_LABELS
 from startup_llm.tasks import load_task
 from startup_llm.tasks.options import build_section
 from startup_llm.written_files import write_atomically
@@ -143,6 +145,8 @@ def _measure(rows: datasets.Dataset, column: str) -> Iterator[tuple[str, np.ndar
     if isinstance(feature, datasets.Image):
         sizes = np.array([image.size for image in rows[column]])
         yield from (("pixels wide", sizes[:, 0]), ("pixels high", sizes[:, 1]))
+    elif isinstance(feature, datasets.List) and feature.feature == datasets.Value("float32"):
+        yield "labels", np.asarray(rows[column]).sum(axis=1)  # 0/1 for each label
     elif isinstance(feature, (datasets.List, datasets.LargeList)):
         yield "items", np.array([len(value or ()) for value in rows.with_format("arrow")[column].to_pylist()])
     elif column == "seconds":
@@ -155,6 +159,8 @@ def _render_labels(data: TaskData) -> list[str]:
     if not data.label_names:
         return []
     names = ", ".join(f"`{name}`" for name in data.label_names)
+    if data.problem_type == SEVERAL_LABELS:
+        return [f"{len(data.label_names)} labels: {names}. {_describe_label_counts(data)}"]
     if data.problem_type != "single_label_classification":
         return [f"{len(data.label_names)} labels: {names}."]
     counts = np.bincount(data.splits["train"]["label"], minlength=len(data.label_names))
@@ -169,6 +175,17 @@ def _render_labels(data: TaskData) -> list[str]:
         sentence = f"Always answering with the most frequent one is right for {_format_share(share)} of the test rows."
         sentences.append(sentence)
     return [" ".join(sentences)]
+
+
+def _describe_label_counts(data: TaskData) -> str:
+    """Name the rarest and the most frequent of several labels, and the share of training rows without any."""
+    counted = count_labels(data.splits["train"], data.label_names)
+    most, least = counted.largest, counted.smallest
+    sentence = (
+        f"The rarest in training is `{counted.names[least]}` ({counted.counts[least]:,}), the most frequent "
+        f"`{counted.names[most]}` ({counted.counts[most]:,}); "
+    )
+    return f"{sentence}{_format_share(counted.unlabelled / counted.rows)} of the training rows have no label."
 
 
 def _render_tags(splits: Mapping[str, datasets.Dataset]) -> list[str]:

@@ -290,6 +290,9 @@ def _build_view(results: Results, publication: Publication) -> dict[str, Any]:
         "confusions",
         "calibration",
         "decision",
+        "out_of_scope",
+        "label_thresholds",
+        "balance",
         "truncation",
         "audit",
         "reload_gate",
@@ -306,7 +309,7 @@ def _build_view(results: Results, publication: Publication) -> dict[str, Any]:
     checkpoint, data = results.get("checkpoint") or {}, results.get("data") or {}
     class_score = find_class_score(results)
     unmeasured = [*_UNMEASURED]
-    if results.get("labels"):
+    if results.get("labels") and not (results.get("out_of_scope") or {}).get("scores"):
         unmeasured.append("inputs that match none of its labels (out of scope)")
     if not results.get("calibration"):
         unmeasured.append("calibration of its confidence")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from startup_llm.errors import UserError
@@ -144,6 +146,31 @@ def find_output_layer(model: nn.Module) -> nn.Linear:
             f"{type(model).__name__} has no linear output layer; use --method full with another checkpoint"
         )
     return outputs[-1]
+
+
+@contextmanager
+def capture_features(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Within, the list holds what the output layer reads in each forward, shape (batch, width) or (batch, seq, width).
+
+    Raises:
+        UserError: If the architecture's head ends in no linear layer.
+    """
+    seen: list[Tensor] = []
+    handle = find_output_layer(model).register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def pool_features(seen: list[Tensor], batch: dict[str, Any], pad_token_id: int) -> Tensor:
+    """Return one vector a row of what `capture_features` holds of a batch, shape (rows, width), float32."""
+    import torch
+
+    features = torch.cat(seen)  # several where the task computes rows one by one
+    if features.dim() == 3:
+        features = gather_last_token(features, batch["input_ids"], pad_token_id)
+    return features.float()
 
 
 def gather_last_token(features: Tensor, input_ids: Tensor, pad_token_id: int) -> Tensor:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from startup_llm.config import ClassDecision, DecisionConfig, list_changed
+from startup_llm.config import ClassDecision, DecisionConfig, ScratchModelConfig, list_changed
 from startup_llm.errors import UserError
 from startup_llm.evaluation.decisions import ClassifiedRows, analyse_decisions
 from startup_llm.evaluation.metrics import rank_metrics
-from startup_llm.plain_data import read_json_object
+from startup_llm.evaluation.out_of_scope import SCORES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from startup_llm.config import AlignConfig, EvaluationConfig, FinetuneConfig, PretrainConfig
     from startup_llm.data.task_data import TaskData
@@ -26,11 +24,18 @@ if TYPE_CHECKING:
 def check_decision(config: FinetuneConfig | PretrainConfig | AlignConfig, task: Task, data: TaskData) -> None:
     """Refuse a primary metric that the task does not measure, and a hand-over that cannot be chosen on these rows.
 
+    Args:
+        config: The options.
+        task: The task.
+        data: Its rows.
+
     Raises:
         UserError: If an option asks for it.
     """
     rank_metrics(task.metrics(data), config.evaluation.decides)
     options = list_changed(getattr(config, "decision", DecisionConfig()))
+    if data.out_of_scope is not None:
+        options["out_of_scope"] = options.get("out_of_scope", "auto")
     if not options:
         return
     name, value = next(iter(options.items()))
@@ -38,13 +43,27 @@ def check_decision(config: FinetuneConfig | PretrainConfig | AlignConfig, task: 
         raise UserError(f"decision.{name} {value}: expected rows with one label each, got {data.problem_type}")
     if "validation" not in data.splits:
         raise UserError(f"decision.{name} {value}: no validation rows; set data.validation_fraction or _file")
+    readable = task.probe is not None and not isinstance(config.model, ScratchModelConfig)
+    _check_out_of_scope(options, data, readable=readable)
 
 
-def predict_validation(prepared: Prepared, model: Any) -> Sequence[np.ndarray] | None:
-    """Return the model's logits for the validation rows, which every process computes; None where there are none."""
-    if not prepared.task.has_one_label(prepared.data) or "validation" not in prepared.encoded:
-        return None
-    return prepared.predict(model, prepared.encoded["validation"])
+def _check_out_of_scope(options: Mapping[str, Any], data: TaskData, *, readable: bool) -> None:
+    """Refuse a score that cannot be computed, or a share that nothing is rejected by."""
+    score, share = options.get("out_of_scope"), options.get("rejected_share")
+    if score is None and share is not None:
+        raise UserError(
+            f"decision.rejected_share {share}: no input is told out of scope; add data.oos_file, or "
+            "decision.out_of_scope auto"
+        )
+    if score is None:
+        return
+    if not readable:
+        raise UserError(
+            f"decision.out_of_scope {score}: expected a pretrained checkpoint under a linear layer, whose features "
+            "are read; use recipes/finetune.py, or leave it out"
+        )
+    if score in SCORES and SCORES[score].needs_rows and data.out_of_scope is None:
+        raise UserError(f"decision.out_of_scope {score}: expected texts out of scope to learn from; add data.oos_file")
 
 
 def decide(
@@ -72,19 +91,3 @@ def decide(
         rows = ClassifiedRows(np.asarray(validation), np.asarray(task.references(splits["validation"])))
     judged = ClassifiedRows(np.asarray(test), np.asarray(task.references(splits["test"])))
     return analyse_decisions(rows, judged, asked, evaluation)
-
-
-def store_decision(folder: Path, stored: Mapping[str, float] | None) -> None:
-    """Write the decision into a saved model's config.json, and take out what a checkpoint brought along.
-
-    Args:
-        folder: The model's.
-        stored: Fields of `Decision`; None for none.
-    """
-    file = folder / "config.json"
-    config = read_json_object(file) if file.is_file() else {}
-    if config.get("decision") == stored:
-        return
-    config.pop("decision", None)
-    config |= {"decision": dict(stored)} if stored else {}
-    file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

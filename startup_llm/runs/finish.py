@@ -7,7 +7,6 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from startup_llm.config import DecisionConfig
 from startup_llm.data.task_data import compute_rows_sha256
 from startup_llm.evaluation.advice import advise, build_headline
 from startup_llm.evaluation.llm_costs import PROMPTED, TunedCosts, describe_costs
@@ -17,7 +16,8 @@ from startup_llm.evaluation.results import SCHEMA_VERSION, score_models
 from startup_llm.hub.dataset_card import describe_dataset
 from startup_llm.hub.model_card import Publication, build_model_card
 from startup_llm.run_folder import RESULTS, RUN_LOCK
-from startup_llm.runs.decision import check_decision, decide, predict_validation, store_decision
+from startup_llm.runs.answering import compute_answering, judge_answering
+from startup_llm.runs.decision import check_decision
 from startup_llm.runs.drift import compute_reference, write_reference
 from startup_llm.runs.explanations import check_explanation, explain_mistakes
 from startup_llm.runs.lock import build_run_lock
@@ -91,9 +91,11 @@ def finish_run(
     task, data, test = prepared.task, prepared.data, prepared.data.splits["test"]
     candidate = "linear-probe" if config.method == "probe" else config.method
     with stage("evaluate"):
+        metrics = rank_metrics(task.metrics(data), config.evaluation.decides)
         outputs, predict_seconds = _predict_test(session, prepared, trained, model)
-        predictions[candidate] = task.read_predictions(outputs, prepared.encoded["test"], test, data)
-        validation = predict_validation(prepared, model)
+        answering = compute_answering(prepared, model, config, metrics)
+        decided = answering.read(outputs)
+        predictions[candidate] = task.read_predictions(decided, prepared.encoded["test"], test, data)
         reference = compute_reference(prepared, model)
         explained = explain_mistakes(prepared, model, outputs, predictions[candidate], config.evaluation)
         sample = test.shuffle(seed=0).select(range(min(64, len(test))))
@@ -105,7 +107,6 @@ def finish_run(
     if prompted is not None:
         predictions[PROMPTED] = prompted.predictions
     with stage("statistics"):
-        metrics = rank_metrics(task.metrics(data), config.evaluation.decides)
         scores = score_models(metrics, task.references(test), predictions, candidate, config.evaluation)
         errors = {**task.describe_errors(test, outputs, predictions[candidate], data), **explained}
         errors |= _build_gallery(prepared, model, errors.pop("gallery", []), untuned_gallery, trained.samples)
@@ -114,10 +115,8 @@ def finish_run(
                 session, prepared, prompted, model, candidate, len(test) / predict_seconds
             )
         task.predictor.write_files(run.path, data, outputs, prepared.processor)
-        asked = getattr(config, "decision", DecisionConfig())
-        decision = decide(prepared, validation, outputs, asked, config.evaluation)
-        store_decision(run.model, decision and decision["stored"])
-        write_reference(run, prepared, model, reference, decision)
+        judged = judge_answering(answering, prepared, outputs, config, run.model)
+        write_reference(run, prepared, model, reference, judged.get("decision"))
     with stage("reload gate"):
         base, arguments = prepared.checkpoint.path, prepared.task_model.load_arguments
         gate = check_reload(run, task=task.tag, rows=sample, outputs=exact, base=base, load_arguments=arguments)
@@ -125,7 +124,7 @@ def finish_run(
         **_describe_rows(session, prepared),
         **scores,
         **errors,
-        **({"decision": decision} if decision else {}),
+        **judged,
         **_describe_training(session, prepared, trained),
         "audit": audit,
         "reload_gate": dict(gate),

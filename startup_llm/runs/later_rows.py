@@ -11,10 +11,12 @@ import numpy as np
 from startup_llm.config import list_changed
 from startup_llm.errors import UserError
 from startup_llm.evaluation import sample_size, statistics
+from startup_llm.evaluation.label_thresholds import apply_stored
 from startup_llm.evaluation.matched_rows import take_rows
 from startup_llm.evaluation.report import format_interval, format_value, name_metric
 from startup_llm.evaluation.suites import place_labels
 from startup_llm.run_folder import follow_link, read_results, require_results
+from startup_llm.runs.lock_schema import DATA_FILES
 from startup_llm.tasks.base import LEAST_TEST_ROWS
 from startup_llm.tasks.options import build_section
 from startup_llm.training.trained_model import load_trained_model
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from startup_llm.evaluation.metrics import Metric, Values
     from startup_llm.tasks.base import Task
 
-PLACES = ("dataset", "subset", "revision", "data_dir", "train_file", "validation_file", "test_file")
+PLACES = ("dataset", "subset", "revision", *DATA_FILES)
 CUTS = (
     *("train_split", "validation_split", "test_split", "validation_fraction", "test_fraction", "split_seed"),
     *("folds", "fold", "remove_overlap", "max_train_rows", "max_test_rows", "labels_per_class", "group_column"),
@@ -91,6 +93,7 @@ def answer_later_rows(run: str, config: EvaluateConfig) -> AnsweredRows:
     plan = plan_speed().exact()
     encoded, _ = task.encode_split("test", data, processor)
     outputs = predict_outputs(task, model.to(plan.device), encoded, processor, plan)
+    outputs = apply_stored(outputs, model.config)
     if known:
         names, order = place_labels(known, data.label_names)
         outputs, data = task.saved_model.order_labels(outputs, order), replace(data, label_names=names)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from startup_llm.data.task_data import compute_rows_sha256
 from startup_llm.evaluation.environment import describe_code, describe_determinism, describe_environment
 from startup_llm.models.hashes import compute_sha256
-from startup_llm.runs.lock_schema import SCHEMA_VERSION
+from startup_llm.runs.lock_schema import DATA_FILES, SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from startup_llm.run_folder import RunFolder
@@ -119,7 +119,7 @@ def _list_overrides(config: Mapping[str, Any], prepared: Prepared, threads: int)
         "speed.threads": threads,
         "speed.compile": plan.compile,
     }
-    for name in ("data_dir", "train_file", "validation_file", "test_file"):
+    for name in DATA_FILES:
         named = data.get(name)
         if named:
             overrides[f"data.{name}"] = (

@@ -13,6 +13,8 @@ from startup_llm.evaluation.environment import VARIABLES
 from startup_llm.run_folder import RUN_LOCK
 
 SCHEMA_VERSION = 1
+DATA_FILES = ("data_dir", "train_file", "validation_file", "test_file", "oos_file", "oos_test_file")
+"""Options of the section `data` that name local files."""
 OVERRIDES = (
     "speed.plan",
     "speed.compute_dtype",
@@ -20,10 +22,7 @@ OVERRIDES = (
     "speed.tokens_per_batch",
     "speed.threads",
     "speed.compile",
-    "data.data_dir",
-    "data.train_file",
-    "data.validation_file",
-    "data.test_file",
+    *(f"data.{name}" for name in DATA_FILES),
     "data.revision",
     "model.revision",
     "model.checkpoint",

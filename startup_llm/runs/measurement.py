@@ -10,6 +10,7 @@ from startup_llm.config import list_changed
 from startup_llm.data.task_data import compute_rows_sha256
 from startup_llm.errors import UserError, nearest
 from startup_llm.evaluation import suites
+from startup_llm.evaluation.label_thresholds import apply_stored
 from startup_llm.evaluation.matched_rows import (
     MatchedPredictions,
     OwnRows,
@@ -199,6 +200,7 @@ def _predict(entry: str, name: str, task: Task, model: Any, processor: Any, data
     test, plan = data.splits["test"], plan_speed().exact()
     encoded, _ = task.encode_split("test", data, processor)
     outputs = predict_outputs(task, model.to(plan.device), encoded, processor, plan)
+    outputs = apply_stored(outputs, model.config)
     if data.label_names:
         known = [model.config.id2label[place] for place in range(len(model.config.id2label))]
         outputs = task.saved_model.order_labels(outputs, suites.match_labels(known, data.label_names, name, entry))

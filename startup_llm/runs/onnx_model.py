@@ -37,7 +37,8 @@ class OnnxModel:
         threads: That compute; default one for each core that this process may use.
 
     Attributes:
-        config: What the model's config.json says of its labels: `id2label`, `num_labels`, `problem_type`, `decision`.
+        config: What the model's config.json says of its labels: `id2label`, `num_labels`, `problem_type`, `decision`,
+            `label_thresholds`.
         weights: float32 or int8.
 
     Raises:
@@ -102,6 +103,7 @@ def _read_labels(config: dict[str, Any]) -> SimpleNamespace:
         num_labels=len(names),
         problem_type=config.get("problem_type"),
         decision=config.get("decision"),
+        label_thresholds=config.get("label_thresholds"),
     )
 
 

@@ -24,11 +24,13 @@ from startup_llm.data.rows_to_predict import Questions
 from startup_llm.data.text_reading import AS_IT_STANDS, TextReading
 from startup_llm.errors import UserError
 from startup_llm.evaluation.decisions import Decision
-from startup_llm.plain_data import read_json_object
+from startup_llm.evaluation.label_thresholds import read_label_thresholds
+from startup_llm.evaluation.out_of_scope import read_detector
 from startup_llm.run_folder import find_model, follow_link
 from startup_llm.runs.explanations import Explainer, check_explained
 from startup_llm.runs.onnx_model import ONNX_FILE, OnnxModel, holds_onnx
 from startup_llm.tasks import load_task
+from startup_llm.tasks.prediction import append_scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -241,7 +243,8 @@ class AnsweringModel:
         rows = datasets.Dataset.from_dict(self.reading.read(columns))
         encoded = self.task.predictor.encode(rows, self.processor)
         outputs, features = self.compute_with_features(encoded)
-        answers = self.task.predictor.answer(list(outputs), encoded, rows, self.processor, self.model.config)
+        scoped = append_scope(self.model, list(outputs), features)
+        answers = self.task.predictor.answer(scoped, encoded, rows, self.processor, self.model.config)
         return AnswersWithFeatures(answers, outputs, features, list(encoded["length"]))
 
     def compute_with_features(self, encoded: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -385,9 +388,9 @@ def load_answering_model(
         call_on_main_process(lambda: check_head(checkpoint, saved.find_auto_class(path)))
     processor = load_trained_processor(task, checkpoint)
     model = saved.load_whole(path, checkpoint.name).to(device or join_processes().device)
-    if saved.has_own_format(path):  # whose loader builds a config of its own
-        model.config.decision = read_json_object(checkpoint.path / "config.json").get("decision")
     Decision.read(model.config)  # refused before rows are read
+    read_label_thresholds(model.config)
+    model.out_of_scope = read_detector(model.config, checkpoint.path)
     if (max_new_tokens := getattr(config, "max_new_tokens", None)) is not None:
         if not hasattr(model, "generation_config"):
             raise UserError(f"max_new_tokens {max_new_tokens}: {task.tag} writes nothing; leave it out")

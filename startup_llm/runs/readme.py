@@ -5,6 +5,8 @@
 - `<!-- results: NAME -->` to `<!-- /results -->`: the models of `NAME.json`, a list of shortened `results.json`.
 - `<!-- summary -->` to `<!-- /summary -->`: one line per such file; of some alone, `<!-- summary: NAME NAME -->`.
 - `<!-- comparison: NAME -->` to `<!-- /comparison -->`: a comparison of models, kept as `comparisons/NAME.json`.
+- `<!-- out-of-scope: NAME -->` to `<!-- /out-of-scope -->`: the scores of `NAME.json` that tell inputs out of scope.
+- `<!-- label-thresholds: NAME -->` to `<!-- /label-thresholds -->`: what thresholds of several labels bring there.
 - `<!-- benchmark: NAME -->` to `<!-- /benchmark -->`: a benchmark's tables, kept as `benchmarks/NAME.json`.
 - `<!-- labelling: NAME -->` to `<!-- /labelling -->`: a simulation of suggested labels, kept as `labelling/NAME.json`.
 
@@ -32,7 +34,8 @@ from startup_llm.run_folder import read_results
 from startup_llm.written_files import write_atomically
 
 _MARKED = re.compile(
-    r"(<!-- (?P<kind>results|summary|comparison|benchmark|labelling)(: (?P<names>[^>]+?))? -->\n)"
+    r"(<!-- (?P<kind>results|summary|comparison|benchmark|labelling|out-of-scope|label-thresholds)"
+    r"(: (?P<names>[^>]+?))? -->\n)"
     r".*?(<!-- /(?P=kind) -->)",
     re.DOTALL,
 )
@@ -188,8 +191,45 @@ def render_labelling(results: Mapping[str, Any]) -> str:
     return f"{build_labelling_table(results)}\n\nOn {results['hardware']}."
 
 
+def render_out_of_scope(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Write the scores that tell inputs out of scope as Markdown, the chosen one in bold, and what the run says."""
+    found = runs[0]["out_of_scope"]
+    groups = list(found["judged"]["groups"])
+    header = " | ".join(f"AUROC {name} | false positives at 95 % recall" for name in groups)
+    lines = [f"| score | {header} |", "|---" + "|---:" * 2 * len(groups) + "|"]
+    for entry in found["scores"]:
+        figures = [entry["test"][name] for name in groups]
+        cells = " | ".join(f"{part['auroc']:.3f} | {100 * part['fpr_at_95_recall']:.1f} %" for part in figures)
+        mark = "**" if entry["score"] == found["score"] else ""
+        lines.append(f"| {mark}{entry['score']}{mark} ({entry['source']}) | {cells} |")
+    return "\n".join([*lines, "", _join_sentences(found["sentences"])])
+
+
+def render_label_thresholds(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Write what thresholds of several labels, and weights of the classes, bring, as Markdown."""
+    found, balance = runs[0]["label_thresholds"], runs[0].get("balance") or {"sentences": []}
+    metrics = [name for name in found["models"]["default"] if name != "unlabelled"]
+    lines = [f"| thresholds | {' | '.join(metrics)} | no label |", "|---" + "|---:" * (len(metrics) + 1) + "|"]
+    for name, title in (("default", "0.5 for every label"), ("chosen", found["kind"])):
+        figures = found["models"][name]
+        cells = [_format_share(figures[metric]) for metric in metrics] + [f"{100 * figures['unlabelled']:.1f} %"]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", _join_sentences([*found["sentences"], *balance["sentences"]])])
+
+
+def _format_share(figure: Mapping[str, float]) -> str:
+    low, value, high = (100 * figure[key] for key in ("low", "value", "high"))
+    return f"{value:.1f} % ({low:.1f} to {high:.1f})"
+
+
+def _join_sentences(sentences: Sequence[str]) -> str:
+    return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in sentences)
+
+
 _KINDS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "results": ("", render_table),
+    "out-of-scope": ("", render_out_of_scope),
+    "label-thresholds": ("", render_label_thresholds),
     "comparison": ("comparisons", render_comparison),
     "benchmark": ("benchmarks", render_benchmark),
     "labelling": ("labelling", render_labelling),

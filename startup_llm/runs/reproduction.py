@@ -22,7 +22,7 @@ from startup_llm.models.hashes import compute_sha256
 from startup_llm.plain_data import read_yaml_mapping
 from startup_llm.run_folder import RESULTS, RUN_LOCK, read_run_lock
 from startup_llm.runs.lock import CHECKPOINT_FILES, find_files
-from startup_llm.runs.lock_schema import check_lock
+from startup_llm.runs.lock_schema import DATA_FILES, check_lock
 from startup_llm.tasks import load_task
 from startup_llm.tasks.checkpoint import load_task_checkpoint
 
@@ -211,9 +211,7 @@ def _check_config(config: Any, train_section: Mapping[str, Any], asked: Reproduc
 def _list_paths(config: Any) -> dict[str, str]:
     """Return what a config names that is, or may be, a path, by the option's name."""
     data, model = config.data, config.model
-    paths = {
-        f"data.{name}": getattr(data, name) for name in ("data_dir", "train_file", "validation_file", "test_file")
-    }
+    paths = {f"data.{name}": getattr(data, name, None) for name in DATA_FILES}
     paths |= {"data.dataset": data.dataset, "model.checkpoint": getattr(model, "checkpoint", None)}
     if llm := getattr(getattr(config, "baselines", None), "llm", None):
         paths["baselines.llm.answers"] = llm.answers if llm.model else None

@@ -34,8 +34,9 @@ def show_results(session: Session, results: Mapping[str, Any] | None, *, predict
     session.reporter.show_table(*build_table(results))
     session.report("")
     session.report("\n".join([*results["sentences"], *(results.get("prompted_llm") or {}).get("sentences", ())]))
-    if decision := results.get("decision"):
-        session.report("", *decision["sentences"])
+    for key in ("decision", "out_of_scope", "label_thresholds", "balance"):
+        if part := results.get(key):
+            session.report("", *part["sentences"])
     if advice := results.get("advice"):
         session.report(
             "do this next:", *(f"{number}. {item['action']} ({item['gain']})" for number, item in enumerate(advice, 1))

@@ -30,6 +30,7 @@ class Figures:
             "labels", "Rows answered with a label; its share is this by all rows", ["label"], **prefix
         )
         self._hand_overs = Counter("hand_overs", "Rows whose answer needs a person", **prefix)
+        self._out_of_scope = Counter("out_of_scope", "Rows that fit no label", **prefix)
         self._model = Info("model", "The model that answers", **prefix)
         Gauge("queue_rows", "Rows that wait", **prefix).set_function(count_waiting)
 
@@ -48,6 +49,7 @@ class Figures:
         for answer in answers:
             self._rows.inc()
             self._hand_overs.inc(bool(answer.get("needs_human")))
+            self._out_of_scope.inc(bool(answer.get("out_of_scope")))
             labels = answer.get("labels", [answer["label"]] if "label" in answer else [])
             for label in labels:
                 self._labels.labels(str(label)).inc()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from startup_llm.config import AnswerConfig, EvaluationConfig
     from startup_llm.data.task_data import TaskData
+    from startup_llm.evaluation.out_of_scope import Detector
     from startup_llm.tasks.base import Task
 
 
@@ -84,8 +85,18 @@ class Predictor(ABC):
         return self.task.encode(rows, processor)[0]
 
     def compute_outputs(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
-        """Return what `answer` reads, for each row of a batch: the model's outputs, or a text that it writes."""
-        return self.task.compute_outputs(model, batch, processor)
+        """Return what `answer` reads, for each row of a batch: the model's outputs, or a text that it writes.
+
+        Behind the logits of a model that tells inputs out of scope stands how well the row is in scope.
+        """
+        if getattr(model, "out_of_scope", None) is None:
+            return self.task.compute_outputs(model, batch, processor)
+        from startup_llm.models.sequence_classifier import capture_features, pool_features
+
+        with capture_features(model) as seen:
+            logits = self.task.compute_outputs(model, batch, processor)
+            features = pool_features(seen, batch, model.config.pad_token_id).cpu().numpy()
+        return append_scope(model, logits, features)
 
     def show_answer(
         self, text: str, model: Any, processor: Any, write: Callable[[str], object], compute: Callable[[Dataset], Any]
@@ -202,27 +213,75 @@ class LabelPredictor(Predictor):
     def answer(
         self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
     ) -> list[dict[str, Any]]:
-        """Return label and score as the pipeline does, or as the decision in the model's config has it."""
+        """Return label and score as the pipeline does, or as the decision in the model's config has it.
+
+        A model that tells inputs out of scope adds `out_of_scope`.
+        """
         return self.answer_outputs(outputs, config)
 
     def answer_outputs(self, outputs: Sequence[np.ndarray], config: Any) -> list[dict[str, Any]]:
         """Return the answers to logits, shape (labels,) each."""
+        logits, flags = split_scope(outputs, config)
         if decision := Decision.read(config):
-            return answer_labels(outputs, config.id2label, decision)
-        scores = compute_softmax(np.asarray(outputs))
-        return [
+            return add_scope(answer_labels(logits, config.id2label, decision), flags)
+        scores = compute_softmax(np.asarray(logits))
+        answers = [
             {"label": config.id2label[int(best)], "score": float(row[best])}
             for row, best in zip(scores, scores.argmax(axis=1), strict=True)
         ]
+        return add_scope(answers, flags)
 
     def score_labels(self, outputs: Sequence[np.ndarray], config: Any) -> list[dict[str, float]]:
         """Return the softmax of each row's logits, calibrated where the model's config has a decision."""
         temperature = (Decision.read(config) or Decision()).temperature
-        return [name_scores(row, config) for row in compute_probabilities(outputs, temperature)]
+        return [
+            name_scores(row, config) for row in compute_probabilities(split_scope(outputs, config)[0], temperature)
+        ]
 
     def example(self, config: Any) -> dict[str, Any]:
         """Return an answer of the right types."""
-        return self.answer_outputs([np.ones(len(config.id2label), np.float32)], config)[0]
+        return self.answer_outputs([build_example(config)], config)[0]
+
+
+def append_scope(model: Any, logits: Sequence[np.ndarray], features: np.ndarray) -> list[np.ndarray]:
+    """Return logits, and behind those of a model that tells inputs out of scope how well each row is in scope.
+
+    Args:
+        model: A run's.
+        logits: Shape (labels,) each.
+        features: What the output layer read, shape (rows, width).
+    """
+    detector: Detector | None = getattr(model, "out_of_scope", None)
+    if detector is None:
+        return list(logits)
+    scores = detector.compute(np.stack(logits), features)
+    return [np.append(row, score) for row, score in zip(logits, scores, strict=True)]
+
+
+def split_scope(outputs: Sequence[np.ndarray], config: Any) -> tuple[list[np.ndarray], list[bool] | None]:
+    """Return logits, and whether each row is out of scope; None where the model does not tell.
+
+    Args:
+        outputs: Logits, shape (labels,), or (labels + 1,) with how well the row is in scope behind them.
+        config: The model's.
+    """
+    labels = len(config.id2label)
+    if not len(outputs) or len(outputs[0]) == labels:
+        return list(outputs), None
+    threshold = config.out_of_scope["threshold"]
+    return [row[:labels] for row in outputs], [bool(row[labels] < threshold) for row in outputs]
+
+
+def add_scope(answers: list[dict[str, Any]], flags: list[bool] | None) -> list[dict[str, Any]]:
+    """Return answers with whether each row is out of scope, where that is known."""
+    if flags is None:
+        return answers
+    return [{**answer, "out_of_scope": flag} for answer, flag in zip(answers, flags, strict=True)]
+
+
+def build_example(config: Any) -> np.ndarray:
+    """Return an output of ones as `compute_outputs` gives it."""
+    return np.ones(len(config.id2label) + (getattr(config, "out_of_scope", None) is not None), np.float32)
 
 
 def name_scores(scores: np.ndarray, config: Any) -> dict[str, float]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from startup_llm.evaluation.decisions import ANSWERING_KEYS
 from startup_llm.models.memory import check_memory
 from startup_llm.models.pretrained import check_loading, explain_failure
+from startup_llm.plain_data import read_json_object
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -85,6 +88,10 @@ class SavedModel(ABC):
                 auto_class = getattr(transformers, self.find_auto_class(path))
                 check_memory(name, auto_class, transformers.AutoConfig.from_pretrained(path))
             loaded = self.load(path, output_loading_info=True, ignore_mismatched_sizes=True)
+        if self.has_own_format(path):  # whose loader builds a config of its own
+            stored = read_json_object(Path(path, "config.json"))
+            for key in ANSWERING_KEYS:
+                setattr(loaded.config, key, stored.get(key))
         model, loading = loaded if isinstance(loaded, tuple) else (loaded, {})  # a reference model tells nothing
         check_loading(name, model, loading, None, f"fine-tune it for {self.task.tag} first")
         return model

@@ -413,3 +413,30 @@ def test_the_rows_that_were_left_out_are_counted_and_the_languages_named():
     page = build_report({**EVERYTHING, "data": data, "audit": audit})
     assert "Left out, as they could not be used: empty text 3, no label 1." in page
     assert "(1,000 texts inspected): de 930, en 70." in page
+
+
+def test_inputs_out_of_scope_thresholds_and_balance_have_a_section_where_they_were_measured():
+    share = {"value": 0.5, "low": 0.4, "high": 0.6}
+    entry = {
+        "score": "nearest", "source": "Sun et al. 2022", "size_bytes": 5_000_000, "validation": {"near": 0.91},
+        "test": {"near_test": {"auroc": 0.93, "aupr": 0.9, "fpr_at_95_recall": 0.31}},
+    }  # fmt: skip
+    thresholds = {
+        "kind": "by-label", "metric": "macro_f1", "validation": {"default": 0.4, "common": 0.45, "by-label": 0.47},
+        "models": {name: {"accuracy": share, "unlabelled": 0.2} for name in ("default", "chosen")},
+        "sentences": ["thresholds help"],
+    }  # fmt: skip
+    page = build_report(
+        MINIMAL
+        | {
+            "out_of_scope": {"score": "nearest", "scores": [entry], "sentences": ["out of scope is what scores low"]},
+            "label_thresholds": thresholds,
+            "balance": {"sentences": ["12 times as many"], "unlabelled": 0.125},
+        }
+    )
+    for text in ("out of scope is what scores low", "0.930", "31.0 %", "5.0 MB", "a threshold for each label"):
+        assert text in page
+    assert "thresholds help" in page
+    assert "12 times as many" in page
+    assert "12.5 % of the training rows have no label" in page
+    assert 'id="out-of-scope"' not in build_report(MINIMAL)

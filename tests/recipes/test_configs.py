@@ -79,7 +79,11 @@ def write_config_s_rows(config: Path, folder: Path) -> list[object]:
         *{data.get("validation_split", "validation"), data.get("test_split", "test"), "validation"},
     ]:
         write_rows(folder, split, data, 32 if split == "train" else 12)
-    return ["--data.data_dir", folder]
+    words: list[object] = ["--data.data_dir", folder]
+    if "oos_file" in data:
+        (folder / "oos.csv").write_text("text\n" + "".join(f"which prime is {i}\n" for i in range(20)))
+        words += ["--data.oos_file", folder / "oos.csv", "--data.oos_test_file", folder / "oos.csv"]
+    return words
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)

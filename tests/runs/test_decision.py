@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from startup_llm.command_line import parse_config
 from startup_llm.config import FinetuneConfig
 from startup_llm.errors import UserError
-from startup_llm.runs.decision import store_decision
+from startup_llm.runs.answering import store_answering
 
 PHRASES = {
     "greeting": ["hello there", "good morning", "how are you"],
@@ -125,5 +126,40 @@ def test_options_out_of_range_or_of_other_tasks_are_refused(words, message):
 def test_a_decision_that_a_checkpoint_brought_along_is_taken_out(tmp_path):
     file = tmp_path / "config.json"
     file.write_text('{"decision": {"temperature": 2.0}, "hidden_size": 32}')
-    store_decision(tmp_path, None)
+    store_answering(tmp_path, {})
     assert json.loads(file.read_text()) == {"hidden_size": 32}
+
+
+def test_rows_of_several_labels_are_answered_by_thresholds_that_the_validation_rows_chose(
+    run_recipe, tiny_checkpoint, tmp_path
+):
+    labels = [["calm"], ["calm"], ["calm", "sad"], ["calm"], ["glad"], []]
+    words = ["tea", "hill", "rain", "lake", "song", "stone"]
+    rows = [{"text": f"{words[i % 6]} {i}", "labels": labels[i % 6]} for i in range(300)]
+    train = tmp_path / "train.jsonl"
+    train.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    run = tmp_path / "run"
+    code, out, err = run_recipe(
+        "finetune", "--data.train_file", train, "--data.validation_fraction", 0.3, "--model.checkpoint",
+        tiny_checkpoint("bert"), "--method", "full", "--train.max_steps", 2, "--train_balance", "weights",
+        "--train.learning_rate", 0, "--model.head_learning_rate", 0, "--run_dir", run, *QUICK,
+    )  # fmt: skip
+    assert code == 0, err
+    results = json.loads((run / "results.json").read_text())
+    found, balance = results["label_thresholds"], results["balance"]
+    assert (balance["used"], balance["unlabelled"] > 0.1) == ("weights", True)
+    page = html.unescape((run / "report.html").read_text())
+    for sentence in [*found["sentences"], *balance["sentences"]]:
+        assert sentence in out
+        assert sentence in page
+    scored = results["models"]["full"][results["decides"]]["value"]
+    assert scored == pytest.approx(found["models"]["chosen"][results["decides"]]["value"])
+    assert results["per_class"].keys() == {"calm", "glad", "sad"}
+
+    config = json.loads((run / "model" / "config.json").read_text())
+    assert config["label_thresholds"].keys() == {"calm", "glad", "sad"}
+    config["label_thresholds"] = {"calm": 1e-6, "glad": 1 - 1e-6, "sad": 1e-6}
+    (run / "model" / "config.json").write_text(json.dumps(config))
+    code, answer, err = run_recipe("predict", "--run", run, "--text", "tea")
+    assert code == 0, err
+    assert json.loads(answer)["labels"] == ["calm", "sad"]

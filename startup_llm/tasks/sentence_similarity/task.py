@@ -10,6 +10,7 @@ import numpy as np
 from startup_llm.data.batching import split_by_length
 from startup_llm.errors import UserError
 from startup_llm.evaluation.metrics import PEARSON, SPEARMAN
+from startup_llm.evaluation.results import describe_numbers
 from startup_llm.tasks.base import Collator, Task, Truncation
 from startup_llm.tasks.sentence_similarity.baselines import predict_bm25, predict_tfidf_cosine, predict_word_overlap
 from startup_llm.tasks.sentence_similarity.metrics import (
@@ -241,8 +242,11 @@ class SentenceSimilarity(Task[SimilarityData, SentenceModel]):
     def describe_errors(
         self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Any, data: TaskData
     ) -> dict[str, Any]:
-        """Return a gallery of queries whose first find is wrong; pairs with a score have none."""
-        return {} if data.corpus is None else {"gallery": _show_queries(rows, predictions, data.corpus)}
+        """Return a gallery of queries whose first find is wrong; of pairs with a score, those most out of order."""
+        if data.corpus is None:
+            texts = [f"{first}\n{second}" for first, second in zip(rows["text"], rows["text_pair"], strict=True)]
+            return describe_numbers(rows, texts, np.asarray(predictions), same_unit=False)
+        return {"gallery": _show_queries(rows, predictions, data.corpus)}
 
 
 def _show_queries(rows: Dataset, rankings: Sequence[Sequence[int]], corpus: Dataset) -> list[dict[str, Any]]:

@@ -19,6 +19,30 @@ from startup_llm.config import (
     TaskOptions,
     TextModelConfig,
 )
+from startup_llm.errors import UserError
+
+
+@dataclass(frozen=True)
+class TextClassificationData(LabelledTextData):
+    """Texts, or pairs of them, with a label; and texts that fit none of the labels."""
+
+    oos_file: str | list[str] | None = None
+    """File(s) of texts that fit none of the labels (out of scope), by which a score that finds such texts is fitted
+    and chosen; results are told by file. A label column is not read."""
+    oos_test_file: str | list[str] | None = None
+    """File(s) of such texts that the score is judged on; default half of the rows of oos_file."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("oos_file", "oos_test_file"):
+            value = getattr(self, name)
+            names = value if isinstance(value, list) else [value]
+            if value == [] or any(isinstance(part, str) and not part.strip() for part in names):
+                raise UserError(f"data.{name} {value!r} names nothing; give a name, or leave the option out")
+        if self.oos_test_file is not None and self.oos_file is None:
+            raise UserError(
+                f"data.oos_test_file {self.oos_test_file!r}: expected data.oos_file too, by which a score is chosen"
+            )
 
 
 @dataclass(frozen=True)
@@ -108,7 +132,7 @@ class ScratchTextTransformer(ScratchTransformer):
 
 OPTIONS = {
     "text-classification": TaskOptions(
-        data=LabelledTextData,
+        data=TextClassificationData,
         model=TextClassificationModel,
         evaluation=TextClassificationEvaluation,
         baselines=TextClassificationBaselines,

@@ -9,9 +9,10 @@ import numpy as np
 
 from startup_llm.evaluation.decisions import Decision, answer_labels
 from startup_llm.evaluation.decisions import compute_probabilities as compute_calibrated_probabilities
+from startup_llm.evaluation.label_thresholds import read_label_thresholds
 from startup_llm.evaluation.probabilities import compute_logistic, compute_softmax
 from startup_llm.tasks.explanation import EXAMPLE, explain_label
-from startup_llm.tasks.prediction import Predictor, name_scores
+from startup_llm.tasks.prediction import Predictor, add_scope, build_example, name_scores, split_scope
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -26,7 +27,9 @@ class TextLabelPredictor(Predictor):
     def answer(
         self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
     ) -> list[dict[str, Any]]:
-        """Return label and score as the pipeline does; for several labels those above 0.5; for a number the value.
+        """Return label and score as the pipeline does; for several labels those that it has; for a number the value.
+
+        A row has the labels above the thresholds in the model's config, or else above 0.5.
 
         Of one label's, the decision in the model's config calibrates the score and adds what it asks for.
         """
@@ -36,6 +39,7 @@ class TextLabelPredictor(Predictor):
         """Return the probability of every label; None for a number."""
         if config.problem_type == "regression":
             return None
+        outputs = split_scope(outputs, config)[0]
         if decision := Decision.read(config):
             return [
                 name_scores(row, config) for row in compute_calibrated_probabilities(outputs, decision.temperature)
@@ -61,13 +65,16 @@ class TextLabelPredictor(Predictor):
 
     def example(self, config: Any) -> dict[str, Any]:
         """Return an answer in which every label is true."""
-        return self.answer_outputs([np.ones(config.num_labels, np.float32)], config)[0]
+        return self.answer_outputs([build_example(config)], config)[0]
 
     def answer_outputs(self, outputs: Sequence[np.ndarray], config: Any) -> list[dict[str, Any]]:
         """Return the answers to logits, shape (labels,) each."""
+        logits, flags = split_scope(outputs, config)
         if decision := Decision.read(config):
-            return answer_labels(outputs, config.id2label, decision)
-        return [_answer_row(output, config) for output in outputs]
+            return add_scope(answer_labels(logits, config.id2label, decision), flags)
+        thresholds = read_label_thresholds(config)
+        answers = [_answer_row(output, config, 0.5 if thresholds is None else thresholds) for output in logits]
+        return add_scope(answers, flags)
 
 
 def compute_probabilities(logits: np.ndarray, problem_type: str | None) -> np.ndarray:
@@ -88,12 +95,12 @@ def _score_row(output: np.ndarray, config: Any) -> np.ndarray:
     return compute_probabilities(output[None], kind)[0]
 
 
-def _answer_row(output: np.ndarray, config: Any) -> dict[str, Any]:
+def _answer_row(output: np.ndarray, config: Any, thresholds: np.ndarray | float) -> dict[str, Any]:
     if config.problem_type == "regression":
         return {"score": float(output[0])}
     scores = _score_row(output, config)
     if config.problem_type == "multi_label_classification":
-        names = [config.id2label[i] for i in np.flatnonzero(scores > 0.5)]
+        names = [config.id2label[i] for i in np.flatnonzero(scores > thresholds)]
         return {"labels": names, "scores": name_scores(scores, config)}
     best = int(scores.argmax())
     return {"label": config.id2label[best], "score": float(scores[best])}

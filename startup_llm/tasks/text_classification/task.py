@@ -10,6 +10,7 @@ import numpy as np
 from startup_llm.config import LabelledTextData
 from startup_llm.data.batching import encode_rows
 from startup_llm.data.classification import load_labelled_text, load_later_rows
+from startup_llm.data.task_data import SEVERAL_LABELS
 from startup_llm.errors import UserError
 from startup_llm.evaluation.baselines import predict_majority
 from startup_llm.evaluation.metrics import (
@@ -23,14 +24,15 @@ from startup_llm.evaluation.metrics import (
     SPEARMAN,
     Metric,
 )
-from startup_llm.evaluation.results import describe_classification
+from startup_llm.evaluation.results import describe_classification, describe_label_sets, describe_numbers
 from startup_llm.models.sequence_classifier import build_sequence_classifier
 from startup_llm.models.task_model import TaskModel
-from startup_llm.tasks.base import Collator, Task, Truncation
+from startup_llm.tasks.base import Collator, Task, Truncation, rank_by_balance
 from startup_llm.tasks.probing import RowProbe
 from startup_llm.tasks.text_classification.baselines import join_pairs, predict_tfidf_linear_svm
 from startup_llm.tasks.text_classification.llm_baseline import ask_llm
-from startup_llm.tasks.text_classification.options import TextClassificationModel
+from startup_llm.tasks.text_classification.options import TextClassificationData, TextClassificationModel
+from startup_llm.tasks.text_classification.out_of_scope_rows import add_out_of_scope
 from startup_llm.tasks.text_classification.prediction import TextLabelPredictor, compute_probabilities
 from startup_llm.tasks.text_classification.reference_models import TextClassifiers
 from startup_llm.tasks.text_classification.saved_model import SavedTextClassifier
@@ -70,7 +72,10 @@ class TextClassification(Task[LabelledTextData, TextClassificationModel]):
         Raises:
             UserError: On anything wrong with the files, the columns or the labels.
         """
-        return load_labelled_text(data)
+        loaded = load_labelled_text(data)
+        if not isinstance(data, TextClassificationData) or data.oos_file is None:
+            return loaded
+        return add_out_of_scope(loaded, data)
 
     def check_method(self, method: str, data: TaskData) -> None:
         """Refuse names of labels as a head where a row is a pair of texts or has not exactly one label."""
@@ -136,9 +141,12 @@ class TextClassification(Task[LabelledTextData, TextClassificationModel]):
         return DataCollatorWithPadding(processor)
 
     def metrics(self, data: TaskData) -> tuple[Metric, ...]:
-        """Return the metrics of the kind of labels; two classes have F1 of the second one as well."""
+        """Return the metrics of the kind of labels; two classes have F1 of the second one as well.
+
+        Macro F1 is first where the classes are of very different size.
+        """
         binary = data.problem_type == "single_label_classification" and len(data.label_names) == 2
-        return METRICS[data.problem_type] + (F1,) * binary
+        return rank_by_balance(METRICS[data.problem_type] + (F1,) * binary, data)
 
     def references(self, rows: Dataset) -> np.ndarray:
         """Return the labels: ids, 0/1 rows, or floats."""
@@ -169,8 +177,10 @@ class TextClassification(Task[LabelledTextData, TextClassificationModel]):
     def describe_errors(
         self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Any, data: TaskData
     ) -> dict[str, Any]:
-        """Return scores per class, confusions, mistakes and calibration of rows with one label each."""
-        if not self.has_one_label(data):
-            return {}
+        """Return scores per class, confusions, mistakes and calibration; of numbers, fifths and mistakes."""
+        if data.problem_type == "regression":
+            return describe_numbers(rows, join_pairs(rows), np.asarray(predictions))
         scores = compute_probabilities(np.asarray(outputs), data.problem_type)
+        if data.problem_type == SEVERAL_LABELS:
+            return describe_label_sets(rows, join_pairs(rows), scores, np.asarray(predictions), data.label_names)
         return describe_classification(rows, join_pairs(rows), scores, data.label_names)
