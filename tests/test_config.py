@@ -28,6 +28,7 @@ from startup_llm.config import (
     PushConfig,
     Range,
     ReproduceConfig,
+    RunsConfig,
     ServeConfig,
     SuggestConfig,
     default_run_dir,
@@ -52,6 +53,7 @@ RECIPES = {
     PretrainConfig: [],
     PushConfig: ["--repo", "a/b"],
     ReproduceConfig: ["--run", "a"],
+    RunsConfig: [],
     ServeConfig: ["--run", "a"],
     SuggestConfig: ["--run", "a", "--pool", "a"],
 }

@@ -179,11 +179,13 @@ def test_every_command_of_the_readme_is_run_by_these_tests():
         "python recipes/serve.py",
         "python recipes/suggest.py",
         "python recipes/drift.py",
+        "python recipes/evaluate.py",
+        "python recipes/runs.py",
         "make finetune",
         "make test",
     )
     assert [line for line in COMMANDS if not line.startswith(tested)] == []
-    assert len(COMMANDS) == 13
+    assert len(COMMANDS) == 15
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +200,7 @@ def work(tmp_path_factory, tiny_checkpoint) -> Path:
     deeds = ("has not come", "goes back", "lost its key", "smells odd", "costs too much", "fits nowhere")
     pool = "".join(f"the {thing} {deed}\n" for thing in things for deed in deeds)
     (folder / "unlabelled.csv").write_text(f"message\n{pool}")
+    (folder / "week.csv").write_text("message,intent\n" + "".join(f"{a} again,{b}\n" for a, b in rows[:30]))
     glue = folder / "glue"
     glue.mkdir()
     for split, count in (("train", 24), ("validation", 8)):
@@ -248,6 +251,16 @@ def test_rows_are_suggested_and_new_ones_compared(work, run_recipe, monkeypatch)
         assert code == 0, err
         assert made.split("/")[0] in out
         assert Path(made).is_file()
+
+
+@pytest.mark.usefixtures("tickets_run")
+def test_a_run_is_measured_on_later_rows_and_put_in_production(work, run_recipe, monkeypatch):
+    monkeypatch.chdir(work)
+    for name, codes in (("evaluate", (0, 1)), ("runs", (0,))):  # two steps of training may miss the required value
+        words = ["runs/tickets-lora" if word == "runs/NAME" else word for word in find(f"python recipes/{name}.py")]
+        code, _, err = run_recipe(name, *words[2:])
+        assert code in codes, err
+    assert (work / "runs" / "production").resolve().name == "tickets-lora"
 
 
 @pytest.mark.usefixtures("tickets_run")
