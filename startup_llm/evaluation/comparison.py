@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -301,7 +301,7 @@ def build_comparison_page(comparison: Mapping[str, Any], figure: Figure) -> str:
         + ", ".join(f"{model['name']} {report.format_value(metric, model['mean'])}" for model in entry["rungs"])
         for entry in comparison["budgets"]
     )
-    filters = {
+    filters: dict[str, Callable[..., Any]] = {
         "count": report.format_count,
         "duration": report.format_duration,
         "bytes": report.format_bytes,
