@@ -28,6 +28,7 @@ from startup_llm.tasks.options import choose_section
 from startup_llm.tasks.text_classification.options import (
     TextClassificationBaselines,
     TextClassificationData,
+    TextClassificationEvaluation,
     TextClassificationModel,
 )
 from startup_llm.tasks.vision.options import DetectionData, ScratchVit
@@ -63,6 +64,7 @@ def test_no_words_at_all_give_the_defaults_of_lora():
     sections = {
         "data": TextClassificationData(),
         "baselines": TextClassificationBaselines(),
+        "evaluation": TextClassificationEvaluation(),
         "decision": ClassDecision(),
     }
     assert config == FinetuneConfig(model=TextClassificationModel(), **sections)

@@ -8,10 +8,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from startup_llm.config import LabelledTextData
+from startup_llm.config import EvaluationConfig, LabelledTextData
 from startup_llm.data.classification import draw_rows_per_class, load_labelled_text
 from startup_llm.data.task_data import compute_rows_sha256
 from startup_llm.errors import UserError
+from startup_llm.tasks import load_task
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 TEN = [{"text": f"text number {word}", "label": "ab"[number % 2]} for number, word in enumerate(WORDS)]
@@ -265,10 +266,22 @@ def test_duplicates_inside_train_are_counted(load):
     assert "2 of the 12 training rows repeat the text of an earlier one." in loaded.notes
 
 
-def test_imbalance_above_twenty_to_one_is_noted(load):
-    rows = [{"text": f"text {index}", "label": "rare" if index < 2 else "common"} for index in range(43)]
-    assert any("41 training rows of 'common', 2 of 'rare'" in note for note in load(rows, test=vary(rows)).notes)
-    assert not any("unbalanced" in note for note in load(rows[:42], test=vary(rows)).notes)
+def test_an_imbalance_above_ten_to_one_is_noted_with_the_primary_metric(write):
+    def load(rows: list[dict], evaluation: EvaluationConfig) -> list[str]:
+        data = LabelledTextData(train_file=write("train", rows), test_file=write("test", vary(rows)))
+        return load_task("text-classification").load_data(data, evaluation).notes
+
+    rows = [{"text": f"text {index}", "label": "rare" if index < 2 else "common"} for index in range(25)]
+    noted = "The classes are unbalanced: 21 training rows of 'common', 2 of 'rare'; "
+    primary = f"{noted}macro F1 is the primary metric (--evaluation.decides chooses another)."
+    assert primary in load(rows, EvaluationConfig())
+    assert f"{noted}accuracy alone will mislead." in load(rows, EvaluationConfig(decides="accuracy"))
+    assert not any("unbalanced" in note for note in load(rows[:22], EvaluationConfig()))
+
+
+def test_the_share_of_rows_without_any_of_several_labels_is_noted(load):
+    rows = [{"text": f"text {index}", "labels": [["a"], ["b"], ["a", "b"], []][index % 4]} for index in range(20)]
+    assert "5 of the 20 train rows (25.0%) have no label." in load(rows, test=vary(rows)).notes
 
 
 def test_groups_stay_together_and_leave_no_column(load):
