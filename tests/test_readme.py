@@ -177,6 +177,7 @@ def test_every_command_of_the_readme_is_run_by_these_tests():
         "accelerate launch recipes/",
         "python recipes/push.py",
         "python recipes/serve.py",
+        "python recipes/export.py",
         "python recipes/suggest.py",
         "python recipes/drift.py",
         "python recipes/evaluate.py",
@@ -185,7 +186,7 @@ def test_every_command_of_the_readme_is_run_by_these_tests():
         "make test",
     )
     assert [line for line in COMMANDS if not line.startswith(tested)] == []
-    assert len(COMMANDS) == 15
+    assert len(COMMANDS) == 16
 
 
 @pytest.fixture(scope="module")
@@ -261,6 +262,19 @@ def test_a_run_is_measured_on_later_rows_and_put_in_production(work, run_recipe,
         code, _, err = run_recipe(name, *words[2:])
         assert code in codes, err
     assert (work / "runs" / "production").resolve().name == "tickets-lora"
+
+
+@pytest.mark.usefixtures("tickets_run")
+def test_a_run_is_exported(work, run_recipe, monkeypatch):
+    from startup_llm.export import timing
+
+    monkeypatch.setattr(timing, "ROUNDS", 1)
+    monkeypatch.setattr(timing, "COLD_STARTS", 1)
+    monkeypatch.chdir(work)
+    words = ["runs/tickets-lora" if word == "runs/NAME" else word for word in find("python recipes/export.py")]
+    code, out, err = run_recipe("export", *words[2:], "--allow_drop")
+    assert code == 0, err
+    assert "export: runs/tickets-lora-onnx-int8" in out
 
 
 @pytest.mark.usefixtures("tickets_run")

@@ -123,7 +123,7 @@ def prove(
         models[key] |= figures
     pair = (name, predictions[name]), ("the run", predictions[RUN])
     comparisons = [asdict(compare_models(metric, references, *pair, evaluation)) for metric in metrics]
-    how = {"lower_is_better": metrics[0].lower_is_better, "level": evaluation.confidence_level}
+    how: dict[str, Any] = {"lower_is_better": metrics[0].lower_is_better, "level": evaluation.confidence_level}
     proof = {
         "format": name,
         "run": source.run.name,
@@ -180,7 +180,7 @@ def _time(source: Source, export: ExportedModel, name: str) -> dict[str, dict[st
 
     def answer_by_export(asked: Sequence[Any], size: int) -> object:
         for start in range(0, len(asked), size):
-            part = asked[start : start + size]
+            part = list(asked[start : start + size])
             if pairs is None:
                 export.answer({"text": part})
             else:
