@@ -202,7 +202,7 @@ def render_out_of_scope(runs: Sequence[Mapping[str, Any]]) -> str:
         cells = " | ".join(f"{part['auroc']:.3f} | {100 * part['fpr_at_95_recall']:.1f} %" for part in figures)
         mark = "**" if entry["score"] == found["score"] else ""
         lines.append(f"| {mark}{entry['score']}{mark} ({entry['source']}) | {cells} |")
-    return "\n".join([*lines, "", _join_sentences(found["sentences"])])
+    return "\n".join([*lines, "", _list_sentences(found["sentences"])])
 
 
 def render_label_thresholds(runs: Sequence[Mapping[str, Any]]) -> str:
@@ -214,7 +214,7 @@ def render_label_thresholds(runs: Sequence[Mapping[str, Any]]) -> str:
         figures = found["models"][name]
         cells = [_format_share(figures[metric]) for metric in metrics] + [f"{100 * figures['unlabelled']:.1f} %"]
         lines.append(f"| {title} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", _join_sentences([*found["sentences"], *balance["sentences"]])])
+    return "\n".join([*lines, "", _list_sentences([*found["sentences"], *balance["sentences"]])])
 
 
 def _format_share(figure: Mapping[str, float]) -> str:
@@ -222,8 +222,8 @@ def _format_share(figure: Mapping[str, float]) -> str:
     return f"{value:.1f} % ({low:.1f} to {high:.1f})"
 
 
-def _join_sentences(sentences: Sequence[str]) -> str:
-    return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in sentences)
+def _list_sentences(sentences: Sequence[str]) -> str:
+    return "\n".join(f"- {sentence}" for sentence in sentences)
 
 
 _KINDS: dict[str, tuple[str, Callable[[Any], str]]] = {
@@ -265,6 +265,8 @@ def shorten_results(results: Mapping[str, Any]) -> dict[str, Any]:
     data = {key: value for key, value in results["data"].items() if key not in ("notes", "sources")}
     if checkpoint := kept.get("checkpoint"):  # of a local folder, the run's name and the folder's
         kept["checkpoint"] = {**checkpoint, "name": "/".join(Path(checkpoint["name"]).parts[-2:])}
+    if advice := kept.get("advice"):  # whose commands name local folders
+        kept["advice"] = [{key: value for key, value in action.items() if key != "command"} for action in advice]
     return {**kept, "data": data, "calibration": {}}
 
 
