@@ -362,7 +362,8 @@ class PreflightConfig:
     only: bool = False
     """Stop after the estimate."""
     dollars_per_hour: Price | None = None
-    """Price of this machine per hour; the estimate then includes the price of the run."""
+    """Price of this machine per hour; the estimate then includes the price of the run, and the report and the card
+    that of a million predictions."""
 
 
 @dataclass(frozen=True)

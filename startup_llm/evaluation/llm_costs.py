@@ -6,10 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from startup_llm.evaluation.prediction_costs import summarize_latencies
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    import numpy as np
 
 PROMPTED = "prompted-llm"
 """What results call the language model that was asked."""
@@ -106,19 +108,11 @@ def describe_costs(prompted: PromptedAnswers, tuned: TunedCosts) -> dict[str, An
         "training_dollars": tuned.training_dollars,
         "break_even_rows": break_even,
         "compared": {
-            PROMPTED: {"dollars_per_1000": prompted_price, **_summarize(prompted.latency_seconds)},
-            tuned.name: {"dollars_per_1000": tuned.dollars_per_1000, **_summarize(tuned.latency_seconds)},
+            PROMPTED: {"dollars_per_1000": prompted_price, **summarize_latencies(prompted.latency_seconds)},
+            tuned.name: {"dollars_per_1000": tuned.dollars_per_1000, **summarize_latencies(tuned.latency_seconds)},
         },
     }
     return {**costs, "sentences": _write_sentences(costs, tuned)}
-
-
-def _summarize(seconds: Sequence[float]) -> dict[str, float]:
-    milliseconds = 1000 * np.asarray(seconds)
-    return {
-        "latency_ms_median": float(np.median(milliseconds)),
-        "latency_ms_p95": float(np.quantile(milliseconds, 0.95)),
-    }
 
 
 def _find_break_even(prompted_price: float | None, tuned: TunedCosts) -> int | None:

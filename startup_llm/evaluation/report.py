@@ -15,6 +15,7 @@ from startup_llm.access_tokens import redact_tokens
 from startup_llm.evaluation import statistics
 from startup_llm.evaluation.energy import describe_energy
 from startup_llm.evaluation.metrics import is_share
+from startup_llm.evaluation.prediction_costs import list_prediction_costs
 from startup_llm.pages import THEME, load_page
 
 if TYPE_CHECKING:
@@ -139,6 +140,7 @@ def _build_view(results: Results) -> dict[str, Any]:
         "decides": results["decides"],
         "run_name": results.get("run_name") or results["method"],
         "energy": describe_energy(results.get("energy")),
+        "prediction_costs": list_prediction_costs(results.get("prediction_costs")),
         "lead": " ".join(headline) if headline else sentences[0],
         "further_sentences": sentences if headline else sentences[1:],
         "actions": [

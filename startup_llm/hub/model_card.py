@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from startup_llm.access_tokens import redact_tokens
 from startup_llm.audit.report import describe_languages
 from startup_llm.evaluation.energy import describe_energy
+from startup_llm.evaluation.prediction_costs import list_prediction_costs
 from startup_llm.evaluation.report import (
     Results,
     build_metric_table,
@@ -333,6 +334,7 @@ def _build_view(results: Results, publication: Publication) -> dict[str, Any]:
         "notes": [hide_local_paths(note) for note in data.get("notes") or ()],
         "license_warnings": choose_license(results, publication.license)[1],
         "energy": describe_energy(results.get("energy")),
+        "prediction_costs": list_prediction_costs(results.get("prediction_costs")),
         "verdict": build_verdict(results),
         "standing": describe_standing(results),
         "decides": results["decides"],

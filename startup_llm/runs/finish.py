@@ -11,6 +11,7 @@ from startup_llm.data.task_data import compute_rows_sha256
 from startup_llm.evaluation.advice import advise, build_headline
 from startup_llm.evaluation.llm_costs import PROMPTED, TunedCosts, describe_costs
 from startup_llm.evaluation.metrics import rank_metrics
+from startup_llm.evaluation.prediction_costs import describe_prediction_costs
 from startup_llm.evaluation.report import build_report
 from startup_llm.evaluation.results import SCHEMA_VERSION, score_models
 from startup_llm.hub.dataset_card import describe_dataset
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 
 
 MOST_TIMED_ROWS = 32
+TIMED_SECONDS = 1.0
+"""About how long single rows are timed."""
 
 
 def check_finish(config: FinetuneConfig | PretrainConfig, task: Task, data: TaskData) -> None:
@@ -93,6 +96,7 @@ def finish_run(
     with stage("evaluate"):
         metrics = rank_metrics(task.metrics(data), config.evaluation.decides)
         outputs, predict_seconds = _predict_test(session, prepared, trained, model)
+        latencies = _time_single_rows(prepared, model)
         answering = compute_answering(prepared, model, config, metrics)
         decided = answering.read(outputs)
         predictions[candidate] = task.read_predictions(decided, prepared.encoded["test"], test, data)
@@ -112,7 +116,7 @@ def finish_run(
         errors |= _build_gallery(prepared, model, errors.pop("gallery", []), untuned_gallery, trained.samples)
         if prompted is not None:
             errors["prompted_llm"] = _describe_prompted(
-                session, prepared, prompted, model, candidate, len(test) / predict_seconds
+                session, prompted, latencies, candidate, len(test) / predict_seconds
             )
         task.predictor.write_files(run.path, data, outputs, prepared.processor)
         judged = judge_answering(answering, prepared, outputs, config, run.model)
@@ -132,6 +136,7 @@ def finish_run(
         "lock": RUN_LOCK,
         "estimate": estimate.as_dict() if estimate else None,
         "throughput": {**trained.throughput, "predict_examples_per_second": len(test) / predict_seconds},
+        "prediction_costs": _describe_predictions(session, latencies, len(test) / predict_seconds),
         **session.describe(),
     }
     results |= {"headline": build_headline(results), "advice": advise(results)}
@@ -151,18 +156,17 @@ def _predict_test(
 
 def _describe_prompted(
     session: Session,
-    prepared: Prepared,
     prompted: PromptedAnswers,
-    model: Any,
+    latencies: Sequence[float],
     candidate: str,
     rows_per_second: float,
 ) -> dict[str, Any]:
-    """Return what the prompted language model cost beside the tuned one, whose latency is timed here."""
+    """Return what the prompted language model cost beside the tuned one."""
     tuned = TunedCosts(
         name=candidate,
         seconds=session.clock.total - prompted.seconds,
         rows_per_second=rows_per_second,
-        latency_seconds=_time_single_rows(prepared, model),
+        latency_seconds=latencies,
         dollars_per_hour=session.config.preflight.dollars_per_hour,
     )
     return describe_costs(prompted, tuned)
@@ -207,13 +211,32 @@ def write_run(
 
 
 def _time_single_rows(prepared: Prepared, model: Any) -> list[float]:
-    """Return the seconds that the model takes for a test row that comes alone, for the first few."""
+    """Return the seconds that the model takes for a test row that comes alone, for the first few.
+
+    Every process takes part, as in any prediction. The first row warms the model up and decides how many are timed.
+    """
+    from accelerate.utils import broadcast_object_list
+
     encoded, seconds = prepared.encoded["test"], []
-    for place in range(min(len(encoded), MOST_TIMED_ROWS)):
+
+    def time_row(place: int) -> float:
         start = time.perf_counter()
         prepared.predict(model, encoded.select([place]))
-        seconds.append(time.perf_counter() - start)
+        return time.perf_counter() - start
+
+    rows = max(1, int(TIMED_SECONDS / max(time_row(0), 1e-6)))
+    rows = broadcast_object_list([min(len(encoded), MOST_TIMED_ROWS, rows)])[0]
+    seconds.extend(time_row(place) for place in range(rows))
     return seconds
+
+
+def _describe_predictions(session: Session, latencies: Sequence[float], rows_per_second: float) -> dict[str, Any]:
+    """Return what `results.json` says of the time and the price of predictions."""
+    preflight = getattr(session.config, "preflight", None)
+    model_bytes = sum(file.stat().st_size for file in session.run.model.rglob("*.safetensors"))
+    return describe_prediction_costs(
+        latencies, rows_per_second, model_bytes, preflight.dollars_per_hour if preflight else None
+    )
 
 
 def _describe_rows(session: Session, prepared: Prepared) -> dict[str, Any]:
