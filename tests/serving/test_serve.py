@@ -423,7 +423,7 @@ def test_a_person_gets_an_answer_and_corrects_it_in_a_browser(classifier, tmp_pa
         assert page.locator("#scores tr").count() == min(5, len(LABELS))
         page.select_option("#label", LABELS[0])
         page.click("#correct button")
-        page.wait_for_function("document.querySelector('#correct output').textContent !== ''")
+        page.wait_for_selector("#correct output:not(:empty)")
     assert json.loads(file.read_text("utf-8"))["label"] == LABELS[0]
 
 
