@@ -553,7 +553,9 @@ def find_model(run: str | Path) -> tuple[Path, dict[str, Any]]:
     Raises:
         UserError: If the folder holds neither a finished run nor a checkpoint.
     """
-    folder = follow_link(run)
+    folder = Path(run)
+    if ((followed := follow_link(folder)) / RESULTS).is_file():  # not where `model` alone is a link out of its run
+        folder = followed
     if not (folder / RESULTS).is_file() and (folder / "config.json").is_file():
         in_run = folder.name == "model" and (folder.parent / RESULTS).is_file()
         return folder, read_results(folder.parent) if in_run else {}

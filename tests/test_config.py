@@ -114,6 +114,7 @@ def test_each_number_declares_its_range_and_is_refused_outside_it(config_class, 
     kind = hints.get(section, config_class)
     hint = typing.get_type_hints(kind)[field]
     needed = {part.name: "a" for part in dataclasses.fields(kind) if needs_value(part)}
+    needed |= {"model": "a"} if kind is EvaluateConfig else {}  # it, or a run
     for number in list_outside(allowed, find_kind(hint)):
         config = kind(**needed | {field: [number] if typing.get_origin(hint) is list else number})
         with pytest.raises(UserError) as caught:

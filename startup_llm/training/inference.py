@@ -145,7 +145,7 @@ def predict_with_features(
                 lengths = batch["attention_mask"].sum(dim=1).tolist()
                 rows = [row[:length] for row, length in zip(features, lengths, strict=True)]
                 return list(zip(outputs, rows, strict=True))
-            features = pool_features(seen, batch, model.config.pad_token_id).cpu().numpy()
+            features = pool_features(seen, batch, getattr(model.config, "pad_token_id", None)).cpu().numpy()
             return list(zip(outputs, features, strict=True))
 
         collator = NumberedCollator(task.build_collator(processor))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from startup_llm.tasks.vision.labelled_images import DIGITS
 ROOT = Path(__file__).parents[2]
 CARDS = ROOT / "data_cards"
 CONFIGS = ROOT / "recipes" / "configs"
-REAL_FOLDERS = {"tiny_shakespeare": "tinyshakespeare", "wnut_17": "wnut17"}
+REAL_FOLDERS = {"go_emotions": "goemotions", "tiny_shakespeare": "tinyshakespeare", "wnut_17": "wnut17"}
 """Folder of the real data by the card's name, where they differ."""
 FILES = sorted(path.name for path in CARDS.glob("*.md"))
 WITHOUT_WORDS = {"image-classification", "object-detection", "image-segmentation", "unconditional-image-generation"}
@@ -141,9 +142,22 @@ def test_rows_at_hand_have_figures_in_their_card():
 @pytest.mark.parametrize(
     "file", [pytest.param(file, marks=[pytest.mark.slow] * (file == "multi30k.md")) for file in ELSEWHERE]
 )
-def test_a_card_of_real_rows_has_their_figures(file, real_data):
+def test_a_card_of_real_rows_has_their_figures(file, real_data, tmp_path):
     name = file.removesuffix(".md")
-    check_figures(file, real_data / REAL_FOLDERS.get(name, name))
+    folder = real_data / REAL_FOLDERS.get(name, name)
+    check_figures(file, write_emotions(folder, tmp_path) if name == "go_emotions" else folder)
+
+
+def write_emotions(folder: Path, target: Path) -> Path:
+    """Write GoEmotions as its card says: JSON lines of text and names of labels, for tables of text and numbers."""
+    names = (folder / "labels.txt").read_text("utf-8").split()
+    for split, file in {"train": "train", "validation": "dev", "test": "test"}.items():
+        with (target / f"{split}.jsonl").open("w", encoding="utf-8") as lines:
+            for row in (folder / f"{file}.tsv").read_text("utf-8").split("\n")[:-1]:
+                text, labels, _ = row.split("\t")
+                values = {"text": text, "labels": [names[int(number)] for number in labels.split(",")]}
+                lines.write(json.dumps(values, ensure_ascii=False) + "\n")
+    return target
 
 
 def check_figures(file: str, data_dir: Path | None) -> None:

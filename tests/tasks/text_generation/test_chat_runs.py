@@ -147,18 +147,29 @@ def test_dialogsum_chat_runs_on_a_gpt(run_recipe, tmp_path):
     assert results["reload_gate"]["adapter_max_difference"] <= results["reload_gate"]["tolerance"]
 
 
-def test_dialogsum_smollm2_summarizes_beside_the_untuned_checkpoint(run_recipe, tmp_path):
+def build_route(number: int) -> dict:
+    turns = (("system", "Name the intent."), ("user", f"where is my parcel {number}?"), ("assistant", "delivery"))
+    return {"messages": [{"role": role, "content": text} for role, text in turns], "message": str(number)}
+
+
+@pytest.mark.parametrize(
+    ("config", "decides", "build_row"),
+    [
+        ("dialogsum_smollm2", "rouge_l", lambda n: {"prompt": f"Summarize {n}.", "completion": f"on its way {n}."}),
+        ("xquad_smollm2", "word_f1", lambda n: {"title": str(n // 2), "prompt": f"Who {n}?", "completion": f"it {n}"}),
+        ("bitext_chat", "exact_match", build_route),
+    ],
+)
+def test_a_chat_checkpoint_is_tuned_beside_itself_untuned(run_recipe, tmp_path, config, decides, build_row):
     checkpoint = build_chat_checkpoint("llama", tmp_path / "base", TEMPLATES["chatml"])
-    rows = [{"prompt": f"Summarize.\n\nwhere is my parcel {n}?", "completion": f"on its way {n}."} for n in range(40)]
-    write(tmp_path, "train", rows)
-    words = ["--config", CONFIGS / "dialogsum_smollm2.yaml", "--model.checkpoint", checkpoint]
-    code, _, err = run_recipe(
-        "finetune", *words, "--data.data_dir", tmp_path, "--run_dir", tmp_path / "run", *FEW_STEPS
-    )
+    write(tmp_path, "train", [build_row(number) for number in range(40)])
+    words = ["--config", CONFIGS / f"{config}.yaml", "--model.checkpoint", checkpoint, "--data.data_dir", tmp_path]
+    code, _, err = run_recipe("finetune", *words, "--run_dir", tmp_path / "run", *FEW_STEPS)
     assert code == 0, err[-3000:]
     results, _ = read_run(tmp_path / "run")
-    assert {"untuned", "few-shot", "first-three-sentences"} < set(results["models"])
-    assert results["data"]["license"] == "cc-by-nc-sa-4.0"
+    assert results["decides"] == decides
+    assert {"untuned", "few-shot"} < set(results["models"])
+    assert results["data"]["license"]
 
 
 def test_qwen3_dpo_learns_a_preference(run_recipe, tmp_path):
