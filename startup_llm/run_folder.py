@@ -470,12 +470,14 @@ def choose_run_dir(name: str, *, resume: bool = False) -> Path:
 
 
 def follow_link(run: str | Path) -> Path:
-    """Return the folder that a symbolic link such as runs/production leads to now; any other path as it is.
+    """Return the finished run that a symbolic link such as runs/production leads to now; any other path as it is.
 
-    Who reads several files of a run follows the link once, so that they are all of the same run.
+    Who reads several files of a run follows the link once, so that they are all of the same run. A run's `model` may be
+    a link too, which belongs to the run that it lies in.
     """
     path = Path(run)
-    return Path(os.path.normpath(path.parent / os.readlink(path))) if path.is_symlink() else path
+    followed = Path(os.path.normpath(path.parent / os.readlink(path))) if path.is_symlink() else path
+    return followed if (followed / RESULTS).is_file() else path
 
 
 def read_results(run: str | Path) -> dict[str, Any]:
@@ -553,9 +555,7 @@ def find_model(run: str | Path) -> tuple[Path, dict[str, Any]]:
     Raises:
         UserError: If the folder holds neither a finished run nor a checkpoint.
     """
-    folder = Path(run)
-    if ((followed := follow_link(folder)) / RESULTS).is_file():  # not where `model` alone is a link out of its run
-        folder = followed
+    folder = follow_link(run)
     if not (folder / RESULTS).is_file() and (folder / "config.json").is_file():
         in_run = folder.name == "model" and (folder.parent / RESULTS).is_file()
         return folder, read_results(folder.parent) if in_run else {}
