@@ -472,8 +472,8 @@ def choose_run_dir(name: str, *, resume: bool = False) -> Path:
 def follow_link(run: str | Path) -> Path:
     """Return the finished run that a symbolic link such as runs/production leads to now; any other path as it is.
 
-    Who reads several files of a run follows the link once, so that they are all of the same run. A run's `model` may be
-    a link too, which belongs to the run that it lies in.
+    Who reads several files of a run follows the link once, so that they are all of the same run. A run's `model` may
+    be a link too, which belongs to the run that it lies in.
     """
     path = Path(run)
     followed = Path(os.path.normpath(path.parent / os.readlink(path))) if path.is_symlink() else path

@@ -153,7 +153,11 @@ def test_other_methods_and_rows_without_a_training_split_are_refused():
     task = load_task("sentence-similarity")
     rows = datasets.Dataset.from_dict({"text": ["a"]})
     data = TaskData(datasets.DatasetDict(train=rows, test=rows))
-    for method, word in (("probe", "no linear probe"), ("zero-shot", "no names of labels"), ("dpo", "no preferences")):
+    for method, word in (
+        ("probe", "no linear probe"),
+        ("zero-shot", "the rows are scored pairs"),
+        ("dpo", "no preferences"),
+    ):
         with pytest.raises(UserError, match=word):
             task.check_method(method, data)
     with pytest.raises(UserError, match="no training rows"):
