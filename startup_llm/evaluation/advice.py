@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from startup_llm.evaluation.decisions import describe_coverage
@@ -216,7 +216,7 @@ def propose_labels(results: Results) -> Action | None:
     return {
         "action": f"Label more rows of {name}: {shares}",
         "gain": f"{100 * lost[name]:+.1f} points of accuracy if it were found as often as the others",
-        "command": change_command(results, "more", {}),
+        "command": _build_suggestion_command(results),
     }
 
 
@@ -258,26 +258,49 @@ def change_command(results: Results, suffix: str, options: Mapping[str, str]) ->
         suffix: What is put behind the folder's name.
         options: Values by name without dashes; they replace earlier ones.
     """
-    try:
-        words = shlex.split(results.get("command") or "")
-    except ValueError:
-        return None
+    words = _split_command(results)
     if not words:
         return None
-    replaced, kept, folder = {*options, "run_dir", "overwrite", "resume"}, [], None
+    kept, _ = _take_out(words, {*options, "run_dir", "overwrite", "resume"})
+    changed = {**options, "run_dir": f"{_find_run(results)}-{suffix}"}
+    return shlex.join([*kept, *(word for name, value in changed.items() for word in (f"--{name}", value))])
+
+
+def _split_command(results: Results) -> list[str]:
+    try:
+        return shlex.split(results.get("command") or "")
+    except ValueError:
+        return []
+
+
+def _find_run(results: Results) -> str:
+    """Return the run's folder: the one that its command names, else that of its name."""
+    _, values = _take_out(_split_command(results), {"run_dir"})
+    return (values.get("run_dir") or f"runs/{results.get('run_name') or results['method']}").rstrip("/")
+
+
+def _take_out(words: Sequence[str], names: Collection[str]) -> tuple[list[str], dict[str, str | None]]:
+    """Divide a command's words into those of other options and the values of the named ones."""
+    kept: list[str] = []
+    values: dict[str, str | None] = {}
     place = 0
     while place < len(words):
         name, equals, value = words[place].removeprefix("--").partition("=")
         follows = not equals and place + 1 < len(words) and not words[place + 1].startswith("--")
-        if words[place].startswith("--") and name in replaced:
-            folder = (value if equals else words[place + 1] if follows else None) if name == "run_dir" else folder
+        if words[place].startswith("--") and name in names:
+            values[name] = value if equals else words[place + 1] if follows else None
             place += 1 + follows
             continue
         kept.append(words[place])
         place += 1
-    folder = folder or f"runs/{results.get('run_name') or results['method']}"
-    changed = {**options, "run_dir": f"{folder.rstrip('/')}-{suffix}"}
-    return shlex.join([*kept, *(word for name, value in changed.items() for word in (f"--{name}", value))])
+    return kept, values
+
+
+def _build_suggestion_command(results: Results) -> str | None:
+    """Return the command that chooses which rows to label; None where it does not read the task's rows."""
+    if results["task"] != "text-classification":
+        return None
+    return shlex.join(["python", "recipes/suggest.py", "--run", _find_run(results), "--pool", "unlabelled.csv"])
 
 
 def _build_audit_command(results: Results) -> str | None:

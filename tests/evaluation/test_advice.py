@@ -121,6 +121,7 @@ def test_gains_and_commands_are_those_of_the_figures():
     )
     assert merge["gain"] == "up to 4.5 points of accuracy: 5 test rows are taken for the other one"
     assert labels["gain"] == "+8.9 points of accuracy if it were found as often as the others"
+    assert labels["command"] == "python recipes/suggest.py --run out/a --pool unlabelled.csv"
 
 
 def test_at_most_five_actions_are_proposed():
