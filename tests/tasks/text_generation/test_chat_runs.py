@@ -172,6 +172,23 @@ def test_a_chat_checkpoint_is_tuned_beside_itself_untuned(run_recipe, tmp_path, 
     assert results["data"]["license"]
 
 
+def test_a_chat_log_is_fine_tuned_as_it_comes(run_recipe, tmp_path):
+    checkpoint = build_chat_checkpoint("llama", tmp_path / "base", TEMPLATES["chatml"])
+    with (tmp_path / "log.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["conversation_id", "sender", "message", "time"])
+        for number in range(40):
+            question, answer = (turn["content"] for turn in talk(number))
+            rows.writerow([number, "agent", answer, f"2026-05-01 10:{number:02}:30"])
+            rows.writerow([number, "Ann", f"{question} {number}", f"2026-05-01 10:{number:02}:00"])
+    words = ["--task", "text-generation", "--data.train_file", tmp_path / "log.csv", "--model.checkpoint", checkpoint]
+    code, out, err = run_recipe("finetune", *words, "--run_dir", tmp_path / "run", *FEW_STEPS)
+    assert code == 0, err[-3000:]
+    assert "A chat log: conversations by 'conversation_id', senders from 'sender'" in out
+    assert "The assistant is 'agent'" in out
+    assert read_run(tmp_path / "run")[0]["rows"]["train"] > 20
+
+
 def test_qwen3_dpo_learns_a_preference(run_recipe, tmp_path):
     checkpoint = build_chat_checkpoint("qwen3", tmp_path / "base", TEMPLATES["chatml"], tie_word_embeddings=True)
     rows = []
