@@ -4,7 +4,7 @@
 # of 2,048 tokens. It takes about five minutes and never more than eight, and needs no network.
 #   pip install -e '.[benchmark]' && bash recipes/benchmark_gpu.sh
 # Of an unknown GPU give the peak, in TFLOP/s of bfloat16 without sparsity: bash recipes/benchmark_gpu.sh --peak_tflops 165
-# Whether everything starts, on a processor core: bash recipes/benchmark_gpu.sh --llama tiny --rows 8
+# Whether everything starts, on a processor core: bash recipes/benchmark_gpu.sh --llama tiny --rows 32
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ways='[ours-lora, trl-tuned-lora, trl-lora]'

@@ -265,6 +265,7 @@ def test_a_run_is_measured_on_later_rows_and_put_in_production(work, run_recipe,
 
 
 @pytest.mark.usefixtures("tickets_run")
+@pytest.mark.slow
 def test_a_run_is_exported(work, run_recipe, monkeypatch):
     from startup_llm.export import timing
 

@@ -211,7 +211,13 @@ class _Clock:
     def read(
         self, rows: int, epochs: int, mean_tokens: float, model: Any, kept_blocks: Sequence[Any] = ()
     ) -> dict[str, Any]:
-        """Return rates over all steps but the first."""
+        """Return rates over all steps but the first.
+
+        Raises:
+            UserError: If there was but one.
+        """
+        if self.steps < 2:
+            raise UserError(f"rows {rows}: one training step, and the first is not timed; give more --rows")
         pauses_inside = self.paused * (epochs - 1) / epochs  # the last pause comes after the last step
         seconds = self.end - self.first_step_end - pauses_inside
         rate = rows * epochs * (self.steps - 1) / self.steps / seconds

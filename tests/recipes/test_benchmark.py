@@ -99,7 +99,7 @@ def test_a_mistake_is_one_line_and_leaves_no_folder(options, message, tmp_path):
 
 @pytest.mark.slow
 def test_the_script_for_a_gpu_starts_on_a_processor(tmp_path):
-    words = ["bash", str(RECIPE.with_name("benchmark_gpu.sh")), "--llama", "tiny", "--rows", "8"]
+    words = ["bash", str(RECIPE.with_name("benchmark_gpu.sh")), "--llama", "tiny", "--rows", "32"]
     done = subprocess.run(
         [*words, "--run_dir", str(tmp_path / "bench"), "--peak_tflops", "0.2"],
         env={**ON_CPU, "PYTHON": sys.executable},
