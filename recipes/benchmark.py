@@ -35,12 +35,7 @@ def benchmark(session: Session[BenchmarkConfig]) -> None:
     config, run = session.config, session.run
     if config.what == "label-faults":
         measured_faults = measure_label_faults(config, session.report)
-        run.write_text("config.yaml", session.config_text)
-        run.write_text("table.md", build_label_fault_tables(measured_faults) + "\n")
-        run.write_json("results.json", {"what": config.what, **measured_faults, **session.describe_process()})
-        run.finish()
-        session.report(f"{build_label_fault_tables(measured_faults)}\nbenchmark: {run.final}")
-        return
+        return keep(session, build_label_fault_tables(measured_faults), measured_faults)
     sizes = split_by_rows(config)
     ways = choose_ways(sizes[0])
     peak = find_peak(config.peak_tflops)
@@ -64,22 +59,16 @@ def benchmark(session: Session[BenchmarkConfig]) -> None:
         for sized_config, records in zip(sizes, timings, strict=True)
     ]
     hardware = describe_hardware()
-    table = build_timing_tables(measured)
     draw_timings(measured[-1]["summary"], f"{config.what}, {hardware}", run.path / "benchmark.png")
     if len(sizes) > 1:
         draw_costs(measured, f"{config.what}, {hardware}", config.dollars_per_hour, run.path / "costs.png")
-    run.write_text("config.yaml", session.config_text)
-    run.write_text("table.md", table + "\n")
-    results = {"what": config.what, "sizes": measured, "peak_gflop_per_second": peak}
-    run.write_json("results.json", {**results, **session.describe_process()})
-    run.finish()
-    session.report(f"{table}\nbenchmark: {run.final}")
+    keep(session, build_timing_tables(measured), {"sizes": measured, "peak_gflop_per_second": peak})
 
 
 def simulate(session: Session[BenchmarkConfig]) -> None:
     from startup_llm.benchmark import labelling
 
-    config, run = session.config, session.run
+    config = session.config
     ways = labelling.check_labelling(config)
     with session.stage("features"):
         rows = labelling.load_rows(config)
@@ -92,13 +81,18 @@ def simulate(session: Session[BenchmarkConfig]) -> None:
                 f"{draw + 1}/{config.repetitions} {way}: {last['accuracy']:.1%} by {last['labels']:,} labels"
             )
     summary = labelling.summarize_labelling(curves, config.target_accuracy)
-    results = {"what": config.what, "target_accuracy": config.target_accuracy, "curves": curves, "summary": summary}
-    labelling.draw_labelling(results, rows.data.describe(), run.path / "curve.png")
+    results = {"target_accuracy": config.target_accuracy, "curves": curves, "summary": summary}
+    labelling.draw_labelling(results, rows.data.describe(), session.run.path / "curve.png")
+    keep(session, labelling.build_labelling_table(results), results)
+
+
+def keep(session: Session[BenchmarkConfig], table: str, results: dict[str, Any]) -> None:
+    run = session.run
     run.write_text("config.yaml", session.config_text)
-    run.write_text("table.md", labelling.build_labelling_table(results) + "\n")
-    run.write_json("results.json", {**results, **session.describe_process()})
+    run.write_text("table.md", table + "\n")
+    run.write_json("results.json", {"what": session.config.what, **results, **session.describe_process()})
     run.finish()
-    session.report(f"{labelling.build_labelling_table(results)}\nbenchmark: {run.final}")
+    session.report(f"{table}\nbenchmark: {run.final}")
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def finetune(session: Session[FinetuneConfig]) -> None:
     from startup_llm.training.processes import start_run
     from startup_llm.training.train_section import check_run
 
-    config, stage = session.config, session.stage
+    config, stage, audit = session.config, session.stage, None
     check_preflight(config)
     start_run(session.train_section["seed"], shards=True)
     task = load_task(config.task)
@@ -47,7 +47,6 @@ def finetune(session: Session[FinetuneConfig]) -> None:
         check_finish(config, task, data)
         session.report(f"data: {data.describe()}", *data.notes)
 
-    audit = None
     if session.run.is_writer and config.audit != "none":
         with stage("audit"):
             audit = audit_task_data(data, config.audit, config.model)
@@ -64,7 +63,7 @@ def finetune(session: Session[FinetuneConfig]) -> None:
         notes = [*prepared.describe(), *warn_of_languages(audit, prepared)]
         session.report(f"checkpoint: {checkpoint.name} ({checkpoint.source})", *notes)
 
-    predictions, prompted = {}, None
+    predictions, prompted, untuned_gallery = {}, None, []
     if session.run.is_writer:
         with stage("baselines"):
             predictions = predict_baselines(task.baselines(data), data)
@@ -80,23 +79,20 @@ def finetune(session: Session[FinetuneConfig]) -> None:
         with stage("label names"):
             finetuning.start_from_label_names(prepared)
 
-    untuned_gallery = []
     if prepared.task_model.answers_untuned and config.method != "zero-shot":  # which is the untuned one
         with stage("untuned"):
             untuned, untuned_gallery = finetuning.predict_untuned(prepared, config.evaluation)
             predictions |= untuned
 
-    feature_norm = prepared.probe.feature_norm if prepared.probe else None
     preflight = Preflight(session, prepared)
     with stage("train"):
-        trained = finetuning.train(prepared, session, feature_norm, before=preflight)
+        trained = finetuning.train(prepared, session, before=preflight)
         model = finetuning.save_model(trained, prepared, session)
 
-    results = finish_run(
+    show_results(session, finish_run(
         session, prepared, trained, model, predictions,
         audit=audit, estimate=preflight.estimate, untuned_gallery=untuned_gallery, prompted=prompted,
-    )  # fmt: skip
-    show_results(session, results)
+    ))  # fmt: skip
 
 
 if __name__ == "__main__":

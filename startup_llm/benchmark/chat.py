@@ -93,7 +93,7 @@ def train_ours(config: BenchmarkConfig, clock: Clock) -> dict[str, Any]:
             trained.append(trainer.model)
             trainer.add_callback(clock.callback())
 
-        finetuning.train(prepared, session, None, before)
+        finetuning.train(prepared, session, before)
     lengths = prepared.encoded["train"]["length"]
     return clock.read(len(lengths), config.epochs, float(np.mean(lengths)), trained[0])
 

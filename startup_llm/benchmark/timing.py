@@ -287,7 +287,7 @@ def _train_ours(
         find_shape = functools.partial(finetuning.find_attention_shape, task, data, checkpoint, processor)
         plan_here = finetuning.choose_plan(session, find_shape)
         prepared = finetuning.prepare(task, data, run_config, checkpoint, processor, plan_here)
-        feature_norm = finetuning.start_from_probe(prepared).feature_norm
+        prepared = replace(prepared, probe=finetuning.start_from_probe(prepared))
         test = prepared.encoded["test"]
         references = np.asarray(task.references(data.splits["test"]))
         model: list[Any] = []
@@ -303,7 +303,7 @@ def _train_ours(
             model.append(trainer.model)
             trainer.add_callback(clock.callback())
 
-        finetuning.train(prepared, session, feature_norm, before)
+        finetuning.train(prepared, session, before)
     lengths = prepared.encoded["train"]["length"]
     kept = prepared.kept_states.blocks if prepared.kept_states else ()
     return clock.read(len(lengths), config.epochs, float(np.mean(lengths)), model[0], kept)

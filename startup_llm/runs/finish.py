@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import numpy as np
+    from datasets import Dataset
 
     from startup_llm.config import FinetuneConfig, PretrainConfig
     from startup_llm.data.task_data import TaskData
@@ -95,17 +96,14 @@ def finish_run(
     candidate = "linear-probe" if config.method == "probe" else config.method
     with stage("evaluate"):
         metrics = rank_metrics(task.metrics(data), config.evaluation.decides)
-        outputs, predict_seconds = _predict_test(session, prepared, trained, model)
+        outputs, rows_per_second = _predict_test(session, prepared, trained, model)
         latencies = _time_single_rows(prepared, model)
         answering = compute_answering(prepared, model, config, metrics)
         decided = answering.read(outputs)
         predictions[candidate] = task.read_predictions(decided, prepared.encoded["test"], test, data)
         reference = compute_reference(prepared, model)
         explained = explain_mistakes(prepared, model, outputs, predictions[candidate], config.evaluation)
-        sample = test.shuffle(seed=0).select(range(min(64, len(test))))
-        exact = prepared.score(
-            model, task.saved_model.encode_sample(sample, prepared.processor), prepared.plan.exact()
-        )
+        sample, exact = _score_sample(prepared, model)
     if not run.is_writer:
         return None
     if prompted is not None:
@@ -115,9 +113,7 @@ def finish_run(
         errors = {**task.describe_errors(test, outputs, predictions[candidate], data), **explained}
         errors |= _build_gallery(prepared, model, errors.pop("gallery", []), untuned_gallery, trained.samples)
         if prompted is not None:
-            errors["prompted_llm"] = _describe_prompted(
-                session, prompted, latencies, candidate, len(test) / predict_seconds
-            )
+            errors["prompted_llm"] = _describe_prompted(session, prompted, latencies, candidate, rows_per_second)
         task.predictor.write_files(run.path, data, outputs, prepared.processor)
         judged = judge_answering(answering, prepared, outputs, config, run.model)
         write_reference(run, prepared, model, reference, judged.get("decision"))
@@ -135,8 +131,8 @@ def finish_run(
         "load": _describe_loading(session, prepared),
         "lock": RUN_LOCK,
         "estimate": estimate.as_dict() if estimate else None,
-        "throughput": {**trained.throughput, "predict_examples_per_second": len(test) / predict_seconds},
-        "prediction_costs": _describe_predictions(session, latencies, len(test) / predict_seconds),
+        "throughput": {**trained.throughput, "predict_examples_per_second": rows_per_second},
+        "prediction_costs": _describe_predictions(session, latencies, rows_per_second),
         **session.describe(),
     }
     results |= {"headline": build_headline(results), "advice": advise(results)}
@@ -146,12 +142,20 @@ def finish_run(
 def _predict_test(
     session: Session, prepared: Prepared, trained: Trained, model: Any
 ) -> tuple[Sequence[np.ndarray], float]:
-    """Return the saved model's outputs for the test rows, and the seconds that they took."""
+    """Return the saved model's outputs for the test rows, and how many rows a second took."""
     encoded = prepared.encoded["test"]
     first = min(256, len(prepared.data.splits["test"]), len(encoded))  # without what stands behind the rows
     check_against_training(trained, model, prepared, encoded.select(range(first)))
     start = session.clock.total
-    return prepared.predict(model, encoded), session.clock.total - start
+    outputs = prepared.predict(model, encoded)
+    return outputs, len(prepared.data.splits["test"]) / (session.clock.total - start)
+
+
+def _score_sample(prepared: Prepared, model: Any) -> tuple[Dataset, Sequence[np.ndarray]]:
+    """Return test rows for the reload gate, and the model's outputs for them in exact numbers."""
+    test, saved = prepared.data.splits["test"], prepared.task.saved_model
+    sample = test.shuffle(seed=0).select(range(min(64, len(test))))
+    return sample, prepared.score(model, saved.encode_sample(sample, prepared.processor), prepared.plan.exact())
 
 
 def _describe_prompted(

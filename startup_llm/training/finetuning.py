@@ -435,15 +435,13 @@ def predict_untuned(
 def train(
     prepared: Prepared,
     session: Session[FinetuneConfig],
-    feature_norm: float | None,
     before: Callable[[HeadTrainer], None] | None = None,
 ) -> Trained:
     """Train with the method of the config and keep the best checkpoint's weights.
 
     Args:
-        prepared: Rows and model.
+        prepared: Rows and model; a head that starts from a probe has a learning rate of its own.
         session: The method, the `train` section, and where checkpoints go.
-        feature_norm: Norm of the features that the head reads; None for a head that learns at the common rate.
         before: Called with the trainer before its first step.
     """
     task_model, plan, config = prepared.task_model, prepared.plan, session.config
@@ -470,9 +468,9 @@ def train(
         for name in task_model.constant_modules:
             model.get_submodule(name).requires_grad_(False)
     head_rate = None
-    if feature_norm is not None and isinstance(config.model, LinearHead):
+    if prepared.probe is not None and isinstance(config.model, LinearHead):
         parameters = list(_trained_output_layer(model).parameters())
-        head_rate = HeadRate(parameters, config.model.head_learning_rate / feature_norm)
+        head_rate = HeadRate(parameters, config.model.head_learning_rate / prepared.probe.feature_norm)
     return run_trainer(prepared, model, session, head_rate=head_rate, before=before, kept_states=kept)
 
 

@@ -116,7 +116,7 @@ def run_steps(
     prepared = finetuning.prepare(task, data, config, checkpoint, tokenizer, plan)
     before = {name: value.clone() for name, value in prepared.task_model.model.state_dict().items()}
     start = finetuning.start_from_probe(prepared)
-    probe, norm = start.predictions, start.feature_norm
+    probe, prepared = start.predictions, dataclasses.replace(prepared, probe=start)
     probe_logits = np.stack(prepared.predict(prepared.task_model.model, prepared.encoded["test"]))
     section = {
         **SHARED_TRAIN_DEFAULTS,
@@ -131,7 +131,7 @@ def run_steps(
     }
     with RunFolder(run_dir) as run:
         session = Session(config, run, section)
-        trained = finetuning.train(prepared, session, norm)
+        trained = finetuning.train(prepared, session)
         merged = finetuning.save_model(trained, prepared, session)
         finetuning.check_against_training(trained, merged, prepared, prepared.encoded["test"])
     return Steps(config, prepared, before, probe, probe_logits, trained, merged, run)
@@ -374,7 +374,7 @@ def test_early_stopping_without_validation_rows_is_refused(tiny_checkpoint, tmp_
     checkpoint = load_checkpoint(config.model)
     prepared = finetuning.prepare(task, data, config, checkpoint, load_tokenizer(checkpoint, 64), PLAN)
     with RunFolder(tmp_path / "run") as run, pytest.raises(UserError, match=r"set data\.validation_fraction above 0$"):
-        finetuning.train(prepared, Session(config, run, SHARED_TRAIN_DEFAULTS), 1.0)
+        finetuning.train(prepared, Session(config, run, SHARED_TRAIN_DEFAULTS))
 
 
 def test_what_is_cut_is_counted(tiny_checkpoint):

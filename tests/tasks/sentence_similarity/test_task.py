@@ -171,7 +171,7 @@ def test_queries_with_answers_and_wrong_answers_are_learnt_by_every_weight(tiny_
     with torch.no_grad():
         before = np.mean([float(task.compute_loss(prepared.task_model.model, one, processor)[0]) for one in batches])
     with RunFolder(tmp_path / "run") as run:
-        trained = finetuning.train(prepared, Session(config, run, section), None)
+        trained = finetuning.train(prepared, Session(config, run, section))
     losses = [entry["loss"] for entry in trained.history if "loss" in entry]
     assert 0.6 * before < losses[0] < 1.4 * before  # the mean over the accumulated batches, not their sum
     assert np.mean(losses[-4:]) < 0.7 * np.mean(losses[:4])

@@ -42,7 +42,7 @@ def test_a_logit_is_twenty_times_the_cosine_of_a_text_with_a_label_s_name(tiny_c
     ]
     prepared, config, section = prepare(write(tmp_path / "rows.jsonl", rows), tiny_checkpoint("bert"))
     finetuning.start_from_label_names(prepared)
-    trained = finetuning.train(prepared, Session(config, train_section=section), None)
+    trained = finetuning.train(prepared, Session(config, train_section=section))
     assert (trained.history, trained.trainable_parameters) == ([], 0)
     texts = ["where is my parcel", *prepared.data.splits["test"]["text"]]
     names = [name.replace("_", " ").replace("  ", " ").replace("-", " ") for name in prepared.data.label_names]
