@@ -187,6 +187,48 @@ def check_replaceable(folder: Path, files: Iterable[Path], *, kind: str, overwri
             )
 
 
+def check_output_folder(output: str, names: Iterable[str], config: Any, *, kind: str, overwrite: bool) -> Path:
+    """Return the folder that `--output` names for files that a recipe writes, before anything that takes time.
+
+    Args:
+        output: The folder.
+        names: Of the files.
+        config: The recipe's options; none of them may name a file that is written.
+        kind: What the folder is.
+        overwrite: Replace earlier files.
+
+    Raises:
+        UserError: If it is a file, is of another kind, or holds files that are not to be replaced.
+    """
+    folder = Path(output)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"output {folder} is a file, expected a folder; name another with --output")
+    files = [folder / name for name in names]
+    refuse_inputs_inside(config, files)
+    check_replaceable(folder, files, kind=kind, overwrite=overwrite, option="--output")
+    return folder
+
+
+def write_output_folder(folder: Path, texts: Mapping[str, str], *, kind: str) -> None:
+    """Write files, each whole or not at all, and list them in the folder's marker.
+
+    Args:
+        folder: Where to write.
+        texts: The files' contents by name.
+        kind: What the folder is.
+
+    Raises:
+        UserError: If the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            write_atomically(folder / name, text)
+        list_written(folder, [folder / name for name in texts], kind=kind)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}; name another --output") from None
+
+
 def list_written(folder: Path, files: Iterable[Path], *, kind: str) -> None:
     """Add files in or beside a folder to its marker, which is made where there is none."""
     marker = read_marker(folder) or Marker(kind=kind)

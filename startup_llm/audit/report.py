@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from startup_llm.audit.audit import KINDS, Audit
-from startup_llm.errors import UserError
 from startup_llm.pages import load_page
-from startup_llm.written_files import check_replaceable, list_written, refuse_inputs_inside, write_atomically
+from startup_llm.written_files import check_output_folder, write_output_folder
 
 if TYPE_CHECKING:
     from startup_llm.config import AuditConfig
@@ -29,13 +28,7 @@ def check_output(folder: str | Path, config: AuditConfig | None = None, *, overw
     Raises:
         UserError: if it is a file, is that of a run, or holds files that are not to be replaced.
     """
-    path = Path(folder)
-    if path.exists() and not path.is_dir():
-        raise UserError(f"output {path} is a file, expected a folder; name another with --output")
-    files = [path / name for name in NAMES]
-    refuse_inputs_inside(config, files)
-    check_replaceable(path, files, kind="audit", overwrite=overwrite, option="--output")
-    return path
+    return check_output_folder(str(folder), NAMES, config, kind="audit", overwrite=overwrite)
 
 
 def write_audit(audit: Audit, folder: Path) -> None:
@@ -49,14 +42,8 @@ def write_audit(audit: Audit, folder: Path) -> None:
         UserError: if the folder cannot be written.
     """
     content = audit.to_json()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "audit.json", json.dumps(content, ensure_ascii=False) + "\n")
-        write_atomically(folder / "audit.md", render_markdown(content))
-        write_atomically(folder / "audit.html", build_page(content))
-        list_written(folder, [folder / name for name in NAMES], kind="audit")
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise UserError(f"cannot write the audit to {folder}: {error.strerror}; name another --output") from None
+    texts = (json.dumps(content, ensure_ascii=False) + "\n", render_markdown(content), build_page(content))
+    write_output_folder(folder, dict(zip(NAMES, texts, strict=True)), kind="audit")
 
 
 def render_markdown(content: dict[str, Any]) -> str:

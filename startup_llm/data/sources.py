@@ -3,7 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -238,13 +238,13 @@ def _load_folder(
         if match and path.is_file():
             stem = match["stem"].lower()
             files_of_split.setdefault(SPLIT_ALIASES.get(stem, stem), []).append((path, match))
-    asked = {split: SPLIT_ALIASES.get(name, name) for split, name in _list_asked_splits(data).items()}
+    asked = {split: SPLIT_ALIASES.get(name, name) for split, name in list_asked_splits(data).items()}
     notes = _notes_on_replaced_dataset(data, "data.data_dir")
     for split, name in list(asked.items()):
         if name not in files_of_split:
             notes.append(f"{folder} has no {name} file, so data.{split}_split does not apply to it.")
             del asked[split]
-    chosen = _choose_splits(asked, list(files_of_split), data)
+    chosen = choose_splits(asked, list(files_of_split), data)
     if chosen.get("train") not in files_of_split:
         listing = ", ".join(sorted(f"{e.name}/" if e.is_dir() else e.name for e in folder.iterdir())[:20])
         raise UserError(
@@ -277,13 +277,22 @@ def _check_one_file_or_all_shards(folder: Path, files: list[tuple[Path, re.Match
     )
 
 
-def _list_asked_splits(data: DataConfig) -> dict[str, str]:
+def find_split_folders(entries: Iterable[Path]) -> dict[str, Path]:
+    """Return the folders among entries that are named as a split is, by split; of several the last."""
+    return {
+        SPLIT_ALIASES[entry.name.lower()]: entry
+        for entry in entries
+        if entry.name.lower() in SPLIT_ALIASES and entry.is_dir()
+    }
+
+
+def list_asked_splits(data: DataConfig) -> dict[str, str]:
     """Return the names of the splits that the options name."""
     asked = {"train": data.train_split, "validation": data.validation_split, "test": data.test_split}
     return {split: name for split, name in asked.items() if name}
 
 
-def _choose_splits(asked: dict[str, str], available: list[str], data: DataConfig) -> dict[str, str]:
+def choose_splits(asked: dict[str, str], available: list[str], data: DataConfig) -> dict[str, str]:
     """Map train, validation and test to names of available splits; a name asked for is taken as it is.
 
     A split that serves as the test is not the validation split too, unless both are asked for, which is an error. The
@@ -332,14 +341,14 @@ def _load_from_hub(name: str, data: DataConfig, shipped: list[str]) -> LoadedDat
         everything = datasets.load_dataset(name, data.subset, revision=data.revision)
     except (OSError, ValueError, RuntimeError, TypeError, datasets.exceptions.DatasetsError) as error:
         raise UserError(_explain_hub_error(error, name, data, shipped)) from error
-    asked = _list_asked_splits(data)
+    asked = list_asked_splits(data)
     for split, split_name in asked.items():
         if split_name not in everything:
             raise UserError(
                 f"data.{split}_split: {name} has no split {split_name!r}, it has {', '.join(everything)}"
                 f"{nearest(split_name, everything)}"
             )
-    chosen = _choose_splits(asked, list(everything), data)
+    chosen = choose_splits(asked, list(everything), data)
     if "train" not in chosen:
         raise UserError(
             f"{name} has no train split, it has {', '.join(everything)}; choose one with --data.train_split"

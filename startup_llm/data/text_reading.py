@@ -48,6 +48,11 @@ class TextReading:
             raise UserError(f"data.text_column names a column twice: {', '.join(columns)}; name each once")
         return cls(columns, read_cleaning(clean))
 
+    @classmethod
+    def of_results(cls, results: Mapping[str, Any]) -> TextReading:
+        """Read what a run's `results.json` says of it; a plain checkpoint's are empty."""
+        return cls.of_config(results.get("config", {}).get("data", {}))
+
     @property
     def name(self) -> str:
         """The joined columns as one."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.errors import UserError
+from startup_llm.models.unit_vectors import scale_to_norm_one
 
 if TYPE_CHECKING:
     from startup_llm.config import EvaluationConfig
@@ -229,8 +230,7 @@ def _compute_both(tensors: Tensors, logits: np.ndarray, features: np.ndarray) ->
 
 
 def _normalize(features: np.ndarray) -> np.ndarray:
-    features = np.asarray(features, dtype=np.float32)
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    return scale_to_norm_one(np.asarray(features, dtype=np.float32))
 
 
 SCORES: Mapping[str, Score] = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import datetime
-import importlib.util
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ import numpy as np
 
 from startup_llm.audit.odd_texts import find_other_languages
 from startup_llm.data.row_source import PIPE
+from startup_llm.data.text_reading import TEXTS
 from startup_llm.errors import UserError
 from startup_llm.evaluation.drift import (
     LEAST_ROWS,
@@ -29,7 +29,7 @@ from startup_llm.evaluation.drift import (
 )
 from startup_llm.plain_data import read_json_object
 from startup_llm.runs.prediction import find_run, load_answering_model, open_questions
-from startup_llm.written_files import check_replaceable, list_written, refuse_inputs_inside, write_atomically
+from startup_llm.written_files import check_output_folder, write_output_folder
 
 if TYPE_CHECKING:
     from startup_llm.config import DriftConfig, NewRowsConfig, ServeConfig
@@ -94,7 +94,7 @@ def write_reference(
     config.decision = (decision or {}).get("stored")
     rows, encoded = (part.select(places) for part in (prepared.data.splits["test"], prepared.encoded["test"]))
     answers = prepared.task.predictor.answer(list(outputs), encoded, rows, prepared.processor, config)
-    columns = {name: rows[name] for name in ("text", "text_pair") if name in rows.column_names}
+    columns = {name: rows[name] for name in TEXTS if name in rows.column_names}
     statistics = collect_statistics(columns, answers, encoded["length"], features)
     run.write_json(REFERENCE, statistics.to_json())
     with (run.path / REFERENCE_FEATURES).open("wb") as stream:
@@ -128,7 +128,7 @@ def collect_statistics(
             texts_of_label.setdefault(label, []).append(texts[place])
     scores = [answer["score"] for answer in answers if isinstance(answer.get("score"), float)]
     languages: Counter[str] = Counter()
-    if texts and importlib.util.find_spec("py3langid") is not None:
+    if texts:
         languages, _, _ = find_other_languages(texts, MOST_LANGUAGE_TEXTS)
     return RowStatistics(
         rows=len(answers),
@@ -256,18 +256,10 @@ def check_drift(config: DriftConfig) -> tuple[Task, Path, dict[str, Any], Path]:
         UserError: If there is no such run, its answers cannot be compared, or the folder holds something else.
     """
     task, model, results = find_run(config)
-    if not can_compare(task):
-        raise UserError(
-            f"run {config.run}: {task.tag}; rows are compared for runs of text-, image- and audio-classification alone"
-        )
+    _require_comparable(task, f"run {config.run}")
     if (config.input is None) == (config.statistics is None):
         raise UserError("expected --input FILE with rows, or --statistics FILE that predict.py or serve.py wrote")
-    folder = Path(config.output)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"output {folder} is a file, expected a folder; name another with --output")
-    files = [folder / name for name in NAMES]
-    refuse_inputs_inside(config, files)
-    check_replaceable(folder, files, kind="drift", overwrite=config.overwrite, option="--output")
+    folder = check_output_folder(config.output, NAMES, config, kind="drift", overwrite=config.overwrite)
     return task, model, results, folder
 
 
@@ -335,7 +327,7 @@ def compare_rows(config: DriftConfig, reference: RowStatistics, new: RowStatisti
     changes = compare_statistics(reference, new, config.seed)
     notes = []
     if reference.words and not (reference.languages and new.languages):
-        notes.append("Languages were not compared: that needs pip install 'startup-llm[audit]', in the run too.")
+        notes.append("Languages were not compared: none can be told in the test rows or in the new ones.")
     return {
         "run": Path(config.run).name,
         "input": Path(config.input or config.statistics or "").name,
@@ -357,10 +349,5 @@ def write_comparison(folder: Path, results: Mapping[str, Any]) -> None:
     Raises:
         UserError: If the folder cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / NAMES[0], json.dumps(results, ensure_ascii=False, indent=1) + "\n")
-        write_atomically(folder / NAMES[1], build_drift_page(results))
-        list_written(folder, [folder / name for name in NAMES], kind="drift")
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; name another --output") from None
+    texts = (json.dumps(results, ensure_ascii=False, indent=1) + "\n", build_drift_page(results))
+    write_output_folder(folder, dict(zip(NAMES, texts, strict=True)), kind="drift")

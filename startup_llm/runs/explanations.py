@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from startup_llm.data.text_reading import TEXTS
 from startup_llm.errors import UserError
 from startup_llm.tasks.explanation import (
     Explanation,
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from startup_llm.tasks.base import Task
     from startup_llm.training.finetuning import Prepared
 
-TEXTS = ("text", "text_pair")
 MOST_TRAINING_ROWS = 5_000
 """Training rows among which alike ones are looked for; of more, as many are drawn."""
 DELETION_ROWS = 50

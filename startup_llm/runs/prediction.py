@@ -26,6 +26,7 @@ from startup_llm.errors import UserError
 from startup_llm.evaluation.decisions import Decision
 from startup_llm.evaluation.label_thresholds import read_label_thresholds
 from startup_llm.evaluation.out_of_scope import read_detector
+from startup_llm.models.unit_vectors import scale_to_norm_one
 from startup_llm.run_folder import find_model, follow_link
 from startup_llm.runs.explanations import Explainer, check_explained
 from startup_llm.runs.onnx_model import ONNX_FILE, OnnxModel, holds_onnx
@@ -143,7 +144,7 @@ def open_questions(
         task.predictor.find_fault,
         columns=config.columns,
         trained_columns=list_trained_columns(task, results),
-        reading=TextReading.of_config(results.get("config", {}).get("data", {})),
+        reading=TextReading.of_results(results),
         files=task.predictor.reads_files,
         skip_bad=config.skip_bad,
     )
@@ -261,7 +262,7 @@ class AnsweringModel:
 
         encoded = self.task.encode(datasets.Dataset.from_dict(self.reading.read({"text": texts})), self.processor)[0]
         vectors = np.asarray(self.compute(encoded))
-        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12), list(encoded["length"])
+        return scale_to_norm_one(vectors), list(encoded["length"])
 
     def show_answer(self, text: str, write: Callable[[str], object]) -> None:
         """Write the answer to one text, in one piece or several.
@@ -344,7 +345,7 @@ def load_exported_run(run: str | Path) -> ExportedModel:
     folder, results = find_model(run)
     if not holds_onnx(folder):
         raise UserError(f"{run} holds no export with {ONNX_FILE}; make one with recipes/export.py")
-    reading = TextReading.of_config(results.get("config", {}).get("data", {}))
+    reading = TextReading.of_results(results)
     return load_exported_model(load_task(results.get("task", DEFAULT_TASK)), folder, reading)
 
 
@@ -363,7 +364,7 @@ def load_answering_model(
         UserError: If the folder holds no model for the task, or an option asks for what it does not do.
     """
     results = find_model(folder)[1]
-    reading = TextReading.of_config(results.get("config", {}).get("data", {}))
+    reading = TextReading.of_results(results)
     if holds_onnx(folder):
         looks_inside = not isinstance(config, AnswerConfig)
         if looks_inside or any(getattr(config, option, None) for option in ("explain", "log_statistics")):

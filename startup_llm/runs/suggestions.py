@@ -14,20 +14,19 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 
 from startup_llm.data.row_target import escape_formula
-from startup_llm.data.text_reading import TextReading
+from startup_llm.data.text_reading import TEXTS, TextReading
 from startup_llm.errors import UserError
 from startup_llm.run_folder import require_results
 from startup_llm.runs.prediction import AnsweringModel, find_run, load_answering_model, open_questions
 from startup_llm.tasks.options import build_section
 from startup_llm.training.selection import choose_rows, compute_uncertainty, find_new_texts
-from startup_llm.written_files import check_replaceable, list_written, refuse_inputs_inside, write_atomically
+from startup_llm.written_files import check_output_folder, write_output_folder
 
 if TYPE_CHECKING:
     from startup_llm.config import SuggestConfig
     from startup_llm.tasks.base import Task
 
 NAMES = ("suggestions.csv", "label_studio.json", "label_studio.xml")
-TEXTS = ("text", "text_pair")
 LABEL_COLUMNS = ("label", "labels", "category", "intent", "class", "target")
 """Where labels are looked for in a pool, if the run's config does not name their column."""
 
@@ -105,12 +104,7 @@ def check_suggestions(config: SuggestConfig) -> tuple[Task, Path, dict[str, Any]
         raise UserError(f"run {config.run}: {task.tag}; suggestions are made of runs of text-classification alone")
     if results.get("problem_type") == "regression":
         raise UserError(f"run {config.run} predicts numbers; suggestions are made of runs with labels alone")
-    folder = Path(config.output)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"output {folder} is a file, expected a folder; name another with --output")
-    files = [folder / name for name in NAMES]
-    refuse_inputs_inside(config, files)
-    check_replaceable(folder, files, kind="suggestion", overwrite=config.overwrite, option="--output")
+    folder = check_output_folder(config.output, NAMES, config, kind="suggestion", overwrite=config.overwrite)
     return task, model, results, folder
 
 
@@ -126,7 +120,7 @@ def read_pool(config: SuggestConfig, task: Task, results: Mapping[str, Any]) -> 
         UserError: If there are none, or fewer than are asked for, a row has no text, or rows have labels.
     """
     source, questions = open_questions(config.pool, config, task, results)
-    reading = TextReading.of_config(results.get("config", {}).get("data", {}))
+    reading = TextReading.of_results(results)
     survey = questions.survey()
     trained = results.get("config", {}).get("data", {}).get("label_column")
     wanted = [trained] if isinstance(trained, str) else trained or LABEL_COLUMNS
@@ -248,14 +242,8 @@ def write_suggestions(folder: Path, suggestions: Suggestions) -> None:
     rows = suggestions.rows
     tasks = [build_labelling_task(row, suggestions.run) for row in rows]
     interface = build_interface(list(rows[0].texts), suggestions.labels, several=suggestions.several_labels)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / NAMES[0], build_table(rows))
-        write_atomically(folder / NAMES[1], json.dumps(tasks, ensure_ascii=False, indent=1) + "\n")
-        write_atomically(folder / NAMES[2], interface)
-        list_written(folder, [folder / name for name in NAMES], kind="suggestion")
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; name another --output") from None
+    texts = (build_table(rows), json.dumps(tasks, ensure_ascii=False, indent=1) + "\n", interface)
+    write_output_folder(folder, dict(zip(NAMES, texts, strict=True)), kind="suggestion")
 
 
 def build_table(suggestions: Sequence[Suggestion]) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.errors import UserError
+from startup_llm.models.unit_vectors import scale_to_norm_one
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -458,7 +459,6 @@ def find_alike(features: np.ndarray, known: np.ndarray, count: int = 3) -> tuple
     Returns:
         Their positions and cosines, shape (rows, count) each, the most alike first.
     """
-    directions = [rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) for rows in (features, known)]
-    cosines = directions[0] @ directions[1].T
+    cosines = scale_to_norm_one(features) @ scale_to_norm_one(known).T
     order = np.argsort(-cosines, axis=1, kind="stable")[:, :count]
     return order, np.take_along_axis(cosines, order, axis=1)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from startup_llm.audit.near_duplicates import find_near_duplicates, normalise_text
+from startup_llm.models.unit_vectors import scale_to_norm_one
 
 CANDIDATES_PER_ROW = 10
 """Unsure rows from which each suggestion is taken: beta of Zhdanov (2019)."""
@@ -95,8 +96,7 @@ def choose_rows(
     candidates = order[: CANDIDATES_PER_ROW * rows]
     if len(candidates) <= rows:
         return candidates, np.ones(len(candidates), np.int64)
-    norms = np.linalg.norm(features[candidates], axis=1, keepdims=True)
-    directions = features[candidates] / np.maximum(norms, 1e-12)
+    directions = scale_to_norm_one(features[candidates])
     weights = np.maximum(uncertainty[candidates], 1e-6)
     clusters = KMeans(rows, n_init=1, random_state=seed).fit(directions, sample_weight=weights)
     distances = clusters.transform(directions)

@@ -10,9 +10,10 @@ import numpy as np
 
 from startup_llm.data.text_reading import TextReading
 from startup_llm.errors import UserError
+from startup_llm.models.unit_vectors import scale_to_norm_one
 from startup_llm.run_folder import find_model
 from startup_llm.tasks.prediction import Predictor
-from startup_llm.tasks.sentence_similarity.rows import compute_cosines, rank_nearest, read_corpus, scale_to_norm_one
+from startup_llm.tasks.sentence_similarity.rows import compute_cosines, rank_nearest, read_corpus
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -55,7 +56,7 @@ class SearchPredictor(Predictor):
             (parent / CORPUS_FILE for parent in (folder, folder.parent) if (parent / CORPUS_FILE).is_file()), None
         )
         if config.corpus:
-            reading = TextReading.of_config(find_model(folder)[1].get("config", {}).get("data", {}))
+            reading = TextReading.of_results(find_model(folder)[1])
             rows = datasets.Dataset.from_list(read_corpus(config.corpus, reading))
             vectors = scale_to_norm_one(np.asarray(compute(self.task.encode(rows, processor)[0])))
         elif place is not None:

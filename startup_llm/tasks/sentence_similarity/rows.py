@@ -21,6 +21,7 @@ from startup_llm.data.splits import make_splits, sample_rows
 from startup_llm.data.task_data import TaskData
 from startup_llm.data.text_reading import AS_IT_STANDS, TextReading, clean_columns, join_columns
 from startup_llm.errors import UserError, fold_name, nearest
+from startup_llm.models.unit_vectors import scale_to_norm_one
 from startup_llm.plain_data import read_text
 from startup_llm.tasks.sentence_similarity.options import SimilarityData
 
@@ -136,11 +137,6 @@ def rank_nearest(queries: np.ndarray, documents: np.ndarray, count: int = MOST_F
         for start in range(0, len(queries), 256)
         for ranking in rank_best(queries[start : start + 256] @ documents.T, count)
     ]
-
-
-def scale_to_norm_one(vectors: np.ndarray) -> np.ndarray:
-    """Return vectors at Euclidean norm 1, shape (rows, width); a vector of zeros stays."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 def read_corpus(file: str | Path, reading: TextReading = AS_IT_STANDS) -> list[dict[str, str]]:

@@ -10,7 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from startup_llm.data.sources import SPLIT_ALIASES, LoadedData, _choose_splits, hash_file
+from startup_llm.data.sources import (
+    SPLIT_ALIASES,
+    LoadedData,
+    choose_splits,
+    find_split_folders,
+    hash_file,
+    list_asked_splits,
+)
 from startup_llm.errors import UserError
 from startup_llm.plain_data import read_text
 from startup_llm.tasks.token_classification.options import TaggedTextData
@@ -69,12 +76,12 @@ def load_brat(data: TaggedTextData) -> LoadedData | None:
     folders = _find_folders(Path(data.data_dir)) if data.data_dir else {}
     if not folders:
         return None
-    asked = {"train": data.train_split, "validation": data.validation_split, "test": data.test_split}
-    named = {split: SPLIT_ALIASES.get(name, name) for split, name in asked.items() if name}
+    asked = list_asked_splits(data)
+    named = {split: SPLIT_ALIASES.get(name, name) for split, name in asked.items()}
     for split, name in named.items():
         if name not in folders:
             raise UserError(f"data.{split}_split: no folder {asked[split]!r}, only {', '.join(folders)}")
-    chosen = _choose_splits(named, list(folders), data)
+    chosen = choose_splits(named, list(folders), data)
     if "train" not in chosen:
         raise UserError(
             f"{data.data_dir}: annotations of {', '.join(folders)} alone; name one with --data.train_split"
@@ -93,7 +100,7 @@ def _find_folders(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         return {}
     entries = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and any(entry.rglob("*.ann"))]
-    named = {SPLIT_ALIASES[entry.name.lower()]: entry for entry in entries if entry.name.lower() in SPLIT_ALIASES}
+    named = find_split_folders(entries)
     if "train" in named:
         return named
     return {"train": folder} if entries or any(folder.glob("*.ann")) else {}

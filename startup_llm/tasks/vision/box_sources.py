@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from startup_llm.data.sources import hash_file
 
 if TYPE_CHECKING:
     import datasets
@@ -66,6 +69,11 @@ def build_image_table(files: Sequence[dict[str, Any]]) -> datasets.Dataset:
     import datasets
 
     return datasets.Dataset.from_dict({"image": list(files)}, features=datasets.Features({"image": datasets.Image()}))
+
+
+def hash_files(files: Iterable[Path]) -> str:
+    """Return one SHA-256 of the bytes of several files, in their order."""
+    return hashlib.sha256(b"".join(bytes.fromhex(hash_file(file)) for file in files)).hexdigest()
 
 
 def list_images(folder: Path) -> list[Path]:

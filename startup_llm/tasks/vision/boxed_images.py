@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from startup_llm.data.bad_rows import BadRows, Fault
 from startup_llm.data.classification import order_names, read_class_names
 from startup_llm.data.row_source import check_file
-from startup_llm.data.sources import SPLIT_ALIASES, _choose_splits, load_splits
+from startup_llm.data.sources import SPLIT_ALIASES, choose_splits, list_asked_splits, load_splits
 from startup_llm.data.splits import handle_overlap, make_splits, read_groups, sample_rows
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError, nearest
@@ -143,12 +143,12 @@ def _choose_parts(source: BoxSource, data: DetectionData) -> BoxSource:
     """
     if data.group_column:
         raise UserError(f"data.group_column {data.group_column!r}: {source.notes[0]} It has no groups; leave it out")
-    asked = {"train": data.train_split, "validation": data.validation_split, "test": data.test_split}
-    named = {split: SPLIT_ALIASES.get(name, name) for split, name in asked.items() if name}
+    asked = list_asked_splits(data)
+    named = {split: SPLIT_ALIASES.get(name, name) for split, name in asked.items()}
     for split, name in named.items():
         if name not in source.splits:
             raise UserError(f"data.{split}_split: no split {asked[split]!r}, only {', '.join(source.splits)}")
-    chosen = _choose_splits(named, list(source.splits), data)
+    chosen = choose_splits(named, list(source.splits), data)
     if "train" not in chosen:
         raise UserError(
             f"{data.data_dir or data.train_file}: no train split, only {', '.join(source.splits)}; name it: "
@@ -180,9 +180,8 @@ def _find_coco_files(folder: Path, data: DetectionData) -> dict[str, Path]:
                 f"data.data_dir ({folder}): {files[split].name} and {path.name} are both {split}; keep one"
             )
         files[split] = path
-    asked = {"train": data.train_split, "validation": data.validation_split, "test": data.test_split}
-    asked = {split: SPLIT_ALIASES.get(name, name) for split, name in asked.items() if name}
-    chosen = _choose_splits({split: name for split, name in asked.items() if name in files}, list(files), data)
+    asked = {split: SPLIT_ALIASES.get(name, name) for split, name in list_asked_splits(data).items()}
+    chosen = choose_splits({split: name for split, name in asked.items() if name in files}, list(files), data)
     if files and "train" not in chosen:
         raise UserError(
             f"data.data_dir ({folder}): no annotations of a training split among "

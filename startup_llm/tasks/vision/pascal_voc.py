@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from startup_llm.data.row_source import RowSource
-from startup_llm.data.sources import SPLIT_ALIASES
+from startup_llm.data.sources import find_split_folders
 from startup_llm.errors import UserError
 from startup_llm.tasks.vision.box_sources import (
     IMAGE_EXTENSIONS,
     BoxedImage,
     BoxSource,
     build_image_table,
+    hash_files,
     refer_to_files,
 )
 
@@ -32,9 +32,7 @@ def _find_files(folder: Path) -> dict[str, list[Path]]:
         files = sorted((folder / "Annotations").glob("*.xml"))
         return _read_image_sets(folder) or ({"train": files} if files else {})
     named = {
-        SPLIT_ALIASES[entry.name.lower()]: sorted(entry.rglob("*.xml"))
-        for entry in sorted(folder.iterdir())
-        if entry.is_dir() and entry.name.lower() in SPLIT_ALIASES
+        split: sorted(entry.rglob("*.xml")) for split, entry in find_split_folders(sorted(folder.iterdir())).items()
     }
     found = {split: files for split, files in named.items() if files}
     if found:
@@ -78,9 +76,7 @@ def load_voc(folder: Path) -> BoxSource | None:
             paths.append(_find_image(file, image_name))
             names |= {category for _, category, _, _ in image.objects if not category.startswith("!")}
         tables[split] = build_image_table(refer_to_files(paths))
-        content = b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)
-        digest = hashlib.sha256(content).hexdigest()
-        records.append({"split": split, "dataset": str(folder), "rows": len(files), "sha256": digest})
+        records.append({"split": split, "dataset": str(folder), "rows": len(files), "sha256": hash_files(files)})
     note = f"{folder}: read as Pascal VOC's boxes, {len(names)} classes."
     return BoxSource(splits, tables, tuple(sorted(names)), faults, [note], records)
 

@@ -5,7 +5,6 @@ A line is a class number and the box's middle, width and height as shares of the
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,13 +13,14 @@ from typing import Any
 
 from startup_llm.data.bad_rows import Fault
 from startup_llm.data.row_source import RowSource
-from startup_llm.data.sources import SPLIT_ALIASES
+from startup_llm.data.sources import SPLIT_ALIASES, find_split_folders
 from startup_llm.errors import UserError
 from startup_llm.tasks.vision.box_sources import (
     IMAGE_EXTENSIONS,
     BoxedImage,
     BoxSource,
     build_image_table,
+    hash_files,
     list_images,
     refer_to_files,
 )
@@ -75,8 +75,7 @@ def load_yolo(file: Path) -> BoxSource:
     splits = {split: _read_split(places_of_split, names) for split, places_of_split in places.items()}
     records = []
     for split, part in splits.items():
-        content = b"".join(hashlib.sha256(path.read_bytes()).digest() for path in [file, *part.label_files])
-        digest = hashlib.sha256(content).hexdigest()
+        digest = hash_files([file, *part.label_files])
         records.append({"split": split, "dataset": str(file.parent), "rows": len(part.images), "sha256": digest})
     empty = sum(not image.objects for part in splits.values() for image in part.boxed)
     note = f"{file.parent}: read as YOLO's boxes, {len(names)} classes by {file.name}"
@@ -136,7 +135,7 @@ def _find_split_folders(folder: Path) -> dict[str, list[Path]]:
     """Return the folders of images by split: train/images, images/train, or one for training."""
     for base in (folder, folder / "images"):
         entries = sorted(base.iterdir()) if base.is_dir() else []
-        named = {SPLIT_ALIASES[entry.name.lower()]: entry for entry in entries if entry.name.lower() in SPLIT_ALIASES}
+        named = find_split_folders(entries)
         if "train" in named:
             return {split: [_find_images_below(entry)] for split, entry in named.items()}
     return {"train": [_find_images_below(folder)]}
