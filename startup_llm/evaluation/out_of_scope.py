@@ -240,7 +240,11 @@ SCORES: Mapping[str, Score] = {
     "mahalanobis": Score(_fit_mahalanobis, _compute_mahalanobis, "Lee et al. 2018", names=("whitening", "means")),
     _REJECT: Score(_fit_reject, _compute_reject, "Larson et al. 2019", needs_rows=True, names=("weight", "bias")),
     _BOTH: Score(
-        _fit_both, _compute_both, "the two above", needs_rows=True, names=("bank", "weight", "bias", "scale")
+        _fit_both,
+        _compute_both,
+        f"{DEFAULT_SCORE} and {_REJECT}",
+        needs_rows=True,
+        names=("bank", "weight", "bias", "scale"),
     ),
 }
 """Every score by name, the simplest first."""

@@ -71,9 +71,7 @@ class OnnxModel:
         """
         return self.compute_encodings(self.tokenize(texts, pairs))
 
-    def compute_encodings(
-        self, encodings: Sequence[Any], tokens_per_batch: int = TOKENS_PER_BATCH
-    ) -> list[np.ndarray]:
+    def compute_encodings(self, encodings: Sequence[Any]) -> list[np.ndarray]:
         """Return the model's output for each encoding, in their order."""
         outputs: list[np.ndarray | None] = [None] * len(encodings)
         lengths = np.array([len(encoding.ids) for encoding in encodings], dtype=np.int64)
