@@ -143,6 +143,8 @@ def _build_view(results: Results) -> dict[str, Any]:
         "prediction_costs": list_prediction_costs(results.get("prediction_costs")),
         "lead": " ".join(headline) if headline else sentences[0],
         "further_sentences": sentences if headline else sentences[1:],
+        "handover_sentence": _find_handover_sentence(results),
+        "data_summary": _summarize_data(results),
         "actions": [
             {**action, "command": action["command"] and redact_tokens(action["command"])}
             for action in results.get("advice") or ()
@@ -275,6 +277,22 @@ def _find_calibrated_reliability(results: Results) -> Results | None:
     """Return the reliability after temperature scaling; None where the scores stay as they are."""
     decision = results.get("decision") or {}
     return decision.get("reliability") if decision.get("temperature", 1) != 1 else None
+
+
+def _find_handover_sentence(results: Results) -> str | None:
+    """Return when to hand over, in a sentence; None where nothing is known, or an action proposes it already."""
+    sentences = (results.get("decision") or {}).get("sentences") or ()
+    proposed = any("--decision." in (action["command"] or "") for action in results.get("advice") or ())
+    return None if proposed or not sentences else sentences[0]
+
+
+def _summarize_data(results: Results) -> str:
+    """Return the rows of each split, and how many kinds of faults the audit found."""
+    parts = [", ".join(f"{format_count(rows)} {split}" for split, rows in (results.get("rows") or {}).items())]
+    if audit := results.get("audit"):
+        kinds = len(audit["findings"])
+        parts.append(f"{kinds or 'no'} {'finding' if kinds == 1 else 'findings'} of the {audit['level']} audit")
+    return "; ".join(filter(None, parts))
 
 
 def _list_threshold_metrics(results: Results) -> list[str]:
