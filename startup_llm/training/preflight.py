@@ -12,6 +12,7 @@ import numpy as np
 
 from startup_llm.errors import UserError
 from startup_llm.evaluation.environment import read_peak_memory_bytes
+from startup_llm.evaluation.report import format_duration
 from startup_llm.models.memory import read_free_memory_bytes
 from startup_llm.training.processes import is_sharded
 
@@ -29,6 +30,13 @@ CLOSING_SECONDS = 15.0
 STEP_OVERHEAD = 1.08
 """A whole step's time beside its gradient's: the optimizer, the making of batches and the log took 5 to 12 % more."""
 
+TIMED_SECONDS, MOST_STEPS = 4.0, 6
+"""Each of the two batches is computed until it took so long or so often; the first time, which warms up, counts only
+where there is no second."""
+
+KNOWN_WITHIN = 0.1
+"""The interval of an estimate is at least so wide on both sides: what steps do not show, such as a busy machine."""
+
 HEAP_HOLES = 1.2
 """On the CPU, memory for activations beside what one batch takes: batches of other sizes leave holes in the heap."""
 
@@ -39,11 +47,13 @@ class Estimate:
 
     Attributes:
         seconds: From the start of the process to the finished run.
+        seconds_interval: Fewest and most of them, by the fastest and the slowest of the steps that were timed.
         peak_memory_bytes: Largest memory.
         dollars: Cost, or None where no price was given.
     """
 
     seconds: float
+    seconds_interval: tuple[float, float]
     peak_memory_bytes: int
     dollars: float | None
 
@@ -52,8 +62,8 @@ class Estimate:
         return asdict(self)
 
     def __str__(self) -> str:
-        minutes, seconds = divmod(round(self.seconds), 60)
-        parts = [f"{minutes} min {seconds} s" if minutes else f"{seconds} s"]
+        least, most = map(format_duration, self.seconds_interval)
+        parts = [f"{format_duration(self.seconds)} ({least} to {most})"]
         parts.append(f"{self.peak_memory_bytes / 2**30:.1f} GiB")
         parts += [f"${self.dollars:.2f}"] if self.dollars is not None else []
         return "about " + ", ".join(parts)
@@ -84,6 +94,7 @@ class Preflight:
             self._prepared,
             elapsed_seconds=clock.total,
             probe_seconds=clock.seconds.get("probe"),
+            untuned_seconds=clock.seconds.get("untuned"),
             dollars_per_hour=options.dollars_per_hour,
         )
         self._session.report(f"preflight: {self.estimate}")
@@ -111,19 +122,23 @@ def estimate_run(
     *,
     elapsed_seconds: float,
     probe_seconds: float | None,
+    untuned_seconds: float | None = None,
     dollars_per_hour: float | None = None,
     available_bytes: int | None = None,
 ) -> Estimate:
     """Time real steps on a median and on the longest batch, forwards and backwards, without moving a weight.
 
     The time of a step is taken as linear in its padded tokens. Evaluation costs as much for a token as the probe's
-    features did; where there was no probe, a third of a step.
+    features did; where there was no probe, a third of a step. The trained model answers the test rows in the time that
+    the untuned one took, where that is known: in between a quarter of it, as it may have answered with examples before
+    its prompts too, and the whole.
 
     Args:
         trainer: The trainer, before training.
         prepared: Rows and plan.
         elapsed_seconds: Seconds since the process was started.
         probe_seconds: Seconds that the features of the training and test rows took; None without a probe.
+        untuned_seconds: Seconds that the untuned model took for the test rows; None where it did not answer them.
         dollars_per_hour: Price of the machine, if it is known.
         available_bytes: Memory that this process may hold in all; default what the machine says.
 
@@ -141,19 +156,30 @@ def estimate_run(
     order = np.argsort(tokens)
     timed = [order[len(order) // 2], order[-1]]
     try:
-        seconds = [_time_step(trainer, prepared, batches[place]) for place in timed]
+        steps = [_time_steps(trainer, prepared, batches[place]) for place in timed]
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
         raise _explain_memory(trainer, prepared, None, available, before) from None
-    per_epoch = _sum_steps(tokens, tokens[timed], seconds) / trainer.args.world_size
     epochs = _count_epochs(trainer.args, len(batches))
-    evaluation = _estimate_evaluation(trainer, prepared, epochs, per_epoch, probe_seconds)
-    total = elapsed_seconds + STEP_OVERHEAD * epochs * per_epoch + evaluation + CLOSING_SECONDS
+    totals = []
+    for choose, share, untuned_share in (
+        (np.median, 1, 0.5),
+        (min, 1 - KNOWN_WITHIN, 0.25),
+        (max, 1 + KNOWN_WITHIN, 1),
+    ):
+        per_epoch = _sum_steps(tokens, tokens[timed], [float(choose(seconds)) for seconds in steps])
+        per_epoch /= trainer.args.world_size
+        test_seconds = None if untuned_seconds is None else untuned_share * untuned_seconds
+        after = _estimate_evaluation(trainer, prepared, epochs, per_epoch, probe_seconds, test_seconds)
+        totals.append(elapsed_seconds + share * (STEP_OVERHEAD * epochs * per_epoch + after + CLOSING_SECONDS))
+    total, *interval = totals
     memory = _estimate_memory(trainer, prepared, trained, before)
     if memory > available:
         raise _explain_memory(trainer, prepared, memory, available, before)
-    return Estimate(total, memory, None if dollars_per_hour is None else total / 3600 * dollars_per_hour)
+    return Estimate(
+        total, tuple(interval), memory, None if dollars_per_hour is None else total / 3600 * dollars_per_hour
+    )
 
 
 def _sum_steps(tokens: np.ndarray, measured: np.ndarray, seconds: list[float]) -> float:
@@ -178,7 +204,12 @@ def _count_epochs(arguments: TrainingArguments, batches: int) -> float:
 
 
 def _estimate_evaluation(
-    trainer: HeadTrainer, prepared: Prepared, epochs: float, epoch_seconds: float, probe_seconds: float | None
+    trainer: HeadTrainer,
+    prepared: Prepared,
+    epochs: float,
+    epoch_seconds: float,
+    probe_seconds: float | None,
+    test_seconds: float | None,
 ) -> float:
     """Return the seconds of all that is computed without a gradient: validation, test rows, and kept states."""
     counts = {name: float(np.sum(rows["length"])) for name, rows in prepared.encoded.items()}
@@ -187,7 +218,9 @@ def _estimate_evaluation(
         per_token = probe_seconds / (counts["train"] + counts["test"])
     kept, rows = trainer.kept_states, len(trainer.train_dataset)
     first_epoch = counts["train"] * (1 - kept.row_count / rows) if kept else 0.0  # of lower blocks, at the most
-    return (first_epoch + 1.3 * counts["test"] + epochs * counts.get("validation", 0.0)) * per_token
+    if test_seconds is None:
+        test_seconds = 1.3 * counts["test"] * per_token
+    return (first_epoch + epochs * counts.get("validation", 0.0)) * per_token + test_seconds
 
 
 def _estimate_memory(trainer: HeadTrainer, prepared: Prepared, trained: int, before: int) -> int:
@@ -319,16 +352,17 @@ def _cut(rows: list[int], size: int) -> list[list[int]]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
-def _time_step(trainer: HeadTrainer, prepared: Prepared, rows: np.ndarray) -> float:
-    """Return the seconds of one step's gradient; the first of two warms up. No weight moves."""
+def _time_steps(trainer: HeadTrainer, prepared: Prepared, rows: np.ndarray) -> list[float]:
+    """Return the seconds of a step's gradient, computed some times. No weight moves."""
     encoded = trainer.train_dataset.select(rows)
     unused = [name for name in encoded.column_names if name == "length" or name.startswith("_")]
     batch = trainer.data_collator(encoded.remove_columns(unused).to_list())
     trainer.current_gradient_accumulation_steps = 1
-    for _ in range(2):
+    seconds: list[float] = []
+    while not seconds or (sum(seconds) < TIMED_SECONDS and len(seconds) < MOST_STEPS):
         start = time.perf_counter()
         with prepared.plan.autocast():
             trainer.training_step(trainer.model, dict(batch))
-        seconds = time.perf_counter() - start
+        seconds.append(time.perf_counter() - start)
     trainer.model.zero_grad()
-    return seconds
+    return seconds[1:] or seconds
