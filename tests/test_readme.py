@@ -17,6 +17,7 @@ import pytest
 
 from startup_llm.errors import UserError
 from startup_llm.runs.readme import (
+    keep_results,
     main,
     render_benchmark,
     render_comparison,
@@ -78,7 +79,7 @@ def test_the_tables_are_those_of_the_results_files(page):
 
 def test_every_results_file_is_on_a_page():
     marked = re.findall(
-        r"<!-- (?:results|summary|comparison|benchmark|labelling): ([^>]+) -->", "".join(TEXTS.values())
+        r"<!-- (?:results|summary|comparison|benchmark|labelling|export): ([^>]+) -->", "".join(TEXTS.values())
     )
     assert {file.stem for file in RESULTS.rglob("*.json")} <= set(" ".join(marked).split())
 
@@ -170,6 +171,24 @@ def test_timings_stand_beside_the_first_method_s_and_without_paths():
     assert "/home" not in json.dumps(kept)
     assert "timings" not in kept["sizes"][0]
     assert render_benchmark(kept).splitlines()[-3:] == ["| b | 2.0 | 3.00 |", "", "On one machine."]
+
+
+def test_an_export_stands_beside_its_run_and_without_paths(tmp_path):
+    proof = {
+        "table": {"header": ["", "run", "onnx"], "rows": [["accuracy", "0.9000", "0.8990"]]},
+        "sentences": ["onnx is not shown to differ from the run"],
+        "note": "Timed in turns.",
+        "hardware": "one machine",
+        "command": "export /home/me",
+    }
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "results.json").write_text(json.dumps({"export": proof, "command": "finetune /home/me"}))
+    (tmp_path / "exports").mkdir()
+    keep_results(tmp_path, "small", [str(tmp_path / "run")])
+    assert "/home" not in (tmp_path / "exports" / "small.json").read_text()
+    page = render_page("<!-- export: small -->\n<!-- /export -->", tmp_path)
+    assert "|  | run | onnx |\n| --- | ---: | ---: |\n| accuracy | 0.9000 | 0.8990 |\n" in page
+    assert "- Timed in turns.\n\nOn one machine." in page
 
 
 def test_every_command_of_the_readme_is_run_by_these_tests():

@@ -11,6 +11,32 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+IS_PROMPT = "is_prompt"
+"""Column of encoded rows: 1 where the model is to write what follows, 0 where its tokens are predicted."""
+
+_PROMPT_TOKENS_FACTOR = 8
+"""So many times as many tokens of prompts are computed at once: a step of writing reads all weights for one token of a
+row, and takes hardly longer for many rows than for few."""
+
+
+def split_encoded(encoded: Dataset, tokens_per_batch: int) -> Iterator[np.ndarray]:
+    """Yield row indices in batches as `split_by_length` does, prompts (`IS_PROMPT`) apart from other rows.
+
+    Args:
+        encoded: Rows with a column `length`.
+        tokens_per_batch: Budget of padded tokens.
+    """
+    lengths = np.asarray(encoded["length"])
+    if IS_PROMPT not in encoded.column_names:
+        yield from split_by_length(lengths, tokens_per_batch)
+        return
+    asked = np.asarray(encoded[IS_PROMPT], dtype=bool)
+    for chosen, budget in ((~asked, tokens_per_batch), (asked, _PROMPT_TOKENS_FACTOR * tokens_per_batch)):
+        places = np.flatnonzero(chosen)
+        for part in split_by_length(lengths[places], budget):
+            yield places[part]
+
+
 def split_by_length(lengths: np.ndarray, tokens_per_batch: int) -> Iterator[np.ndarray]:
     """Yield row indices, longest rows first, so that rows times longest length stays within the budget.
 

@@ -9,9 +9,10 @@
 - `<!-- label-thresholds: NAME -->` to `<!-- /label-thresholds -->`: what thresholds of several labels bring there.
 - `<!-- benchmark: NAME -->` to `<!-- /benchmark -->`: a benchmark's tables, kept as `benchmarks/NAME.json`.
 - `<!-- labelling: NAME -->` to `<!-- /labelling -->`: a simulation of suggested labels, kept as `labelling/NAME.json`.
+- `<!-- export: NAME -->` to `<!-- /export -->`: an export beside its run, kept as `exports/NAME.json`.
 
 With `NAME=RUN,RUN` behind the folder, it first writes that file: from finished runs, which differ by their seed alone,
-or from a comparison or a benchmark.
+or from a comparison, a benchmark or an export.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from startup_llm.run_folder import read_results
 from startup_llm.written_files import write_atomically
 
 _MARKED = re.compile(
-    r"(<!-- (?P<kind>results|summary|comparison|benchmark|labelling|out-of-scope|label-thresholds)"
+    r"(<!-- (?P<kind>results|summary|comparison|benchmark|labelling|out-of-scope|label-thresholds|export)"
     r"(: (?P<names>[^>]+?))? -->\n)"
     r".*?(<!-- /(?P=kind) -->)",
     re.DOTALL,
@@ -191,6 +192,16 @@ def render_labelling(results: Mapping[str, Any]) -> str:
     return f"{build_labelling_table(results)}\n\nOn {results['hardware']}."
 
 
+def render_export(results: Mapping[str, Any]) -> str:
+    """Write the figures of an export beside those of its run, and what they say, as Markdown."""
+    proof = results["export"]
+    header, rows = proof["table"]["header"], proof["table"]["rows"]
+    lines = [f"| {' | '.join(line)} |" for line in (header, ["---", *["---:"] * (len(header) - 1)], *rows)]
+    return "\n".join(
+        [*lines, "", _list_sentences([*proof["sentences"], proof["note"]]), "", f"On {proof['hardware']}."]
+    )
+
+
 def render_out_of_scope(runs: Sequence[Mapping[str, Any]]) -> str:
     """Write the scores that tell inputs out of scope as Markdown, the chosen one in bold, and what the run says."""
     found = runs[0]["out_of_scope"]
@@ -233,6 +244,7 @@ _KINDS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "comparison": ("comparisons", render_comparison),
     "benchmark": ("benchmarks", render_benchmark),
     "labelling": ("labelling", render_labelling),
+    "export": ("exports", render_export),
 }
 
 
@@ -271,7 +283,7 @@ def shorten_results(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def keep_results(folder: Path, name: str, runs: Sequence[str]) -> None:
-    """Write the results file NAME of finished runs, of a comparison, a benchmark or a simulation of labels.
+    """Write the results file NAME: of runs, a comparison, a benchmark, a simulation of labels or an export.
 
     Args:
         folder: Where results files lie.
@@ -284,6 +296,8 @@ def keep_results(folder: Path, name: str, runs: Sequence[str]) -> None:
         kind, shortened = "comparison", shorten_comparison(first)
     elif "curves" in first:
         kind, shortened = "labelling", _drop_private(first)
+    elif "export" in first:
+        kind, shortened = "export", {"export": _drop_private(first["export"])}
     elif "sizes" in first or "tables" in first:
         kind, shortened = "benchmark", shorten_benchmark(first)
     else:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from startup_llm.data.batching import split_by_length
+from startup_llm.data.batching import split_encoded
 from startup_llm.errors import UserError
 from startup_llm.models.sequence_classifier import capture_features, pool_features
 from startup_llm.training.kept_states import KeptStates, NumberedCollator, use_kept_states
@@ -170,7 +170,7 @@ def _collect(
         [name for name in encoded.column_names if name in ("labels", "length") or name.startswith("_")]
     )
     outputs: list[tuple[int, Any]] = []
-    batches = list(split_by_length(np.asarray(encoded["length"]), plan.tokens_per_batch))
+    batches = list(split_encoded(encoded, plan.tokens_per_batch))
     with torch.inference_mode(), plan.autocast():
         for index in batches[state.process_index :: state.num_processes]:
             batch = {name: tensor.to(state.device) for name, tensor in collator(_as_rows(inputs[index])).items()}

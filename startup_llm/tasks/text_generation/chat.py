@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from startup_llm.data.batching import IS_PROMPT
 from startup_llm.errors import UserError
 from startup_llm.evaluation.metrics import BLEU, CHRF, EXACT_MATCH, ROUGE_1, ROUGE_2, ROUGE_L, WORD_F1, Metric
 from startup_llm.evaluation.results import measure_groups
@@ -20,7 +21,6 @@ from startup_llm.tasks.text_generation.chat_templates import (
     tokenize_conversation,
     tokenize_text,
 )
-from startup_llm.tasks.text_generation.continuation import IS_PROMPT
 from startup_llm.tasks.text_generation.conversations import join_answers
 from startup_llm.tasks.text_generation.messages import is_learnt, list_words
 from startup_llm.tasks.text_generation.metrics import (

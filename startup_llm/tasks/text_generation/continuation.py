@@ -7,6 +7,8 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from startup_llm.data.batching import IS_PROMPT
+
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
@@ -22,8 +24,6 @@ PROMPT_TOKENS = 16
 GREEDY: dict[str, Any] = {"do_sample": False, "num_beams": 1}
 _HEADS: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 """Model -> its output layer, where its outputs are the logits."""
-IS_PROMPT = "is_prompt"
-"""Column of encoded rows: 1 where the model is to write what follows, 0 where its tokens are predicted."""
 
 
 def continue_prompts(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.config import PredictConfig
+from startup_llm.data.batching import IS_PROMPT
 from startup_llm.data.text_reading import read_conversation
 from startup_llm.errors import UserError
 from startup_llm.models.checkpoints import read_json
@@ -102,7 +103,7 @@ class ContinuationPredictor(Predictor):
             for prompt in prompts
         ]
         ids = [prompt[-max_tokens:] for prompt in ids]
-        return datasets.Dataset.from_dict({"input_ids": ids, "length": list(map(len, ids))})
+        return datasets.Dataset.from_dict({"input_ids": ids, "length": list(map(len, ids)), IS_PROMPT: [1] * len(ids)})
 
     def compute_outputs(self, model: Any, batch: dict[str, Tensor], processor: Any) -> list[np.ndarray]:
         """Continue each prompt by the likeliest token at each step, as test rows are scored, or by chance."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from startup_llm.data.batching import IS_PROMPT
 from startup_llm.data.sources import load_splits
 from startup_llm.errors import UserError
 from startup_llm.models.task_model import TaskModel
@@ -26,7 +27,6 @@ from startup_llm.tasks.text_generation.chat_templates import find_end_of_turn, h
 from startup_llm.tasks.text_generation.continuation import (
     ANSWER_LIMIT,
     GREEDY,
-    IS_PROMPT,
     PROMPT_TOKENS,
     compute_rows,
     write_texts,
