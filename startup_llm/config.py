@@ -723,6 +723,12 @@ class ServeConfig:
     chat: bool = False
     """Of text-generation: answer chats with streaming at /v1/chat/completions by transformers' own server (extra
     chat), in place of /predict."""
+    max_explained_rows: Count = 8
+    """Rows of one request that asks for explanations; more are refused (422). They are explained beside the batches of
+    other requests, one request after the other; a request finds place for four before it (429)."""
+    show_training_rows: bool = False
+    """Show with each explained answer the three training rows that are most alike, with their texts: whoever may ask
+    the server then reads training data."""
     log_texts: bool = False
     """Write the rows and the answers of each request into the log, which may hold personal data."""
     corrections: str | None = None

@@ -89,18 +89,19 @@ class Explainer:
     Args:
         model: The model.
         results: Its run's; empty for a plain checkpoint, which has no training rows.
+        find_alike: Whether training rows are read, to show those that are most alike.
 
     Attributes:
         note: Why no alike rows are shown, or None.
     """
 
-    def __init__(self, model: AnsweringModel, results: Mapping[str, Any]) -> None:
+    def __init__(self, model: AnsweringModel, results: Mapping[str, Any], *, find_alike: bool = True) -> None:
         check_explained(model.task)
         self._model = model
         self._known: KnownRows | None = None
         self.note: str | None = None
         probe = model.task.probe
-        if probe is None or probe.per_token:
+        if not find_alike or probe is None or probe.per_token:
             return
         if not results:
             self.note = "alike training rows are not shown: a plain checkpoint has none"

@@ -9,13 +9,14 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, ValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from startup_llm.config import ServeConfig
@@ -28,6 +29,9 @@ from startup_llm.serving.figures import Figures
 from startup_llm.serving.requests import RequestGate, add_to_log
 from startup_llm.serving.served_model import Row, RowResult, ServedModel, load_served_model
 
+WAITING_EXPLANATIONS = 4
+"""Requests of the largest size that may wait to be explained."""
+
 Body = TypeVar("Body", bound=BaseModel)
 Input = StrictStr | dict[str, Any]
 
@@ -39,9 +43,13 @@ class StrictBody(BaseModel):
 
 
 class PredictBody(StrictBody):
-    """A row, or a list of rows: a text, or an object with the run's columns (a file as base64)."""
+    """A row, or a list of rows: a text, or an object with the run's columns (a file as base64).
+
+    With `explain` each answer says what made it.
+    """
 
     inputs: Input | list[Input]
+    explain: StrictBool = False
 
 
 class HubBody(StrictBody):
@@ -99,19 +107,36 @@ class Service:
             max_queue_rows=config.max_queue_rows,
             observe=self.figures.count_batch,
         )
+        self.explanations = Batcher(
+            _explain_rows,
+            max_wait_seconds=0,
+            max_batch_rows=1,
+            max_queue_rows=WAITING_EXPLANATIONS * config.max_explained_rows,
+        )
 
     @property
     def model(self) -> ServedModel:
         """The model that answers now."""
         return self._model
 
-    def _compute(self, rows: Sequence[Row]) -> list[tuple[RowResult, str]]:
+    def start(self) -> None:
+        """Begin to answer; called inside the loop."""
+        self.batcher.start()
+        self.explanations.start()
+        self._prepare_explanations()
+
+    async def stop(self) -> None:
+        """Take no more requests, and answer those that wait."""
+        await self.batcher.stop()
+        await self.explanations.stop()
+
+    def _compute(self, rows: Sequence[Row]) -> list[tuple[RowResult, ServedModel]]:
         """Compute rows by one model, and say beside each result which one it was."""
         model = self._model
-        return [(result, model.sha256) for result in model.compute(rows)]
+        return [(result, model) for result in model.compute(rows)]
 
     async def answer(
-        self, request: Request, inputs: Sequence[Any], *, embed: bool = False
+        self, request: Request, inputs: Sequence[Any], *, embed: bool = False, explain: bool = False
     ) -> tuple[list[RowResult], str]:
         """Return one result per row, and the SHA-256 of the model that gave them.
 
@@ -121,10 +146,16 @@ class Service:
         config = self.config
         if not 0 < len(inputs) <= config.max_rows:
             raise HTTPException(422, f"{len(inputs):,} rows; expected 1 to {config.max_rows:,} in one request")
+        if explain:
+            self._check_explained(len(inputs))
         add_to_log(request.scope, rows=len(inputs))
+        end = time.monotonic() + config.timeout_seconds
         try:
             with self._model.read_rows(inputs, embed=embed) as rows:
                 results = await self.batcher.submit(rows, config.timeout_seconds)
+                if explain:
+                    asked = [(row, result, model) for row, (result, model) in zip(rows, results, strict=True)]
+                    results = await self.explanations.submit(asked, end - time.monotonic())
         except UserError as error:
             raise HTTPException(422, str(error)) from None
         except QueueFull as error:
@@ -138,7 +169,27 @@ class Service:
         if config.log_texts:
             shown = [value if isinstance(value, (str, dict)) else f"{len(value):,} bytes" for value in inputs]
             add_to_log(request.scope, inputs=shown, answers=[answer.answer for answer in answers])
-        return answers, results[0][1]
+        return answers, results[0][1].sha256
+
+    def _prepare_explanations(self) -> None:
+        """Read training rows that explanations show before the first one is asked for; a fault is told who asks."""
+        if self.config.show_training_rows:
+            read = functools.partial(getattr, self._model, "explainer")
+            reading = asyncio.ensure_future(self.explanations.call(read))
+            reading.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    def _check_explained(self, rows: int) -> None:
+        """Refuse to explain what cannot be explained here, or is too much.
+
+        Raises:
+            HTTPException: If it is.
+        """
+        try:
+            self._model.check_explained()
+        except UserError as error:
+            raise HTTPException(501, str(error)) from None
+        if rows > (limit := self.config.max_explained_rows):
+            raise HTTPException(422, f"{rows:,} rows to explain; expected 1 to {limit:,} in one request")
 
     async def reload(self, run: str | None) -> dict[str, Any]:
         """Load a run while requests wait, let it answer from now on, and say what answered before.
@@ -154,6 +205,7 @@ class Service:
             except UserError as error:
                 raise HTTPException(422, str(error)) from None
             self.figures.name_model(after.run.name, after.sha256)
+            self._prepare_explanations()
             return {
                 "run": after.run.name,
                 "model_sha256": after.sha256,
@@ -200,6 +252,16 @@ class Service:
         return after
 
 
+def _explain_rows(asked: Sequence[tuple[Row, RowResult, ServedModel]]) -> list[tuple[RowResult, ServedModel]]:
+    """Explain results of a request's rows, all of one model, by that model."""
+    model = asked[0][2]
+    try:
+        explained = model.explain([row for row, _, _ in asked], [result.answer for _, result, _ in asked])
+    except UserError as error:
+        raise HTTPException(501, str(error)) from None
+    return [(replace(result, answer=answer), model) for (_, result, _), answer in zip(asked, explained, strict=True)]
+
+
 def _identify(run: str) -> tuple[Any, ...] | None:
     """Return what tells a run from another one, or from itself written anew; None while there is none."""
     folder = follow_link(run)
@@ -221,11 +283,11 @@ def build_app(service: Service, log: Callable[[str], None] | None = None) -> Fas
 
     @asynccontextmanager
     async def live(app: FastAPI) -> AsyncIterator[None]:
-        service.batcher.start()
+        service.start()
         watching = asyncio.create_task(service.watch(log))
         yield
         watching.cancel()
-        await service.batcher.stop()
+        await service.stop()
 
     model, config = service.model, service.config
     title = f"{model.run.name}: {model.task.tag}"
@@ -280,13 +342,15 @@ def _add_state(app: FastAPI, service: Service) -> None:
 def _add_predict(app: FastAPI, service: Service) -> None:
     examples = service.model.list_examples() if service.key is None else [dict.fromkeys(service.model.columns, "...")]
     shown = {"one": {"inputs": examples[0]}, "several": {"inputs": examples}}
+    if service.model.explains:
+        shown["explained"] = {"inputs": examples[0], "explain": True}
 
     @app.post(
         "/predict", summary="Answer rows as recipes/predict.py does", openapi_extra=_describe(PredictBody, shown)
     )
-    async def predict(request: Request) -> dict[str, Any]:
-        inputs, _ = await _read_inputs(request, service, PredictBody)
-        answers, sha256 = await service.answer(request, inputs)
+    async def predict(request: Request, explain: bool = False) -> dict[str, Any]:
+        inputs, body = await _read_inputs(request, service, PredictBody)
+        answers, sha256 = await service.answer(request, inputs, explain=explain or (body is not None and body.explain))
         return {"answers": [answer.answer for answer in answers], "model_sha256": sha256}
 
 
@@ -306,6 +370,7 @@ def _add_page(app: FastAPI, service: Service) -> None:
             has_scores=model.labels is not None,
             reads_files=model.task.predictor.reads_files,
             needs_key=service.key is not None,
+            explains=model.explains,
             corrects=service.corrections is not None,
         )
         policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"

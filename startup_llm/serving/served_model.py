@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+import copy
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,8 @@ import numpy as np
 
 from startup_llm.config import ServeConfig
 from startup_llm.errors import UserError, nearest
+from startup_llm.runs.explanations import Explainer, check_explained
+from startup_llm.runs.onnx_model import holds_onnx
 from startup_llm.runs.prediction import (
     AnsweringModel,
     find_run,
@@ -78,6 +82,7 @@ class ServedModel:
         columns: What a row may hold -> whether it must; the first one may stand alone as the row itself.
         names: Further names of the columns: those that the run was trained with.
         note: A sentence about what answers are taken from besides the model, or None.
+        shows_training_rows: Whether explanations name the training rows that are most alike.
     """
 
     run: Path
@@ -87,6 +92,7 @@ class ServedModel:
     names: Mapping[str, str]
     named: str
     note: str | None = None
+    shows_training_rows: bool = False
 
     @property
     def task(self) -> Task:
@@ -110,6 +116,64 @@ class ServedModel:
     def embeds(self) -> bool:
         """Whether it gives vectors of texts."""
         return self.task.predictor.embeds
+
+    @property
+    def explains(self) -> bool:
+        """Whether answers are explained here."""
+        try:
+            self.check_explained()
+        except UserError:
+            return False
+        return True
+
+    def check_explained(self) -> None:
+        """Refuse explanations where they cannot be made.
+
+        Raises:
+            UserError: If the model is an export, answers of its task are not explained, or captum is missing.
+        """
+        if holds_onnx(self.model.checkpoint.path):
+            raise UserError(f"explain: {self.run.name} is an export, which shows nothing of its layers; serve the run")
+        check_explained(self.task)
+
+    @cached_property
+    def explainer(self) -> Explainer:
+        """What explains answers: made once, in the thread of the explanations.
+
+        It has a copy of the model with the same weights, since captum hangs hooks into the layers, which would change
+        the answers of a batch that is computed at the same time.
+
+        Raises:
+            UserError: If answers cannot be explained, or the training rows cannot be read that are to be shown.
+        """
+        self.check_explained()
+        explainer = Explainer(self._copy_beside(), self.results, find_alike=self.shows_training_rows)
+        if explainer.note is not None:
+            raise UserError(f"{explainer.note}; leave out --show_training_rows")
+        return explainer
+
+    def _copy_beside(self) -> AnsweringModel:
+        """Return the model with the weights of this one, and with all that a call changes for itself alone."""
+        model = self.model
+        weights: dict[int, Any] = {id(tensor): tensor for tensor in model.model.parameters()}
+        weights |= {id(tensor): tensor for tensor in model.model.buffers()}
+        return replace(
+            model, model=copy.deepcopy(model.model, weights), processor=copy.deepcopy(model.processor), log=None
+        )
+
+    def explain(self, rows: Sequence[Row], answers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the answers to rows with what made them, as predict.py does; called in the explanations' thread.
+
+        Raises:
+            UserError: If captum cannot take the model.
+        """
+        import datasets
+
+        explained = []
+        for row, answer in zip(rows, answers, strict=True):
+            texts = self.model.reading.read({name: [value] for name, value in row.values.items()})
+            explained += self.explainer.explain(datasets.Dataset.from_dict(texts), [answer])
+        return explained
 
     @contextmanager
     def read_rows(self, inputs: Sequence[Any], *, embed: bool = False) -> Iterator[list[Row]]:
@@ -187,6 +251,7 @@ class ServedModel:
             "device": self.model.plan.device,
             "columns": {name: "needed" if is_needed else "optional" for name, is_needed in self.columns.items()},
             "labels": self.labels,
+            "explains": self.explains,
             "note": self.note,
             "primary_metric": results.get("decides"),
             "figures": (results.get("models") or {}).get(results.get("method")),
@@ -249,7 +314,9 @@ def load_served_model(config: ServeConfig, run: str) -> ServedModel:
             **dict.fromkeys(joined, True),
             **{name: needed for name, needed in columns.items() if name != "text"},
         }
-    served = ServedModel(Path(run), model, results, columns, names, named, note)
+    served = ServedModel(Path(run), model, results, columns, names, named, note, config.show_training_rows)
+    if config.show_training_rows:
+        served.check_explained()
     if not task.predictor.reads_files:
         warm = replace(served, model=replace(model, log=None))  # examples are no rows that came in
         with warm.read_rows(warm.list_examples()) as rows:
