@@ -8,21 +8,24 @@ python recipes/benchmark.py --what causal-lm --rows 100 --data.train_file shakes
 python recipes/benchmark.py --what chat --rows 64 --data.train_file prompts.jsonl --model.max_length_tokens 768
 python recipes/benchmark.py --what suggest --data.data_dir banking77 --data.labels_per_class 5 --target_accuracy 0.9
 python recipes/benchmark.py --what label-faults --repetitions 5 --data.train_file banking77/train.csv
+python recipes/benchmark.py --what serving --run runs/helpdesk-lora
 """
 
 import sys
+from pathlib import Path
 from typing import Any
 
 from startup_llm.benchmark.options import BenchmarkConfig
 from startup_llm.command_line import open_session
-from startup_llm.errors import run_recipe
+from startup_llm.errors import UserError, run_recipe
 from startup_llm.reporter import Reporter
 from startup_llm.session import Session
 
 
 def main() -> None:
     with open_session(__file__, BenchmarkConfig, Reporter(sys.stdout), one_process=True) as session:
-        (simulate if session.config.what == "suggest" else benchmark)(session)
+        special = {"suggest": simulate, "serving": test_load}
+        special.get(session.config.what, benchmark)(session)
 
 
 def benchmark(session: Session[BenchmarkConfig]) -> None:
@@ -84,6 +87,20 @@ def simulate(session: Session[BenchmarkConfig]) -> None:
     results = {"target_accuracy": config.target_accuracy, "curves": curves, "summary": summary}
     labelling.draw_labelling(results, rows.data.describe(), session.run.path / "curve.png")
     keep(session, labelling.build_labelling_table(results), results)
+
+
+def test_load(session: Session[BenchmarkConfig]) -> None:
+    from startup_llm.benchmark.serving_load import build_load_table, judge_load
+    from startup_llm.serving.load_test import check_load_test, measure_load, read_questions
+
+    config = session.config
+    run = check_load_test(config)
+    with session.stage("answers"):
+        questions = read_questions(run)
+    records = measure_load(config, Path(__file__).with_name("serve.py"), questions, session.report)
+    keep(session, build_load_table(records), {"loads": records, "sentences": judge_load(records)})
+    if any(record["wrong"] + record["lost"] for record in records):
+        raise UserError("answers were wrong or lost; the table above says how many")
 
 
 def keep(session: Session[BenchmarkConfig], table: str, results: dict[str, Any]) -> None:

@@ -13,12 +13,24 @@ from startup_llm.tasks.text_classification.options import TextClassificationMode
 class BenchmarkConfig:
     """Time this package beside the public ways of doing the same, each in a process of its own, taking turns."""
 
-    what: Literal["training", "inference", "causal-lm", "chat", "suggest", "label-faults"] = "training"
+    what: Literal["training", "inference", "causal-lm", "chat", "suggest", "label-faults", "serving"] = "training"
     """training: LoRA on a text classification; inference: the trained architecture's predictions; causal-lm: a
     Llama-style model with random weights on packed text; chat: LoRA of a chat checkpoint, by default the packaged one,
     on prompts with answers; suggest: no timing, but the labels that a linear probe needs to reach `target_accuracy`
     where its rows are chosen as recipes/suggest.py does, beside random choice; label-faults: no timing, but how many
-    wrong labels an audit finds, where labels of the rows are changed anew in each repetition."""
+    wrong labels an audit finds, where labels of the rows are changed anew in each repetition; serving: a load test of
+    recipes/serve.py with `run`, on this machine's own address, which compares each answer with predict.py's."""
+    run: str | None = None
+    """Finished run that serving asks its own test rows."""
+    clients: list[Count] = field(default_factory=lambda: [1, 8, 32, 200])
+    """Clients of serving that ask at once, each its next request after its last answer; one alone, whom the server
+    does not let wait for others, is always measured first."""
+    seconds: Annotated[float, Range(above=0)] = 40.0
+    """How long clients of serving ask, all numbers of them together."""
+    requests: Count | None = None
+    """Requests of all numbers of clients of serving, at least, such as 100000: the last one goes on until then."""
+    serve: list[str] = field(default_factory=list)
+    """Further options of serving's server, such as '[--workers, "2"]'."""
     llama: Literal["tiny", "small", "1b"] = "small"
     """The sizes of causal-lm's model: small has 13 million weights, 1b those of Llama 3.2 1B, with blocks of 2,048
     tokens; tiny, with blocks of 16, shows that every way starts."""

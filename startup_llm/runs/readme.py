@@ -28,6 +28,7 @@ from typing import Any
 
 from startup_llm.benchmark.label_faults import build_label_fault_tables
 from startup_llm.benchmark.labelling import build_labelling_table
+from startup_llm.benchmark.serving_load import build_load_table
 from startup_llm.benchmark.tables import build_timing_tables
 from startup_llm.errors import UserError, nearest, run_recipe
 from startup_llm.evaluation.metrics import is_share
@@ -179,8 +180,11 @@ def render_comparison(comparison: Mapping[str, Any]) -> str:
 
 def render_benchmark(benchmark: Mapping[str, Any]) -> str:
     """Write the timings of recipes/benchmark.py as Markdown."""
-    tables = build_label_fault_tables if "tables" in benchmark else _build_timings
-    return f"{tables(benchmark)}\n\nOn {benchmark['hardware']}."
+    if "loads" in benchmark:
+        tables = build_load_table(benchmark["loads"])
+    else:
+        tables = (build_label_fault_tables if "tables" in benchmark else _build_timings)(benchmark)
+    return f"{tables}\n\nOn {benchmark['hardware']}."
 
 
 def _build_timings(benchmark: Mapping[str, Any]) -> str:
@@ -298,7 +302,7 @@ def keep_results(folder: Path, name: str, runs: Sequence[str]) -> None:
         kind, shortened = "labelling", _drop_private(first)
     elif "export" in first:
         kind, shortened = "export", {"export": _drop_private(first["export"])}
-    elif "sizes" in first or "tables" in first:
+    elif any(key in first for key in ("sizes", "tables", "loads")):
         kind, shortened = "benchmark", shorten_benchmark(first)
     else:
         kind, shortened = "results", [shorten_results(results) for results in (first, *others)]
