@@ -9,7 +9,7 @@ import scipy.stats
 import sklearn.metrics
 
 from startup_llm.errors import UserError
-from startup_llm.evaluation.metrics import ACCURACY, MACRO_F1, load_metric, rank_metrics
+from startup_llm.evaluation.metrics import ACCURACY, MACRO_F1, MICRO_F1, load_metric, rank_metrics
 from startup_llm.tasks import TASKS, load_task
 from startup_llm.tasks.base import find_metric
 
@@ -179,3 +179,15 @@ def test_the_primary_metric_comes_first_and_has_to_be_measured():
     assert rank_metrics((ACCURACY, MACRO_F1), "macro_f1") == (MACRO_F1, ACCURACY)
     with pytest.raises(UserError, match="bleu is not measured here; choose one of accuracy, macro_f1"):
         rank_metrics((ACCURACY, MACRO_F1), "bleu")
+
+
+@pytest.mark.parametrize(
+    ("metric", "shape"),
+    [(ACCURACY, (40,)), (ACCURACY, (40, 6)), (MACRO_F1, (40,)), (MACRO_F1, (40, 6)), (MICRO_F1, (40, 6))],
+)
+def test_a_metric_of_drawn_rows_is_that_of_the_rows_themselves(metric, shape):
+    generator = np.random.default_rng(0)
+    true, predicted = generator.integers(0, 2 if len(shape) > 1 else 5, (2, *shape))
+    compute = metric.prepare(true, predicted)
+    for rows in generator.integers(0, 40, (20, 40)):
+        assert compute(rows) == metric.compute(true[rows], predicted[rows])
