@@ -19,6 +19,7 @@ from startup_llm.evaluation import text_overlap
 if TYPE_CHECKING:
     import datasets
     import evaluate
+    from scipy.sparse import csr_array
 
 Array = np.ndarray
 Values = Sequence[Any] | Array
@@ -35,11 +36,12 @@ class Metric:
         lower_is_better: Whether it is an error.
         count: For a metric of a whole corpus: from (references, predictions) to what is counted in each row, shape
             (rows, counts). A bootstrap then resamples rows of counts, not rows of data.
-        combine: From the counts' sums, shape (counts,), to the metric.
+        tally: For a metric of arrays, made from whole numbers: from (references, predictions) to what is counted
+            in each row, a sparse array, shape (rows, counts). A bootstrap then sums the counts of all draws at once.
+        combine: From the sums of either, shape (counts,), to the metric.
         sign: Returns how the library that counts was set, to be published with the figure.
-        prepare: For a metric of a whole corpus whose rows do not add up, or that is quicker so: from (references,
-            predictions) to the metric as a function of row numbers, shape (drawn rows,), of which some may stand
-            several times.
+        prepare: For a metric of a whole corpus whose rows do not add up: from (references, predictions) to the metric
+            as a function of row numbers, shape (drawn rows,), of which some may stand several times.
         part: What of a row's value it reads, where values are dicts because metrics of several kinds are measured:
             likelihood or answer.
         relative: Whether it compares with the model before training, and so needs that one.
@@ -49,6 +51,7 @@ class Metric:
     compute: Callable[[Any, Any], float]
     lower_is_better: bool = False
     count: Callable[[Any, Any], Array] | None = None
+    tally: Callable[[Array, Array], csr_array] | None = None
     combine: Callable[[Array], float] | None = None
     sign: Callable[[], str] | None = None
     prepare: Callable[[Any, Any], Callable[[Array], float]] | None = None
@@ -80,42 +83,22 @@ def additive(
         return float(combine(np.asarray(count(references, predictions), dtype=float).sum(axis=0)))
 
     compute.__doc__ = combine.__doc__
-    return Metric(name, compute, lower_is_better, count, combine, sign, part=part, relative=relative)
+    return Metric(name, compute, lower_is_better, count, combine=combine, sign=sign, part=part, relative=relative)
 
 
 def compute_accuracy(references: Array, predictions: Array) -> float:
     """Return the share of rows whose prediction is right; for multi-label rows, whose every label is right."""
-    return float(_is_right(references, predictions).mean())
-
-
-def _is_right(references: Array, predictions: Array) -> Array:
-    right = np.asarray(references) == np.asarray(predictions)
-    return right.all(axis=1) if right.ndim == 2 else right
-
-
-def _prepare_accuracy(references: Array, predictions: Array) -> Callable[[Array], float]:
-    right = _is_right(references, predictions)
-    return lambda rows: float(right[rows].mean())
+    return float(is_right(references, predictions).mean())
 
 
 def compute_macro_f1(references: Array, predictions: Array) -> float:
     """Return the unweighted mean of F1 over the classes that occur in either array."""
-    return _combine_macro_f1(*_counts(references, predictions))
-
-
-def _combine_macro_f1(true_positive: Array, predicted: Array, actual: Array) -> float:
-    present = (predicted + actual) > 0
-    return float(np.mean(2 * true_positive[present] / (predicted + actual)[present])) if present.any() else 0.0
+    return combine_macro_f1(_counts(references, predictions))
 
 
 def compute_micro_f1(references: Array, predictions: Array) -> float:
     """Return F1 over all label decisions together; multi-label arrays of 0/1, shape (rows, labels)."""
-    return _combine_micro_f1(*_counts(references, predictions))
-
-
-def _combine_micro_f1(*counts: Array) -> float:
-    true_positive, predicted, actual = (by_class.sum() for by_class in counts)
-    return float(2 * true_positive / (predicted + actual)) if predicted + actual else 0.0
+    return combine_micro_f1(_counts(references, predictions))
 
 
 def compute_f1(references: Array, predictions: Array) -> float:
@@ -126,11 +109,7 @@ def compute_f1(references: Array, predictions: Array) -> float:
 
 def compute_matthews_correlation(references: Array, predictions: Array) -> float:
     """Return Matthews' correlation for any number of classes (Gorodkin 2004), 0 where it is not defined."""
-    true_positive, predicted, actual = (counts.astype(float) for counts in _counts(references, predictions))
-    rows = float(len(references))
-    covariance = true_positive.sum() * rows - predicted @ actual
-    spread = (rows**2 - predicted @ predicted) * (rows**2 - actual @ actual)
-    return float(covariance / np.sqrt(spread)) if spread > 0 else 0.0
+    return combine_matthews_correlation(_counts(references, predictions))
 
 
 def compute_pearson(references: Array, predictions: Array) -> float:
@@ -152,40 +131,76 @@ def compute_mean_squared_error(references: Array, predictions: Array) -> float:
     return float(np.mean((references - predictions) ** 2))
 
 
-def _counts(references: Array, predictions: Array) -> tuple[Array, Array, Array]:
-    """Return per class: true positives, rows predicted as it, rows that are it."""
+def is_right(references: Array, predictions: Array) -> Array:
+    """Return for each row whether its prediction is right, in every label where there are several, shape (rows,)."""
+    right = np.asarray(references) == np.asarray(predictions)
+    return right.all(axis=1) if right.ndim == 2 else right
+
+
+def _counts(references: Array, predictions: Array) -> Array:
+    """Return per class: true positives, rows predicted as it, rows that are it; shape (3 * classes,)."""
     if references.ndim == 2:
-        return (references * predictions).sum(0), predictions.sum(0), references.sum(0)
+        return np.concatenate([(references * predictions).sum(0), predictions.sum(0), references.sum(0)])
     classes = int(max(references.max(), predictions.max())) + 1
     right = references[references == predictions]
-    return tuple(np.bincount(a, minlength=classes) for a in (right, predictions, references))  # type: ignore[return-value]
+    return np.concatenate([np.bincount(a, minlength=classes) for a in (right, predictions, references)])
 
 
-def _prepare_f1(combine: Callable[..., float]) -> Callable[[Any, Any], Callable[[Array], float]]:
-    """Return a `Metric.prepare` of an F1: of several labels, a product of the rows' weights with what they count."""
+def tally_classes(references: Array, predictions: Array) -> csr_array:
+    """Return each row's share of `_counts`, shape (rows, 3 * classes)."""
+    from scipy.sparse import csr_array, hstack
 
-    def prepare(references: Values, predictions: Values) -> Callable[[Array], float]:
-        true, predicted = np.asarray(references), np.asarray(predictions)
-        if true.ndim == 1:
-            return lambda rows: combine(*_counts(true[rows], predicted[rows]))
-        counts = np.concatenate([true * predicted, predicted, true], axis=1).astype(
-            np.float32
-        )  # exact up to 2^24 rows
-
-        def compute(rows: Array) -> float:
-            weights = np.bincount(rows, minlength=len(counts)).astype(np.float32)
-            return combine(*np.split((weights @ counts).astype(float), 3))
-
-        return compute
-
-    return prepare
+    if references.ndim == 1:
+        rows = np.arange(len(references))
+        shape = len(rows), int(max(references.max(), predictions.max())) + 1
+        true, predicted = (csr_array((np.ones(len(rows)), (rows, a)), shape) for a in (references, predictions))
+    else:
+        true, predicted = csr_array(references.astype(float)), csr_array(predictions.astype(float))
+    return hstack([true.multiply(predicted), predicted, true], format="csr")
 
 
-ACCURACY = Metric("accuracy", compute_accuracy, prepare=_prepare_accuracy)
-MACRO_F1 = Metric("macro_f1", compute_macro_f1, prepare=_prepare_f1(_combine_macro_f1))
-MICRO_F1 = Metric("micro_f1", compute_micro_f1, prepare=_prepare_f1(_combine_micro_f1))
+def tally_right(references: Array, predictions: Array) -> csr_array:
+    """Return for each row whether it is right, and 1, shape (rows, 2)."""
+    from scipy.sparse import csr_array
+
+    right = is_right(references, predictions)
+    return csr_array(np.stack([right, np.ones_like(right)], axis=1).astype(float))
+
+
+def combine_right(sums: Array) -> float:
+    """Return the share of right rows of the sums of `tally_right`."""
+    return float(sums[0] / sums[1])
+
+
+def combine_macro_f1(counts: Array) -> float:
+    """Return macro-F1 of `_counts`."""
+    true_positive, predicted, actual = counts.reshape(3, -1)
+    present = (predicted + actual) > 0
+    return float(np.mean(2 * true_positive[present] / (predicted + actual)[present])) if present.any() else 0.0
+
+
+def combine_micro_f1(counts: Array) -> float:
+    """Return micro-F1 of `_counts`."""
+    true_positive, predicted, actual = counts.reshape(3, -1).sum(axis=1)
+    return float(2 * true_positive / (predicted + actual)) if predicted + actual else 0.0
+
+
+def combine_matthews_correlation(counts: Array) -> float:
+    """Return Matthews' correlation of `_counts` of rows with one label each."""
+    true_positive, predicted, actual = counts.reshape(3, -1).astype(float)
+    rows = actual.sum()
+    covariance = true_positive.sum() * rows - predicted @ actual
+    spread = (rows**2 - predicted @ predicted) * (rows**2 - actual @ actual)
+    return float(covariance / np.sqrt(spread)) if spread > 0 else 0.0
+
+
+ACCURACY = Metric("accuracy", compute_accuracy, tally=tally_right, combine=combine_right)
+MACRO_F1 = Metric("macro_f1", compute_macro_f1, tally=tally_classes, combine=combine_macro_f1)
+MICRO_F1 = Metric("micro_f1", compute_micro_f1, tally=tally_classes, combine=combine_micro_f1)
 F1 = Metric("f1", compute_f1)
-MATTHEWS_CORRELATION = Metric("matthews_correlation", compute_matthews_correlation)
+MATTHEWS_CORRELATION = Metric(
+    "matthews_correlation", compute_matthews_correlation, tally=tally_classes, combine=combine_matthews_correlation
+)
 PEARSON = Metric("pearson", compute_pearson)
 SPEARMAN = Metric("spearman", compute_spearman)
 MEAN_SQUARED_ERROR = Metric("mean_squared_error", compute_mean_squared_error, lower_is_better=True)

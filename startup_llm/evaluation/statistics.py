@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from startup_llm.evaluation.metrics import ACCURACY, Metric, Values, is_share
+from startup_llm.evaluation.metrics import ACCURACY, Metric, Values, is_right, is_share
 
 if TYPE_CHECKING:
     from startup_llm.config import EvaluationConfig
@@ -52,8 +52,8 @@ def compute_interval(
         evaluation: Level, resamples and seed.
     """
     compute = _resample(metric, references, predictions)
-    low, high, _ = bootstrap_rows(compute, len(references), evaluation)
-    return Interval(compute(np.arange(len(references))), low, high)
+    low, high, _ = _bootstrap(compute, len(references), evaluation)
+    return Interval(float(compute(np.arange(len(references))[None])[0]), low, high)
 
 
 def compare_models(
@@ -79,16 +79,16 @@ def compare_models(
     (name_a, predictions_a), (name_b, predictions_b) = a, b
     compute_a, compute_b = (_resample(metric, references, values) for values in (predictions_a, predictions_b))
 
-    def difference(rows: Array) -> float:
-        return compute_a(rows) - compute_b(rows)
+    def difference(draws: Array) -> Array:
+        return compute_a(draws) - compute_b(draws)
 
-    low, high, distribution = bootstrap_rows(difference, len(references), evaluation)
+    low, high, distribution = _bootstrap(difference, len(references), evaluation)
     if metric == ACCURACY:
         p_value, test = compute_mcnemar(*map(np.asarray, (references, predictions_a, predictions_b))), "exact McNemar"
     else:
         below, above = np.sum(distribution <= 0) + 1, np.sum(distribution >= 0) + 1
         p_value, test = min(1.0, 2 * min(below, above) / (len(distribution) + 1)), "paired bootstrap"
-    observed = difference(np.arange(len(references)))
+    observed = difference(np.arange(len(references))[None])[0]
     return Comparison(name_a, name_b, metric.name, float(observed), low, high, float(p_value), test)
 
 
@@ -96,7 +96,7 @@ def compute_mcnemar(references: Array, predictions_a: Array, predictions_b: Arra
     """Return the two-sided p-value of the exact McNemar test; 1.0 where the models are right on the same rows."""
     from scipy.stats import binomtest
 
-    right_a, right_b = (_right(references, predictions) for predictions in (predictions_a, predictions_b))
+    right_a, right_b = (is_right(references, predictions) for predictions in (predictions_a, predictions_b))
     only_a, only_b = int(np.sum(right_a & ~right_b)), int(np.sum(~right_a & right_b))
     return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
@@ -137,31 +137,62 @@ def describe_comparison(comparison: Mapping[str, Any], *, lower_is_better: bool 
     return f"{a} {'beats' if outcome == 'better' else 'loses to'} {b} by {abs(gain):{digits}} {unit} ({evidence})"
 
 
-def _right(references: Array, predictions: Array) -> Array:
-    right = references == predictions
-    return right.all(axis=1) if right.ndim == 2 else right
-
-
-def _resample(metric: Metric, references: Values, predictions: Values) -> Callable[[Array], float]:
-    """Return the metric as a function of row indices."""
+def _resample(metric: Metric, references: Values, predictions: Values) -> Callable[[Array], Array]:
+    """Return the metric of each draw as a function of the draws' row numbers, shape (draws, rows), to (draws,)."""
     references, predictions = metric.read_part(references), metric.read_part(predictions)
     if metric.prepare is not None:
-        return metric.prepare(references, predictions)
+        return _measure_each(metric.prepare(references, predictions))
+    if metric.tally is not None and metric.combine is not None:
+        return _measure_sums(metric.tally(np.asarray(references), np.asarray(predictions)), metric.combine)
     if metric.count is None or metric.combine is None:
         true, predicted = np.asarray(references), np.asarray(predictions)
-        return lambda rows: metric.compute(true[rows], predicted[rows])
+        return _measure_each(lambda rows: metric.compute(true[rows], predicted[rows]))
     counts, combine = np.asarray(metric.count(references, predictions), dtype=float), metric.combine
-    return lambda rows: float(combine(counts[rows].sum(axis=0)))
+    if np.array_equal(counts, np.rint(counts)):
+        return _measure_sums(counts, combine)
+    return _measure_each(lambda rows: float(combine(counts[rows].sum(axis=0))))
 
 
-def bootstrap_rows(statistic, rows: int, evaluation: EvaluationConfig) -> tuple[float, float, Array]:
-    """Return low, high and the distribution of `statistic(row indices)` over resamples of the rows."""
+def _measure_each(statistic: Callable[[Array], float]) -> Callable[[Array], Array]:
+    return lambda draws: np.array([statistic(rows) for rows in draws], dtype=float)
+
+
+def _measure_sums(counts: Any, combine: Callable[[Array], float]) -> Callable[[Array], Array]:
+    """Measure draws by the sums of counts per row, shape (rows, counts): whole numbers, which add up in any order."""
+    rows = counts.shape[0]
+
+    def measure(draws: Array) -> Array:
+        values = []
+        for start in range(0, len(draws), step := max(1, _DRAWN_AT_ONCE // rows)):
+            part = draws[start : start + step]
+            cells = (part + rows * np.arange(len(part))[:, None]).ravel()
+            times = np.bincount(cells, minlength=len(part) * rows).reshape(len(part), rows)  # that each row is drawn
+            values += [combine(sums) for sums in times.astype(float) @ counts]
+        return np.array(values, dtype=float)
+
+    return measure
+
+
+_DRAWN_AT_ONCE = 1 << 20
+"""How many row numbers are counted at once, which bounds the memory."""
+
+
+def bootstrap_rows(
+    statistic: Callable[[Array], float], rows: int, evaluation: EvaluationConfig
+) -> tuple[float, float, Array]:
+    """Return low, high and the distribution of `statistic(row numbers)` over resamples of the rows."""
+    return _bootstrap(_measure_each(statistic), rows, evaluation)
+
+
+def _bootstrap(
+    measure: Callable[[Array], Array], rows: int, evaluation: EvaluationConfig
+) -> tuple[float, float, Array]:
     from scipy.stats import bootstrap
 
     result = bootstrap(
         (np.arange(rows),),
-        statistic,
-        vectorized=False,
+        lambda draws, axis: measure(draws),
+        vectorized=True,
         method="percentile",
         n_resamples=evaluation.resamples,
         confidence_level=evaluation.confidence_level,

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
 from startup_llm.config import EvaluationConfig
-from startup_llm.evaluation.metrics import ACCURACY, MACRO_F1, MEAN_SQUARED_ERROR
+from startup_llm.evaluation.metrics import ACCURACY, BLEU, MACRO_F1, MATTHEWS_CORRELATION, MEAN_SQUARED_ERROR, MICRO_F1
 from startup_llm.evaluation.statistics import (
     Comparison,
     compare_models,
@@ -171,3 +171,19 @@ def test_sentence_judges_at_the_level_of_its_interval():
     assert sentence(0.1, -0.01, 0.2, 0.03, level=0.99) == (
         "lora does not beat majority: +10.0 points (99 % -1.0 to 20.0, p = 0.030)"
     )
+
+
+@pytest.mark.parametrize(
+    "metric", [ACCURACY, MACRO_F1, MICRO_F1, MATTHEWS_CORRELATION, BLEU], ids=lambda one: one.name
+)
+def test_draws_that_are_counted_together_have_the_figures_of_each_by_itself(metric):
+    generator = np.random.default_rng(5)
+    references, other = generator.integers(0, 9, (2, 30))
+    predictions = np.where(generator.random(30) < 0.6, references, other)
+    if metric == MICRO_F1:
+        references, predictions = (generator.integers(0, 2, (30, 4)) for _ in range(2))
+    if metric == BLEU:
+        references, predictions = ([f"parcel {n} came today" for n in part] for part in (references, predictions))
+    alone = replace(metric, tally=None, count=None)
+    figures = [compute_interval(one, references, predictions, QUICK) for one in (metric, alone)]
+    assert figures[0] == figures[1]
