@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from preloaded_python import COLD_PYTHON, start_preloaded_python
+from preloaded_python import COLD_PYTHON, remember_options, start_preloaded_python
 
 MESSAGES = {
     "refund": ["please refund my order", "i want my money back", "refund the money for this order"],
@@ -58,12 +58,15 @@ def _one_thread() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _measure_once() -> Iterator[None]:
-    """What each run measures for seconds, matrix products and attention, does not change between runs."""
+    """What each run measures for seconds does not change between runs, and single rows are timed by one alone."""
+    from startup_llm.runs import finish
     from startup_llm.training import speed
 
+    remember_options()
     measure, few = functools.cache(speed.measure_attention), speed.AttentionShape((16, 16), heads=2, head_width=8)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(speed, "measure_matrix_product", functools.cache(speed.measure_matrix_product))
+        patch.setattr(finish, "TIMED_SECONDS", 0)
         patch.setattr(speed, "measure_attention", lambda kernel, dtype, shape: measure(kernel, dtype, few))
         yield
 

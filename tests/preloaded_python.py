@@ -141,22 +141,44 @@ def preload() -> None:
 
 
 def fill_caches() -> None:
-    """Do once for all forks what a run does for seconds and is the same in each."""
+    """Do once for all forks what a run does for seconds and is the same in each, and time one row alone in each."""
     import functools
 
     import torch
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
     from startup_llm.command_line import parse_config
     from startup_llm.config import FinetuneConfig
     from startup_llm.evaluation.environment import read_required_versions
+    from startup_llm.runs import finish
     from startup_llm.training import speed
 
     torch.set_num_threads(1)  # no fork would have the others
+    remember_options()
+    finish.TIMED_SECONDS = 0
     speed.measure_matrix_product = functools.cache(speed.measure_matrix_product)
     for name in ("float32", "bfloat16"):
         speed.measure_matrix_product(name)
     parse_config(FinetuneConfig, [], train_section=True)
     read_required_versions()
+    get_checkpoint_conversion_mapping("bert")  # compiles a thousand patterns, of which every loaded model asks
+
+
+def remember_options() -> None:
+    """Let jsonargparse find an option by its name once; for each value it walks all of a parser's."""
+    import weakref
+
+    from jsonargparse import _core, _subcommands
+
+    search, known = _subcommands.find_action_and_subcommand, weakref.WeakKeyDictionary()
+
+    def find(parser, name, exclude=None):
+        options, key = known.setdefault(parser, {}), (name, exclude, len(parser._actions))
+        if key not in options:
+            options[key] = search(parser, name, exclude)
+        return options[key]
+
+    _core.find_action_and_subcommand = _subcommands.find_action_and_subcommand = find
 
 
 def supervise(connection: socket.socket, environments: list[dict[str, str]]) -> dict:
