@@ -13,7 +13,7 @@ finetune: .venv/installed
 gpt: .venv/gpt
 
 # One thread for each of as many processes as there are cores; waiting threads sleep, and do not spin on others' cores.
-PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 test: .venv/installed-dev .venv/gpt
 	$(PYTEST) -m 'not slow'

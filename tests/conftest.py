@@ -7,15 +7,15 @@ os.environ["HF_TOKEN_PATH"] = os.devnull  # nor reads a person's token
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is: pytest-xdist has a process for each core
 
 import contextlib
-import functools
 import gc
 import runpy
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from preloaded_python import COLD_PYTHON, remember_options, start_preloaded_python
+from preloaded_python import COLD_PYTHON, shorten_runs, start_preloaded_python
 
 MESSAGES = {
     "refund": ["please refund my order", "i want my money back", "refund the money for this order"],
@@ -57,18 +57,8 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _measure_once() -> Iterator[None]:
-    """What each run measures for seconds does not change between runs, and single rows are timed by one alone."""
-    from startup_llm.runs import finish
-    from startup_llm.training import speed
-
-    remember_options()
-    measure, few = functools.cache(speed.measure_attention), speed.AttentionShape((16, 16), heads=2, head_width=8)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(speed, "measure_matrix_product", functools.cache(speed.measure_matrix_product))
-        patch.setattr(finish, "TIMED_SECONDS", 0)
-        patch.setattr(speed, "measure_attention", lambda kernel, dtype, shape: measure(kernel, dtype, few))
-        yield
+def _short_runs() -> None:
+    shorten_runs()
 
 
 _FROZEN = {"modules": len(sys.modules)}
@@ -93,6 +83,14 @@ def pytest_configure(config: pytest.Config) -> None:
         preloaded = contextlib.ExitStack()
         os.environ[SHARED_PYTHON] = preloaded.enter_context(start_preloaded_python())
         config.add_cleanup(preloaded.close)
+
+
+@pytest.hookimpl(tryfirst=True)  # before the tests that a run leaves out are gone
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files with slow tests first, and then those with most tests: a worker of pytest-xdist takes a whole file."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path not in slow, -tests[item.path], item.path))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -23,6 +23,8 @@ from collections.abc import Iterator
 COLD_PYTHON = sys.executable
 READ_BY_IMPORTS = ("GOMP_", "HF_", "HUGGINGFACE_", "LD_", "MKL_", "MPL", "OPENBLAS_", "PYTHON", "TRANSFORMERS_")
 """How the names of variables begin that take effect while a module is imported."""
+PACKAGE = "STARTUP_LLM_PACKAGE_FOLDER"
+"""A variable with the folder of another copy of the package, which a program and its children then import."""
 READ_LATER = ("HF_TOKEN", "PYTHONUNBUFFERED")
 PRELOADED = (
     *("accelerate.commands.accelerate_cli", "accelerate.commands.launch", "bm25s", "datasets", "evaluate", "jinja2"),
@@ -141,27 +143,46 @@ def preload() -> None:
 
 
 def fill_caches() -> None:
-    """Do once for all forks what a run does for seconds and is the same in each, and time one row alone in each."""
-    import functools
-
+    """Do once for all forks what a run does for seconds and is the same in each."""
     import torch
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
+    from startup_llm.audit.odd_texts import find_other_languages
     from startup_llm.command_line import parse_config
     from startup_llm.config import FinetuneConfig
+    from startup_llm.evaluation import report
     from startup_llm.evaluation.environment import read_required_versions
-    from startup_llm.runs import finish
+    from startup_llm.hub.model_card import load_card_template
     from startup_llm.training import speed
 
     torch.set_num_threads(1)  # no fork would have the others
-    remember_options()
-    finish.TIMED_SECONDS = 0
-    speed.measure_matrix_product = functools.cache(speed.measure_matrix_product)
+    shorten_runs()
     for name in ("float32", "bfloat16"):
         speed.measure_matrix_product(name)
     parse_config(FinetuneConfig, [], train_section=True)
     read_required_versions()
+    find_other_languages(["where is my parcel, and when does it arrive"], most_texts=1)
+    report._load_template()
+    load_card_template("model_card.md.jinja")
     get_checkpoint_conversion_mapping("bert")  # compiles a thousand patterns, of which every loaded model asks
+
+
+def shorten_runs() -> None:
+    """Leave out of this process's runs what takes long, and is the same in each or has tests of its own."""
+    import functools
+
+    from matplotlib.figure import Figure
+
+    from startup_llm.evaluation import report
+    from startup_llm.runs import finish
+    from startup_llm.training import speed
+
+    remember_options()
+    finish.TIMED_SECONDS = 0  # a single row is timed
+    report._new_figure = lambda height: Figure(figsize=(4.6, height), facecolor="none")  # texts that are not laid out
+    speed.measure_matrix_product = functools.cache(speed.measure_matrix_product)
+    measure, few = functools.cache(speed.measure_attention), speed.AttentionShape((16, 16), heads=2, head_width=8)
+    speed.measure_attention = lambda kernel, dtype, shape: measure(kernel, dtype, few)
 
 
 def remember_options() -> None:
@@ -248,6 +269,10 @@ def be_process(request: dict, executable: str) -> tuple[str, str]:
     sys.path[0] = "" if kind == "-c" else os.getcwd() if kind == "-m" else os.path.dirname(os.path.abspath(text))
     if request["words"][0] == "-u" or os.environ.get("PYTHONUNBUFFERED"):
         sys.stdout.reconfigure(write_through=True)
+    if PACKAGE in os.environ:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "startup_llm"]:
+            del sys.modules[name]
+        sys.path.insert(1, os.environ[PACKAGE])
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()  # each fork has what the server drew
     if "torch" in sys.modules:

@@ -15,13 +15,13 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def notebook(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """The names that the notebook leaves, each cell having run in its order in an empty folder."""
+    """The names that the notebook leaves, each cell having run in its order in an empty folder, on fewer rows."""
     cells = json.loads((ROOT / "docs/python.ipynb").read_text("utf-8"))["cells"]
     names: dict[str, object] = {"ROOT": ROOT}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("notebook"))
         for cell in (cell for cell in cells if cell["cell_type"] == "code"):
-            exec("".join(cell["source"]), names)
+            exec("".join(cell["source"]).replace('_rows": 200', '_rows": 60').replace("120", "40"), names)
         names["report"] = Path("runs/notebook/report.html").read_text("utf-8")
         names["answers"] = names["run"].predict(["Where is my parcel?", "I was charged twice this month"])
         names["again"] = startup_llm.load_run("runs/notebook")
@@ -31,7 +31,7 @@ def notebook(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
 def test_the_notebook_runs_and_its_run_is_measured(notebook):
     run = notebook["run"]
     assert run.metrics["linear-probe"]["accuracy"]["value"] > run.metrics["majority"]["accuracy"]["value"]
-    assert run.results["test"]["rows"] == 120
+    assert run.results["test"]["rows"] == 40
     assert "linear-probe" in notebook["report"]
 
 

@@ -35,7 +35,7 @@ def test_a_command_runs_the_recipe_and_an_unknown_one_is_one_line(capsys, monkey
 
 
 @pytest.mark.slow
-def test_the_wheel_s_command_trains_and_predicts_in_an_empty_folder(tmp_path):
+def test_the_wheel_s_command_trains_and_predicts_in_an_empty_folder(tmp_path, tiny_checkpoint):
     def run(*words):
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
@@ -58,7 +58,7 @@ def test_the_wheel_s_command_trains_and_predicts_in_an_empty_folder(tmp_path):
     rows = [("where is my parcel", "delivery"), ("i want my money back", "refund"), ("reset my password", "login")]
     lines = [f"{text} {number},{label}\n" for number in range(12) for text, label in rows]
     (tmp_path / "tickets.csv").write_text("message,intent\n" + "".join(lines))
-    words = ["--train.max_steps", "2", "--evaluation.resamples", "50"]
+    words = ["--model.checkpoint", tiny_checkpoint("bert"), "--train.max_steps", "2", "--evaluation.resamples", "50"]
     run(command, "finetune", "--data.train_file", "tickets.csv", *words)
     run(command, "predict", "--run", "runs/tickets-lora", "--input", "tickets.csv", "--output", "answers.csv")
     assert len((tmp_path / "answers.csv").read_text().splitlines()) == 37

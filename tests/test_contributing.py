@@ -7,11 +7,12 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from preloaded_python import start_preloaded_python
+from preloaded_python import COLD_PYTHON, PACKAGE
 
 from startup_llm.models.scratch import SCRATCH_MODELS
 
@@ -76,17 +77,16 @@ def project(tmp_path_factory, tiny_checkpoint) -> Path:
     return project
 
 
-@pytest.fixture(scope="module")
-def call(project) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+@pytest.fixture
+def call(project) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Return a function that runs Python with its words in the copy, whose package it imports."""
-    environment = {**os.environ, "PYTHONPATH": str(project)}
-    with start_preloaded_python(environment) as executable:
+    environment = {**os.environ, "PYTHONPATH" if sys.executable == COLD_PYTHON else PACKAGE: str(project)}
 
-        def run(*words: str) -> subprocess.CompletedProcess[str]:
-            command = [executable, *words]
-            return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *words]
+        return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
 
-        yield run
+    return run
 
 
 def test_a_task_is_one_folder_and_one_line_and_is_fine_tuned(project, call):

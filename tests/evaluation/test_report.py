@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from startup_llm.evaluation import report
 from startup_llm.evaluation.report import (
     build_report,
     build_verdict,
@@ -20,6 +21,7 @@ from startup_llm.evaluation.report import (
     rank_models,
 )
 
+NEW_FIGURE = report._new_figure
 VOID_TAGS = {"meta", "br", "link", "img", "hr", "input"}
 
 MINIMAL = {
@@ -122,7 +124,10 @@ class PageReader(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page() -> str:
-    return build_report(EVERYTHING)
+    """The whole page, the texts of its figures laid out, which those of other tests are not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "_new_figure", NEW_FIGURE)
+        return build_report(EVERYTHING)
 
 
 def test_every_section_appears_with_its_data(page):
@@ -254,7 +259,8 @@ def test_figures_are_labelled_and_take_the_colours_of_the_page(page):
     assert "var(--accent)" in figures[0]
 
 
-def test_the_same_results_give_the_same_page(page):
+def test_the_same_results_give_the_same_page(page, monkeypatch):
+    monkeypatch.setattr(report, "_new_figure", NEW_FIGURE)
     assert build_report(EVERYTHING) == page
 
 

@@ -58,6 +58,7 @@ def list_figures(file: str) -> list[str]:
 
 WITH_FIGURES = [file for file in FILES if list_figures(file)]
 AT_HAND = [file for file in WITH_FIGURES if all(map(is_at_hand, list_figures(file)))]
+LONG = ("go_emotions.md", "multi30k.md")
 ELSEWHERE = [file for file in WITH_FIGURES if file not in AT_HAND]
 
 
@@ -139,9 +140,7 @@ def test_rows_at_hand_have_figures_in_their_card():
 
 
 @pytest.mark.real_data
-@pytest.mark.parametrize(
-    "file", [pytest.param(file, marks=[pytest.mark.slow] * (file == "multi30k.md")) for file in ELSEWHERE]
-)
+@pytest.mark.parametrize("file", [pytest.param(file, marks=[pytest.mark.slow] * (file in LONG)) for file in ELSEWHERE])
 def test_a_card_of_real_rows_has_their_figures(file, real_data, tmp_path):
     name = file.removesuffix(".md")
     folder = real_data / REAL_FOLDERS.get(name, name)

@@ -27,7 +27,10 @@ CONFIGS = [
     for file in ALL
     if "recipes/finetune.py" in file.read_text() and "task" not in yaml.safe_load(file.read_text())
 ]
-LIKE_OTHERS = ("banking77_smollm2", "glue_mrpc", "glue_qnli", "glue_qqp", "glue_rte", "glue_sst2", "glue_wnli")
+LIKE_OTHERS = (
+    *("banking77_smollm2", "banking77_zeroshot", "helpdesk_probe"),
+    *("glue_cola", "glue_mrpc", "glue_qnli", "glue_qqp", "glue_rte", "glue_sst2", "glue_wnli"),
+)
 """Configs of which another differs in the names of its columns, its rows or its checkpoint alone."""
 CLASSES = {
     "align": (AlignConfig, True),
@@ -43,7 +46,6 @@ FINE = ["the parcel came today", "i like the new filter", "thanks for the quick 
 POOR = ["the parcel never came", "my filter is broken", "nobody answers me", "this is the wrong item"]
 
 REVISION = re.compile(r"[0-9a-f]{40}|main|refs/(convert/parquet|pr/\d+)")
-DIGITS = ["digits_dnn", "digits_vit"]
 
 GLUE_COLUMNS = {
     "cola": ("sentence",),
@@ -164,21 +166,11 @@ def test_each_config_is_named_by_a_test():
     assert [name for name in others if not re.search(rf"\b{name}\b", tests)] == []
 
 
-@pytest.mark.parametrize("name", DIGITS)
-def test_a_config_of_digits_trains_from_scratch(name, run_recipe, tmp_path):
-    run_well(run_recipe, "pretrain", name, tmp_path / "run", "--data.max_train_rows", 100, "--data.max_test_rows", 60)
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert results["decides"] == "accuracy"
-    assert results["method"] == name.removeprefix("digits_")
-
-
-@pytest.mark.parametrize("name", ["cifar10_vit", "digits_vit_lora"])
-def test_a_config_of_images_trains_an_adapter(name, run_recipe, tmp_path):
+def test_a_config_of_images_trains_an_adapter(run_recipe, tmp_path):
     words = ["--model.checkpoint", build_vit(tmp_path / "vit"), "--train.per_device_train_batch_size", 8]
     words += ["--data.max_train_rows", 100, "--data.max_test_rows", 60]
-    if name == "cifar10_vit":
-        words += ["--data.data_dir", write_images(tmp_path / "rows")]
-    run_well(run_recipe, "finetune", name, tmp_path / "run", *words)
+    words += ["--data.data_dir", write_images(tmp_path / "rows")]
+    run_well(run_recipe, "finetune", "cifar10_vit", tmp_path / "run", *words)
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert {"majority", "lora"} < set(results["models"])
     assert "adapter_max_difference" in results["reload_gate"]

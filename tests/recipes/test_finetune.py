@@ -326,7 +326,6 @@ def test_a_wrong_option_is_one_line(words, told, work, call, monkeypatch):
     assert not list(work.iterdir())
 
 
-@pytest.mark.cold_start
 def test_plain_python_says_one_line_without_a_traceback(work):
     answer = subprocess.run(
         [sys.executable, RECIPE, "--data.train_file", "missing.csv"], capture_output=True, text=True, check=False

@@ -104,7 +104,6 @@ def read_weights(run: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.slow
-@pytest.mark.cold_start
 def test_a_killed_run_resumes_to_the_weights_of_one_never_killed(tiny_checkpoint, tmp_path):
     words = options(tmp_path, tiny_checkpoint("bert"), rows=60, batch=4)
     words += ["--train.num_train_epochs", max(KILLS, 2), "--train.save_strategy", "steps", "--train.save_steps", 3]

@@ -23,7 +23,7 @@ def draw(generator, rows: int) -> list[list[str]]:
     return [generator.choice(TAGS, generator.integers(1, 9)).tolist() for _ in range(rows)]
 
 
-def test_precision_recall_and_f1_are_seqeval_s_on_a_thousand_random_corpora():
+def test_precision_recall_and_f1_are_seqeval_s_on_random_corpora():
     from seqeval.metrics import accuracy_score, f1_score, precision_score, recall_score
 
     theirs = {
@@ -33,7 +33,7 @@ def test_precision_recall_and_f1_are_seqeval_s_on_a_thousand_random_corpora():
         TOKEN_ACCURACY: accuracy_score,
     }
     generator = np.random.default_rng(0)
-    for _ in range(1000):
+    for _ in range(300):
         references = draw(generator, int(generator.integers(1, 6)))
         predictions = [
             [tag if generator.random() < 0.7 else str(generator.choice(TAGS)) for tag in tags] for tags in references

@@ -162,6 +162,7 @@ def test_the_reference_models_learn_digits_and_an_adapter_goes_on_one_of_them(tm
         code, _, err = run_recipe("pretrain", *words, *quick)
         assert code == 0, err[-3000:]
         results = read_results(tmp_path / name)
+        assert (results["decides"], results["method"]) == ("accuracy", name)
         assert set(results["models"]) == {"majority", "nearest-pixels", name}
         assert results["models"][name]["accuracy"]["value"] > 0.3
         assert results["reload_gate"]["merged_max_difference"] < 1e-3
@@ -171,6 +172,7 @@ def test_the_reference_models_learn_digits_and_an_adapter_goes_on_one_of_them(tm
     assert code == 0, err[-3000:]
     results = read_results(tmp_path / "lora")
     assert results["checkpoint"]["trainable_parameters"] < results["checkpoint"]["parameters"] / 2
+    assert "adapter_max_difference" in results["reload_gate"]
 
     model, processor, names = load_image_dnn(tmp_path / "dnn" / "model")
     rows = (

@@ -163,8 +163,8 @@ def test_a_mistake_in_the_boxes_is_one_line(run_recipe, tmp_path, coco_run):
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("form", ["YOLO", "Pascal VOC"])
-def test_a_folder_of_an_annotation_tool_is_fine_tuned_as_it_comes(run_recipe, tmp_path, coco_run, form):
+@pytest.mark.parametrize(("form", "more"), [("YOLO", []), ("Pascal VOC", ["--preflight.only", "true"])])
+def test_a_folder_of_an_annotation_tool_is_fine_tuned_as_it_comes(run_recipe, tmp_path, coco_run, form, more):
     if form == "YOLO":
         write_yolo(tmp_path, "", 20, beside=True)
         (tmp_path / "data.yaml").write_text("train: .\nnames: [red, green, blue]\n")
@@ -172,6 +172,6 @@ def test_a_folder_of_an_annotation_tool_is_fine_tuned_as_it_comes(run_recipe, tm
         write_voc(tmp_path, tmp_path, 20)
     out = run_well(
         run_recipe, "finetune", "--task", "object-detection", "--model.checkpoint", coco_run / "checkpoint",
-        "--data.data_dir", tmp_path, "--run_dir", tmp_path / "run", *QUICK, "--lora.rank", 4,
+        "--data.data_dir", tmp_path, "--run_dir", tmp_path / "run", *QUICK, "--lora.rank", 4, *more,
     )  # fmt: skip
     assert f"read as {form}'s boxes, 3 classes" in out
