@@ -179,6 +179,7 @@ def shorten_runs() -> None:
 
     remember_options()
     finish.TIMED_SECONDS = 0  # a single row is timed
+    os.fsync = lambda descriptor: None  # no test cuts the power
     report._new_figure = lambda height: Figure(figsize=(4.6, height), facecolor="none")  # texts that are not laid out
     speed.measure_matrix_product = functools.cache(speed.measure_matrix_product)
     measure, few = functools.cache(speed.measure_attention), speed.AttentionShape((16, 16), heads=2, head_width=8)
