@@ -2,6 +2,7 @@
 
 python recipes/export.py --run runs/helpdesk-lora --format onnx-int8
 python recipes/export.py --run runs/helpdesk-lora --format onnx-int8 --quantization static --run_dir exports/helpdesk
+python recipes/export.py --run runs/smollm2-chat --format gguf --quantization q4_0
 python recipes/serve.py --run runs/helpdesk-lora-onnx-int8
 python recipes/export.py --run runs/helpdesk-lora-onnx-int8 --docker helpdesk-server
 """
@@ -36,10 +37,11 @@ def export(session: Session[ExportConfig]) -> bool:
     from startup_llm.training.processes import hide_library_bars
 
     hide_library_bars()
-    config, run = session.config, session.run
-    found = check_config(config)
+    run = session.run
+    config, folder, results = check_config(session.config)
+    session = replace(session, config=config)
     with session.stage("data"):
-        source = load_source(config, *found)
+        source = load_source(config, folder, results)
     proof = export_run(session, source)
     session.report("")
     session.reporter.show_table(**proof["table"])
@@ -48,7 +50,8 @@ def export(session: Session[ExportConfig]) -> bool:
         print(f"failed: {proof['sentence']}; kept in {run.set_aside()}; --allow_drop takes it", file=sys.stderr)
         return False
     run.finish()
-    session.report(f"export: {run.final}", f"next: python recipes/serve.py --run {run.final}")
+    chat = " --chat" * config.format.startswith("gguf")
+    session.report(f"export: {run.final}", f"next: python recipes/serve.py --run {run.final}{chat}")
     return True
 
 

@@ -122,7 +122,7 @@ def write_image_folder(run: str, folder: Path, recipe: Path) -> ImageFolder:
     model, _ = find_model(run)
     if not holds_onnx(model):
         raise UserError(
-            f"--docker: {run} is no export; make one with --format onnx-int8, and name its folder by --run"
+            f"--docker: {run} is no export to ONNX; make one with --format onnx-int8, and name its folder by --run"
         )
     if folder.exists():
         raise UserError(f"--docker {folder} exists; name a folder that does not exist yet")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from startup_llm.errors import UserError
+from startup_llm.plain_data import read_json_object
 from startup_llm.runs.onnx_model import ONNX_FILE, ONNX_SETTINGS, import_onnxruntime
 
 if TYPE_CHECKING:
@@ -58,6 +59,13 @@ def write_onnx(model: Any, tokenizer: Any, folder: Path, weights: str) -> None:
         "weights": weights,
     }
     (folder / ONNX_SETTINGS).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+
+
+def copy_decision(source: Path, target: Path) -> None:
+    """Keep how answers are read, and the labels, as the run's own config has them, but for inputs out of scope."""
+    config = read_json_object(source / "config.json")
+    config.pop("out_of_scope", None)
+    (target / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _write_graph(model: Any, tokenizer: Any, file: Path) -> None:

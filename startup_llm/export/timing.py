@@ -24,7 +24,8 @@ COLD_STARTS = 3
 Answer = Callable[[Sequence[Any], int], object]
 """Answers rows, so many at once."""
 
-_START = """import json, sys, time
+_START = """import json, os, sys, time
+os.environ["HF_HUB_OFFLINE"] = "1"
 start = time.perf_counter()
 {imports}
 imported = time.perf_counter()
@@ -32,19 +33,13 @@ model = {load}
 loaded = time.perf_counter()
 {answer}
 answered = time.perf_counter()
+{write}
 print(json.dumps({{"import": imported - start, "load": loaded - imported, "total": answered - start,
-                  "torch": "torch" in sys.modules}}))
+                  "write": time.perf_counter() - answered, "torch": "torch" in sys.modules}}))
 """
-RUN_START = {
-    "imports": "from transformers import pipeline",
-    "load": 'pipeline({task!r}, model={folder!r}, device="cpu")',
-    "answer": 'model("a first text")',
-}
-EXPORT_START = {
-    "imports": "from startup_llm.runs.prediction import load_exported_run",
-    "load": "load_exported_run({folder!r})",
-    "answer": 'model.answer({{"text": ["a first text"]}})',
-}
+Program = Mapping[str, str]
+"""Python of a new process: imports, load, answer, and perhaps write, by which `WRITTEN_TOKENS` tokens are written."""
+WRITTEN_TOKENS = 64
 
 
 def time_answers(models: Mapping[str, Answer], rows: Sequence[Any]) -> dict[str, dict[str, Any]]:
@@ -99,26 +94,30 @@ def _time(answer: Answer, rows: Sequence[Any], size: int) -> float:
     return time.perf_counter() - start
 
 
-def time_first_answer(parts: Mapping[str, str], **places: str) -> dict[str, Any]:
+def time_first_answer(program: Program, tokens: int = 0) -> dict[str, Any]:
     """Return the seconds of a new process's import, of loading, and of all until the first answer; medians.
 
     Args:
-        parts: `RUN_START` or `EXPORT_START`.
-        **places: What stands in braces in them.
+        program: What the process does.
+        tokens: That `write` writes; then `tokens_per_second` comes with them.
 
     Raises:
         UserError: If the process fails.
     """
-    code = _START.format(**{name: text.format(**places) for name, text in parts.items()})
+    code = _START.format(**{"write": "", **program})
     starts = []
     for _ in range(COLD_STARTS):
         done = run_child([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         if done.returncode != 0:
-            raise UserError(f"{places['folder']} gives no answer in a new process: {done.stderr.strip()[-300:]}")
+            reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+            raise UserError(f"no answer in a new process, by {program['load']}: {reason[-300:]}")
         starts.append(json.loads(done.stdout.splitlines()[-1]))
-    return {
+    figures = {
         "import_seconds": median(start["import"] for start in starts),
         "load_seconds": median(start["load"] for start in starts),
         "first_answer_seconds": median(start["total"] for start in starts),
         "needs_torch": starts[0]["torch"],
     }
+    if tokens:
+        figures["tokens_per_second"] = tokens / median(start["write"] for start in starts)
+    return figures

@@ -30,7 +30,9 @@ MODEL_FOLDER = "model"
 RECORD = "published"
 """Key of the published results.json under which a publication keeps what the next one has to know."""
 
-_MODEL_FILES = ("*.safetensors", "*.onnx", "*.json", "*.txt", "*.model", "*.jinja", "*/config.json", "encoder/*")
+_WEIGHTS = (".safetensors", ".onnx", ".gguf")
+_MODEL_FILES = (*(f"*{end}" for end in _WEIGHTS), *(f"*.{end}" for end in ("json", "txt", "model", "jinja")))
+_MODEL_FILES += ("*/config.json", "encoder/*")
 """GAN-BERT's encoder is a checkpoint of its own, in a folder."""
 _DATA_KEYS = ("labels", "per_class", "confusions", "confusion_matrix", "mistakes")
 _PATH_KEY = re.compile(r"(path|file|dir)$")
@@ -166,7 +168,7 @@ def describe(content: Path | bytes) -> PublishedFile:
 def _collect(folder: Path, prefix: str) -> dict[str, PublishedFile]:
     files = [file for pattern in _MODEL_FILES for file in folder.glob(pattern) if file.name[0] != "."]
     files_by_name = {file.relative_to(folder).as_posix(): file for file in files}
-    if not any(name.endswith((".safetensors", ".onnx")) for name in files_by_name):
+    if not any(name.endswith(_WEIGHTS) for name in files_by_name):
         has = "merged" if folder.name == ADAPTER_FOLDER else "adapter"
         raise UserError(f"no weights in {folder}: this run has no {folder.name} to publish; try --what {has}")
     return {f"{prefix}{name}": describe(_clean_config(file)) for name, file in files_by_name.items()}

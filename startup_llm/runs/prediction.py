@@ -29,6 +29,7 @@ from startup_llm.evaluation.out_of_scope import read_detector
 from startup_llm.models.unit_vectors import scale_to_norm_one
 from startup_llm.run_folder import find_model, follow_link
 from startup_llm.runs.explanations import Explainer, check_explained
+from startup_llm.runs.llama_cpp import GGUF_FILE, holds_gguf
 from startup_llm.runs.onnx_model import ONNX_FILE, OnnxModel, holds_onnx
 from startup_llm.tasks import load_task
 from startup_llm.tasks.prediction import append_scope
@@ -373,6 +374,11 @@ def load_answering_model(
                 "statistics of rows are made of; name the run that it was made from"
             )
         return load_exported_model(task, folder, reading)
+    if holds_gguf(folder):
+        raise UserError(
+            f"{config.run} holds {GGUF_FILE}, which llama.cpp answers by: chat with recipes/serve.py --chat --run "
+            f"{config.run}, or name the run that it was made from"
+        )
     from startup_llm.models.checkpoints import check_head, load_checkpoint
     from startup_llm.models.pretrained import load_config
     from startup_llm.runs.drift import open_log

@@ -1,4 +1,4 @@
-"""Chats with streaming, at /v1/chat/completions: transformers' own server with a run's model."""
+"""Chats with streaming, at /v1/chat/completions: transformers' own server, or llama.cpp's for a GGUF file."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from startup_llm.config import ServeConfig
 from startup_llm.errors import UserError
 from startup_llm.run_folder import find_model
+from startup_llm.runs.llama_cpp import GGUF_FILE, holds_gguf
 from startup_llm.serving.server import KEY_VARIABLE, is_loopback
 from startup_llm.tasks import load_task
 
@@ -32,19 +33,26 @@ def build_chat_command(config: ServeConfig) -> list[str]:
     tag = results.get("task", config.task)
     if load_task(tag).predictor.find_other_server(folder) is None:
         raise UserError(f"chat: {config.run} is for {tag}, which holds no chats; leave --chat out")
+    by_llama_cpp = holds_gguf(folder)
+    server = "llama.cpp's server" if by_llama_cpp else "transformers' server"
     defaults = ServeConfig(run=config.run)
-    unread = [
-        name for name, value in vars(config).items() if value != getattr(defaults, name) and name not in _OPTIONS
-    ]
+    known = _OPTIONS - {"compute_dtype"} if by_llama_cpp else _OPTIONS
+    changed = [name for name, value in vars(config).items() if value != getattr(defaults, name)]
+    unread = [name for name in changed if name not in known]
     if unread:
-        raise UserError(f"{unread[0]}: transformers' server, which answers chats, has no such option; leave it out")
+        raise UserError(f"{unread[0]}: {server}, which answers chats, has no such option; leave it out")
     if not is_loopback(config.host) or os.environ.get(KEY_VARIABLE):
         raise UserError(
-            f"chat: transformers' server asks for no key ({KEY_VARIABLE}), so it listens on this machine alone; leave "
+            f"chat: {server} asks for no key ({KEY_VARIABLE}), so it listens on this machine alone; leave "
             "out --host and the key, and put a proxy that asks for one before it"
         )
-    if missing := [name for name in _PACKAGES if importlib.util.find_spec(name) is None]:
-        raise UserError(f"chats need {', '.join(missing)}; pip install 'startup-llm[chat]'")
+    packages, extra = (("xllamacpp",), "llama-cpp") if by_llama_cpp else (_PACKAGES, "chat")
+    if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
+        raise UserError(f"chats need {', '.join(missing)}; pip install 'startup-llm[{extra}]'")
+    if by_llama_cpp:
+        code = "import sys; from startup_llm.runs.llama_cpp import serve_chats; "
+        code += "serve_chats(sys.argv[1], sys.argv[2], int(sys.argv[3]))"
+        return [sys.executable, "-c", code, str((Path(folder) / GGUF_FILE).resolve()), config.host, str(config.port)]
     start = [sys.executable, "-c", "from transformers.cli.transformers import main; main()", "serve"]
     dtype = [] if config.compute_dtype == "auto" else ["--dtype", config.compute_dtype]
     return [*start, str(Path(folder).resolve()), "--host", config.host, "--port", str(config.port), *dtype]

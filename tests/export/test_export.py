@@ -113,7 +113,7 @@ def test_a_mistake_is_one_line_and_leaves_no_folder(finished_run, exported, run_
 
 
 def test_a_shown_drop_fails_and_is_kept_apart(finished_run, exported, run_recipe, tmp_path, monkeypatch):
-    from startup_llm.export import onnx_files, run
+    from startup_llm.export import formats, onnx_files, run
 
     def write_exported(model, tokenizer, folder, weights):
         """Take the export that is there."""
@@ -122,6 +122,7 @@ def test_a_shown_drop_fails_and_is_kept_apart(finished_run, exported, run_recipe
     monkeypatch.setattr(onnx_files, "write_onnx", write_exported)
     monkeypatch.setattr(onnx_files, "quantize", lambda *arguments: None)
     proof = read(exported) | {"outcome": "worse"}
+    monkeypatch.setattr(formats.OnnxFormat, "time", lambda *arguments: proof["models"])
     monkeypatch.setattr(run, "prove", lambda *arguments: (proof, np.zeros(proof["test"]["rows"], int)))
     code, _, err = run_recipe("export", "--run", finished_run, "--run_dir", tmp_path / "new")
     assert code == 1
