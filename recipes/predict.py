@@ -43,7 +43,9 @@ def predict(session: Session[PredictConfig]) -> None:
 
     with session.stage("model"):
         model = load_answering_model(config, files.task, files.model, processes.device)
-        searched = predictor.prepare(config, Path(config.run), model.processor, model.compute)
+        searched = predictor.prepare(
+            config, Path(config.run), model.processor, lambda texts: model.compute_vectors(texts)[0]
+        )
 
     with target if processes.is_main_process else nullcontext():
         call_on_main_process(lambda: target.open(survey.columns, model.example(), survey.schema))

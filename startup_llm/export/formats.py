@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from startup_llm.errors import UserError
 from startup_llm.export import gguf_files, onnx_files, timing
-from startup_llm.export.proof import RUN, MeasuredModel, Source, list_texts, measure_by_torch
+from startup_llm.export.proof import RUN, MeasuredModel, Source, measure_by_torch
 from startup_llm.plain_data import read_json_object
+from startup_llm.runs import prediction
 from startup_llm.runs.llama_cpp import GGUF_FILE, has_llama_cpp
 from startup_llm.runs.onnx_model import OnnxModel
-from startup_llm.runs.prediction import load_exported_model
+from startup_llm.runs.prediction import AnsweringModel, load_exported_model
 
 if TYPE_CHECKING:
     from startup_llm.config import ExportConfig
@@ -27,12 +30,10 @@ class Format(ABC):
 
     Attributes:
         library: What loads it.
-        load_code: Python that asks a model from the Hub repository REPOSITORY.
         quantizations: How its weights may be quantized, the default first; empty where there is no choice.
     """
 
     library: str
-    load_code: str
     quantizations: tuple[str, ...] = ()
 
     @abstractmethod
@@ -46,6 +47,10 @@ class Format(ABC):
     @abstractmethod
     def writes(self, task: Task) -> bool:
         """Return whether a task's models have this form."""
+
+    @abstractmethod
+    def write_load_code(self, task: Task) -> str:
+        """Return Python that asks a model from the Hub repository REPOSITORY."""
 
     @abstractmethod
     def check_model(self, source: Source) -> None:
@@ -103,11 +108,6 @@ class OnnxFormat(Format):
     quantizations: tuple[str, ...] = ()
 
     library = "onnx"
-    load_code = """from huggingface_hub import snapshot_download
-from startup_llm.runs.prediction import load_exported_run  # needs numpy, tokenizers and onnxruntime alone
-
-model = load_exported_run(snapshot_download("REPOSITORY"))
-answers = model.answer({"text": ["a text"]})"""
 
     def require_packages(self) -> None:
         """Refuse to export without onnx, onnxruntime and onnxscript."""
@@ -115,71 +115,56 @@ answers = model.answer({"text": ["a text"]})"""
 
     def writes(self, task: Task) -> bool:
         """Return whether the task's answers are made of an export's outputs without torch."""
-        return task.tag == "text-classification"
+        return task.predictor.exported
+
+    def write_load_code(self, task: Task) -> str:
+        """Ask it without torch."""
+        needed = "numpy, tokenizers and onnxruntime alone"
+        ask = 'answers = model.answer({"text": ["a text"]})'
+        return (
+            "from huggingface_hub import snapshot_download\n"
+            f"from startup_llm.runs.prediction import load_exported_run  # needs {needed}\n"
+            "\n"
+            'model = load_exported_run(snapshot_download("REPOSITORY"))\n'
+            + ('vectors, tokens = model.embed(["a text"])' if task.predictor.embeds else ask)
+        )
 
     def check_model(self, source: Source) -> None:
         """Refuse none: what torch.onnx cannot export shows when it does."""
 
     def write(self, source: Source, model: Any, processor: Any, folder: Path, config: ExportConfig) -> None:
         """Write the graph, the tokenizer, labels and decision; quantize the weights where they are int8."""
-        onnx_files.write_onnx(model.to("cpu"), processor, folder, self.weights)
+        onnx_files.write_onnx(source.task, model.to("cpu"), processor, folder, self.weights)
         onnx_files.copy_decision(source.folder, folder)
         if self.weights == "int8":
             onnx_files.quantize(folder, config.quantization, _list_batches(source, folder, config))
 
     def measure(self, source: Source, folder: Path, name: str, own: MeasuredModel) -> MeasuredModel:
         """Compute by onnxruntime."""
-        exported = load_exported_model(source.task, folder)
-        outputs = exported.model.compute(*list_texts(source.data.splits["test"]))
-        sha256 = exported.checkpoint.weights_sha256
-        return MeasuredModel(name, folder, sha256, exported.model.config, outputs, None)
+        exported, predictor = load_exported_model(source.task, folder), source.task.predictor
+        outputs, encoded = predictor.compute_exported(exported.model, predictor.list_questions(source.data))
+        return MeasuredModel(name, folder, exported.checkpoint.weights_sha256, exported.model.config, outputs, encoded)
 
     def time(self, source: Source, folder: Path, name: str) -> dict[str, dict[str, Any]]:
-        """Time the run by transformers' pipeline, and the export by what serves it."""
-        from transformers import pipeline
-
-        texts, pairs = list_texts(source.data.splits["test"])
-        rows: list[Any] = texts
-        if pairs is not None:
-            rows = [{"text": text, "text_pair": pair} for text, pair in zip(texts, pairs, strict=True)]
-        classify = pipeline(source.task.tag, model=str(source.folder), dtype="float32", device="cpu")
-        export = load_exported_model(source.task, folder)
-
-        def answer_by_pipeline(asked: Sequence[Any], size: int) -> object:
-            return classify(list(asked), batch_size=size, truncation=True)
-
-        def answer_by_export(asked: Sequence[Any], size: int) -> object:
-            for start in range(0, len(asked), size):
-                part = list(asked[start : start + size])
-                if pairs is None:
-                    export.answer({"text": part})
-                else:
-                    export.answer({key: [row[key] for row in part] for key in ("text", "text_pair")})
-            return None
-
-        programs = {
-            RUN: {
-                "imports": "from transformers import pipeline",
-                "load": f"pipeline({source.task.tag!r}, model={str(source.folder)!r}, device='cpu')",
-                "answer": "model('a first text')",
-            },
-            name: {
-                "imports": "from startup_llm.runs.prediction import load_exported_run",
-                "load": f"load_exported_run({str(folder)!r})",
-                "answer": "model.answer({'text': ['a first text']})",
-            },
-        }
-        timed = timing.time_answers({RUN: answer_by_pipeline, name: answer_by_export}, rows)
-        by = {RUN: "pipeline", name: "onnxruntime"}
+        """Time the run by transformers' pipeline, or where there is none as predict.py computes, and the export."""
+        predictor = source.task.predictor
+        columns = predictor.list_questions(source.data)
+        if predictor.embeds:
+            columns = {"text": columns["text"]}
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        timed = [_time_own(source), _time_loaded("load_exported_run", "onnxruntime", folder, predictor.embeds)]
+        answers = timing.time_answers(dict(zip((RUN, name), (each.answer for each in timed), strict=True)), rows)
         return {
-            key: {**timing.time_first_answer(programs[key]), **timed[key], "computed_by": by[key]} for key in programs
+            key: {**timing.time_first_answer(each.program), **answers[key], "computed_by": each.computed_by}
+            for key, each in zip((RUN, name), timed, strict=True)
         }
 
     def describe_speed(self, models: Mapping[str, Any], name: str) -> str:
         """Compare rows a second with the pipeline's."""
-        faster = models[name]["times_faster"]
+        faster, own = models[name]["times_faster"], models[RUN]["computed_by"]
+        own = "transformers' pipeline" if own == "pipeline" else f"the run by {own}"
         return (
-            f"answers {faster['one_row']:.1f} times as many rows a second as transformers' pipeline one by one, "
+            f"answers {faster['one_row']:.1f} times as many rows a second as {own} one by one, "
             f"{faster['best_batch']:.1f} times as many at the best batch of either"
         )
 
@@ -193,24 +178,79 @@ answers = model.answer({"text": ["a text"]})"""
         )
 
 
+@dataclass(frozen=True)
+class _Timed:
+    """What is timed: a new process until its first answer, and answers to rows in this one."""
+
+    computed_by: str
+    program: timing.Program
+    answer: timing.Answer
+
+
+def _time_own(source: Source) -> _Timed:
+    """Return transformers' pipeline on the run; where the task has none, the run's model as predict.py computes."""
+    saved, tag = source.task.saved_model, source.task.tag
+    if saved.load_code is not None:
+        return _time_loaded("load_run_model", "predict.py", source.folder, source.task.predictor.embeds)
+    from transformers import pipeline
+
+    arguments = dict(saved.pipeline_arguments)
+    ask = pipeline(tag, model=str(source.folder), dtype="float32", device="cpu", **arguments)
+    further = "".join(f", {key}={value!r}" for key, value in arguments.items())
+
+    def answer(asked: Sequence[Any], size: int) -> object:
+        given = [_join_words(row["text"]) if set(row) == {"text"} else row for row in asked]
+        return ask(given, batch_size=size, **saved.pipeline_call_arguments)
+
+    program = {
+        "imports": "from transformers import pipeline",
+        "load": f"pipeline({tag!r}, model={str(source.folder)!r}, device='cpu'{further})",
+        "answer": "model('a first text')",
+    }
+    return _Timed("pipeline", program, answer)
+
+
+def _time_loaded(loader: str, computed_by: str, folder: Path, embeds: bool) -> _Timed:
+    """Return a model of this package: its answers, or the vectors that it makes."""
+    model: AnsweringModel = getattr(prediction, loader)(folder)
+
+    def answer(asked: Sequence[Any], size: int) -> None:
+        for start in range(0, len(asked), size):
+            columns = {key: [row[key] for row in asked[start : start + size]] for key in asked[0]}
+            if embeds:
+                model.embed(columns["text"])
+            else:
+                model.answer(columns)
+
+    program = {
+        "imports": f"from startup_llm.runs.prediction import {loader}",
+        "load": f"{loader}({str(folder)!r})",
+        "answer": "model.embed(['a first text'])" if embeds else "model.answer({'text': ['a first text']})",
+    }
+    return _Timed(computed_by, program, answer)
+
+
+def _join_words(text: str | Sequence[str]) -> str:
+    return text if isinstance(text, str) else " ".join(text)
+
+
 def _list_batches(source: Source, folder: Path, config: ExportConfig) -> list[dict[str, Any]]:
     """Return inputs of training rows, by which a static quantization sets its ranges."""
     if config.quantization != "static":
         return []
-    train = source.data.splits["train"].shuffle(seed=0)
-    texts, pairs = list_texts(train.select(range(min(config.calibration_rows, len(train)))))
-    model = OnnxModel(folder)
-    return [model.pad([encoding]) for encoding in model.tokenize(texts, pairs)]
+    predictor, model = source.task.predictor, OnnxModel(folder)
+    columns = predictor.list_questions(source.data, "train")
+    rows = len(next(iter(columns.values())))
+    chosen = np.random.default_rng(0).permutation(rows)[: config.calibration_rows]
+    some = {name: [values[row] for row in chosen] for name, values in columns.items()}
+    encodings, _ = predictor.encode_exported(model, some)
+    return [model.pad([encoding]) for encoding in encodings]
 
 
 class GgufFormat(Format):
     """One GGUF file with weights, tokenizer and chat template, which llama.cpp computes and transformers reads."""
 
     library = "gguf"
-    load_code = """from transformers import AutoModelForCausalLM, AutoTokenizer  # llama.cpp takes the file as it is
-
-tokenizer = AutoTokenizer.from_pretrained("REPOSITORY")
-model = AutoModelForCausalLM.from_pretrained("REPOSITORY", gguf_file="model.gguf")"""
     quantizations = ("q8_0", "q4_0", "f16")
 
     def require_packages(self) -> None:
@@ -220,6 +260,15 @@ model = AutoModelForCausalLM.from_pretrained("REPOSITORY", gguf_file="model.gguf
     def writes(self, task: Task) -> bool:
         """Return whether the task's models are causal language models."""
         return task.saved_model.auto_class == "AutoModelForCausalLM"
+
+    def write_load_code(self, task: Task) -> str:
+        """Load it by transformers; llama.cpp takes the file as it is."""
+        return (
+            "from transformers import AutoModelForCausalLM, AutoTokenizer  # llama.cpp takes model.gguf as it is\n"
+            "\n"
+            'tokenizer = AutoTokenizer.from_pretrained("REPOSITORY")\n'
+            f'model = AutoModelForCausalLM.from_pretrained("REPOSITORY", gguf_file="{GGUF_FILE}")'
+        )
 
     def check_model(self, source: Source) -> None:
         """Refuse other architectures, and rows whose metrics need the model before tuning as well."""

@@ -18,6 +18,8 @@ from startup_llm.runs.onnx_model import ONNX_FILE, ONNX_SETTINGS, import_onnxrun
 if TYPE_CHECKING:
     import numpy as np
 
+    from startup_llm.tasks.base import Task
+
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 OPSET = 18
 """Version of ONNX's operators: that of the exporter itself, which converts for no other."""
@@ -35,21 +37,23 @@ def require_packages() -> None:
         raise UserError(f"exporting to ONNX needs {', '.join(missing)}; pip install 'startup-llm[export]'")
 
 
-def write_onnx(model: Any, tokenizer: Any, folder: Path, weights: str) -> None:
-    """Write a text classifier with its tokenizer, its labels and its decision.
+def write_onnx(task: Task, model: Any, processor: Any, folder: Path, weights: str) -> None:
+    """Write a model of texts with its tokenizer, its labels and its decision.
 
     Args:
-        model: A classifier of transformers, in float32.
-        tokenizer: Its tokenizer, one of the library tokenizers.
+        task: Its task.
+        model: A model of transformers, in float32.
+        processor: What encodes rows: its tokenizer, one of the library tokenizers, or what holds that.
         folder: An empty folder; it gets `model.onnx`, `onnx.json`, `config.json` and the tokenizer's files.
         weights: float32 or int8: what the file will hold at the end.
 
     Raises:
         UserError: If the model's operators or its tokenizer cannot be exported.
     """
+    tokenizer = getattr(processor, "tokenizer", processor)
     if not getattr(tokenizer, "is_fast", False):
         raise UserError(f"{type(tokenizer).__name__} has no tokenizer.json, which an export answers by")
-    _write_graph(model.eval(), tokenizer, folder / ONNX_FILE)
+    _write_graph(task, model.eval(), processor, tokenizer, folder / ONNX_FILE)
     tokenizer.save_pretrained(folder)
     model.config.save_pretrained(folder)
     settings = {
@@ -68,22 +72,23 @@ def copy_decision(source: Path, target: Path) -> None:
     (target / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _write_graph(model: Any, tokenizer: Any, file: Path) -> None:
+def _write_graph(task: Task, model: Any, processor: Any, tokenizer: Any, file: Path) -> None:
     import torch
 
     from startup_llm.models.pooling import restore_mean_pooling
 
-    class Logits(torch.nn.Module):
-        """The model from its inputs by place to its logits."""
+    class Outputs(torch.nn.Module):
+        """The model from its inputs by place to what answers are made of."""
 
         def __init__(self) -> None:
             super().__init__()
             self.model = model
 
         def forward(self, input_ids: Any, attention_mask: Any, token_type_ids: Any = None) -> Any:
-            """Return the logits, shape (rows, labels)."""
+            """Return the outputs, a row for each text."""
+            inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
             further = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-            return self.model(input_ids=input_ids, attention_mask=attention_mask, **further).logits
+            return task.saved_model.compute_exported(self.model, {**inputs, **further}, processor)
 
     restore_mean_pooling(model)
     names = [name for name in INPUTS if name in tokenizer.model_input_names]
@@ -92,12 +97,12 @@ def _write_graph(model: Any, tokenizer: Any, file: Path) -> None:
     with _quiet_exporter():
         try:
             program = torch.onnx.export(
-                Logits().eval(),
+                Outputs().eval(),
                 tuple(batch[name] for name in names),
                 dynamo=True,
                 dynamic_shapes={name: both if name in names else None for name in INPUTS[: len(names)]},
                 input_names=names,
-                output_names=["logits"],
+                output_names=["outputs"],
                 opset_version=OPSET,
                 verbose=False,
             )

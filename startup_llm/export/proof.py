@@ -108,11 +108,6 @@ def measure_by_torch(
     return MeasuredModel(name, folder, weights_sha256, model.config, outputs, encoded)
 
 
-def list_texts(rows: Any) -> tuple[list[str], list[str] | None]:
-    """Return the texts of rows, and the second ones where there are any."""
-    return list(rows["text"]), list(rows["text_pair"]) if "text_pair" in rows.column_names else None
-
-
 def prove(
     source: Source, own: MeasuredModel, export: MeasuredModel, evaluation: EvaluationConfig
 ) -> tuple[dict[str, Any], Any]:
@@ -158,7 +153,7 @@ def prove(
         "comparisons": comparisons,
         "outcome": judge_comparison(comparisons[0], **how),
         "sentence": describe_comparison(comparisons[0], **how).replace("does not beat", "is not shown to differ from"),
-        "same_answers": _measure_agreement(predictions[RUN], predictions[export.name]),
+        "same_answers": _measure_agreement(predictions[RUN], predictions[export.name], ranks=task.predictor.embeds),
         "largest_difference": _measure_difference(own.outputs, export.outputs),
     }
     return proof, predictions[export.name]
@@ -170,10 +165,18 @@ def _measure_difference(ours: Sequence[Any], theirs: Sequence[Any]) -> float:
     return max((float(np.abs(a - b).max()) for a, b in pairs if a.dtype.kind == "f" and a.size), default=0.0)
 
 
-def _measure_agreement(ours: Sequence[Any], theirs: Sequence[Any]) -> float | None:
-    """Return the share of rows with the same label or labels; None for numbers, which are never quite the same."""
+def _measure_agreement(ours: Sequence[Any], theirs: Sequence[Any], *, ranks: bool) -> float | None:
+    """Return the share of rows with the same label, labels or first find; None for numbers, which are never the same.
+
+    Args:
+        ours: The run's predictions.
+        theirs: The export's.
+        ranks: Whether a prediction that is no number is a ranking.
+    """
     if np.asarray(ours[0]).dtype.kind in "fO":
         return None
+    if ranks:
+        ours, theirs = ([ranking[:1] for ranking in model] for model in (ours, theirs))
     return float(np.mean([np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True)]))
 
 

@@ -118,6 +118,7 @@ def export_run(session: Session[ExportConfig], source: Source) -> dict[str, Any]
         "note": format.describe_timing(),
         **session.describe_process(),
     }
+    task.predictor.write_files(run.path, source.data, exported.outputs, source.processor)
     _write_files(session, source, proof, predictions)
     return proof
 
@@ -132,7 +133,11 @@ def _describe_scope(source: Path) -> list[str]:
 def _write_files(session: Session[ExportConfig], source: Source, proof: Mapping[str, Any], predictions: Any) -> None:
     run, results = session.run, {**source.results, "export": dict(proof)}
     format = FORMATS[session.config.format]
-    results["load"] = {**(results.get("load") or {}), "python": format.load_code, "library": format.library}
+    results["load"] = {
+        **(results.get("load") or {}),
+        "python": format.write_load_code(source.task),
+        "library": format.library,
+    }
     run.write_json(EXPORT, proof)
     if (source.run / "config.yaml").is_file():
         run.write_text("config.yaml", (source.run / "config.yaml").read_text(encoding="utf-8"))

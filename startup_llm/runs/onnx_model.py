@@ -51,13 +51,26 @@ class OnnxModel:
         self.config = _read_labels(read_json_object(folder / "config.json"))
         self.weights: str = settings["weights"]
         self._pad_id, self._pad_type = settings["pad_token_id"], settings["pad_token_type_id"]
-        self._tokenizer = _load_tokenizer(folder / "tokenizer.json", settings["max_length_tokens"])
+        self._max_length: int = settings["max_length_tokens"]
+        self._tokenizer = _load_tokenizer(folder / "tokenizer.json", self._max_length)
         self._session = _open_session(folder / ONNX_FILE, threads)
         self._inputs = [part.name for part in self._session.get_inputs()]
 
     def tokenize(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Any]:
         """Return the encoding of each text, or pair of texts, cut to the model's length."""
         return self._tokenizer.encode_batch(list(texts) if pairs is None else list(zip(texts, pairs, strict=True)))
+
+    def tokenize_words(self, sentences: Sequence[Sequence[str]], shared: float) -> list[list[Any]]:
+        """Return the windows of each list of words, none longer than the model's length.
+
+        Args:
+            sentences: Words.
+            shared: Share of a window that the next one repeats.
+        """
+        room = max(self._max_length - self._tokenizer.num_special_tokens_to_add(is_pair=False), 0)
+        self._tokenizer.enable_truncation(self._max_length, stride=int(shared * room))
+        encodings = self._tokenizer.encode_batch([list(words) for words in sentences], is_pretokenized=True)
+        return [[encoding, *encoding.overflowing] for encoding in encodings]
 
     def compute(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[np.ndarray]:
         """Return the model's output for each text, rows of like length computed together.
@@ -72,13 +85,13 @@ class OnnxModel:
         return self.compute_encodings(self.tokenize(texts, pairs))
 
     def compute_encodings(self, encodings: Sequence[Any]) -> list[np.ndarray]:
-        """Return the model's output for each encoding, in their order."""
+        """Return the model's output for each encoding, in their order: of the text, or of each of its tokens."""
         outputs: list[np.ndarray | None] = [None] * len(encodings)
         lengths = np.array([len(encoding.ids) for encoding in encodings], dtype=np.int64)
         for places in split_by_length(lengths, TOKENS_PER_BATCH):
             inputs = self.pad([encodings[place] for place in places])
             for place, output in zip(places, self._session.run(None, inputs)[0], strict=True):
-                outputs[place] = output
+                outputs[place] = output[: len(encodings[place].ids)] if output.ndim > 1 else output
         return outputs
 
     def pad(self, encodings: Sequence[Any]) -> dict[str, np.ndarray]:

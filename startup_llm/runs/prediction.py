@@ -35,7 +35,7 @@ from startup_llm.tasks import load_task
 from startup_llm.tasks.prediction import append_scope
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import torch
 
@@ -258,12 +258,18 @@ class AnsweringModel:
         return np.stack(outputs), np.stack(features)
 
     def embed(self, texts: list[str]) -> tuple[np.ndarray, list[int]]:
-        """Return the vectors of texts at norm 1, shape (texts, width), and how many tokens were read of each."""
+        """Return the vectors of texts at norm 1, shape (texts, width), and how many tokens were read of each.
+
+        The texts are cleaned as the run does.
+        """
+        return self.compute_vectors(self.reading.read({"text": texts})["text"])
+
+    def compute_vectors(self, texts: Sequence[str]) -> tuple[np.ndarray, list[int]]:
+        """Return what `embed` does, of texts as they stand."""
         import datasets
 
-        encoded = self.task.encode(datasets.Dataset.from_dict(self.reading.read({"text": texts})), self.processor)[0]
-        vectors = np.asarray(self.compute(encoded))
-        return scale_to_norm_one(vectors), list(encoded["length"])
+        encoded = self.task.encode(datasets.Dataset.from_dict({"text": list(texts)}), self.processor)[0]
+        return scale_to_norm_one(np.asarray(self.compute(encoded))), list(encoded["length"])
 
     def show_answer(self, text: str, write: Callable[[str], object]) -> None:
         """Write the answer to one text, in one piece or several.
@@ -294,13 +300,16 @@ class ExportedModel(AnsweringModel):
         self, columns: Mapping[str, list[Any]]
     ) -> tuple[list[dict[str, Any]], list[dict[str, float]] | None]:
         """Return the answers to rows, given by column, and each label's probability where the task labels rows."""
-        texts = self.reading.read(columns)
-        if not len(texts["text"]):
+        rows = self.reading.read(columns)
+        if not len(rows["text"]):
             return [], []
-        predictor: Any = self.task.predictor
-        config = self.model.config
-        outputs = self.model.compute(texts["text"], texts.get("text_pair"))
-        return predictor.answer_outputs(outputs, config), predictor.score_labels(outputs, config)
+        return self.task.predictor.answer_exported(self.model, rows, self.model.config)
+
+    def compute_vectors(self, texts: Sequence[str]) -> tuple[np.ndarray, list[int]]:
+        """Return the vectors of texts at norm 1, shape (texts, width), and how many tokens were read of each."""
+        encodings = self.model.tokenize(texts)
+        vectors = scale_to_norm_one(np.stack(self.model.compute_encodings(encodings)))
+        return vectors, [len(encoding.ids) for encoding in encodings]
 
     def show_answer(self, text: str, write: Callable[[str], object]) -> None:
         """Write the answer to one text.
@@ -348,6 +357,19 @@ def load_exported_run(run: str | Path) -> ExportedModel:
         raise UserError(f"{run} holds no export with {ONNX_FILE}; make one with recipes/export.py")
     reading = TextReading.of_results(results)
     return load_exported_model(load_task(results.get("task", DEFAULT_TASK)), folder, reading)
+
+
+def load_run_model(run: str | Path) -> AnsweringModel:
+    """Load a run, or an export in ONNX form, to answer rows or to embed texts, in float32.
+
+    Args:
+        run: Its folder, or the one of the model in it.
+
+    Raises:
+        UserError: If the folder holds no model for its task.
+    """
+    config = ServeConfig(run=str(run), compute_dtype="float32")
+    return load_answering_model(config, *find_run(config)[:2])
 
 
 def load_answering_model(
@@ -432,5 +454,5 @@ def show_answer(config: PredictConfig, device: torch.device, write: Callable[[st
     if model.explainer is not None:
         write(json.dumps(model.answer({"text": [config.text]})[0], ensure_ascii=False) + "\n")
         return
-    task.predictor.prepare(config, Path(config.run), model.processor, model.compute)
+    task.predictor.prepare(config, Path(config.run), model.processor, lambda texts: model.compute_vectors(texts)[0])
     model.show_answer(config.text or "", write)

@@ -305,7 +305,7 @@ def load_served_model(config: ServeConfig, run: str) -> ServedModel:
     named, run = run, config.run
     task, folder, results = find_run(config)
     model = load_answering_model(config, task, folder)
-    note = task.predictor.prepare(config, Path(run), model.processor, model.compute)
+    note = task.predictor.prepare(config, Path(run), model.processor, lambda texts: model.compute_vectors(texts)[0])
     trained = list_trained_columns(task, results)
     names = {column: name for name, column in trained.items() if isinstance(column, str)}
     columns = _find_columns(task, results, task.predictor.example(model.model.config))

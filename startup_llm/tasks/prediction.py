@@ -37,6 +37,8 @@ class Predictor(ABC):
         reads_files: Whether a row is a file: its column then holds absolute paths.
         embeds: Whether the model's output for a row with a text alone is that text's vector.
         samples_texts: Whether answers are texts that may be drawn at random and stopped.
+        exported: Whether answers are made of what a model in ONNX form computes, without torch.
+        packages: What that imports of others beside numpy and tokenizers.
         explained: What `explain` adds to an answer, with every key; None where answers are not explained.
     """
 
@@ -44,6 +46,8 @@ class Predictor(ABC):
     reads_files = False
     embeds = False
     samples_texts = False
+    exported = False
+    packages: tuple[str, ...] = ()
     explained: Mapping[str, Any] | None = None
 
     def __init__(self, task: Task) -> None:
@@ -59,7 +63,7 @@ class Predictor(ABC):
         return (find_file_fault if self.reads_files else find_text_fault)(value)
 
     def prepare(
-        self, config: AnswerConfig, folder: Path, processor: Any, compute: Callable[[Dataset], Sequence[np.ndarray]]
+        self, config: AnswerConfig, folder: Path, processor: Any, embed: Callable[[Sequence[str]], np.ndarray]
     ) -> str | None:
         """Read what answers are taken from besides the model, such as texts to search.
 
@@ -67,7 +71,7 @@ class Predictor(ABC):
             config: The options of predict.py.
             folder: The run's, or a checkpoint's.
             processor: What encodes rows.
-            compute: From encoded rows to the model's outputs.
+            embed: From texts to their vectors at norm 1, shape (texts, width), of a model that makes such.
 
         Returns:
             A sentence about it to log, or None.
@@ -151,6 +155,39 @@ class Predictor(ABC):
             processor: What encoded them.
             config: The model's.
         """
+
+    def list_questions(self, data: TaskData, split: str = "test") -> dict[str, list]:
+        """Return a split's rows by column as `encode_exported` reads them, in the order of `Task.encode_split`."""
+        rows = data.splits[split]
+        return {name: list(rows[name]) for name in self.columns if name in rows.column_names}
+
+    def encode_exported(self, model: Any, rows: Mapping[str, Sequence[Any]]) -> tuple[list, dict[str, list]]:
+        """Return what a model in ONNX form computes of rows, by column, and the columns that `answer` reads of it.
+
+        Args:
+            model: What tokenizes.
+            rows: In `columns`.
+        """
+        return model.tokenize(rows["text"], rows.get("text_pair")), {}
+
+    def compute_exported(
+        self, model: Any, rows: Mapping[str, Sequence[Any]]
+    ) -> tuple[list[np.ndarray], dict[str, list]]:
+        """Return the outputs of a model in ONNX form for rows, by column, and the columns that `answer` reads."""
+        encodings, encoded = self.encode_exported(model, rows)
+        return model.compute_encodings(encodings), encoded
+
+    def answer_exported(
+        self, model: Any, rows: Mapping[str, Sequence[Any]], config: Any
+    ) -> tuple[list[dict[str, Any]], list[dict[str, float]] | None]:
+        """Return the answers of a model in ONNX form to rows, by column, and each label's probability.
+
+        Raises:
+            UserError: If a row cannot be answered.
+        """
+        outputs, encoded = self.compute_exported(model, rows)
+        columns: tuple[Any, Any] = encoded, rows  # both are read by column alone
+        return self.answer(outputs, *columns, None, config), self.score_labels(outputs, config)
 
     def find_other_server(self, folder: Path) -> str | None:
         """Return the command of a server for what recipes/serve.py does not answer, such as chats; None for no such.

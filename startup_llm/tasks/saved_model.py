@@ -33,6 +33,7 @@ class SavedModel(ABC):
         auto_processor: Name of the Auto class that loads its processor.
         library: The library that loads it, as the Hub names it.
         pipeline_arguments: What `transformers.pipeline` is given beside the model, to answer as predict.py does.
+        pipeline_call_arguments: What the pipeline is given with each call.
         load_code: Python that asks a model from the Hub repository REPOSITORY, where transformers has no pipeline.
     """
 
@@ -40,6 +41,7 @@ class SavedModel(ABC):
     auto_processor = "AutoTokenizer"
     library = "transformers"
     pipeline_arguments: Mapping[str, Any] = {}
+    pipeline_call_arguments: Mapping[str, Any] = {}
     load_code: str | None = None
 
     def __init__(self, task: Task) -> None:
@@ -95,6 +97,16 @@ class SavedModel(ABC):
         model, loading = loaded if isinstance(loaded, tuple) else (loaded, {})  # a reference model tells nothing
         check_loading(name, model, loading, None, f"fine-tune it for {self.task.tag} first")
         return model
+
+    def compute_exported(self, model: Any, inputs: Mapping[str, Tensor], processor: Any) -> Tensor:
+        """Return what the model computes in ONNX form of tokens, padded on the right: a row for each text.
+
+        Args:
+            model: The model.
+            inputs: input_ids, attention_mask and perhaps token_type_ids, shape (rows, tokens).
+            processor: What encodes rows.
+        """
+        return model(**inputs).logits
 
     def load_processor(self, path: str) -> Any:
         """Load the processor that was saved beside a model or an adapter, as anyone without this package would."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ class SearchPredictor(Predictor):
 
     columns = ("text", "text_pair")
     embeds = True
+    exported = True
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
@@ -43,30 +44,32 @@ class SearchPredictor(Predictor):
         config: AnswerConfig,
         folder: Path,
         processor: SentenceProcessor,
-        compute: Callable[[Dataset], Sequence[np.ndarray]],
+        embed: Callable[[Sequence[str]], np.ndarray],
     ) -> str | None:
         """Read the texts to search: those given, or the run's own; a run on scored pairs has none.
 
         Raises:
             UserError: If the texts cannot be read.
         """
-        import datasets
-
         place = next(
             (parent / CORPUS_FILE for parent in (folder, folder.parent) if (parent / CORPUS_FILE).is_file()), None
         )
         if config.corpus:
             reading = TextReading.of_results(find_model(folder)[1])
-            rows = datasets.Dataset.from_list(read_corpus(config.corpus, reading))
-            vectors = scale_to_norm_one(np.asarray(compute(self.task.encode(rows, processor)[0])))
+            read = read_corpus(config.corpus, reading)
+            ids, texts = [row["id"] for row in read], [row["text"] for row in read]
+            vectors = embed(texts)
         elif place is not None:
-            rows = datasets.Dataset.from_parquet(str(place))
-            vectors = np.asarray(rows.with_format("numpy")["embedding"], dtype=np.float32)
+            import pyarrow.parquet
+
+            rows = pyarrow.parquet.read_table(place)
+            ids, texts = rows["id"].to_pylist(), rows["text"].to_pylist()
+            vectors = np.stack(rows["embedding"].to_numpy()).astype(np.float32)
         else:
             return None
-        self._corpus = {"ids": list(rows["id"]), "texts": list(rows["text"]), "vectors": vectors}
-        self._matches = min(config.matches, len(rows))
-        return f"{len(rows):,} texts are searched"
+        self._corpus = {"ids": ids, "texts": texts, "vectors": vectors}
+        self._matches = min(config.matches, len(texts))
+        return f"{len(texts):,} texts are searched"
 
     def write_files(
         self, folder: Path, data: TaskData, outputs: Sequence[np.ndarray], processor: SentenceProcessor
@@ -90,9 +93,40 @@ class SearchPredictor(Predictor):
         """
         if self._corpus:
             return self.task.encode(rows.select_columns("text"), processor)[0]
-        if "text_pair" not in rows.column_names:
-            raise UserError("one text per row and no texts to search; name the second text, or give a --corpus FILE")
+        _check_pair(rows.column_names)
         return self.task.encode(rows, processor)[0]
+
+    def list_questions(self, data: TaskData, split: str = "test") -> dict[str, list]:
+        """Return the queries, behind those of the test the texts that they search, or the pairs."""
+        rows = data.splits[split]
+        if data.corpus is None:
+            return super().list_questions(data, split)
+        return {"text": [*rows["text"], *(data.corpus["text"] if split == "test" else ())]}
+
+    def encode_exported(self, model: Any, rows: Mapping[str, Sequence[Any]]) -> tuple[list, dict[str, list]]:
+        """Tokenize the first texts of all rows, then the second ones."""
+        return model.tokenize([text for name in self.columns for text in rows.get(name, ())]), {}
+
+    def compute_exported(
+        self, model: Any, rows: Mapping[str, Sequence[Any]]
+    ) -> tuple[list[np.ndarray], dict[str, list]]:
+        """Return each row's vectors, one behind the other."""
+        vectors = np.stack(super().compute_exported(model, rows)[0])
+        return list(np.concatenate(np.split(vectors, len(vectors) // len(rows["text"])), axis=1)), {}
+
+    def answer_exported(
+        self, model: Any, rows: Mapping[str, Sequence[Any]], config: Any
+    ) -> tuple[list[dict[str, Any]], list[dict[str, float]] | None]:
+        """Answer queries, or pairs of texts.
+
+        Raises:
+            UserError: If a single text has nothing to be compared with.
+        """
+        if self._corpus:
+            rows = {"text": rows["text"]}
+        else:
+            _check_pair(rows)
+        return super().answer_exported(model, rows, config)
 
     def answer(
         self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
@@ -118,3 +152,8 @@ class SearchPredictor(Predictor):
     def example(self, config: Any) -> dict[str, Any]:
         """Return an answer of the right types."""
         return {"matches": [{"id": "1", "text": "a text", "score": 1.0}]} if self._corpus else {"score": 1.0}
+
+
+def _check_pair(columns: Container[str]) -> None:
+    if "text_pair" not in columns:
+        raise UserError("one text per row and no texts to search; name the second text, or give a --corpus FILE")

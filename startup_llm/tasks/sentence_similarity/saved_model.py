@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from startup_llm.tasks.sentence_similarity.rows import TEXT_COLUMNS
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from torch import Tensor
     from transformers import PreTrainedModel
 
 
@@ -28,6 +29,10 @@ class SavedSentenceEncoder(SavedModel):
 
 model = SentenceTransformer("REPOSITORY")
 scores = model.similarity(model.encode(["a query"]), model.encode(["a text", "another text"]))"""
+
+    def compute_exported(self, model: Any, inputs: Mapping[str, Tensor], processor: SentenceProcessor) -> Tensor:
+        """Return the texts' vectors, pooled, shape (rows, width)."""
+        return processor.pool(model(**inputs).last_hidden_state, inputs["attention_mask"])
 
     def load_processor(self, path: str) -> SentenceProcessor:
         """Load what was saved beside a model or an adapter."""

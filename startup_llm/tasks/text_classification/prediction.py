@@ -22,6 +22,7 @@ class TextLabelPredictor(Predictor):
     """Answers a text or a pair of texts."""
 
     columns = ("text", "text_pair")
+    exported = True
     explained = EXAMPLE
 
     def answer(

@@ -69,10 +69,10 @@ class ContinuationPredictor(Predictor):
         config: AnswerConfig,
         folder: Path,
         processor: PreTrainedTokenizerBase,
-        compute: Callable[[Dataset], Sequence[np.ndarray]],
+        embed: Callable[[Sequence[str]], np.ndarray],
     ) -> str | None:
         """Ask a model that was tuned on conversations each plain text as a user's turn, and let others continue it."""
-        said = super().prepare(config, folder, processor, compute)
+        said = super().prepare(config, folder, processor, embed)
         if isinstance(config, PredictConfig):
             self._choose_writing(config)
         model_folder, results = find_model(folder)

@@ -9,15 +9,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.data.rows_to_predict import find_text_fault
+from startup_llm.evaluation.probabilities import compute_softmax
 from startup_llm.tasks.explanation import Explanation, explain_score, tokenize_words
 from startup_llm.tasks.prediction import Predictor
 from startup_llm.tasks.token_classification.tag_schemes import find_entities
-from startup_llm.tasks.token_classification.windows import gather_words, name_tags
+from startup_llm.tasks.token_classification.windows import (
+    SHARED_TOKENS,
+    find_deciding_tokens,
+    gather_words,
+    name_tags,
+)
 from startup_llm.tasks.token_classification.words import split_words
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
+
+    from startup_llm.data.task_data import TaskData
 
 
 EXPLAINED_WORDS = 50
@@ -27,6 +35,8 @@ EXPLAINED_WORDS = 50
 class EntityPredictor(Predictor):
     """Answers a text, which it cuts into words, or a list of words, whose text has a blank between each two."""
 
+    exported = True
+    packages = ("regex",)
     explained: Mapping[str, Any] = {}  # of each entity, inside of it
 
     def find_fault(self, column: str, value: Any) -> str | None:
@@ -49,15 +59,13 @@ class EntityPredictor(Predictor):
         self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
     ) -> list[dict[str, Any]]:
         """Return each text's entities with type, text, place in characters, and their words' mean probability."""
-        from scipy.special import softmax
-
         names = [config.id2label[place] for place in range(len(config.id2label))]
         texts, spans = zip(*map(_find_words, rows["text"]), strict=True)
         answers = []
         for text, words, logits in zip(
             texts, spans, gather_words(outputs, encoded, list(map(len, spans))), strict=True
         ):
-            scores = [softmax(values).max() if values is not None else 0.0 for values in logits]
+            scores = [compute_softmax(values).max() if values is not None else 0.0 for values in logits]
             entities = []
             for entity in find_entities(name_tags(logits, names)):
                 start, end = words[entity.start][0], words[entity.end - 1][1]
@@ -67,6 +75,21 @@ class EntityPredictor(Predictor):
                 )
             answers.append({"entities": entities})
         return answers
+
+    def list_questions(self, data: TaskData, split: str = "test") -> dict[str, list]:
+        """Return the sentences as lists of words."""
+        return {"text": list(data.splits[split]["tokens"])}
+
+    def encode_exported(self, model: Any, rows: Mapping[str, Sequence[Any]]) -> tuple[list, dict[str, list]]:
+        """Return windows that decide on a word, and of each its row and the words of its tokens."""
+        words = [[text[start:end] for start, end in spans] for text, spans in map(_find_words, rows["text"])]
+        windows = model.tokenize_words(words, SHARED_TOKENS)
+        encodings = [encoding for row in windows for encoding in row]
+        owners = [row for row, parts in enumerate(windows) for _ in parts]
+        deciding = find_deciding_tokens([list(encoding.word_ids) for encoding in encodings], owners)
+        kept = [place for place, own in enumerate(deciding) if max(own, default=-1) >= 0]
+        encoded = {"_row": [owners[place] for place in kept], "_words": [deciding[place] for place in kept]}
+        return [encodings[place] for place in kept], encoded
 
     def explain(
         self, model: Any, processor: Any, rows: Dataset, answers: Sequence[dict[str, Any]], plan: Any

@@ -24,7 +24,12 @@ from startup_llm.tasks.token_classification.probing import IGNORED, TokenProbe
 from startup_llm.tasks.token_classification.rows import load_tagged_text, read_scored_tags
 from startup_llm.tasks.token_classification.saved_model import SavedTagger
 from startup_llm.tasks.token_classification.tag_schemes import OUTSIDE, find_entities
-from startup_llm.tasks.token_classification.windows import find_deciding_tokens, gather_words, name_tags
+from startup_llm.tasks.token_classification.windows import (
+    SHARED_TOKENS,
+    find_deciding_tokens,
+    gather_words,
+    name_tags,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -36,8 +41,6 @@ if TYPE_CHECKING:
     from startup_llm.models.checkpoints import Checkpoint
     from startup_llm.models.task_model import TaskModel
 
-SHARED_TOKENS = 0.25
-"""Share of a window that the next one repeats, so that no word is tagged without its neighbours."""
 _SHOWN_WRONG, _SHOWN_RIGHT = 9, 3
 
 

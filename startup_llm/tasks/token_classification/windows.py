@@ -12,6 +12,9 @@ from startup_llm.tasks.token_classification.tag_schemes import OUTSIDE
 if TYPE_CHECKING:
     from datasets import Dataset
 
+SHARED_TOKENS = 0.25
+"""Share of a window that the next one repeats, so that no word is tagged without its neighbours."""
+
 
 def find_deciding_tokens(word_ids: list[list[int | None]], windows: list[int]) -> list[list[int]]:
     """Return for each token of each window the word that it decides on, or -1.
