@@ -1,8 +1,9 @@
-"""Publish a finished run (model, adapter, card, numbers) or a data set, as one commit to a repository of the Hub.
+"""Publish a finished run (model, adapter, card, numbers), a page that asks it, or a data set, as one commit.
 
 python recipes/push.py --run runs/helpdesk-lora --repo my-account/helpdesk-lora --dry_run /tmp/look-at-this
 python recipes/push.py --run runs/helpdesk-lora --repo my-account/helpdesk-lora
 python recipes/push.py --run runs/helpdesk-lora --repo my-account/helpdesk-lora --pull_request --license apache-2.0
+python recipes/push.py --run runs/helpdesk-lora --space --repo my-account/helpdesk-page
 python recipes/push.py --dataset --data.train_file tickets.csv --repo my-account/tickets --dry_run /tmp/look-at-this
 """
 

@@ -890,6 +890,8 @@ class PushConfig:
     """Folder of a finished run."""
     dataset: bool = False
     """Publish a data set instead of a run: the rows of `data` as Parquet, with their card, Croissant and an audit."""
+    space: bool = False
+    """Publish a Space instead of the run: a page of Gradio that asks its model, which lies in the Space."""
     what: Literal["auto", "merged", "adapter", "both"] = "auto"
     """merged: the model in the root; adapter: the adapter in the root; both: the model in the root and the adapter
     in adapter/; auto: both where the run has an adapter."""
@@ -923,9 +925,9 @@ class PushConfig:
     """The rows of a data set; a column that holds a group, such as a customer, is checked across the splits."""
 
     @property
-    def repo_type(self) -> Literal["model", "dataset"]:
+    def repo_type(self) -> Literal["model", "dataset", "space"]:
         """The Hub's name for what is published."""
-        return "dataset" if self.dataset else "model"
+        return "dataset" if self.dataset else "space" if self.space else "model"
 
 
 @dataclass(frozen=True)

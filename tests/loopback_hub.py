@@ -27,8 +27,8 @@ import yaml
 
 LFS_SUFFIXES = (".safetensors", ".bin", ".pt", ".h5", ".ckpt", ".parquet")
 LFS_MIN_BYTES = 10 * 2**20
-DATASETS = "datasets/"
-"""What a data set's repository begins with, here as in its address; a model's begins with its owner."""
+DATASETS, SPACES = "datasets/", "spaces/"
+"""What the repository of a data set or a Space begins with, here as in its address; a model's with its owner."""
 SIZE_CATEGORIES: dict[str, tuple[float, float]] = {
     "n<1K": (0, 1e3),
     "1K<n<10K": (1e3, 1e4),
@@ -306,7 +306,10 @@ class LoopbackHub:
         if user is None:
             raise _refuse(401, "Invalid username or password.")
         kind = asked.get("type") or "model"
-        repo = f"{DATASETS * (kind == 'dataset')}{asked.get('organization') or user}/{asked['name']}"
+        if kind == "space" and asked.get("sdk") not in ("gradio", "streamlit", "docker", "static"):
+            raise _refuse(400, '"sdk" is required for a Space')
+        prefix = {"dataset": DATASETS, "space": SPACES}.get(kind, "")
+        repo = f"{prefix}{asked.get('organization') or user}/{asked['name']}"
         if not self._may_write(request, repo):
             message = f'You don\'t have the rights to create a {kind} under the namespace "{repo.split("/")[-2]}"'
             raise _refuse(403, message)
@@ -314,7 +317,7 @@ class LoopbackHub:
             if repo in self.taken or self.exists(repo):
                 raise Answer(409, {"error": f"You already created this {kind} repo", "url": f"{self.url}/{repo}"})
             self.create(repo, private=asked.get("visibility") != "public" and asked.get("private") is not False)
-        name = repo.removeprefix(DATASETS)
+        name = _name(repo)
         return Answer(200, {"url": f"{self.url}/{repo}", "name": name, "id": uuid.uuid4().hex})
 
     def validate_yaml(self, request: Request) -> Answer:
@@ -330,7 +333,7 @@ class LoopbackHub:
         commit = self._resolve(repo, revision or "main")
         tree = self.tree(repo, commit)
         siblings = [{"rfilename": path} for path in sorted(tree)]
-        name = repo.removeprefix(DATASETS)
+        name = _name(repo)
         body = {"_id": "1", "id": name, "sha": commit, "private": self.is_private(repo)}
         body |= {"author": name.split("/")[0]} if name != repo else {"modelId": name}
         return Answer(200, body | {"tags": [], "downloads": 0, "likes": 0, "siblings": siblings})
@@ -385,8 +388,8 @@ class LoopbackHub:
                 "createdAt": "2026-01-01T00:00:00.000Z",
                 "status": "open",
                 "repo": {
-                    "name": repo.removeprefix(DATASETS),
-                    "type": "dataset" if repo.startswith(DATASETS) else "model",
+                    "name": _name(repo),
+                    "type": _kind(repo),
                 },
                 "isPullRequest": True,
             }
@@ -459,7 +462,7 @@ class LoopbackHub:
                 raise _refuse(412, "A commit has happened since. Please refresh and try again.")
             tree = dict(self.tree(repo, parent))
             for line in lines[1:]:
-                self._apply(tree, line["key"], line["value"], "dataset" if repo.startswith(DATASETS) else "model")
+                self._apply(tree, line["key"], line["value"], _kind(repo))
             ref = revision
             meta = self._read(repo, "meta")
             if as_pull_request:
@@ -513,7 +516,15 @@ class LoopbackHub:
         return Answer(200, content, headers)
 
 
-_API = r"/api/(models/[^/]+/[^/]+|datasets/[^/]+/[^/]+)"
+def _name(repo: str) -> str:
+    return repo.removeprefix(DATASETS).removeprefix(SPACES)
+
+
+def _kind(repo: str) -> str:
+    return "dataset" if repo.startswith(DATASETS) else "space" if repo.startswith(SPACES) else "model"
+
+
+_API = r"/api/((?:models|datasets|spaces)/[^/]+/[^/]+)"
 ROUTES: list[tuple[str, str, Callable[..., Answer]]] = [
     ("GET", r"/api/whoami-v2", LoopbackHub.whoami),
     ("POST", r"/api/repos/create", LoopbackHub.create_repo),
@@ -527,10 +538,10 @@ ROUTES: list[tuple[str, str, Callable[..., Answer]]] = [
     ("POST", rf"{_API}/branch/([^/]+)", LoopbackHub.create_branch),
     ("POST", rf"{_API}/preupload/([^/]+)", LoopbackHub.preupload),
     ("POST", rf"{_API}/commit/([^/]+)", LoopbackHub.receive_commit),
-    ("POST", r"/((?:datasets/)?[^/]+/[^/]+)\.git/info/lfs/objects/batch", LoopbackHub.lfs_batch),
-    ("POST", r"/((?:datasets/)?[^/]+/[^/]+)\.git/info/lfs/verify", LoopbackHub.lfs_verify),
+    ("POST", r"/((?:datasets/|spaces/)?[^/]+/[^/]+)\.git/info/lfs/objects/batch", LoopbackHub.lfs_batch),
+    ("POST", r"/((?:datasets/|spaces/)?[^/]+/[^/]+)\.git/info/lfs/verify", LoopbackHub.lfs_verify),
     ("PUT", r"/lfs/([0-9a-f]{64})/(\d+)", LoopbackHub.lfs_upload),
-    ("GET|HEAD", r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)", LoopbackHub.resolve),
+    ("GET|HEAD", r"/((?:datasets/|spaces/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)", LoopbackHub.resolve),
 ]
 
 
@@ -557,6 +568,8 @@ def check_card(content: str, kind: str = "model") -> tuple[list[str], list[str]]
     errors += [f'"{name}" must be a string' for name in named if not isinstance(data[name], str)]
     if kind == "dataset":
         return errors + _check_dataset_card(data), []
+    if kind == "space":
+        return errors + [f'"{name}" is required' for name in ("sdk", "app_file") if name not in data], []
     evaluated = [result for model in data.get("model-index") or () for result in model["results"]]
     if any(not {"task", "dataset", "metrics"} <= set(result) for result in evaluated):
         errors.append('"model-index" misses task, dataset or metrics')

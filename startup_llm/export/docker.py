@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -10,15 +9,19 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import startup_llm.errors
+from startup_llm.config import DEFAULT_TASK
 from startup_llm.errors import UserError
 from startup_llm.run_folder import RESULTS, find_model
 from startup_llm.runs.onnx_model import holds_onnx
+from startup_llm.tasks import load_task
+from startup_llm.tasks.sentence_similarity.prediction import CORPUS_FILE
 
 PACKAGES = (
     "fastapi", "uvicorn", "prometheus_client", "pydantic", "onnxruntime", "tokenizers", "numpy", "jsonargparse",
@@ -27,7 +30,7 @@ PACKAGES = (
 """What the server of an export imports."""
 NOT_NEEDED = ("huggingface-hub", "sympy", "mpmath")
 """What those packages name and the server never imports: tokenizers asks the Hub by it."""
-_RUN_FILES = (RESULTS, "README.md", "config.yaml", "export.json")
+_RUN_FILES = (RESULTS, "README.md", "config.yaml", "export.json", CORPUS_FILE)
 _READY_SECONDS = 120
 
 _DOCKERFILE = """# {name}: a server of this export, built with: docker build --tag {tag} .
@@ -119,7 +122,7 @@ def write_image_folder(run: str, folder: Path, recipe: Path) -> ImageFolder:
     Raises:
         UserError: If the run is no export, the folder exists, or the server of the written folder gives no answer.
     """
-    model, _ = find_model(run)
+    model, results = find_model(run)
     if not holds_onnx(model):
         raise UserError(
             f"--docker: {run} is no export to ONNX; make one with --format onnx-int8, and name its folder by --run"
@@ -127,13 +130,19 @@ def write_image_folder(run: str, folder: Path, recipe: Path) -> ImageFolder:
     if folder.exists():
         raise UserError(f"--docker {folder} exists; name a folder that does not exist yet")
     try:
-        return _write(Path(run), model, folder, recipe)
+        return _write(Path(run), model, folder, recipe, _list_packages(Path(run), results))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
-def _write(run: Path, model: Path, folder: Path, recipe: Path) -> ImageFolder:
+def _list_packages(run: Path, results: Mapping[str, Any]) -> list[str]:
+    """Return what the server of a run imports: what its task needs, and what reads the texts that it searches."""
+    task = load_task(results.get("task", DEFAULT_TASK))
+    return [*PACKAGES, *task.predictor.packages, *["pyarrow"] * (run / CORPUS_FILE).is_file()]
+
+
+def _write(run: Path, model: Path, folder: Path, recipe: Path, packages: Sequence[str]) -> ImageFolder:
     package = Path(startup_llm.errors.__file__).parent
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
     shutil.copytree(package, folder / "startup_llm", ignore=ignored)
@@ -143,7 +152,7 @@ def _write(run: Path, model: Path, folder: Path, recipe: Path) -> ImageFolder:
     for name in _RUN_FILES:
         if (run / name).is_file():
             shutil.copyfile(run / name, folder / "run" / name)
-    versions = find_versions(PACKAGES)
+    versions = find_versions(packages)
     pinned = "".join(f"{name}=={version}\n" for name, version in versions.items())
     (folder / "requirements.txt").write_text(pinned, encoding="utf-8")
     written = ImageFolder(_measure_packages(versions), _measure(model), _measure_memory(folder))
@@ -198,7 +207,7 @@ def _measure(folder: Path) -> int:
 
 
 def _measure_memory(folder: Path) -> int:
-    """Start the server of a written folder, ask it once, and return its resident memory in bytes."""
+    """Start the server of a written folder, and return its resident memory in bytes once it is ready."""
     import psutil
 
     command = [sys.executable, "recipes/serve.py", "--run", "run", "--port", "0"]
@@ -209,9 +218,7 @@ def _measure_memory(folder: Path) -> int:
     ) as server:
         try:
             address = _read_address(server)
-            body = json.dumps({"inputs": "a first text"}).encode()
-            asked = urllib.request.Request(f"{address}/predict", body, {"Content-Type": "application/json"})
-            urllib.request.urlopen(asked, timeout=_READY_SECONDS).read()
+            urllib.request.urlopen(f"{address}/ready", timeout=_READY_SECONDS).read()  # it has answered an example
             return psutil.Process(server.pid).memory_info().rss
         finally:
             server.terminate()

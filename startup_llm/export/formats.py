@@ -15,10 +15,9 @@ from startup_llm.errors import UserError
 from startup_llm.export import gguf_files, onnx_files, timing
 from startup_llm.export.proof import RUN, MeasuredModel, Source, measure_by_torch
 from startup_llm.plain_data import read_json_object
-from startup_llm.runs import prediction
 from startup_llm.runs.llama_cpp import GGUF_FILE, has_llama_cpp
 from startup_llm.runs.onnx_model import OnnxModel
-from startup_llm.runs.prediction import AnsweringModel, load_exported_model
+from startup_llm.runs.prediction import AnsweringModel, load_exported_model, load_run_model
 
 if TYPE_CHECKING:
     from startup_llm.config import ExportConfig
@@ -152,7 +151,7 @@ class OnnxFormat(Format):
         if predictor.embeds:
             columns = {"text": columns["text"]}
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        timed = [_time_own(source), _time_loaded("load_exported_run", "onnxruntime", folder, predictor.embeds)]
+        timed = [_time_own(source), _time_export(source, folder)]
         answers = timing.time_answers(dict(zip((RUN, name), (each.answer for each in timed), strict=True)), rows)
         return {
             key: {**timing.time_first_answer(each.program), **answers[key], "computed_by": each.computed_by}
@@ -191,7 +190,8 @@ def _time_own(source: Source) -> _Timed:
     """Return transformers' pipeline on the run; where the task has none, the run's model as predict.py computes."""
     saved, tag = source.task.saved_model, source.task.tag
     if saved.load_code is not None:
-        return _time_loaded("load_run_model", "predict.py", source.folder, source.task.predictor.embeds)
+        load = f"load_run_model({str(source.folder)!r})"
+        return _time_model(load_run_model(source.folder), "predict.py", load)
     from transformers import pipeline
 
     arguments = dict(saved.pipeline_arguments)
@@ -210,9 +210,14 @@ def _time_own(source: Source) -> _Timed:
     return _Timed("pipeline", program, answer)
 
 
-def _time_loaded(loader: str, computed_by: str, folder: Path, embeds: bool) -> _Timed:
+def _time_export(source: Source, folder: Path) -> _Timed:
+    load = f"load_exported_run({str(folder)!r}, {source.task.tag!r})"
+    return _time_model(load_exported_model(source.task, folder), "onnxruntime", load)
+
+
+def _time_model(model: AnsweringModel, computed_by: str, load: str) -> _Timed:
     """Return a model of this package: its answers, or the vectors that it makes."""
-    model: AnsweringModel = getattr(prediction, loader)(folder)
+    embeds = model.task.predictor.embeds
 
     def answer(asked: Sequence[Any], size: int) -> None:
         for start in range(0, len(asked), size):
@@ -223,8 +228,8 @@ def _time_loaded(loader: str, computed_by: str, folder: Path, embeds: bool) -> _
                 model.answer(columns)
 
     program = {
-        "imports": f"from startup_llm.runs.prediction import {loader}",
-        "load": f"{loader}({str(folder)!r})",
+        "imports": "from startup_llm.runs.prediction import load_exported_run, load_run_model",
+        "load": load,
         "answer": "model.embed(['a first text'])" if embeds else "model.answer({'text': ['a first text']})",
     }
     return _Timed(computed_by, program, answer)

@@ -95,9 +95,9 @@ def build_published_folder(
     """
     files: dict[str, PublishedFile] = {}
     if publication.what in ("merged", "both"):
-        files |= _collect(run / MODEL_FOLDER, "")
+        files |= collect_model(run / MODEL_FOLDER, "")
     if publication.what in ("adapter", "both"):
-        files |= _collect(run / ADAPTER_FOLDER, "" if publication.what == "adapter" else f"{ADAPTER_FOLDER}/")
+        files |= collect_model(run / ADAPTER_FOLDER, "" if publication.what == "adapter" else f"{ADAPTER_FOLDER}/")
     if (run / "config.yaml").is_file():
         files["config.yaml"] = describe(_clean_yaml((run / "config.yaml").read_text(encoding="utf-8")))
         if (run / RUN_LOCK).is_file():
@@ -111,6 +111,11 @@ def build_published_folder(
         notes.append("The base checkpoint is a local folder: others cannot load this adapter without it.")
     name = f"the run {hide_path(results.get('run_name') or run.name)}"
     folder = complete_folder(name, files, card, RESULTS, published | {"what": publication.what}, notes)
+    return mark_vocabulary(folder, results)
+
+
+def mark_vocabulary(folder: PublishedFolder, results: Results) -> PublishedFolder:
+    """Return a folder that says whether its tokenizer's vocabulary may come from this person's texts."""
     source = (results.get("checkpoint") or {}).get("source") or ""
     return replace(folder, has_own_vocabulary=not source.startswith(_PUBLIC_SOURCES))
 
@@ -165,7 +170,16 @@ def describe(content: Path | bytes) -> PublishedFile:
     return PublishedFile(content, size, sha256.hexdigest(), git.hexdigest())
 
 
-def _collect(folder: Path, prefix: str) -> dict[str, PublishedFile]:
+def collect_model(folder: Path, prefix: str) -> dict[str, PublishedFile]:
+    """Return the files of a model or an adapter by their paths in the repository, without local paths.
+
+    Args:
+        folder: Theirs.
+        prefix: Of the paths.
+
+    Raises:
+        UserError: If there are no weights.
+    """
     files = [file for pattern in _MODEL_FILES for file in folder.glob(pattern) if file.name[0] != "."]
     files_by_name = {file.relative_to(folder).as_posix(): file for file in files}
     if not any(name.endswith(_WEIGHTS) for name in files_by_name):

@@ -30,6 +30,7 @@ from startup_llm.hub.published_folder import (
     build_published_folder,
     describe,
 )
+from startup_llm.hub.published_space import build_published_space
 from startup_llm.run_folder import read_results, require_results
 
 if TYPE_CHECKING:
@@ -195,6 +196,9 @@ def _prepare(config: PushConfig, cards: Path) -> PublishedFolder:
     if config.dataset == (config.run is not None):
         options = f"--dataset and --run {config.run}" if config.dataset else "neither --run nor --dataset"
         raise UserError(f"{options} given; expected --run RUN for a model, or --dataset with a data section for rows")
+    if config.space and (config.dataset or config.what not in ("auto", "merged")):
+        other = "--dataset" if config.dataset else f"--what {config.what}"
+        raise UserError(f"--space publishes a page that asks a run's whole model; leave out {other}")
     allowed = Allowances(config.allow_findings, STOPPING if config.dataset else ())
     folder = build_published_dataset(config, cards, allowed) if config.dataset else _build_published_run(config)
     check_content(folder, allowed, read_own_tokens(), names=config.names)
@@ -205,6 +209,8 @@ def _build_published_run(config: PushConfig) -> PublishedFolder:
     run = Path(config.run or "")
     results = read_results(run)
     require_results(results, run, ("task", "method", "decides", "models"))
+    if config.space:
+        return build_published_space(run, results, config.license, with_report=config.with_report)
     kept: Literal["both", "merged"] = "both" if (run / ADAPTER_FOLDER).is_dir() else "merged"
     publication = Publication(config.repo, kept if config.what == "auto" else config.what, config.license)
     return build_published_folder(run, results, publication, with_report=config.with_report)
@@ -216,7 +222,8 @@ def _open_repository(api: HfApi, config: PushConfig, record: str) -> _Remote:
     if remote is None:
         if config.pull_request:
             raise UserError(f"no repository {config.repo} to send a pull request to; leave --pull_request out")
-        api.create_repo(config.repo, repo_type=config.repo_type, private=not config.public)
+        sdk = {"space_sdk": "gradio"} if config.space else {}
+        api.create_repo(config.repo, repo_type=config.repo_type, private=not config.public, **sdk)
         remote = _read_repository(api, config, record)
     if config.branch and config.branch not in ("main", remote.commit):
         from huggingface_hub.errors import RevisionNotFoundError
@@ -239,7 +246,7 @@ def _read_repository(api: HfApi, config: PushConfig, record: str) -> _Remote | N
     except RepositoryNotFoundError:
         return None
     if not info.private and not config.public:
-        what = "data set" if config.dataset else "run"
+        what = "data set" if config.dataset else "page" if config.space else "run"
         raise UserError(f"{config.repo} is public: everybody would see this {what}; say so with --public")
     if config.branch:
         with suppress(RevisionNotFoundError):

@@ -83,7 +83,7 @@ def restore_mean_pooling(model: nn.Module) -> bool:
     Returns:
         Whether its last encoder layer holds the constants.
     """
-    encoder = getattr(getattr(model, str(getattr(model, "base_model_prefix", ""))), "encoder", None)
+    encoder = getattr(getattr(model, str(getattr(model, "base_model_prefix", "")), None), "encoder", None)
     layers: Any = getattr(encoder, "layer", ())
     if getattr(model.config, "model_type", None) not in POOLED_FAMILIES or not len(layers):
         return False

@@ -343,11 +343,12 @@ def load_exported_model(task: Task, folder: Path, reading: TextReading = AS_IT_S
     return ExportedModel(task, model, None, checkpoint, plan, reading)
 
 
-def load_exported_run(run: str | Path) -> ExportedModel:
+def load_exported_run(run: str | Path, task: str | None = None) -> ExportedModel:
     """Load an export to answer rows: `load_exported_run(FOLDER).answer({"text": ["a text"]})`.
 
     Args:
         run: The folder that recipes/export.py made, or the one of the model in it.
+        task: Its Hub pipeline tag, where no results lie there that say it.
 
     Raises:
         UserError: If it holds no export.
@@ -356,7 +357,7 @@ def load_exported_run(run: str | Path) -> ExportedModel:
     if not holds_onnx(folder):
         raise UserError(f"{run} holds no export with {ONNX_FILE}; make one with recipes/export.py")
     reading = TextReading.of_results(results)
-    return load_exported_model(load_task(results.get("task", DEFAULT_TASK)), folder, reading)
+    return load_exported_model(load_task(results.get("task", task or DEFAULT_TASK)), folder, reading)
 
 
 def load_run_model(run: str | Path) -> AnsweringModel:

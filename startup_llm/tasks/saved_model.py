@@ -34,6 +34,7 @@ class SavedModel(ABC):
         library: The library that loads it, as the Hub names it.
         pipeline_arguments: What `transformers.pipeline` is given beside the model, to answer as predict.py does.
         pipeline_call_arguments: What the pipeline is given with each call.
+        shown_in_space: Whether a page that asks the pipeline alone shows the task's answers.
         load_code: Python that asks a model from the Hub repository REPOSITORY, where transformers has no pipeline.
     """
 
@@ -42,6 +43,7 @@ class SavedModel(ABC):
     library = "transformers"
     pipeline_arguments: Mapping[str, Any] = {}
     pipeline_call_arguments: Mapping[str, Any] = {}
+    shown_in_space = False
     load_code: str | None = None
 
     def __init__(self, task: Task) -> None:

@@ -104,8 +104,6 @@ def test_the_file_is_loaded_again_and_proved_on_the_test_rows(chat_run, chat_exp
 def test_f16_and_q4_0_are_written_too(chat_run, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from startup_llm.models.gguf import load_gguf_tokenizer
-
     model = AutoModelForCausalLM.from_pretrained(chat_run / "model", dtype="float32")
     tokenizer = AutoTokenizer.from_pretrained(chat_run / "model")
     kinds = {}
@@ -118,10 +116,9 @@ def test_f16_and_q4_0_are_written_too(chat_run, tmp_path):
         kinds[quantization] = [tensors[name] for name in names]
         assert "output.weight" not in tensors
     assert kinds == {"f16": ["F16", "F16", "F32"], "q4_0": ["Q8_0", "Q4_0", "F32"]}
-    loaded, _ = gguf_files.load_gguf(tmp_path / "f16")
+    loaded, again = gguf_files.load_gguf(tmp_path / "f16")
     for name, weight in model.state_dict().items():
         assert np.allclose(weight, loaded.state_dict()[name], atol=1e-3), name
-    again = load_gguf_tokenizer(tmp_path / "f16" / "model.gguf")
     messages = [{"role": "user", "content": "order 123\n\n  wörld"}]
     how = {"add_generation_prompt": True, "return_dict": True}
     both = [each.apply_chat_template(messages, **how)["input_ids"] for each in (tokenizer, again)]
@@ -193,17 +190,25 @@ def test_the_file_is_published_with_its_tokenizer(chat_export, run_recipe, tmp_p
 
 
 @pytest.mark.skipif(importlib.util.find_spec("xllamacpp") is None, reason="needs the package xllamacpp")
-def test_llama_cpp_writes_what_transformers_writes(chat_export):
+def test_llama_cpp_computes_what_transformers_computes(chat_export):
+    """Its own sums are of numbers of 8 bits: the likeliest tokens' probabilities are near, and not the same."""
+    import torch
+
     from startup_llm.runs.llama_cpp import LlamaCppModel
 
+    text = "order 12\n\n  wörld"
     model, tokenizer = gguf_files.load_gguf(chat_export / "model")
-    prompt = tokenizer("order lost 12", return_tensors="pt")
-    written = model.generate(**prompt, do_sample=False, min_new_tokens=4, max_new_tokens=4)[
-        0, prompt["input_ids"].shape[1] :
-    ]
+    ids = tokenizer(text, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        expected = model(input_ids=ids).logits[0, -1].log_softmax(-1)
     by_llama_cpp = LlamaCppModel(chat_export / "model" / "model.gguf", threads=1)
-    assert by_llama_cpp.complete("order lost 12", 4, ends=False) == tokenizer.decode(written)
-    assert by_llama_cpp.converse([{"role": "user", "content": "order lost 12"}], 4)
+    asked = {"prompt": text, "max_tokens": 1, "temperature": 0.0, "ignore_eos": True, "n_probs": 3}
+    answer = by_llama_cpp._server.handle_completions(asked)
+    assert answer["usage"]["prompt_tokens"] == ids.shape[1]
+    for token in answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]:
+        assert token["logprob"] == pytest.approx(expected[token["id"]].item(), abs=0.3)
+    assert by_llama_cpp.complete(text, 4, ends=False)
+    assert isinstance(by_llama_cpp.converse([{"role": "user", "content": text}], 4), str)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("xllamacpp") is None, reason="needs the package xllamacpp")
@@ -236,4 +241,4 @@ def test_chats_are_served_by_llama_cpp(chat_export):
     assert answer["choices"][0]["message"]["role"] == "assistant"
     assert answer["usage"]["completion_tokens"] <= 3
     with pytest.raises(UserError, match=r"compute_dtype: llama\.cpp's server, .* has no such option"):
-        build_chat_command(ServeConfig(run=str(chat_export), chat=True, compute_dtype="float32"))
+        build_chat_command(ServeConfig(run=str(chat_export), chat=True, compute_dtype="auto"))

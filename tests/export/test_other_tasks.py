@@ -32,9 +32,10 @@ def build_search_rows():
     ]
 
 
+LEARN = ["--method", "full", "--train.learning_rate", 1e-2, "--train.max_steps"]
 TASKS = {
-    "token-classification": ("entity_f1", build_tagged_rows, ["--method", "probe"]),
-    "sentence-similarity": ("ndcg_at_10", build_search_rows, ["--method", "full", "--train.max_steps", 2]),
+    "token-classification": ("entity_f1", build_tagged_rows, [*LEARN, 30]),
+    "sentence-similarity": ("ndcg_at_10", build_search_rows, [*LEARN, 2]),
 }
 QUESTIONS = ["where is my parcel", "i want my money, and the password!", LONG]
 

@@ -17,6 +17,7 @@ class SavedTextClassifier(SavedModel):
     """Loaded by transformers, or by the reference models' own loader."""
 
     auto_class = "AutoModelForSequenceClassification"
+    shown_in_space = True
     pipeline_call_arguments = {"truncation": True}  # noqa: RUF012
 
     def has_own_format(self, path: str) -> bool:

@@ -16,6 +16,7 @@ class SavedTagger(SavedModel):
     """Loaded by transformers."""
 
     auto_class = "AutoModelForTokenClassification"
+    shown_in_space = True
     pipeline_arguments = {"aggregation_strategy": "first"}  # noqa: RUF012
 
     def check_pipeline(self, folder: str, rows: Dataset, outputs: Sequence[np.ndarray]) -> float:
