@@ -56,7 +56,8 @@ def answer(text):
 
 def _compute_logits(model, text):
     found = model(text, top_k=None, function_to_apply="none", truncation=True)
-    return sorted(found, key=lambda label: model.model.config.label2id[label["label"]])
+    places = {name: place for place, name in model.model.config.id2label.items()}
+    return sorted(found, key=lambda label: places[label["label"]])
 
 
 def _compute_softmax(logits, temperature):
