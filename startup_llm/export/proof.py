@@ -165,7 +165,7 @@ def _measure_difference(ours: Sequence[Any], theirs: Sequence[Any]) -> float:
     return max((float(np.abs(a - b).max()) for a, b in pairs if a.dtype.kind == "f" and a.size), default=0.0)
 
 
-def _measure_agreement(ours: Sequence[Any], theirs: Sequence[Any], *, ranks: bool) -> float | None:
+def _measure_agreement(ours: Any, theirs: Any, *, ranks: bool) -> float | None:
     """Return the share of rows with the same label, labels or first find; None for numbers, which are never the same.
 
     Args:

@@ -40,7 +40,8 @@ def check_config(config: ExportConfig) -> tuple[ExportConfig, Path, dict[str, An
         raise UserError(f"unknown format {config.format!r}{hint or ';'} choose one of {', '.join(FORMATS)}")
     format = FORMATS[config.format]
     if config.quantization is None:
-        config = replace(config, quantization=next(iter(format.quantizations), None))
+        default: Any = next(iter(format.quantizations), None)
+        config = replace(config, quantization=default)
     elif config.quantization not in format.quantizations:
         known = ", ".join(format.quantizations) or "no choice: leave the option out"
         raise UserError(f"--quantization {config.quantization}: format {config.format} has {known}")

@@ -222,8 +222,8 @@ def _open_repository(api: HfApi, config: PushConfig, record: str) -> _Remote:
     if remote is None:
         if config.pull_request:
             raise UserError(f"no repository {config.repo} to send a pull request to; leave --pull_request out")
-        sdk = {"space_sdk": "gradio"} if config.space else {}
-        api.create_repo(config.repo, repo_type=config.repo_type, private=not config.public, **sdk)
+        sdk = "gradio" if config.space else None
+        api.create_repo(config.repo, repo_type=config.repo_type, private=not config.public, space_sdk=sdk)
         remote = _read_repository(api, config, record)
     if config.branch and config.branch not in ("main", remote.commit):
         from huggingface_hub.errors import RevisionNotFoundError

@@ -88,7 +88,8 @@ class EntityPredictor(Predictor):
         owners = [row for row, parts in enumerate(windows) for _ in parts]
         deciding = find_deciding_tokens([list(encoding.word_ids) for encoding in encodings], owners)
         kept = [place for place, own in enumerate(deciding) if max(own, default=-1) >= 0]
-        encoded = {"_row": [owners[place] for place in kept], "_words": [deciding[place] for place in kept]}
+        encoded: dict[str, list] = {"_row": [owners[place] for place in kept]}
+        encoded["_words"] = [deciding[place] for place in kept]
         return [encodings[place] for place in kept], encoded
 
     def explain(
