@@ -115,7 +115,7 @@ def test_a_mistake_is_one_line_and_leaves_no_folder(finished_run, exported, run_
 def test_a_shown_drop_fails_and_is_kept_apart(finished_run, exported, run_recipe, tmp_path, monkeypatch):
     from startup_llm.export import formats, onnx_files, run
 
-    def write_exported(model, tokenizer, folder, weights):
+    def write_exported(task, model, processor, folder, weights):
         """Take the export that is there."""
         shutil.copytree(exported / "model", folder, dirs_exist_ok=True)
 
