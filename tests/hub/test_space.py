@@ -40,7 +40,8 @@ def build_run(folder: Path, checkpoint: Path, task: str, **config) -> Path:
     auto_class = getattr(transformers, f"AutoModelFor{kind}Classification")
     model = auto_class.from_pretrained(checkpoint, id2label=dict(enumerate(LABELS)), num_labels=3)
     model.save_pretrained(folder / "model")
-    transformers.AutoTokenizer.from_pretrained(checkpoint).save_pretrained(folder / "model")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint, model_max_length=64)
+    tokenizer.save_pretrained(folder / "model")
     stored = json.loads((folder / "model" / "config.json").read_text()) | config
     (folder / "model" / "config.json").write_text(json.dumps(stored))
     results = RESULTS | {"task": task, "labels": LABELS, "columns": ["text"]}
