@@ -8,7 +8,7 @@ import copy
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -186,7 +186,8 @@ class ServedModel:
         Raises:
             UserError: If a row cannot be answered.
         """
-        with tempfile.TemporaryDirectory(prefix="startup-llm-") as folder:
+        reads_files = self.task.predictor.reads_files
+        with tempfile.TemporaryDirectory(prefix="startup-llm-") if reads_files else nullcontext("") as folder:
             yield [
                 Row(self._read_row(value, number, Path(folder, str(number)), embed), embed)
                 for number, value in enumerate(inputs, start=1)

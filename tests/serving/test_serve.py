@@ -98,6 +98,46 @@ def test_a_body_without_a_length_is_limited_too(client):
     assert answer.status_code == 413
 
 
+def test_200_clients_and_a_small_queue_none_is_lost_or_left_without_a_reason(classifier, predicted):
+    async def ask_all(address):
+        limits = httpx.Limits(max_connections=200)
+        async with httpx.AsyncClient(base_url=address, timeout=60, limits=limits) as many:
+
+            async def ask(number):
+                refused = 0
+                while (answer := await many.post("/predict", json={"inputs": TEXTS[number % 7]})).status_code == 429:
+                    assert "the limit is 32; try again later" in answer.json()["error"]
+                    assert answer.headers["Retry-After"] == "1"
+                    refused += 1
+                    await asyncio.sleep(0.1 * refused)
+                return answer, refused
+
+            return await asyncio.gather(*(ask(number) for number in range(200)))
+
+    with run_service(classifier, max_queue_rows=32, max_batch_rows=32) as (client, _):
+        answers = asyncio.run(ask_all(client.base_url))
+    assert sum(refused for _, refused in answers) > 0
+    for number, (answer, _) in enumerate(answers):
+        assert is_like(answer.json()["answers"][0], predicted[number % 7])
+
+
+def test_a_body_that_dribbles_in_is_ended_and_holds_up_nobody(classifier, predicted):
+    with run_service(classifier, timeout_seconds=1.0) as (client, _):
+        slow = send_raw(client, b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+        slow.settimeout(0.05)
+        said, end = b"", time.monotonic() + 20
+        while not said and time.monotonic() < end:
+            slow.sendall(b" ")
+            assert is_like(client.post("/predict", json={"inputs": TEXTS[0]}).json()["answers"][0], predicted[0])
+            try:
+                said = slow.recv(1000)
+            except TimeoutError:
+                continue
+        slow.close()
+        assert b"408" in said
+        assert b"did not arrive within 1 s" in said
+
+
 def send_raw(client, content):
     sender = socket.create_connection(("127.0.0.1", client.base_url.port), timeout=10)
     sender.sendall(content)
@@ -282,6 +322,9 @@ def test_embeddings_have_openais_form(tiny_checkpoint, tmp_path):
         vectors = np.array([one["embedding"] for one in answer["data"]])
         packed = client.post("/v1/embeddings", json={"input": TEXTS[0], "encoding_format": "base64"}).json()
         pair = client.post("/predict", json={"inputs": {"text": TEXTS[0], "text_pair": TEXTS[1]}}).json()
+        openai = pytest.importorskip("openai").OpenAI(base_url=str(client.base_url.join("v1")), api_key="none", max_retries=0)
+        read = [one.embedding for one in openai.embeddings.create(input=TEXTS[:3], model="mine").data]
+        assert np.allclose(read, vectors, atol=1e-6)
         assert client.post("/predict", json={"inputs": "alone"}).status_code == 422
     tokenizer, model = (kind.from_pretrained(tiny_checkpoint("bert")) for kind in (AutoTokenizer, AutoModel))
     for text, vector in zip(TEXTS[:3], vectors, strict=True):
