@@ -3,11 +3,13 @@
 python recipes/serve.py --run runs/helpdesk-lora
 curl http://127.0.0.1:8000/predict -H 'Content-Type: application/json' -d '{"inputs": "where is my parcel?"}'
 python recipes/serve.py --run runs/production --watch_seconds 5
+python recipes/serve.py --run runs/helpdesk-lora --workers 4
 python recipes/serve.py --run runs/smollm2-chat --chat
 STARTUP_LLM_API_KEY=... python recipes/serve.py --run runs/helpdesk-lora --host 0.0.0.0 --port 8080
 """
 
 import os
+import socket
 import sys
 
 from startup_llm.command_line import read_session
@@ -29,6 +31,8 @@ def serve(session: Session[ServeConfig]) -> None:
         start_chat_server(session)
     require_packages()
     key, opened = read_key(config), open_socket(config)
+    if config.workers > 1:
+        return serve_with_workers(session, opened)
 
     with session.stage("model"):
         from startup_llm.serving.app import Service, build_app
@@ -47,6 +51,17 @@ def serve(session: Session[ServeConfig]) -> None:
             session.report(f"for chats with streaming, at /v1/chat/completions: add --chat, or run {other}")
 
     run_server(app, opened, config, tell)
+    session.report("stopped; every request that had arrived was answered")
+
+
+def serve_with_workers(session: Session[ServeConfig], opened: socket.socket) -> None:
+    from startup_llm.runs.prediction import find_run, follow_run
+    from startup_llm.serving.server import run_workers
+
+    config = session.config
+    task, _, _ = find_run(follow_run(config))
+    what = f"{config.run}: {task.tag}, {config.workers} workers"
+    run_workers(opened, config, lambda address: session.report(f"{what}, at {address}"))
     session.report("stopped; every request that had arrived was answered")
 
 

@@ -705,6 +705,9 @@ class ServeConfig:
     """Address to listen at; any other than this machine's own needs a key. 0.0.0.0 is every address of the machine."""
     port: Annotated[int, Range(0, 65535)] = 8000
     """Port to listen at; 0 takes a free one."""
+    workers: Annotated[int, Range(1, 256)] = 1
+    """Processes that answer at the address, each with a model of its own and its share of the cores; another one is
+    started for each that dies."""
     max_wait_ms: Annotated[float, Range(0, 10_000)] = 5.0
     """Milliseconds that a request waits for others, to be computed with them in one batch."""
     max_batch_rows: Count = 64

@@ -202,8 +202,9 @@ class StatisticsLog:
             self._reference,
         )
         time = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-        with self._file.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"time": time, **statistics.to_json()}, ensure_ascii=False) + "\n")
+        line = json.dumps({"time": time, **statistics.to_json()}, ensure_ascii=False) + "\n"
+        with self._file.open("ab", buffering=0) as stream:  # in one piece: workers of a server write beside each other
+            stream.write(line.encode())
 
 
 def open_log(config: NewRowsConfig | ServeConfig, task: Task) -> StatisticsLog | None:

@@ -147,7 +147,8 @@ def import_onnxruntime() -> Any:
 def _open_session(file: Path, threads: int | None) -> Any:
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    options.intra_op_num_threads = threads or (int(asked) if asked.isdigit() else 0) or len(os.sched_getaffinity(0))
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])

@@ -336,6 +336,11 @@ def _add_state(app: FastAPI, service: Service) -> None:
     async def reload(body: ReloadBody | None = None) -> dict[str, Any]:
         if service.key is None:
             raise HTTPException(403, "reloading needs a key; start the server with STARTUP_LLM_API_KEY set")
+        if service.config.workers > 1:
+            reason = (
+                "this is one of several workers; send SIGHUP to the server, or use --watch_seconds, for all of them"
+            )
+            raise HTTPException(409, reason)
         return await service.reload(body.run if body else None)
 
 

@@ -40,5 +40,5 @@ class CorrectionFile:
         """
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         line = json.dumps({**row, "label": label, "predicted": predicted, "time": stamp}, ensure_ascii=False)
-        with self._lock, self._path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with self._lock, self._path.open("ab", buffering=0) as file:  # in one piece, as other workers write too
+            file.write(f"{line}\n".encode())

@@ -166,11 +166,11 @@ class Server:
     """
 
     def __init__(self, address: str, process: psutil.Process) -> None:
-        self.address, self._process = address, process
+        self.address, self.process = address, process
 
     def read_use(self) -> tuple[int, float]:
         """Return the memory that it has in RAM, in bytes, and the seconds that it has computed, with its workers."""
-        processes = [self._process, *self._process.children(recursive=True)]
+        processes = [self.process, *self.process.children(recursive=True)]
         times = [process.cpu_times() for process in processes]
         memory = sum(process.memory_info().rss for process in processes)
         return memory, sum(time.user + time.system for time in times)

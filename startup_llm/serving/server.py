@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import ipaddress
 import os
 import socket
+import tempfile
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from startup_llm.config import ServeConfig
 from startup_llm.errors import UserError, explain_os_error
@@ -21,6 +23,8 @@ SHORTEST_KEY = 16
 KEEP_ALIVE_SECONDS = 75
 """How long an idle connection stays open: longer than clients and proxies keep theirs, or a request that is sent just
 when the server closes the connection is lost."""
+WORKER_SECONDS = 30
+"""How long a worker may give no sign of life, as while it imports its libraries, before another takes its place."""
 
 
 def require_packages() -> None:
@@ -87,7 +91,13 @@ def build_server(app: FastAPI, config: ServeConfig) -> uvicorn.Server:
     """Return what speaks HTTP for an application."""
     import uvicorn
 
-    settings = uvicorn.Config(
+    return uvicorn.Server(_build_settings(app, config))
+
+
+def _build_settings(app: Any, config: ServeConfig, **more: Any) -> uvicorn.Config:
+    import uvicorn
+
+    return uvicorn.Config(
         app,
         log_config=None,
         access_log=False,
@@ -95,8 +105,15 @@ def build_server(app: FastAPI, config: ServeConfig) -> uvicorn.Server:
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=int(config.timeout_seconds) + 1,
+        **more,
     )
-    return uvicorn.Server(settings)
+
+
+def _listen(opened: socket.socket, settings: uvicorn.Config) -> str:
+    """Listen, and return the address; who comes before the first answer waits for it."""
+    opened.listen(settings.backlog)
+    host, port = opened.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def run_server(app: FastAPI, opened: socket.socket, config: ServeConfig, tell: Callable[[str], None]) -> None:
@@ -109,12 +126,45 @@ def run_server(app: FastAPI, opened: socket.socket, config: ServeConfig, tell: C
         tell: Called with the address when it listens.
     """
     server = build_server(app, config)
-    opened.listen(server.config.backlog)  # who comes before the first answer waits for it
-    host, port = opened.getsockname()[:2]
-    tell(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+    tell(_listen(opened, server.config))
     try:
         server.run(sockets=[opened])
     except KeyboardInterrupt:  # uvicorn raises the signal again after it has stopped in order
         return
     finally:
         opened.close()
+
+
+def run_workers(opened: socket.socket, config: ServeConfig, tell: Callable[[str], None]) -> None:
+    """Let several processes answer until SIGINT or SIGTERM, and start another one for each that dies.
+
+    They count together in files of a temporary folder, which prometheus_client reads for each of them.
+
+    Args:
+        opened: Where.
+        config: The options.
+        tell: Called with the address when it listens.
+
+    Raises:
+        UserError: If a worker cannot load the model.
+    """
+    from uvicorn.config import STARTUP_FAILURE
+    from uvicorn.supervisors import Multiprocess
+
+    from startup_llm.serving.workers import build_worker_app
+
+    settings = _build_settings(
+        functools.partial(build_worker_app, config),
+        config,
+        factory=True,
+        workers=config.workers,
+        timeout_worker_healthcheck=WORKER_SECONDS,
+    )
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // config.workers)))
+    tell(_listen(opened, settings))
+    with opened, tempfile.TemporaryDirectory(prefix="startup-llm-") as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        supervisor = Multiprocess(settings, [opened])
+        supervisor.run()
+    if any(worker.exitcode == STARTUP_FAILURE for worker in supervisor.processes):
+        raise UserError("a worker could not start, for the reason above")

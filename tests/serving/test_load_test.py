@@ -43,7 +43,7 @@ def test_wrong_refused_and_lost_answers_are_told_apart(server, questions, classi
     assert server.measure("wrong", 2, wrong, 0.0, 10)["wrong"] == 10
     assert server.measure("refused", 2, [Question(b"{", {})], 0.0, 4)["refused"] == 4
     with run_service(classifier) as (client, _):
-        gone = Server(str(client.base_url).rstrip("/"), server._process)
+        gone = Server(str(client.base_url).rstrip("/"), server.process)
     assert gone.measure("lost", 2, questions, 0.0, 4)["lost"] == 4
 
 
