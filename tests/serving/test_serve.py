@@ -322,7 +322,9 @@ def test_embeddings_have_openais_form(tiny_checkpoint, tmp_path):
         vectors = np.array([one["embedding"] for one in answer["data"]])
         packed = client.post("/v1/embeddings", json={"input": TEXTS[0], "encoding_format": "base64"}).json()
         pair = client.post("/predict", json={"inputs": {"text": TEXTS[0], "text_pair": TEXTS[1]}}).json()
-        openai = pytest.importorskip("openai").OpenAI(base_url=str(client.base_url.join("v1")), api_key="none", max_retries=0)
+        openai = pytest.importorskip("openai").OpenAI(
+            base_url=str(client.base_url.join("v1")), api_key="none", max_retries=0
+        )
         read = [one.embedding for one in openai.embeddings.create(input=TEXTS[:3], model="mine").data]
         assert np.allclose(read, vectors, atol=1e-6)
         assert client.post("/predict", json={"inputs": "alone"}).status_code == 422
