@@ -154,7 +154,7 @@ def _predict_test(
 def _score_sample(prepared: Prepared, model: Any) -> tuple[Dataset, Sequence[np.ndarray]]:
     """Return test rows for the reload gate, and the model's outputs for them in exact numbers."""
     test, saved = prepared.data.splits["test"], prepared.task.saved_model
-    sample = test.shuffle(seed=0).select(range(min(64, len(test))))
+    sample = test.shuffle(seed=0).select(range(min(saved.compared_rows, len(test))))
     return sample, prepared.score(model, saved.encode_sample(sample, prepared.processor), prepared.plan.exact())
 
 

@@ -35,6 +35,7 @@ class SavedModel(ABC):
         pipeline_arguments: What `transformers.pipeline` is given beside the model, to answer as predict.py does.
         pipeline_call_arguments: What the pipeline is given with each call.
         shown_in_space: Whether a page that asks the pipeline alone shows the task's answers.
+        compared_rows: Test rows by which the saved model is compared, at most.
         load_code: Python that asks a model from the Hub repository REPOSITORY, where transformers has no pipeline.
     """
 
@@ -44,6 +45,7 @@ class SavedModel(ABC):
     pipeline_arguments: Mapping[str, Any] = {}
     pipeline_call_arguments: Mapping[str, Any] = {}
     shown_in_space = False
+    compared_rows = 64
     load_code: str | None = None
 
     def __init__(self, task: Task) -> None:
