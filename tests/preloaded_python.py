@@ -28,8 +28,9 @@ PACKAGE = "STARTUP_LLM_PACKAGE_FOLDER"
 READ_LATER = ("HF_TOKEN", "PYTHONUNBUFFERED")
 PRELOADED = (
     *("accelerate.commands.accelerate_cli", "accelerate.commands.launch", "bm25s", "datasets", "evaluate", "jinja2"),
-    *("jsonargparse", "matplotlib.backends.backend_agg", "matplotlib.figure", "pandas", "peft", "psutil"),
-    *("rouge_score.rouge_scorer", "sacrebleu", "scipy.stats", "sklearn.feature_extraction.text"),
+    *("jsonargparse", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg", "matplotlib.figure"),
+    *("pandas", "peft", "psutil", "rouge_score.rouge_scorer", "sacrebleu", "scipy.signal", "scipy.stats"),
+    *("sentence_transformers", "sklearn.feature_extraction.text", "soundfile"),
     *("sklearn.linear_model", "sklearn.metrics", "sklearn.svm", "torch", "torch.distributed.run", "transformers"),
     *("transformers.pipelines", "transformers.trainer", "transformers.trainer_seq2seq"),
 )
