@@ -238,8 +238,8 @@ def test_opus_marian_runs_on_the_nested_column(run_recipe, tmp_path):
 def test_a_transformer_from_scratch_begins_to_translate_captions(run_recipe, tmp_path, real_data):
     run = tmp_path / "run"
     words = ["--config", CONFIGS / "multi30k_transformer.yaml", "--data.data_dir", real_data / "multi30k"]
-    words += ["--data.max_train_rows", 2000, "--data.max_test_rows", 50, "--model.width", 128, "--model.layers", 2]
-    words += ["--model.vocab_size", 2000, "--model.beams", 1, "--train.max_steps", 100, "--train.warmup_steps", 30]
+    words += ["--data.max_train_rows", 3000, "--data.max_test_rows", 100, "--model.width", 128, "--model.layers", 2]
+    words += ["--model.vocab_size", 2000, "--model.beams", 1, "--train.max_steps", 150, "--train.warmup_steps", 50]
     words += ["--train.per_device_train_batch_size", 32, "--train.learning_rate", 3e-3]
     words += ["--train.eval_strategy", "no", "--train.save_strategy", "no", *QUICK]
     results = read_run(*run_recipe("pretrain", *words, "--run_dir", run)[::2], run)
