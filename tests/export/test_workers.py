@@ -69,6 +69,7 @@ class Asking(threading.Thread):
                 self.answered += 1
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_while_the_other_answers_and_counts_stay(exported):
     model = load_exported_run(exported)
     expected = [model.answer({"text": [text]})[0] for text in TEXTS]

@@ -106,7 +106,7 @@ def test_200_clients_and_a_small_queue_none_is_lost_or_left_without_a_reason(cla
             async def ask(number):
                 refused = 0
                 while (answer := await many.post("/predict", json={"inputs": TEXTS[number % 7]})).status_code == 429:
-                    assert "the limit is 32; try again later" in answer.json()["error"]
+                    assert "the limit is 64; try again later" in answer.json()["error"]
                     assert answer.headers["Retry-After"] == "1"
                     refused += 1
                     await asyncio.sleep(0.1 * refused)
@@ -114,7 +114,7 @@ def test_200_clients_and_a_small_queue_none_is_lost_or_left_without_a_reason(cla
 
             return await asyncio.gather(*(ask(number) for number in range(200)))
 
-    with run_service(classifier, max_queue_rows=32, max_batch_rows=32) as (client, _):
+    with run_service(classifier, max_queue_rows=64, max_batch_rows=64) as (client, _):
         answers = asyncio.run(ask_all(client.base_url))
     assert sum(refused for _, refused in answers) > 0
     for number, (answer, _) in enumerate(answers):
