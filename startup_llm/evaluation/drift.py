@@ -218,7 +218,8 @@ def _describe_share(name: str, count: int, total: int, count_new: int, total_new
     variances = [share * (1 - share) / (rows + 2) for share, rows in zip(adjusted, (total, total_new), strict=True)]
     error = 1.96 * math.sqrt(max(0.0, sum(variances)))
     share, share_new = count / max(total, 1), count_new / max(total_new, 1)
-    interval = f"{100 * (center - error):+.1f} to {100 * (center + error):+.1f} points"
+    low, high = (100 * min(max(end, -1.0), 1.0) for end in (center - error, center + error))
+    interval = f"{low:+.1f} to {high:+.1f} points"
     return abs(share_new - share), f"{name}: {share:.1%} before, {share_new:.1%} now ({interval})"
 
 

@@ -10,6 +10,7 @@ from startup_llm.evaluation.drift import (
     Change,
     RowStatistics,
     build_drift_page,
+    compare_counts,
     compare_feature_means,
     compare_features,
     compare_statistics,
@@ -178,3 +179,8 @@ def test_the_page_shows_the_verdict_and_escapes_what_a_word_holds():
     assert "p &lt; 0.001" in page
     assert "&lt;b&gt;: 0 %" in page
     assert "<script" not in page
+
+
+def test_the_interval_of_a_share_s_change_stays_within_what_shares_can_change():
+    details = compare_counts("labels", Counter(old=80), Counter(new=5)).details
+    assert sorted(end for detail in details for end in re.findall(r"[+-]100\.0", detail)) == ["+100.0", "-100.0"]
