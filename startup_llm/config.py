@@ -324,8 +324,8 @@ class DecisionConfig:
 
 
 @dataclass(frozen=True)
-class ClassDecision(DecisionConfig):
-    """Which answers of a classifier go to a person; chosen on the validation rows, judged on the test rows."""
+class HandoverDecision(DecisionConfig):
+    """Which answers go to a person; chosen on the validation rows, judged on the test rows."""
 
     target_accuracy: Annotated[float, Range(above=0, most=1)] | None = None
     """Hand as many answers to a person as it takes until this share of the others is right, such as 0.97."""
@@ -333,14 +333,6 @@ class ClassDecision(DecisionConfig):
     """What a wrong answer costs, in the unit of cost_of_handover; the threshold of least cost is chosen."""
     cost_of_handover: Annotated[float, Range(0)] | None = None
     """What an answer by a person costs."""
-    sets: Annotated[float, Range(above=0, below=1)] | None = None
-    """Answer with every possible label too, so that this share of the sets holds the true one, such as 0.95."""
-    out_of_scope: ScopeScore | None = None
-    """Score by which answers tell inputs that fit no label: softmax, energy, nearest (cosine to the nearest training
-    rows), mahalanobis, or with data.oos_file reject-class or both; auto is the best one on rows of data.oos_file,
-    without them nearest. Default auto with data.oos_file, else nothing is told."""
-    rejected_share: Annotated[float, Range(above=0, below=1)] = 0.05
-    """Share of the validation rows that is taken for out of scope, by which the score's threshold is set."""
 
     def __post_init__(self) -> None:
         if (self.cost_of_error is None) != (self.cost_of_handover is None):
@@ -353,6 +345,21 @@ class ClassDecision(DecisionConfig):
                 f"decision.target_accuracy {self.target_accuracy} and decision.cost_of_error {self.cost_of_error} "
                 "choose the same threshold; leave one out"
             )
+
+
+@dataclass(frozen=True)
+class ClassDecision(HandoverDecision):
+    """Which answers of a classifier go to a person; chosen on the validation rows, judged on the test rows."""
+
+    sets: Annotated[float, Range(above=0, below=1)] | None = None
+    """Answer with every possible label too, so that this share of the sets holds the true one, such as 0.95; with the
+    ends of an interval where a row has a number."""
+    out_of_scope: ScopeScore | None = None
+    """Score by which answers tell inputs that fit no label: softmax, energy, nearest (cosine to the nearest training
+    rows), mahalanobis, or with data.oos_file reject-class or both; auto is the best one on rows of data.oos_file,
+    without them nearest. Default auto with data.oos_file, else nothing is told."""
+    rejected_share: Annotated[float, Range(above=0, below=1)] = 0.05
+    """Share of the validation rows that is taken for out of scope, by which the score's threshold is set."""
 
 
 @dataclass(frozen=True)

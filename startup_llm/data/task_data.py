@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import datasets
 
+NUMBERS = "regression"
+"""Problem type of rows with a number each, which the model's single output predicts."""
 SEVERAL_LABELS = "multi_label_classification"
 """Problem type of rows that may have several labels, or none."""
 

@@ -63,7 +63,9 @@ def _describe_handover(results: Results) -> list[str]:
     if handover.get("threshold") is None or handover["accuracy"]["value"] is None:
         return []
     coverage, accuracy = (format_value("accuracy", handover[name]["value"]) for name in ("coverage", "accuracy"))
-    return [f"It answers {coverage} by itself with {accuracy} right, and hands the rest to a person."]
+    verb = "It gives" if results["decision"].get("counted") == "entities" else "It answers"
+    noun = " of the entities that it finds" if verb == "It gives" else ""
+    return [f"{verb} {coverage}{noun} by itself with {accuracy} right, and hands the rest to a person."]
 
 
 def _judge_others(results: Results, model: str, metric: str) -> list[str]:
@@ -233,7 +235,7 @@ def propose_threshold(results: Results) -> Action | None:
     target = math.floor(1000 * better[0]["accuracy"]["value"]) / 1000
     return {
         "action": "Hand the least certain answers to a person",
-        "gain": describe_coverage(better[0]),
+        "gain": describe_coverage(better[0], decision.get("counted", "rows")),
         "command": change_command(results, "decided", {"decision.target_accuracy": f"{target:g}"}),
     }
 

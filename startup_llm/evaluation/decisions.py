@@ -1,35 +1,84 @@
 """From scores to decisions: calibrated confidence, what to hand over to a person, and sets of labels.
 
-All is chosen on validation rows and judged on test rows. Nothing here knows a task: a classifier is its logits.
+All is chosen on validation rows and judged on test rows. Nothing here knows a task: a classifier is its logits, a
+model that answers by spans the probabilities of its answers.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
 from startup_llm.errors import UserError
 from startup_llm.evaluation.probabilities import compute_softmax
 from startup_llm.evaluation.results import compute_calibration
-from startup_llm.evaluation.statistics import bootstrap_rows
+from startup_llm.evaluation.statistics import bootstrap_groups, bootstrap_rows
 
 if TYPE_CHECKING:
-    from startup_llm.config import ClassDecision, EvaluationConfig
+    from startup_llm.config import EvaluationConfig, HandoverDecision
 
 ANSWERING_KEYS = ("decision", "label_thresholds", "out_of_scope")
 """Keys of a saved model's config.json by which its answers are read."""
 MIN_VALIDATION_ROWS = 50
-"""With fewer validation rows neither a temperature nor a threshold is chosen."""
+"""With fewer answers to validation rows neither a temperature nor a threshold is chosen."""
 MIN_ANSWERED_ROWS = 20
-"""Validation rows above a threshold that its accuracy is judged by, at least."""
+"""Answers to validation rows above a threshold that its accuracy is judged by, at least."""
+
+Counted = Literal["rows", "entities"]
+"""What an answer is: that to a row, or an entity that was found in one."""
 
 _COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
 _TEMPERATURES = (0.02, 50.0)
 _FOLDS = 5
+_LEAST_PROBABILITY = 1e-12
+
+
+class ScoredAnswers(Protocol):
+    """Answers with a confidence that a temperature changes, and whether each is right."""
+
+    @property
+    def counted(self) -> Counted:
+        """What an answer is."""
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The row that each answer belongs to, shape (answers,)."""
+
+    def compute_confidence(self, temperature: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+        """Return the probability of each answer, and whether it is right; shape (answers,) each."""
+
+    def compute_losses(self, temperature: float = 1.0) -> np.ndarray:
+        """Return the log-loss by which a temperature is fitted, shape (answers,)."""
+
+
+@dataclass(frozen=True)
+class SpanAnswers:
+    """Spans that a model answers with; a temperature is fitted to whether they are right, as to two classes.
+
+    Attributes:
+        compute: From a temperature to the probability of each answer, shape (answers,).
+        right: Whether it is right, shape (answers,).
+        rows: The row that each belongs to, shape (answers,).
+        counted: What an answer is.
+    """
+
+    compute: Callable[[float], np.ndarray]
+    right: np.ndarray
+    rows: np.ndarray
+    counted: Counted = "rows"
+
+    def compute_confidence(self, temperature: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+        """Return the probability of each answer, and whether it is right; shape (answers,) each."""
+        return self.compute(temperature), self.right
+
+    def compute_losses(self, temperature: float = 1.0) -> np.ndarray:
+        """Return the negative logarithm of the probability of being right, or of being wrong where an answer is."""
+        confidence = np.clip(self.compute(temperature), _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
+        return -np.log(np.where(self.right, confidence, 1 - confidence))
 
 
 @dataclass(frozen=True)
@@ -44,25 +93,48 @@ class ClassifiedRows:
     logits: np.ndarray
     labels: np.ndarray
 
+    @property
+    def counted(self) -> Counted:
+        """What an answer is."""
+        return "rows"
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The places of the rows, shape (rows,)."""
+        return np.arange(len(self.labels))
+
     def compute_confidence(self, temperature: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
         """Return the probability of each row's answer, and whether the answer is right; shape (rows,) each."""
         probabilities = compute_probabilities(self.logits, temperature)
         return probabilities.max(axis=1), self.logits.argmax(axis=1) == self.labels
 
+    def compute_losses(self, temperature: float = 1.0) -> np.ndarray:
+        """Return the negative log-likelihood of each row's label, shape (rows,)."""
+        from scipy.special import log_softmax
+
+        logits = np.asarray(self.logits, dtype=np.float64)
+        return -log_softmax(logits / temperature, axis=1)[np.arange(len(logits)), self.labels]
+
 
 @dataclass(frozen=True)
 class Decision:
-    """What a saved classifier's answers are read by; the key `decision` of its config.json.
+    """What a saved model's answers are read by; the key `decision` of its config.json.
 
     Attributes:
         temperature: Logits are divided by it.
         threshold: Answers with a smaller probability need a person; None where no threshold was asked for or helps.
         set_threshold: Every label with at least this probability is a possible one; None where no sets were asked for.
+        half_width: A number lies within this distance of its prediction; None where no intervals were asked for.
     """
 
     temperature: float = 1.0
     threshold: float | None = None
     set_threshold: float | None = None
+    half_width: float | None = None
+
+    def judge(self, score: float) -> dict[str, bool]:
+        """Return whether an answer of a score needs a person; nothing without a threshold."""
+        return {} if self.threshold is None else {"needs_human": bool(score < self.threshold)}
 
     @classmethod
     def read(cls, config: Any) -> Decision | None:
@@ -97,59 +169,65 @@ def compute_probabilities(logits: np.ndarray | Sequence[np.ndarray], temperature
     return compute_softmax(np.asarray(logits, dtype=np.float64) / temperature)
 
 
-def fit_temperature(rows: ClassifiedRows) -> float:
-    """Return the temperature that minimises the negative log-likelihood of the labels.
+def fit_temperature(answers: ScoredAnswers, chosen: np.ndarray | slice = slice(None)) -> float:
+    """Return the temperature that minimises the mean log-loss.
 
     One number that divides all logits, so that no answer changes (Guo et al. 2017, "On Calibration of Modern Neural
     Networks", section 4.2, equation 9). It is searched on a logarithmic scale between 0.02 and 50.
+
+    Args:
+        answers: To validation rows.
+        chosen: Which of them count.
     """
     from scipy.optimize import minimize_scalar
-    from scipy.special import log_softmax
-
-    logits, places = np.asarray(rows.logits, dtype=np.float64), np.arange(len(rows.labels))
 
     def compute_loss(logarithm: float) -> float:
-        return -float(log_softmax(logits / math.exp(logarithm), axis=1)[places, rows.labels].mean())
+        return float(answers.compute_losses(math.exp(logarithm))[chosen].mean())
 
     bounds = tuple(map(math.log, _TEMPERATURES))
     return math.exp(minimize_scalar(compute_loss, bounds=bounds, method="bounded").x)
 
 
-def judge_temperature(rows: ClassifiedRows, evaluation: EvaluationConfig) -> dict[str, float]:
-    """Return how much a temperature changes the negative log-likelihood of rows that it was not fitted on.
+def judge_temperature(answers: ScoredAnswers, evaluation: EvaluationConfig) -> dict[str, float]:
+    """Return how much a temperature changes the log-loss of rows that it was not fitted on.
 
-    Each of five folds is scored with the temperature that the other four give: a temperature of few rows may make a
-    calibrated model worse.
+    Each of five folds of the rows is scored with the temperature that the other four give: a temperature of few rows
+    may make a calibrated model worse.
 
     Args:
-        rows: The validation rows.
+        answers: To the validation rows.
         evaluation: Level, resamples and seed.
 
     Returns:
         The mean change, negative where it helps, with its bootstrap interval.
     """
-    from scipy.special import log_softmax
-
-    logits, places = np.asarray(rows.logits, dtype=np.float64), np.arange(len(rows.labels))
-    fold = np.random.default_rng(evaluation.seed).permutation(len(places)) % _FOLDS
-    scale = np.empty((len(places), 1))
-    for number in range(_FOLDS):
-        rest = fold != number
-        scale[~rest] = fit_temperature(ClassifiedRows(logits[rest], rows.labels[rest]))
-    change = (
-        log_softmax(logits, axis=1)[places, rows.labels] - log_softmax(logits / scale, axis=1)[places, rows.labels]
-    )
-    low, high, _ = bootstrap_rows(lambda chosen: change[chosen].mean(), len(change), evaluation)
+    rows, places = np.unique(answers.rows, return_inverse=True)
+    fold = (np.random.default_rng(evaluation.seed).permutation(len(rows)) % _FOLDS)[places]
+    change = np.zeros(len(places))
+    for number in np.unique(fold):
+        temperature = fit_temperature(answers, fold != number)
+        change[fold == number] = answers.compute_losses(temperature)[fold == number]
+    change -= answers.compute_losses()
+    low, high, _ = bootstrap_groups(lambda chosen: change[chosen].mean(), answers.rows, evaluation)
     return {"value": float(change.mean()), "low": low, "high": high}
 
 
-def measure_reliability(confidence: np.ndarray, right: np.ndarray, evaluation: EvaluationConfig) -> dict[str, Any]:
-    """Return the expected calibration error in ten bins with its bootstrap interval (Guo et al. 2017, equation 3)."""
+def measure_reliability(
+    confidence: np.ndarray, right: np.ndarray, evaluation: EvaluationConfig, rows: np.ndarray | None = None
+) -> dict[str, Any]:
+    """Return the expected calibration error in ten bins with its bootstrap interval (Guo et al. 2017, equation 3).
 
-    def compute_error(rows: np.ndarray) -> float:
-        return compute_calibration(confidence[rows], right[rows])["expected_calibration_error"]
+    Args:
+        confidence: Probability of each answer, shape (answers,).
+        right: Whether it is right, shape (answers,).
+        evaluation: Level, resamples and seed.
+        rows: The row of each answer, shape (answers,); None where each has its own.
+    """
 
-    low, high, _ = bootstrap_rows(compute_error, len(right), evaluation)
+    def compute_error(chosen: np.ndarray) -> float:
+        return compute_calibration(confidence[chosen], right[chosen])["expected_calibration_error"]
+
+    low, high, _ = bootstrap_groups(compute_error, np.arange(len(right)) if rows is None else rows, evaluation)
     return {"value": compute_error(np.arange(len(right))), "low": low, "high": high}
 
 
@@ -204,41 +282,63 @@ def measure_handover(
     threshold: float,
     evaluation: EvaluationConfig,
     costs: tuple[float, float] | None = None,
+    rows: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Measure what is answered from a threshold on, with bootstrap intervals.
 
     Coverage and selective accuracy are those of El-Yaniv & Wiener 2010, "On the Foundations of Noise-free Selective
-    Classification". A resample of the rows draws, of each kind of row (answered or not, right or not), a number; they
-    are multinomial.
+    Classification".
 
     Args:
-        confidence: Probability of each answer, shape (rows,).
-        right: Whether it is right, shape (rows,).
+        confidence: Probability of each answer, shape (answers,).
+        right: Whether it is right, shape (answers,).
         threshold: Least confidence that is answered.
         evaluation: Level, resamples and seed.
-        costs: Of an error and of a row that is handed over.
+        costs: Of an error and of an answer that is handed over.
+        rows: The row of each answer, shape (answers,); None where each has its own.
 
     Returns:
-        threshold, rows answered, coverage and accuracy with intervals; with costs also the cost a row, and how much
-        more that is than answering everything.
+        threshold, rows (answers above it), coverage and accuracy with intervals; with costs also the cost an answer,
+        and how much more that is than answering everything.
     """
     answered = confidence >= threshold
-    kinds = [answered & right, answered & ~right, ~answered & right, ~answered & ~right]
-    counts = np.array([[kind.sum() for kind in kinds]], dtype=float)
-    rng = np.random.default_rng(evaluation.seed)
-    draws = rng.multinomial(len(right), counts[0] / len(right), size=evaluation.resamples)
+    kinds = np.stack([answered & right, answered & ~right, ~answered & right, ~answered & ~right], axis=1)
+    counts, draws = kinds.sum(axis=0, keepdims=True).astype(float), _draw_counts(kinds, rows, evaluation)
     measures = {
-        "coverage": lambda c: (c[:, 0] + c[:, 1]) / len(right),
+        "coverage": lambda c: (c[:, 0] + c[:, 1]) / c.sum(axis=1),
         "accuracy": lambda c: np.divide(
             c[:, 0], c[:, 0] + c[:, 1], out=np.full(len(c), np.nan), where=c[:, 0] + c[:, 1] > 0
         ),
     }
     if costs:
         error, handover = costs
-        measures["cost"] = lambda c: (error * c[:, 1] + handover * (c[:, 2] + c[:, 3])) / len(right)
-        measures["extra_cost"] = lambda c: (handover * c[:, 2] + (handover - error) * c[:, 3]) / len(right)
+        measures["cost"] = lambda c: (error * c[:, 1] + handover * (c[:, 2] + c[:, 3])) / c.sum(axis=1)
+        measures["extra_cost"] = lambda c: (handover * c[:, 2] + (handover - error) * c[:, 3]) / c.sum(axis=1)
     measured = {name: _summarize(compute(counts)[0], compute(draws), evaluation) for name, compute in measures.items()}
     return {"threshold": threshold, "rows": int(answered.sum()), **measured}
+
+
+def _draw_counts(kinds: np.ndarray, rows: np.ndarray | None, evaluation: EvaluationConfig) -> np.ndarray:
+    """Return how many answers of each kind resamples of the rows have, shape (resamples, kinds).
+
+    Rows with as many answers of each kind are alike, so that a resample is a multinomial draw of such patterns.
+
+    Args:
+        kinds: Of each answer, one-hot, shape (answers, kinds).
+        rows: The row of each answer; None where each has its own.
+        evaluation: Resamples and seed.
+    """
+    rng, single = np.random.default_rng(evaluation.seed), np.eye(kinds.shape[1], dtype=int)
+    patterns, counts = single, kinds.sum(axis=0)
+    if rows is not None:
+        _, places = np.unique(rows, return_inverse=True)
+        by_row = np.zeros((places.max() + 1, kinds.shape[1]), dtype=int)
+        np.add.at(by_row, places, kinds.astype(int))
+        several = by_row.sum(axis=1) > 1
+        others, other_counts = np.unique(by_row[several], axis=0, return_counts=True)
+        patterns = np.concatenate([single, others])
+        counts = np.concatenate([by_row[~several].sum(axis=0), other_counts])
+    return rng.multinomial(counts.sum(), counts / counts.sum(), size=evaluation.resamples) @ patterns
 
 
 def _summarize(value: float, draws: np.ndarray, evaluation: EvaluationConfig) -> dict[str, float | None]:
@@ -291,55 +391,73 @@ def measure_sets(
 
 
 def analyse_decisions(
-    validation: ClassifiedRows | None, test: ClassifiedRows, asked: ClassDecision, evaluation: EvaluationConfig
+    validation: ScoredAnswers | None, test: ScoredAnswers, asked: HandoverDecision, evaluation: EvaluationConfig
 ) -> dict[str, Any]:
     """Calibrate on validation rows, choose what was asked for there, and judge all on test rows.
 
     Args:
-        validation: The validation rows; None where there are none.
-        test: The test rows.
-        asked: Target accuracy, costs, sets.
+        validation: Answers to the validation rows; None where there are none.
+        test: Answers to the test rows.
+        asked: Target accuracy or costs; sets of labels too for a classifier.
         evaluation: Level, resamples and seed of the intervals.
 
     Returns:
-        The key `decision` of `results.json`: temperature (1 where the fitted one is not shown to help), reliability
-        before and after it, a risk-coverage table, what was asked for (`handover`, `sets`), `stored` for the saved
-        model, and sentences on it.
+        The key `decision` of `results.json`: counted, validation_rows (answers to them), temperature (1 where the
+        fitted one is not shown to help), reliability before and after it, a risk-coverage table, what was asked for
+        (`handover`, `sets`), `stored` for the saved model, and sentences on it.
     """
-    rows = len(validation.labels) if validation else 0
-    if validation is None or rows < MIN_VALIDATION_ROWS:
-        sentence = f"confidence was not calibrated and no hand-over chosen: {rows} validation rows, of at least "
-        remedy = f"{MIN_VALIDATION_ROWS} (a larger data.validation_fraction, or data.validation_file)"
-        return {"validation_rows": rows, "stored": None, "sentences": [f"{sentence}{remedy}"]}
-    fitted, change = fit_temperature(validation), judge_temperature(validation, evaluation)
-    temperature = fitted if change["high"] < 0 else 1.0
+    rows = len(validation.rows) if validation else 0
+    found: dict[str, Any] = {"counted": test.counted, "validation_rows": rows}
+    reason = _find_too_few(found, validation, test)
+    if validation is None or reason:
+        return {**found, "stored": None, "sentences": [reason]}
+    fitted, change = None, None
+    if not validation.compute_confidence()[1].all():  # else the smallest temperature would be the best
+        fitted, change = fit_temperature(validation), judge_temperature(validation, evaluation)
+    temperature = fitted if fitted and change and change["high"] < 0 else 1.0
     chosen, judged = validation.compute_confidence(temperature), test.compute_confidence(temperature)
-    found: dict[str, Any] = {
-        "validation_rows": rows,
+    found |= {
         "temperature": temperature,
         "fitted_temperature": fitted,
         "loss_change": change,
         "reliability": {
-            "before": measure_reliability(*test.compute_confidence(), evaluation),
-            "after": measure_reliability(*judged, evaluation),
+            "before": measure_reliability(*test.compute_confidence(), evaluation, test.rows),
+            "after": measure_reliability(*judged, evaluation, test.rows),
             "bins": compute_calibration(*judged)["bins"],
         },
         "risk_coverage": [
-            {"aim": coverage, **measure_handover(*judged, threshold, evaluation)}
+            {"aim": coverage, **measure_handover(*judged, threshold, evaluation, rows=test.rows)}
             for coverage, threshold in _list_thresholds(chosen[0]).items()
         ],
     }
     stored: dict[str, float] = {}
     if asked.target_accuracy is not None or asked.cost_of_error is not None:
-        found["handover"] = _choose_handover(chosen, judged, asked, evaluation)
+        found["handover"] = _choose_handover(chosen, judged, asked, evaluation, test.rows)
         if found["handover"]["threshold"] is not None:
             stored["threshold"] = found["handover"]["threshold"]
-    if asked.sets is not None:
-        found["sets"] = _choose_sets(validation, test, temperature, asked.sets, evaluation)
+    level = getattr(asked, "sets", None)
+    if level is not None and isinstance(validation, ClassifiedRows) and isinstance(test, ClassifiedRows):
+        found["sets"] = _choose_sets(validation, test, temperature, level, evaluation)
         if found["sets"].get("set_threshold") is not None:
             stored["set_threshold"] = found["sets"]["set_threshold"]
     found["stored"] = {"temperature": temperature, **stored} if stored else None
     return {**found, "sentences": describe_decisions(found, evaluation.confidence_level)}
+
+
+def _find_too_few(found: Mapping[str, Any], validation: ScoredAnswers | None, test: ScoredAnswers) -> str | None:
+    """Return why nothing can be chosen or judged on these answers; None where it can."""
+    chosen, judged = (0 if answers is None else len(np.unique(answers.rows)) for answers in (validation, test))
+    if found["validation_rows"] < MIN_VALIDATION_ROWS:
+        return (
+            f"confidence was not calibrated and no hand-over chosen: {name_validation(found)}, of at least "
+            f"{MIN_VALIDATION_ROWS} (a larger data.validation_fraction, or data.validation_file)"
+        )
+    if chosen < _FOLDS or judged < 2:
+        return (
+            f"no hand-over was chosen: {test.counted} are found in {chosen} validation rows, of at least {_FOLDS}, "
+            f"and in {judged} test rows, of at least 2"
+        )
+    return None
 
 
 def _list_thresholds(confidence: np.ndarray) -> dict[float, float]:
@@ -356,8 +474,9 @@ def _list_thresholds(confidence: np.ndarray) -> dict[float, float]:
 def _choose_handover(
     chosen: tuple[np.ndarray, np.ndarray],
     judged: tuple[np.ndarray, np.ndarray],
-    asked: ClassDecision,
+    asked: HandoverDecision,
     evaluation: EvaluationConfig,
+    rows: np.ndarray,
 ) -> dict[str, Any]:
     costs = None
     if asked.target_accuracy is not None:
@@ -369,7 +488,7 @@ def _choose_handover(
         about = {"cost_of_error": costs[0], "cost_of_handover": costs[1]}
     if threshold is None:
         return {**about, "threshold": None}
-    return {**about, **measure_handover(*judged, threshold, evaluation, costs)}
+    return {**about, **measure_handover(*judged, threshold, evaluation, costs, rows)}
 
 
 def _choose_sets(
@@ -396,23 +515,32 @@ def describe_decisions(found: Mapping[str, Any], level: float) -> list[str]:
     """
     sentences = []
     if handover := found.get("handover"):
-        sentences.append(_describe_handover(handover, found["validation_rows"], level))
+        sentences.append(_describe_handover(handover, found, level))
     elif row := find_example(found):
-        sentences.append(f"{describe_coverage(row)} (--decision.target_accuracy stores such a threshold)")
+        coverage = describe_coverage(row, found["counted"])
+        sentences.append(f"{coverage} (--decision.target_accuracy stores such a threshold)")
     if sets := found.get("sets"):
         sentences.append(_describe_sets(sets, found["validation_rows"]))
+    if found["counted"] == "entities":
+        sentences.append("what it does not find has no score: a threshold takes wrong entities out, and adds none")
     before, after = found["reliability"]["before"], found["reliability"]["after"]
     change = found["loss_change"]
+    if change is None:
+        sentences.append(
+            f"scores are as the model gives them: of {name_validation(found)} none is wrong, by which a temperature "
+            f"could be fitted; calibration error {100 * before['value']:.1f} points ({_points(before)})"
+        )
+        return sentences
     if change["high"] >= 0:
         sentences.append(
             f"scores are as the model gives them: the temperature {found['fitted_temperature']:.3g} that "
-            f"{found['validation_rows']} validation rows ask for is not shown to help (log-loss "
+            f"{name_validation(found)} ask for is not shown to help (log-loss "
             f"{change['value']:+.4f}, {change['low']:+.4f} to {change['high']:+.4f}, by cross-fitting); calibration "
             f"error {100 * before['value']:.1f} points ({_points(before)})"
         )
         return sentences
     sentences.append(
-        f"temperature {found['temperature']:.3g}, from {found['validation_rows']} validation rows: calibration error "
+        f"temperature {found['temperature']:.3g}, from {name_validation(found)}: calibration error "
         f"{100 * before['value']:.1f} points ({_points(before)}) before it, {100 * after['value']:.1f} "
         f"({_points(after)}) with it"
     )
@@ -425,30 +553,37 @@ def find_example(found: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return rows[0] if rows else None
 
 
-def describe_coverage(measured: Mapping[str, Any]) -> str:
+def name_validation(found: Mapping[str, Any]) -> str:
+    """Return what a threshold is chosen on, as `300 validation rows`."""
+    entities = "entities found in the " if found["counted"] == "entities" else ""
+    return f"{found['validation_rows']} {entities}validation rows"
+
+
+def describe_coverage(measured: Mapping[str, Any], counted: Counted = "rows") -> str:
     """Describe a threshold as `answers 82.0 % of the test rows by itself with 97.1 % right; hands 18.0 % ...`."""
     coverage, accuracy = measured["coverage"], measured["accuracy"]
+    verb, noun = ("gives", "entities that it finds") if counted == "entities" else ("answers", "test rows")
     if accuracy["value"] is None:
-        return f"from a score of {measured['threshold']:.3f} on it answers none of the test rows"
+        return f"from a score of {measured['threshold']:.3f} on it {verb} none of the {noun}"
     return (
-        f"from a score of {measured['threshold']:.3f} on it answers {_share(coverage)} of the test rows by itself "
+        f"from a score of {measured['threshold']:.3f} on it {verb} {_share(coverage)} of the {noun} by itself "
         f"with {_share(accuracy)} right; it hands {100 * (1 - coverage['value']):.1f} % to a person"
     )
 
 
-def _describe_handover(handover: Mapping[str, Any], rows: int, level: float) -> str:
-    target = handover.get("target_accuracy")
+def _describe_handover(handover: Mapping[str, Any], found: Mapping[str, Any], level: float) -> str:
+    target, validation = handover.get("target_accuracy"), name_validation(found)
     if handover["threshold"] is None:
         if target is not None:
             return (
-                f"no threshold helps: none with at least {MIN_ANSWERED_ROWS} of the {rows} validation rows above it "
+                f"no threshold helps: none with at least {MIN_ANSWERED_ROWS} of the {validation} above it "
                 f"reaches {100 * target:g} % right; no hand-over is stored"
             )
         return (
-            f"no threshold helps: on the {rows} validation rows handing everything to a person costs least; "
+            f"no threshold helps: on the {validation} handing everything to a person costs least; "
             "no hand-over is stored"
         )
-    text = describe_coverage(handover)
+    text = describe_coverage(handover, found["counted"])
     if handover["threshold"] == 0:
         reason = "nothing costs less" if target is None else f"the validation rows reach {100 * target:g} % as a whole"
         text = f"no threshold is needed, as {reason}: {text}"
@@ -506,9 +641,8 @@ def answer_labels(logits: Sequence[np.ndarray], names: Mapping[int, str], decisi
     answers: list[dict[str, Any]] = [
         {"label": names[int(label)], "score": float(score)} for label, score in zip(best, scores, strict=True)
     ]
-    if decision.threshold is not None:
-        for answer in answers:
-            answer["needs_human"] = answer["score"] < decision.threshold
+    for answer in answers:
+        answer |= decision.judge(answer["score"])
     if decision.set_threshold is not None:
         inside = list_sets(probabilities, decision.set_threshold)
         for answer, row, chances in zip(answers, inside, probabilities, strict=True):

@@ -113,6 +113,7 @@ def _build_view(results: Results) -> dict[str, Any]:
         "confusions",
         "confusion_matrix",
         "calibration",
+        "numbers",
         "decision",
         "out_of_scope",
         "label_thresholds",
@@ -163,6 +164,7 @@ def _build_view(results: Results) -> dict[str, Any]:
         "curves": _draw_curves(results),
         "reliability": _draw_reliability(results.get("calibration")),
         "calibrated_reliability": _draw_reliability(_find_calibrated_reliability(results)),
+        "tenths": _draw_tenths(results.get("numbers")),
         "classes": classes,
         "matrix_names": _name_matrix_rows(results.get("confusion_matrix")),
         "counted": results.get("counted") or ("row", "rows"),
@@ -612,6 +614,25 @@ def _draw_reliability(calibration: Results | None) -> Any:
         for mean, right, entry in zip(confidence, accuracy, bins, strict=True)
     ]
     return _render_svg(figure, f"Accuracy by confidence: {'; '.join(spoken)}")
+
+
+def _draw_tenths(numbers: Results | None) -> Any:
+    """Draw the mean true number over the mean prediction of each tenth of the predictions."""
+    if not numbers:
+        return None
+    tenths = numbers["calibration"]["tenths"]
+    predicted, true = ([part[name] for part in tenths] for name in ("predicted", "true"))
+    figure = _new_figure(3.6)
+    axes = figure.subplots()
+    _style_axes(axes)
+    ends = [min(predicted + true), max(predicted + true)]
+    axes.plot(ends, ends, color=_color("muted"), linewidth=1, linestyle=(0, (4, 4)))
+    axes.plot(predicted, true, color=_color("accent"), linewidth=1.8, marker="o", markersize=6)
+    axes.set(xlabel="mean prediction", ylabel="mean true number")
+    spoken = [
+        f"{a:.4g} predicted: {b:.4g} ({part['rows']} rows)" for a, b, part in zip(predicted, true, tenths, strict=True)
+    ]
+    return _render_svg(figure, f"Mean true number by prediction: {'; '.join(spoken)}")
 
 
 def _few_ticks() -> Any:

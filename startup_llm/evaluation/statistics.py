@@ -184,6 +184,23 @@ def bootstrap_rows(
     return _bootstrap(_measure_each(statistic), rows, evaluation)
 
 
+def bootstrap_groups(statistic, groups: Array, evaluation: EvaluationConfig) -> tuple[float, float, Array]:
+    """Do as `bootstrap_rows` where values of one row are no draws of their own: a row is drawn with all of its values.
+
+    Args:
+        statistic: From the indices of values to a figure.
+        groups: The row of each value, shape (values,).
+        evaluation: Level, resamples and seed.
+    """
+    order = np.argsort(groups, kind="stable")
+    members = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
+    if len(members) == len(groups):
+        return bootstrap_rows(statistic, len(groups), evaluation)
+    return bootstrap_rows(
+        lambda chosen: statistic(np.concatenate([members[place] for place in chosen])), len(members), evaluation
+    )
+
+
 def _bootstrap(
     measure: Callable[[Array], Array], rows: int, evaluation: EvaluationConfig
 ) -> tuple[float, float, Array]:

@@ -291,6 +291,7 @@ def _build_view(results: Results, publication: Publication) -> dict[str, Any]:
         "confusions",
         "calibration",
         "decision",
+        "numbers",
         "out_of_scope",
         "label_thresholds",
         "balance",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.config import DecisionConfig
-from startup_llm.data.task_data import SEVERAL_LABELS
+from startup_llm.data.task_data import NUMBERS, SEVERAL_LABELS
 from startup_llm.evaluation.decisions import ANSWERING_KEYS
 from startup_llm.evaluation.label_thresholds import (
     LabelThresholds,
@@ -21,9 +21,10 @@ from startup_llm.evaluation.label_thresholds import (
     choose_label_thresholds,
     keep_default,
 )
+from startup_llm.evaluation.results import compute_calibration
 from startup_llm.plain_data import read_json_object
 from startup_llm.runs.balance import describe_balance
-from startup_llm.runs.decision import decide
+from startup_llm.runs.decision import decide, judge_numbers, score_split
 from startup_llm.runs.out_of_scope import compute_scope_rows, tell_out_of_scope
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Answering:
 
     Attributes:
         metrics: What is measured, the primary metric first.
-        validation: Logits of the validation rows; None where none are needed.
+        validation: Outputs of the validation rows; None where none are needed.
         thresholds: From which probability on a row has each label; None for rows that have not several.
         scope_rows: Logits and features by which inputs out of scope are told; None where they are not.
     """
@@ -72,10 +73,10 @@ def compute_answering(prepared: Prepared, model: Any, config: Any, metrics: tupl
 
 
 def predict_validation(prepared: Prepared, model: Any) -> Sequence[np.ndarray] | None:
-    """Return the model's logits for the validation rows, which every process computes; None where none are needed."""
+    """Return the model's outputs for the validation rows, which every process computes; None where none are needed."""
     data = prepared.data
-    labelled = prepared.task.has_one_label(data) or data.problem_type == SEVERAL_LABELS
-    if not labelled or "validation" not in prepared.encoded:
+    is_read = prepared.task.has_confidence(data) or data.problem_type in (SEVERAL_LABELS, NUMBERS)
+    if not is_read or "validation" not in prepared.encoded:
         return None
     return prepared.predict(model, prepared.encoded["validation"])
 
@@ -113,10 +114,12 @@ def judge_answering(
         folder: The saved model's.
 
     Returns:
-        The keys decision, out_of_scope, label_thresholds and balance of `results.json`, those that the rows have.
+        The keys decision, numbers, calibration, out_of_scope, label_thresholds and balance of `results.json`, those
+        that the rows have.
     """
     asked, evaluation = getattr(config, "decision", DecisionConfig()), config.evaluation
     decision = decide(prepared, answering.validation, outputs, asked, evaluation)
+    numbers = judge_numbers(prepared, answering.validation, outputs, asked, evaluation)
     out_of_scope, detector = tell_out_of_scope(answering.scope_rows, prepared, asked, evaluation)
     if detector is not None:
         detector.save(folder)
@@ -127,18 +130,28 @@ def judge_answering(
             thresholds, np.asarray(outputs), references, answering.metrics, evaluation
         )
     stored = {
-        "decision": decision and decision["stored"],
+        "decision": (decision or numbers or {}).get("stored"),
         "label_thresholds": thresholds and thresholds.store(prepared.data.label_names),
         "out_of_scope": detector and detector.describe(),
     }
     store_answering(folder, stored)
     found = {
         "decision": decision,
+        "numbers": numbers,
+        "calibration": _measure_calibration(prepared, outputs),
         "out_of_scope": out_of_scope,
         "label_thresholds": label_thresholds,
         "balance": describe_balance(prepared, getattr(config, "train_balance", "none")),
     }
     return {name: value for name, value in found.items() if value}
+
+
+def _measure_calibration(prepared: Prepared, outputs: Sequence[np.ndarray]) -> dict[str, Any] | None:
+    """Return confidence beside accuracy on the test rows, before any temperature; None without a confidence."""
+    if not prepared.task.has_confidence(prepared.data):
+        return None
+    confidence, right = score_split("test", outputs, prepared).compute_confidence()
+    return compute_calibration(confidence, right) if len(right) else None
 
 
 def store_answering(folder: Path, entries: Mapping[str, Any]) -> None:

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from startup_llm.config import ClassDecision, DecisionConfig, ScratchModelConfig, list_changed
+from startup_llm.config import DecisionConfig, HandoverDecision, ScratchModelConfig, list_changed
+from startup_llm.data.task_data import NUMBERS
 from startup_llm.errors import UserError
-from startup_llm.evaluation.decisions import ClassifiedRows, analyse_decisions
+from startup_llm.evaluation.decisions import analyse_decisions
 from startup_llm.evaluation.metrics import rank_metrics
+from startup_llm.evaluation.numbers import analyse_numbers
 from startup_llm.evaluation.out_of_scope import SCORES
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
     from startup_llm.config import AlignConfig, EvaluationConfig, FinetuneConfig, PretrainConfig
     from startup_llm.data.task_data import TaskData
+    from startup_llm.evaluation.decisions import ScoredAnswers
     from startup_llm.tasks.base import Task
     from startup_llm.training.finetuning import Prepared
 
@@ -38,9 +41,11 @@ def check_decision(config: FinetuneConfig | PretrainConfig | AlignConfig, task: 
         options["out_of_scope"] = options.get("out_of_scope", "auto")
     if not options:
         return
+    for name, value in options.items():
+        if not task.has_confidence(data) and (name, data.problem_type) != ("sets", NUMBERS):
+            found = data.problem_type or "tags that mark no entities"
+            raise UserError(f"decision.{name} {value}: expected rows with one label each, or spans, got {found}")
     name, value = next(iter(options.items()))
-    if not task.has_one_label(data):
-        raise UserError(f"decision.{name} {value}: expected rows with one label each, got {data.problem_type}")
     if "validation" not in data.splits:
         raise UserError(f"decision.{name} {value}: no validation rows; set data.validation_fraction or _file")
     readable = task.probe is not None and not isinstance(config.model, ScratchModelConfig)
@@ -73,21 +78,61 @@ def decide(
     decision: DecisionConfig,
     evaluation: EvaluationConfig,
 ) -> dict[str, Any] | None:
-    """Return the key `decision` of `results.json`; None for rows that have not one label each.
+    """Return the key `decision` of `results.json`; None where answers have no confidence.
 
     Args:
         prepared: The task and its rows.
-        validation: Logits of the validation rows, or None.
-        test: Logits of the test rows.
+        validation: Outputs of the validation rows, or None.
+        test: Outputs of the test rows.
         decision: What is asked for.
         evaluation: How intervals are made.
     """
-    task, splits = prepared.task, prepared.data.splits
-    if not task.has_one_label(prepared.data):
+    if not prepared.task.has_confidence(prepared.data):
         return None
-    asked = decision if isinstance(decision, ClassDecision) else ClassDecision()
-    rows = None
-    if validation is not None:
-        rows = ClassifiedRows(np.asarray(validation), np.asarray(task.references(splits["validation"])))
-    judged = ClassifiedRows(np.asarray(test), np.asarray(task.references(splits["test"])))
-    return analyse_decisions(rows, judged, asked, evaluation)
+    asked = decision if isinstance(decision, HandoverDecision) else HandoverDecision()
+    chosen = None if validation is None else score_split("validation", validation, prepared)
+    return analyse_decisions(chosen, score_split("test", test, prepared), asked, evaluation)
+
+
+def judge_numbers(
+    prepared: Prepared,
+    validation: Sequence[np.ndarray] | None,
+    test: Sequence[np.ndarray],
+    decision: DecisionConfig,
+    evaluation: EvaluationConfig,
+) -> dict[str, Any] | None:
+    """Return the key `numbers` of `results.json`, with what is stored with the model; None for rows without a number.
+
+    Args:
+        prepared: The task and its rows.
+        validation: Outputs of the validation rows, or None.
+        test: Outputs of the test rows.
+        decision: What is asked for: the share of intervals to be stored.
+        evaluation: How intervals are made.
+    """
+    task, data = prepared.task, prepared.data
+    if data.problem_type != NUMBERS:
+        return None
+
+    def read(name: str, outputs: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        rows = data.splits[name]
+        predicted = task.read_predictions(outputs, prepared.encoded[name], rows, data)
+        return np.asarray(task.references(rows), dtype=float), np.asarray(predicted, dtype=float)
+
+    asked = getattr(decision, "sets", None)
+    chosen = None if validation is None else read("validation", validation)
+    found = analyse_numbers(chosen, read("test", test), asked or evaluation.confidence_level, evaluation)
+    stored = {"half_width": found["interval"]["half_width"]} if asked and found["interval"] else None
+    return {**found, "stored": stored}
+
+
+def score_split(name: str, outputs: Sequence[np.ndarray], prepared: Prepared) -> ScoredAnswers:
+    """Return how sure each answer to the rows of a split is, and whether it is right.
+
+    Args:
+        name: validation or test.
+        outputs: The model's, one per encoded row.
+        prepared: The task and its rows.
+    """
+    data = prepared.data
+    return prepared.task.score_answers(outputs, prepared.encoded[name], data.splits[name], data)

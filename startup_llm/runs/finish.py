@@ -123,8 +123,8 @@ def finish_run(
     results = {
         **_describe_rows(session, prepared),
         **scores,
-        **errors,
         **judged,
+        **errors,
         **_describe_training(session, prepared, trained),
         "audit": audit,
         "reload_gate": dict(gate),

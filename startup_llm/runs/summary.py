@@ -34,7 +34,7 @@ def show_results(session: Session, results: Mapping[str, Any] | None, *, predict
     session.reporter.show_table(*build_table(results))
     session.report("")
     session.report("\n".join([*results["sentences"], *(results.get("prompted_llm") or {}).get("sentences", ())]))
-    for key in ("decision", "out_of_scope", "label_thresholds", "balance"):
+    for key in ("decision", "numbers", "out_of_scope", "label_thresholds", "balance"):
         if part := results.get(key):
             session.report("", *part["sentences"])
     if advice := results.get("advice"):

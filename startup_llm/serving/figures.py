@@ -59,7 +59,8 @@ class Figures:
         """Count answers by their labels."""
         for answer in answers:
             self._rows.inc()
-            self._hand_overs.inc(bool(answer.get("needs_human")))
+            judged = [answer, *answer.get("entities", ())]
+            self._hand_overs.inc(any(item.get("needs_human") for item in judged))
             self._out_of_scope.inc(bool(answer.get("out_of_scope")))
             labels = answer.get("labels", [answer["label"]] if "label" in answer else [])
             for label in labels:

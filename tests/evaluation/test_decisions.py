@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from startup_llm.config import ClassDecision, EvaluationConfig
+from startup_llm.config import ClassDecision, EvaluationConfig, HandoverDecision
 from startup_llm.errors import UserError
 from startup_llm.evaluation import decisions
-from startup_llm.evaluation.decisions import ClassifiedRows, Decision
+from startup_llm.evaluation.decisions import ClassifiedRows, Decision, SpanAnswers
 
 EVALUATION = EvaluationConfig(resamples=200)
 
@@ -94,7 +94,7 @@ def test_too_few_validation_rows_are_reported_and_nothing_is_chosen():
     few = draw_rows(decisions.MIN_VALIDATION_ROWS - 1)
     for validation, rows in ((few, 49), (None, 0)):
         found = decisions.analyse_decisions(validation, draw_rows(100), ClassDecision(target_accuracy=0.9), EVALUATION)
-        assert found.keys() == {"validation_rows", "stored", "sentences"}
+        assert found.keys() == {"counted", "validation_rows", "stored", "sentences"}
         assert f"{rows} validation rows, of at least 50" in found["sentences"][0]
 
 
@@ -152,6 +152,64 @@ def test_a_config_without_a_decision_has_none():
 def test_options_that_do_not_go_together_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         ClassDecision(**options)
+
+
+def draw_spans(rows: int, *, sharpness: float = 1.0, seed: int = 0) -> SpanAnswers:
+    """Draw two answers a row, each right with the probability of its logit, and make the logits too sharp."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(scale=2, size=2 * rows)
+    right = rng.random(2 * rows) < 1 / (1 + np.exp(-logits))
+    return SpanAnswers(
+        lambda temperature: 1 / (1 + np.exp(-sharpness * logits / temperature)), right, np.arange(2 * rows) // 2,
+        counted="entities",
+    )  # fmt: skip
+
+
+def test_spans_are_calibrated_and_handed_over_by_the_same_rules():
+    asked = HandoverDecision(target_accuracy=0.85)
+    found = decisions.analyse_decisions(
+        draw_spans(600, sharpness=4), draw_spans(600, sharpness=4, seed=1), asked, EVALUATION
+    )
+    assert found["temperature"] == pytest.approx(4, rel=0.2)
+    assert found["reliability"]["after"]["high"] < found["reliability"]["before"]["low"]
+    assert found["stored"].keys() == {"temperature", "threshold"}
+    assert found["handover"]["accuracy"]["value"] == pytest.approx(0.85, abs=0.04)
+    first, second, last = found["sentences"]
+    assert ") of the entities that it finds by itself with 8" in first
+    assert "adds none" in second
+    assert "from 1200 entities found in the validation rows" in last
+
+
+def test_answers_of_one_row_are_resampled_together():
+    confidence, right = np.tile([0.9, 0.3], 100), np.arange(200) < 120
+    alone = decisions.measure_handover(confidence, right, 0.5, EVALUATION)
+    pairs = decisions.measure_handover(confidence, right, 0.5, EVALUATION, rows=np.arange(200) // 2)
+    assert alone["coverage"]["low"] < pairs["coverage"]["low"] == pairs["coverage"]["high"] == 0.5
+    tens = decisions.measure_handover(confidence, right, 0.5, EVALUATION, rows=np.arange(200) // 20)
+    assert tens["accuracy"]["high"] > alone["accuracy"]["high"]
+    assert tens["accuracy"]["low"] < alone["accuracy"]["low"]
+    assert decisions.measure_handover(confidence, right, 0.5, EVALUATION, rows=np.arange(200)) == alone
+
+
+def test_no_temperature_is_fitted_where_no_answer_is_wrong():
+    rows = draw_spans(100)
+    right = SpanAnswers(rows.compute, np.ones(200, bool), rows.rows)
+    found = decisions.analyse_decisions(right, right, HandoverDecision(), EVALUATION)
+    assert (found["temperature"], found["stored"]) == (1.0, None)
+    assert "of 200 validation rows none is wrong" in found["sentences"][-1]
+
+
+def test_a_model_that_finds_nothing_or_all_in_one_row_hands_nothing_over():
+    nothing = SpanAnswers(lambda _: np.zeros(0), np.zeros(0, bool), np.zeros(0, int), counted="entities")
+    for validation, message in (
+        (nothing, "0 entities found in the validation rows"),
+        (draw_spans(60), "and in 0 test rows"),
+    ):
+        found = decisions.analyse_decisions(validation, nothing, HandoverDecision(target_accuracy=0.9), EVALUATION)
+        assert (found["stored"], message in found["sentences"][0]) == (None, True)
+    long_row = SpanAnswers(draw_spans(60).compute, draw_spans(60).right, np.zeros(120, int), counted="entities")
+    found = decisions.analyse_decisions(long_row, draw_spans(60), HandoverDecision(), EVALUATION)
+    assert "are found in 1 validation rows, of at least 5" in found["sentences"][0]
 
 
 def test_a_temperature_that_is_not_shown_to_help_is_not_used():

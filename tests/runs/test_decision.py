@@ -80,6 +80,27 @@ def test_a_hand_over_is_judged_stored_shown_and_answered_by(finetune, run_recipe
     assert list(answer(run_recipe, plain, tmp_path)[0]) == ["text", "label", "score"]
 
 
+def test_pairs_of_texts_have_what_single_texts_have(finetune, run_recipe, table, tmp_path):
+    texts = [text for label in PHRASES for text in PHRASES[label]]
+    rows = [f"{texts[n % 6]},{texts[n // 6 % 6]} {n},{'yes' if n % 7 < 4 else 'no'}\n" for n in range(200)]
+    table.write_text("text,text_pair,label\n" + "".join(rows), encoding="utf-8")
+    code, _, err = finetune("pairs", *OPTIONS)
+    assert code == 0, err
+    results = json.loads((tmp_path / "pairs" / "results.json").read_text())
+    assert {"per_class", "confusions", "confusion_matrix", "mistakes", "calibration", "decision"} <= results.keys()
+    page = (tmp_path / "pairs" / "report.html").read_text()
+    for part in ("handover", "calibration", "classes", "confusions", "frequent-confusions", "mistakes"):
+        assert f'id="{part}"' in page
+    assert html.escape(results["mistakes"][0]["text"]) in page
+    assert "\n" in results["mistakes"][0]["text"]
+    (tmp_path / "new.csv").write_text("text,text_pair\nadieu,hello\n", encoding="utf-8")
+    words = ["--run", tmp_path / "pairs", "--input", tmp_path / "new.csv", "--output", tmp_path / "o.jsonl"]
+    assert run_recipe("predict", *words)[0] == 0
+    stored = results["decision"]["stored"] or {}
+    found = json.loads((tmp_path / "o.jsonl").read_text())
+    assert ("needs_human" in found, "possible_labels" in found) == ("threshold" in stored, "set_threshold" in stored)
+
+
 def test_a_reference_model_answers_by_its_decision_too(run_recipe, table, tmp_path):
     words = ["--data.train_file", table, "--data.validation_fraction", 0.3, "--run_dir", tmp_path / "dnn"]
     quick = ["--evaluation.resamples", 50, "--train.max_steps", 2, "--model.width", 8]
@@ -105,9 +126,26 @@ def test_a_hand_over_without_validation_rows_is_refused_before_training(finetune
 
 def test_a_hand_over_of_numbers_is_refused(finetune, table):
     table.write_text("text,label\n" + "".join(f"text {n},{n / 7}\n" for n in range(50)), encoding="utf-8")
-    code, _, err = finetune("number", "--decision.sets", 0.9, "--data.problem_type", "regression")
+    code, _, err = finetune("number", "--decision.target_accuracy", 0.9, "--data.problem_type", "regression")
     assert code == 2
-    assert "decision.sets 0.9: expected rows with one label each, got regression" in err
+    assert "decision.target_accuracy 0.9: expected rows with one label each, or spans, got regression" in err
+
+
+def test_numbers_are_answered_with_an_interval_that_the_validation_rows_chose(finetune, run_recipe, table, tmp_path):
+    table.write_text("text,label\n" + "".join(f"text {n},{n % 50 / 7}\n" for n in range(90)), encoding="utf-8")
+    numbers = ["--data.problem_type", "regression"]
+    code, out, err = finetune("number", "--decision.sets", 0.9, *numbers)
+    assert code == 0, err
+    found = json.loads((tmp_path / "number" / "results.json").read_text())["numbers"]
+    assert found["validation_rows"] > 20
+    assert all(sentence in out for sentence in found["sentences"])
+    assert "mean true number" in (tmp_path / "number" / "report.html").read_text()
+    assert "### Calibration" in (tmp_path / "number" / "README.md").read_text()
+    width = found["interval"]["half_width"]
+    assert json.loads((tmp_path / "number" / "model" / "config.json").read_text())["decision"] == {"half_width": width}
+    first = answer(run_recipe, tmp_path / "number", tmp_path)[0]
+    assert list(first) == ["text", "score", "low", "high"]
+    assert float(first["high"]) - float(first["score"]) == pytest.approx(width, rel=1e-4)
 
 
 @pytest.mark.parametrize(

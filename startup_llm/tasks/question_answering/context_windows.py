@@ -8,7 +8,7 @@ code does it).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -102,15 +102,76 @@ def find_best_span(
     return int(first), int(first + more), float(sums[first, more])
 
 
+class ScoredSpan(NamedTuple):
+    """The best span of a row, or no answer.
+
+    Attributes:
+        text: The span; empty for no answer.
+        start: Its first character in the context.
+        end: The character behind it.
+        total: Sum of its start's and its end's logit.
+        considered: Logits of its window, -inf for what is neither context nor [CLS]; shape (2, tokens).
+    """
+
+    text: str
+    start: int
+    end: int
+    total: float
+    considered: np.ndarray
+
+
+def compute_probability(total: np.ndarray, considered: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Return the product of a span's start's and end's probability among its window's context and [CLS].
+
+    Args:
+        total: Sum of the two logits, shape (...).
+        considered: Logits of the window, shape (..., 2, tokens).
+        temperature: Divides the logits.
+    """
+    weight = np.logaddexp.reduce(considered / temperature, axis=-1).sum(axis=-1)
+    return np.exp(total / temperature - weight)
+
+
 def read_answers(
-    outputs: Sequence[np.ndarray], windows: Any, contexts: Sequence[str], *, may_abstain: bool
+    outputs: Sequence[np.ndarray],
+    windows: Any,
+    contexts: Sequence[str],
+    *,
+    may_abstain: bool,
+    temperature: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Turn the windows' scores into one answer per row.
 
+    Args:
+        outputs: Start and end logits of each window, shape (2, tokens).
+        windows: Columns of `cut_windows`.
+        contexts: One per row.
+        may_abstain: Whether no answer is an answer.
+        temperature: Divides the logits of which the score is made.
+
+    Returns:
+        text, start and end (in characters of the context) and score, as `compute_probability` has it; an empty text
+        at 0 is no answer.
+    """
+    return [
+        {
+            "text": span.text,
+            "start": span.start,
+            "end": span.end,
+            "score": float(compute_probability(np.asarray(span.total), span.considered, temperature)),
+        }
+        for span in find_spans(outputs, windows, contexts, may_abstain=may_abstain)
+    ]
+
+
+def find_spans(
+    outputs: Sequence[np.ndarray], windows: Any, contexts: Sequence[str], *, may_abstain: bool
+) -> list[ScoredSpan]:
+    """Find one answer per row.
+
     The answer is the span of at most `LONGEST_ANSWER_TOKENS` tokens with the largest sum of its start's and its end's
     logit over all windows of the row. It is no answer where the [CLS] token's sum is larger, even in the window where
-    that is smallest (Devlin et al. 2019, section 4.3). The score is the product of the start's and the end's
-    probability among the window's context and [CLS].
+    that is smallest (Devlin et al. 2019, section 4.3).
 
     Args:
         outputs: Start and end logits of each window, shape (2, tokens).
@@ -118,12 +179,9 @@ def read_answers(
         contexts: One per row.
         may_abstain: Whether no answer is an answer.
 
-    Returns:
-        text, start and end (in characters of the context) and score; an empty text at 0 is no answer.
     """
-    nothing = {"text": "", "start": 0, "end": 0, "score": 0.0}
-    best: list[tuple[float, dict[str, Any]]] = [(-np.inf, nothing)] * len(contexts)
-    null: list[tuple[float, float]] = [(np.inf, 1.0)] * len(contexts)
+    best = [ScoredSpan("", 0, 0, -np.inf, np.zeros((2, 1)))] * len(contexts)
+    null = [ScoredSpan("", 0, 0, np.inf, np.full((2, 1), np.inf))] * len(contexts)
     columns = (windows[name] for name in ("_question", "_starts", "_ends", "_null"))
     for output, row, starts, ends, place in zip(outputs, *columns, strict=True):
         starts, ends = np.asarray(starts), np.asarray(ends)
@@ -131,20 +189,18 @@ def read_answers(
         is_context = starts >= 0
         spans = np.where(is_context, scores, -np.inf)  # (2, tokens)
         considered = np.where(is_context | (np.arange(len(starts)) == place), scores, -np.inf)
-        weight = np.logaddexp.reduce(considered, axis=1).sum()
         nulled = float(scores[:, place].sum())
-        null[row] = min(null[row], (nulled, float(np.exp(nulled - weight))))
+        if nulled < null[row].total:
+            null[row] = ScoredSpan("", 0, 0, nulled, considered)
         if not is_context.any():
             continue
         first, last, score = find_best_span(*spans)
-        if score > best[row][0]:
+        if score > best[row].total:
             start, end = strip_span(contexts[row], int(starts[first]), int(ends[last]))
-            probability = float(np.exp(score - weight))
-            text = contexts[row][start:end]
-            best[row] = (score, {"text": text, "start": start, "end": end, "score": probability})
+            best[row] = ScoredSpan(contexts[row][start:end], start, end, score, considered)
     return [
-        {**nothing, "score": probability} if may_abstain and nulled > score else answer
-        for (score, answer), (nulled, probability) in zip(best, null, strict=True)
+        abstention if may_abstain and abstention.total > span.total else span
+        for span, abstention in zip(best, null, strict=True)
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from startup_llm.config import CheckedData, GroupedData, Range, TaskOptions, TextModelConfig
+from startup_llm.config import CheckedData, GroupedData, HandoverDecision, Range, TaskOptions, TextModelConfig
 
 
 @dataclass(frozen=True)
@@ -28,4 +28,6 @@ class QuestionAnsweringModel(TextModelConfig):
     """A question gets no answer if the score of no answer exceeds that of the best span by more than this."""
 
 
-OPTIONS = {"question-answering": TaskOptions(data=QuestionData, model=QuestionAnsweringModel)}
+OPTIONS = {
+    "question-answering": TaskOptions(data=QuestionData, model=QuestionAnsweringModel, decision=HandoverDecision)
+}

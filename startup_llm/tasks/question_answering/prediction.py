@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from startup_llm.evaluation.decisions import Decision
 from startup_llm.tasks.explanation import EXAMPLE, explain_score, tokenize_texts
 from startup_llm.tasks.prediction import Predictor
 from startup_llm.tasks.question_answering.context_windows import read_answers
@@ -23,11 +24,21 @@ class AnswerPredictor(Predictor):
     def answer(
         self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
     ) -> list[dict[str, Any]]:
-        """Return answer, start, end and score; an empty answer where the model was taught that there may be none."""
+        """Return answer, start, end and score; an empty answer where the model was taught that there may be none.
+
+        With a decision in the model's config, its temperature and whether the answer needs a person.
+        """
+        decision = Decision.read(config) or Decision()
         may_abstain = getattr(config, "null_threshold", None) is not None
-        answers = read_answers(outputs, encoded, rows["context"], may_abstain=may_abstain)
+        answers = read_answers(
+            outputs, encoded, rows["context"], may_abstain=may_abstain, temperature=decision.temperature
+        )
         return [
-            {"answer": answer["text"], **{name: answer[name] for name in ("start", "end", "score")}}
+            {
+                "answer": answer["text"],
+                **{name: answer[name] for name in ("start", "end", "score")},
+                **decision.judge(answer["score"]),
+            }
             for answer in answers
         ]
 
@@ -52,4 +63,4 @@ class AnswerPredictor(Predictor):
 
     def example(self, config: Any) -> dict[str, Any]:
         """Return an answer of the right types."""
-        return {"answer": "", "start": 0, "end": 0, "score": 1.0}
+        return {"answer": "", "start": 0, "end": 0, "score": 1.0, **(Decision.read(config) or Decision()).judge(1.0)}

@@ -10,6 +10,8 @@ import numpy as np
 
 from startup_llm.data.batching import encode_rows
 from startup_llm.errors import UserError
+from startup_llm.evaluation.decisions import SpanAnswers
+from startup_llm.evaluation.text_overlap import compute_exact
 from startup_llm.tasks.base import Collator, Task, Truncation
 from startup_llm.tasks.question_answering.baselines import (
     predict_no_answer,
@@ -18,8 +20,10 @@ from startup_llm.tasks.question_answering.baselines import (
 )
 from startup_llm.tasks.question_answering.context_windows import (
     LEAST_WINDOW_TOKENS,
+    compute_probability,
     cut_windows,
     find_best_span,
+    find_spans,
     find_tokens,
     read_answers,
 )
@@ -28,6 +32,7 @@ from startup_llm.tasks.question_answering.metrics import (
     SQUAD_F1,
     SQUAD_V2_EXACT_MATCH,
     SQUAD_V2_F1,
+    count_agreement,
     describe_answers,
 )
 from startup_llm.tasks.question_answering.model import build_question_answerer, compute_span_logits
@@ -198,8 +203,29 @@ class QuestionAnswering(Task[QuestionData, QuestionAnsweringModel]):
 
         A checkpoint from elsewhere does not say; then the rows do.
         """
-        may_abstain = _knows_unanswerable(data) if self.may_abstain is None else self.may_abstain
-        return read_answers(outputs, encoded, rows["context"], may_abstain=may_abstain)
+        return read_answers(outputs, encoded, rows["context"], may_abstain=self._may_abstain(data))
+
+    def _may_abstain(self, data: TaskData) -> bool:
+        return _knows_unanswerable(data) if self.may_abstain is None else self.may_abstain
+
+    def has_confidence(self, data: TaskData) -> bool:
+        """Return that every answer is a span with a probability."""
+        return True
+
+    def score_answers(
+        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData
+    ) -> SpanAnswers:
+        """Return the probability of each answer; it is right where it matches a true one exactly."""
+        spans = find_spans(outputs, encoded, rows["context"], may_abstain=self._may_abstain(data))
+        considered = np.full((len(spans), 2, max(span.considered.shape[1] for span in spans)), -np.inf)
+        for place, span in enumerate(spans):
+            considered[place, :, : span.considered.shape[1]] = span.considered
+        totals = np.array([span.total for span in spans])
+        count = count_agreement(compute_exact, with_unanswerable=_knows_unanswerable(data))
+        right = count(self.references(rows), [{"text": span.text} for span in spans])[:, 0] == 1
+        return SpanAnswers(
+            lambda temperature: compute_probability(totals, considered, temperature), right, np.arange(len(spans))
+        )
 
     def read_validation(
         self, logits: np.ndarray, labels: np.ndarray, data: TaskData

@@ -32,7 +32,8 @@ class TextLabelPredictor(Predictor):
 
         A row has the labels above the thresholds in the model's config, or else above 0.5.
 
-        Of one label's, the decision in the model's config calibrates the score and adds what it asks for.
+        Of one label's, the decision in the model's config calibrates the score and adds what it asks for; a number's
+        adds low and high, the ends of its interval.
         """
         return self.answer_outputs(outputs, config)
 
@@ -71,7 +72,10 @@ class TextLabelPredictor(Predictor):
     def answer_outputs(self, outputs: Sequence[np.ndarray], config: Any) -> list[dict[str, Any]]:
         """Return the answers to logits, shape (labels,) each."""
         logits, flags = split_scope(outputs, config)
-        if decision := Decision.read(config):
+        decision = Decision.read(config)
+        if config.problem_type == "regression":
+            return [_answer_number(float(output[0]), decision or Decision()) for output in logits]
+        if decision:
             return add_scope(answer_labels(logits, config.id2label, decision), flags)
         thresholds = read_label_thresholds(config)
         answers = [_answer_row(output, config, 0.5 if thresholds is None else thresholds) for output in logits]
@@ -96,9 +100,12 @@ def _score_row(output: np.ndarray, config: Any) -> np.ndarray:
     return compute_probabilities(output[None], kind)[0]
 
 
+def _answer_number(value: float, decision: Decision) -> dict[str, float]:
+    width = decision.half_width
+    return {"score": value, **({} if width is None else {"low": value - width, "high": value + width})}
+
+
 def _answer_row(output: np.ndarray, config: Any, thresholds: np.ndarray | float) -> dict[str, Any]:
-    if config.problem_type == "regression":
-        return {"score": float(output[0])}
     scores = _score_row(output, config)
     if config.problem_type == "multi_label_classification":
         names = [config.id2label[i] for i in np.flatnonzero(scores > thresholds)]

@@ -8,6 +8,7 @@ from startup_llm.config import (
     AnnotatedData,
     CheckedData,
     GroupedData,
+    HandoverDecision,
     LabelledData,
     LinearHead,
     TaskOptions,
@@ -32,4 +33,6 @@ class TokenClassificationModel(LinearHead, TextModelConfig):
     """The pretrained checkpoint."""
 
 
-OPTIONS = {"token-classification": TaskOptions(data=TaggedTextData, model=TokenClassificationModel)}
+OPTIONS = {
+    "token-classification": TaskOptions(data=TaggedTextData, model=TokenClassificationModel, decision=HandoverDecision)
+}

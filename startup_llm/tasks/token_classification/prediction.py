@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.data.rows_to_predict import find_text_fault
-from startup_llm.evaluation.probabilities import compute_softmax
+from startup_llm.evaluation.decisions import Decision
 from startup_llm.tasks.explanation import Explanation, explain_score, tokenize_words
 from startup_llm.tasks.prediction import Predictor
 from startup_llm.tasks.token_classification.tag_schemes import find_entities
 from startup_llm.tasks.token_classification.windows import (
     SHARED_TOKENS,
+    compute_span_scores,
     find_deciding_tokens,
     gather_words,
     name_tags,
@@ -58,21 +59,24 @@ class EntityPredictor(Predictor):
     def answer(
         self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any
     ) -> list[dict[str, Any]]:
-        """Return each text's entities with type, text, place in characters, and their words' mean probability."""
+        """Return each text's entities with type, text, place in characters, and their words' mean probability.
+
+        With a decision in the model's config, its temperature and whether an entity needs a person.
+        """
+        decision = Decision.read(config) or Decision()
         names = [config.id2label[place] for place in range(len(config.id2label))]
         texts, spans = zip(*map(_find_words, rows["text"]), strict=True)
         answers = []
         for text, words, logits in zip(
             texts, spans, gather_words(outputs, encoded, list(map(len, spans))), strict=True
         ):
-            scores = [compute_softmax(values).max() if values is not None else 0.0 for values in logits]
             entities = []
             for entity in find_entities(name_tags(logits, names)):
                 start, end = words[entity.start][0], words[entity.end - 1][1]
-                score = float(np.mean(scores[entity.start : entity.end]))
-                entities.append(
-                    {"type": entity.type, "text": text[start:end], "start": start, "end": end, "score": score}
-                )
+                of_words = np.stack(logits[entity.start : entity.end])
+                (score,) = compute_span_scores(of_words, [len(of_words)], decision.temperature)
+                found = {"type": entity.type, "text": text[start:end], "start": start, "end": end}
+                entities.append({**found, "score": float(score), **decision.judge(score)})
             answers.append({"entities": entities})
         return answers
 
@@ -109,7 +113,9 @@ class EntityPredictor(Predictor):
 
     def example(self, config: Any) -> dict[str, Any]:
         """Return an answer with one entity."""
-        return {"entities": [{"type": "", "text": "", "start": 0, "end": 0, "score": 1.0}]}
+        decision = Decision.read(config) or Decision()
+        entity = {"type": "", "text": "", "start": 0, "end": 0, "score": 1.0, **decision.judge(1.0)}
+        return {"entities": [entity]}
 
 
 def _explain_entity(

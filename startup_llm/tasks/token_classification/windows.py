@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from startup_llm.evaluation.probabilities import compute_softmax
 from startup_llm.tasks.token_classification.tag_schemes import OUTSIDE
 
 if TYPE_CHECKING:
@@ -49,6 +50,19 @@ def gather_words(
             if word >= 0:
                 vectors[row][word] = logits[place]
     return vectors
+
+
+def compute_span_scores(logits: np.ndarray, lengths: Sequence[int], temperature: float = 1.0) -> np.ndarray:
+    """Return the mean probability of the likeliest tag over the words of each entity, shape (entities,).
+
+    Args:
+        logits: Of the words of all entities, one entity after the other, shape (words, tags).
+        lengths: Words of each entity.
+        temperature: Divides the logits.
+    """
+    scores = compute_softmax(logits / temperature).max(axis=1)
+    parts = np.split(scores, np.cumsum(lengths)[:-1]) if len(lengths) else []
+    return np.array([part.mean() for part in parts])
 
 
 def name_tags(words: Sequence[np.ndarray | None], label_names: Sequence[str]) -> list[str]:

@@ -166,6 +166,18 @@ def test_no_answer_is_given_where_every_window_says_so_more_loudly_than_any_span
     assert answer["text"] == "a"
 
 
+def test_a_temperature_changes_the_score_and_no_answer():
+    windows = build_windows([-1, 0, 2], [-1, 2, 4])
+    logits = np.array([[1.0, 3, 0], [1.0, 0, 4]])
+    plain, cool = (
+        read_answers([logits, logits - 9], windows, ["a b c"], may_abstain=True, temperature=temperature)[0]
+        for temperature in (1.0, 2.0)
+    )
+    chances = np.exp(logits / 2) / np.exp(logits / 2).sum(axis=1, keepdims=True)
+    assert cool["score"] == pytest.approx(chances[0, 1] * chances[1, 2])
+    assert {**cool, "score": 0} == {**plain, "score": 0}
+
+
 def test_a_context_without_tokens_gets_no_answer():
     (answer,) = read_answers([np.zeros((2, 2))], build_windows([-1, -1]), ["x"], may_abstain=False)
     assert answer == {"text": "", "start": 0, "end": 0, "score": 0.0}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -145,6 +146,25 @@ def test_the_card_s_code_answers_as_predict_does(taught, capsys, monkeypatch):
     code = "\n".join(asked if line.startswith("question, context") else line for line in code.splitlines())
     exec(compile(code, "card", "exec"), {})
     assert capsys.readouterr().out.strip() == row["answers"]["text"][0]
+
+
+def test_an_answer_is_right_where_it_matches_and_is_handed_over_by_the_model_s_decision():
+    task = load_task("question-answering")
+    logits = [np.array([[0.0, 4, 0], [0.0, 0, 4]]), np.array([[0.0, 1, 0], [0.0, 1, 0]])]
+    windows = {"_question": [0, 1], "_null": [0, 0]}
+    windows |= {"_starts": [np.array([-1, 0, 2])] * 2, "_ends": [np.array([-1, 1, 3])] * 2}
+    rows = datasets.Dataset.from_dict({"context": ["b c", "b c"], "answers": [["B c."], ["c"]]})
+    data = TaskData(datasets.DatasetDict(train=rows))
+    scored = task.score_answers(logits, windows, rows, data)
+    for temperature in (1.0, 2.0):
+        config = SimpleNamespace(null_threshold=None, decision={"temperature": temperature, "threshold": 0.5})
+        answers = task.predictor.answer(logits, windows, rows, None, config)
+        confidence, right = scored.compute_confidence(temperature)
+        assert [answer["score"] for answer in answers] == pytest.approx(confidence.tolist())
+        assert [answer["answer"] for answer in answers] == ["b c", "b"]
+        assert [answer["needs_human"] for answer in answers] == [False, True]
+        assert right.tolist() == [True, False]
+    assert "needs_human" in task.predictor.example(config)
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])

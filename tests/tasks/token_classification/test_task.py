@@ -5,6 +5,7 @@ import runpy
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -13,11 +14,12 @@ import torch
 from tokenizers import normalizers
 from transformers import AutoTokenizer, CLIPTextConfig, RobertaTokenizer, pipeline
 
-from startup_llm.config import FinetuneConfig, SpeedConfig
+from startup_llm.config import FinetuneConfig, HandoverDecision, SpeedConfig
 from startup_llm.data.task_data import TaskData
 from startup_llm.errors import UserError
 from startup_llm.models.checkpoints import load_checkpoint
 from startup_llm.models.sequence_classifier import find_output_layer
+from startup_llm.runs.decision import check_decision
 from startup_llm.tasks import load_task
 from startup_llm.tasks.token_classification.options import TokenClassificationModel
 from startup_llm.training import finetuning
@@ -239,10 +241,11 @@ def test_the_head_starts_from_a_probe_on_the_tokens_that_decide(tiny_checkpoint,
 def learnt(tiny_checkpoint, tmp_path_factory) -> Path:
     """A finished run of every weight of a tiny BERT on sentences that it can learn by heart."""
     folder = tmp_path_factory.mktemp("tokens")
-    write_conll(folder / "data", train=range(48), dev=range(48, 60), test=range(60, 72))
+    write_conll(folder / "data", train=range(48), dev=range(72, 122), test=range(60, 72))
     words = [ROOT / "recipes" / "finetune.py", "--task", TAG, "--method", "full", "--run_dir", folder / "run"]
     words += ["--model.checkpoint", tiny_checkpoint("bert"), "--data.data_dir", folder / "data", *QUICK]
     words += ["--train.num_train_epochs", 12, "--train.learning_rate", 3e-3, "--train.per_device_train_batch_size", 8]
+    words += ["--decision.cost_of_error", 5, "--decision.cost_of_handover", 1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [str(word) for word in words])
         runpy.run_path(str(words[0]), run_name="__main__")
@@ -258,10 +261,15 @@ def test_a_tiny_model_learns_sentences_and_the_run_tells_what_it_found(learnt):
     assert results["per_class"]["person"]["rows"] == results["per_class"]["place"]["rows"] == 9
     assert results["reload_gate"]["pipeline_max_difference"] <= results["reload_gate"]["tolerance"]
     assert results["gallery"][0]["kind"] == "spans"
+    decision, counted = results["decision"], results["calibration"]["bins"]
+    assert (decision["counted"], decision["validation_rows"] >= 50) == ("entities", True)
+    assert sum(part["rows"] for part in counted) == decision["risk_coverage"][0]["rows"]
+    assert json.loads((learnt / "model" / "config.json").read_text())["decision"] == decision["stored"]
     assert results["load"]["pipeline_arguments"] == {"aggregation_strategy": "first"}
     page, card = (learnt / "report.html").read_text(), (learnt / "README.md").read_text()
     assert "<mark" in page
     assert "test entities" in page
+    assert "Entities with a smaller score than the threshold go to a person." in page
     assert 'aggregation_strategy="first"' in card
     assert "Texts are cut" not in card
     line = json.loads((learnt / "predictions.jsonl").read_text().splitlines()[0])
@@ -277,7 +285,7 @@ def test_predict_answers_with_entities_and_their_places_in_files_and_streams(lea
     answers = [json.loads(line)["entities"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     found = [(one["type"], one["text"], one["start"], one["end"]) for one in answers[0]]
     assert found == [("person", "Bruno Maria", 0, 11), ("place", "Rome", 30, 34)]
-    assert all(0.5 < one["score"] <= 1 for one in answers[0])
+    assert all(0.5 < one["score"] <= 1 and "needs_human" in one for one in answers[0])
     assert answers[1] == []
     assert {(one["type"], one["text"]) for one in answers[2]} >= {("person", "Erika Maria"), ("place", "Lima")}
     assert max(one["end"] for one in answers[2]) > 300
@@ -292,6 +300,33 @@ def test_predict_answers_with_entities_and_their_places_in_files_and_streams(lea
     code, _, err = run_recipe("predict", "--run", learnt, "--input", questions, "--output", tmp_path / "x.jsonl")
     assert code == 2
     assert "row 1: column 'text' has no text" in err
+
+
+def test_an_entity_is_right_by_words_and_type_and_an_unsure_one_needs_a_person():
+    task, words = load_task(TAG), ["Anna", "Maria", "in", "Rome"]
+    logits = np.array([[0, 4, 0, 0, 0], [0, 0, 3, 0, 0], [5, 0, 0, 0, 0], [1, 0, 0, 1.5, 0]], dtype=np.float32)
+    encoded = {"_row": [0], "_words": [[0, 1, 2, 3]]}
+    rows = datasets.Dataset.from_dict({"tokens": [words], "tags": [[1, 2, 0, 1]], "text": [words]})
+    rows = rows.cast_column("tags", datasets.List(datasets.ClassLabel(names=LABELS)))
+    scored = task.score_answers([logits], encoded, rows, TaskData(datasets.DatasetDict(train=rows), tuple(LABELS)))
+    assert (scored.counted, scored.rows.tolist(), scored.right.tolist()) == ("entities", [0, 0], [True, False])
+    for temperature in (1.0, 3.0):
+        names = SimpleNamespace(
+            id2label=dict(enumerate(LABELS)), decision={"temperature": temperature, "threshold": 0.5}
+        )
+        (answer,) = task.predictor.answer([logits], encoded, rows, None, names)
+        confidence, _ = scored.compute_confidence(temperature)
+        assert [entity["score"] for entity in answer["entities"]] == pytest.approx(confidence.tolist())
+        assert [entity["needs_human"] for entity in answer["entities"]] == (confidence < 0.5).tolist()
+    assert "needs_human" in task.predictor.example(names)["entities"][0]
+
+
+def test_a_hand_over_of_words_without_entities_is_refused():
+    task, rows = load_task(TAG), build_rows(range(6), ["noun", "verb", "name", "more", "rest"])
+    data = TaskData(datasets.DatasetDict(train=rows, validation=rows, test=rows), ("noun", "verb"))
+    config = FinetuneConfig(task=TAG, decision=HandoverDecision(target_accuracy=0.9))
+    with pytest.raises(UserError, match=r"decision\.target_accuracy 0\.9: .* got tags that mark no entities"):
+        check_decision(config, task, data)
 
 
 def test_evaluate_measures_a_run_and_an_entry_of_the_suite(learnt, run_recipe, tmp_path):
