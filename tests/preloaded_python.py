@@ -169,19 +169,47 @@ def fill_caches() -> None:
 
 
 def shorten_runs() -> None:
-    """Leave out of this process's runs what takes long, and is the same in each or has tests of its own."""
-    import functools
+    """Leave out of this process's runs what takes long, and is the same in each or has tests of its own.
 
+    A module that is not imported yet is changed by the next call.
+    """
+    os.fsync = lambda descriptor: None  # no test cuts the power
+    changes = {
+        "jsonargparse": remember_options,
+        "startup_llm.evaluation.report": lay_out_no_figures,
+        "startup_llm.runs.finish": time_one_row,
+        "startup_llm.training.speed": measure_once,
+    }
+    for name in changes.keys() & sys.modules.keys() - _SHORTENED:
+        changes[name]()
+        _SHORTENED.add(name)
+
+
+_SHORTENED: set[str] = set()
+
+
+def lay_out_no_figures() -> None:
+    """Let a report's figures be drawn where their texts would be without looking for room for them."""
     from matplotlib.figure import Figure
 
     from startup_llm.evaluation import report
+
+    report._new_figure = lambda height: Figure(figsize=(4.6, height), facecolor="none")
+
+
+def time_one_row() -> None:
+    """Let a run time a single row that comes alone, and not rows for a second."""
     from startup_llm.runs import finish
+
+    finish.TIMED_SECONDS = 0
+
+
+def measure_once() -> None:
+    """Let runs share what they measure for seconds, matrix products and attention."""
+    import functools
+
     from startup_llm.training import speed
 
-    remember_options()
-    finish.TIMED_SECONDS = 0  # a single row is timed
-    os.fsync = lambda descriptor: None  # no test cuts the power
-    report._new_figure = lambda height: Figure(figsize=(4.6, height), facecolor="none")  # texts that are not laid out
     speed.measure_matrix_product = functools.cache(speed.measure_matrix_product)
     measure, few = functools.cache(speed.measure_attention), speed.AttentionShape((16, 16), heads=2, head_width=8)
     speed.measure_attention = lambda kernel, dtype, shape: measure(kernel, dtype, few)
