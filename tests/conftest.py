@@ -4,6 +4,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test reaches the network
 os.environ["HF_TOKEN_PATH"] = os.devnull  # nor reads a person's token
+os.environ["HF_XET_HIGH_PERFORMANCE"] = "1"  # as lm-eval sets it; a fork has what its server had
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is: pytest-xdist has a process for each core
 
 import contextlib

@@ -75,7 +75,7 @@ def compute_answering(prepared: Prepared, model: Any, config: Any, metrics: tupl
 def predict_validation(prepared: Prepared, model: Any) -> Sequence[np.ndarray] | None:
     """Return the model's outputs for the validation rows, which every process computes; None where none are needed."""
     data = prepared.data
-    is_read = prepared.task.has_confidence(data) or data.problem_type in (SEVERAL_LABELS, NUMBERS)
+    is_read = prepared.task.predictor.has_confidence(data) or data.problem_type in (SEVERAL_LABELS, NUMBERS)
     if not is_read or "validation" not in prepared.encoded:
         return None
     return prepared.predict(model, prepared.encoded["validation"])
@@ -148,7 +148,7 @@ def judge_answering(
 
 def _measure_calibration(prepared: Prepared, outputs: Sequence[np.ndarray]) -> dict[str, Any] | None:
     """Return confidence beside accuracy on the test rows, before any temperature; None without a confidence."""
-    if not prepared.task.has_confidence(prepared.data):
+    if not prepared.task.predictor.has_confidence(prepared.data):
         return None
     confidence, right = score_split("test", outputs, prepared).compute_confidence()
     return compute_calibration(confidence, right) if len(right) else None

@@ -42,7 +42,7 @@ def check_decision(config: FinetuneConfig | PretrainConfig | AlignConfig, task: 
     if not options:
         return
     for name, value in options.items():
-        if not task.has_confidence(data) and (name, data.problem_type) != ("sets", NUMBERS):
+        if not task.predictor.has_confidence(data) and (name, data.problem_type) != ("sets", NUMBERS):
             found = data.problem_type or "tags that mark no entities"
             raise UserError(f"decision.{name} {value}: expected rows with one label each, or spans, got {found}")
     name, value = next(iter(options.items()))
@@ -87,7 +87,7 @@ def decide(
         decision: What is asked for.
         evaluation: How intervals are made.
     """
-    if not prepared.task.has_confidence(prepared.data):
+    if not prepared.task.predictor.has_confidence(prepared.data):
         return None
     asked = decision if isinstance(decision, HandoverDecision) else HandoverDecision()
     chosen = None if validation is None else score_split("validation", validation, prepared)
@@ -135,4 +135,4 @@ def score_split(name: str, outputs: Sequence[np.ndarray], prepared: Prepared) ->
         prepared: The task and its rows.
     """
     data = prepared.data
-    return prepared.task.score_answers(outputs, prepared.encoded[name], data.splits[name], data)
+    return prepared.task.predictor.score_answers(outputs, prepared.encoded[name], data.splits[name], data)

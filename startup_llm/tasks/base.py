@@ -12,7 +12,6 @@ import numpy as np
 from startup_llm.config import TextModelConfig
 from startup_llm.data.label_balance import MACRO_F1_RATIO, count_training_labels
 from startup_llm.errors import UserError, nearest
-from startup_llm.evaluation.decisions import ClassifiedRows
 from startup_llm.evaluation.metrics import ACCURACY, MACRO_F1, Metric, Values, rank_metrics
 from startup_llm.evaluation.results import describe_classification
 from startup_llm.tasks.reference_models import ReferenceModels
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from startup_llm.config import BaselinesConfig, DataConfig, EvaluationConfig, ModelConfig
     from startup_llm.data.task_data import TaskData
     from startup_llm.evaluation.baselines import Baseline
-    from startup_llm.evaluation.decisions import ScoredAnswers
     from startup_llm.evaluation.llm_costs import PromptedAnswers
     from startup_llm.models.checkpoints import Checkpoint
     from startup_llm.models.task_model import TaskModel
@@ -280,23 +278,6 @@ class Task(ABC, Generic[Data, Model]):
     def has_one_label(self, data: TaskData) -> bool:
         """Return whether every row has one label, and an output is the logits of the labels, shape (labels,)."""
         return False
-
-    def has_confidence(self, data: TaskData) -> bool:
-        """Return whether `score_answers` gives each answer a confidence, by which it may go to a person."""
-        return self.has_one_label(data)
-
-    def score_answers(
-        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData
-    ) -> ScoredAnswers:
-        """Return how sure each answer is, and whether it is right; called where `has_confidence`.
-
-        Args:
-            outputs: One per encoded row.
-            encoded: The encoded rows.
-            rows: The raw rows.
-            data: What is known of the labels.
-        """
-        return ClassifiedRows(np.asarray(outputs), np.asarray(self.references(rows)))
 
     def describe_errors(
         self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Any, data: TaskData

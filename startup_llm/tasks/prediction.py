@@ -11,7 +11,13 @@ import numpy as np
 
 from startup_llm.data.rows_to_predict import find_file_fault, find_text_fault
 from startup_llm.errors import UserError
-from startup_llm.evaluation.decisions import Decision, answer_labels, compute_probabilities
+from startup_llm.evaluation.decisions import (
+    ClassifiedRows,
+    Decision,
+    ScoredAnswers,
+    answer_labels,
+    compute_probabilities,
+)
 from startup_llm.evaluation.probabilities import compute_softmax
 
 if TYPE_CHECKING:
@@ -52,6 +58,23 @@ class Predictor(ABC):
 
     def __init__(self, task: Task) -> None:
         self.task = task
+
+    def has_confidence(self, data: TaskData) -> bool:
+        """Return whether `score_answers` gives each answer a confidence, by which it may go to a person."""
+        return self.task.has_one_label(data)
+
+    def score_answers(
+        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData
+    ) -> ScoredAnswers:
+        """Return how sure each answer is, and whether it is right; called where `has_confidence`.
+
+        Args:
+            outputs: One per encoded row.
+            encoded: The encoded rows.
+            rows: The raw rows.
+            data: What is known of the labels.
+        """
+        return ClassifiedRows(np.asarray(outputs), np.asarray(self.task.references(rows)))
 
     def find_fault(self, column: str, value: Any) -> str | None:
         """Return what is wrong with a row, such as "has no text"; None where it can be answered.

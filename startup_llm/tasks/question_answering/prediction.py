@@ -5,21 +5,50 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from startup_llm.evaluation.decisions import Decision
+import numpy as np
+
+from startup_llm.evaluation.decisions import Decision, SpanAnswers
+from startup_llm.evaluation.text_overlap import compute_exact
 from startup_llm.tasks.explanation import EXAMPLE, explain_score, tokenize_texts
 from startup_llm.tasks.prediction import Predictor
-from startup_llm.tasks.question_answering.context_windows import read_answers
+from startup_llm.tasks.question_answering.context_windows import compute_probability, find_spans, read_answers
+from startup_llm.tasks.question_answering.metrics import count_agreement
+from startup_llm.tasks.question_answering.rows import expects_abstention, knows_unanswerable
 
 if TYPE_CHECKING:
-    import numpy as np
     from datasets import Dataset
+
+    from startup_llm.data.task_data import TaskData
+    from startup_llm.tasks.question_answering.task import QuestionAnswering
 
 
 class AnswerPredictor(Predictor):
     """Answers a question with its context."""
 
+    task: QuestionAnswering
     columns = ("question", "context")
     explained = EXAMPLE
+
+    def has_confidence(self, data: TaskData) -> bool:
+        """Return that every answer is a span with a probability."""
+        return True
+
+    def score_answers(
+        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData
+    ) -> SpanAnswers:
+        """Return the probability of each answer; it is right where it matches a true one exactly."""
+        spans = find_spans(
+            outputs, encoded, rows["context"], may_abstain=expects_abstention(self.task.may_abstain, data)
+        )
+        considered = np.full((len(spans), 2, max(span.considered.shape[1] for span in spans)), -np.inf)
+        for place, span in enumerate(spans):
+            considered[place, :, : span.considered.shape[1]] = span.considered
+        totals = np.array([span.total for span in spans])
+        count = count_agreement(compute_exact, with_unanswerable=knows_unanswerable(data))
+        right = count(self.task.references(rows), [{"text": span.text} for span in spans])[:, 0] == 1
+        return SpanAnswers(
+            lambda temperature: compute_probability(totals, considered, temperature), right, np.arange(len(spans))
+        )
 
     def answer(
         self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, processor: Any, config: Any

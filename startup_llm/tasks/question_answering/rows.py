@@ -62,6 +62,16 @@ def load_extractive_questions(data: QuestionData) -> TaskData:
     return TaskData(cut, notes=notes, sources=loaded.sources, left_out=dict(bad_rows.left_out))
 
 
+def knows_unanswerable(data: TaskData) -> bool:
+    """Return whether any row has no answer."""
+    return any(count_unanswerable(rows) for rows in data.splits.values())
+
+
+def expects_abstention(may_abstain: bool | None, data: TaskData) -> bool:
+    """Return whether no answer is an answer: as the model was taught, or as the rows say where it does not tell."""
+    return knows_unanswerable(data) if may_abstain is None else may_abstain
+
+
 def count_unanswerable(rows: datasets.Dataset) -> int:
     """Return how many questions have no answer.
 

@@ -10,8 +10,6 @@ import numpy as np
 
 from startup_llm.data.batching import encode_rows
 from startup_llm.errors import UserError
-from startup_llm.evaluation.decisions import SpanAnswers
-from startup_llm.evaluation.text_overlap import compute_exact
 from startup_llm.tasks.base import Collator, Task, Truncation
 from startup_llm.tasks.question_answering.baselines import (
     predict_no_answer,
@@ -20,10 +18,8 @@ from startup_llm.tasks.question_answering.baselines import (
 )
 from startup_llm.tasks.question_answering.context_windows import (
     LEAST_WINDOW_TOKENS,
-    compute_probability,
     cut_windows,
     find_best_span,
-    find_spans,
     find_tokens,
     read_answers,
 )
@@ -32,13 +28,17 @@ from startup_llm.tasks.question_answering.metrics import (
     SQUAD_F1,
     SQUAD_V2_EXACT_MATCH,
     SQUAD_V2_F1,
-    count_agreement,
     describe_answers,
 )
 from startup_llm.tasks.question_answering.model import build_question_answerer, compute_span_logits
 from startup_llm.tasks.question_answering.options import QuestionAnsweringModel, QuestionData
 from startup_llm.tasks.question_answering.prediction import AnswerPredictor
-from startup_llm.tasks.question_answering.rows import count_unanswerable, load_extractive_questions
+from startup_llm.tasks.question_answering.rows import (
+    count_unanswerable,
+    expects_abstention,
+    knows_unanswerable,
+    load_extractive_questions,
+)
 from startup_llm.tasks.question_answering.saved_model import SavedQuestionAnswerer
 
 if TYPE_CHECKING:
@@ -185,11 +185,11 @@ class QuestionAnswering(Task[QuestionData, QuestionAnsweringModel]):
 
     def metrics(self, data: TaskData) -> tuple[Metric, ...]:
         """Return SQuAD 2.0's metrics where a question has no answer, else those of 1.1."""
-        return (SQUAD_V2_F1, SQUAD_V2_EXACT_MATCH) if _knows_unanswerable(data) else (SQUAD_F1, SQUAD_EXACT_MATCH)
+        return (SQUAD_V2_F1, SQUAD_V2_EXACT_MATCH) if knows_unanswerable(data) else (SQUAD_F1, SQUAD_EXACT_MATCH)
 
     def baselines(self, data: TaskData) -> dict[str, Baseline]:
         """Return the baselines; that of no answer where a question has none."""
-        left_out = () if _knows_unanswerable(data) else ("no-answer",)
+        left_out = () if knows_unanswerable(data) else ("no-answer",)
         return {name: predict for name, predict in self.known_baselines.items() if name not in left_out}
 
     def references(self, rows: Dataset) -> list[list[str]]:
@@ -203,29 +203,7 @@ class QuestionAnswering(Task[QuestionData, QuestionAnsweringModel]):
 
         A checkpoint from elsewhere does not say; then the rows do.
         """
-        return read_answers(outputs, encoded, rows["context"], may_abstain=self._may_abstain(data))
-
-    def _may_abstain(self, data: TaskData) -> bool:
-        return _knows_unanswerable(data) if self.may_abstain is None else self.may_abstain
-
-    def has_confidence(self, data: TaskData) -> bool:
-        """Return that every answer is a span with a probability."""
-        return True
-
-    def score_answers(
-        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData
-    ) -> SpanAnswers:
-        """Return the probability of each answer; it is right where it matches a true one exactly."""
-        spans = find_spans(outputs, encoded, rows["context"], may_abstain=self._may_abstain(data))
-        considered = np.full((len(spans), 2, max(span.considered.shape[1] for span in spans)), -np.inf)
-        for place, span in enumerate(spans):
-            considered[place, :, : span.considered.shape[1]] = span.considered
-        totals = np.array([span.total for span in spans])
-        count = count_agreement(compute_exact, with_unanswerable=_knows_unanswerable(data))
-        right = count(self.references(rows), [{"text": span.text} for span in spans])[:, 0] == 1
-        return SpanAnswers(
-            lambda temperature: compute_probability(totals, considered, temperature), right, np.arange(len(spans))
-        )
+        return read_answers(outputs, encoded, rows["context"], may_abstain=expects_abstention(self.may_abstain, data))
 
     def read_validation(
         self, logits: np.ndarray, labels: np.ndarray, data: TaskData
@@ -245,10 +223,6 @@ class QuestionAnswering(Task[QuestionData, QuestionAnsweringModel]):
         places = np.unique(np.linspace(0, len(rows) - 1, min(_SHOWN, len(rows))).astype(int))  # from the whole split
         shown = zip(rows.select(places), places, strict=True)
         return {**groups, "gallery": [_mark_answers(row, predictions[place]) for row, place in shown]}
-
-
-def _knows_unanswerable(data: TaskData) -> bool:
-    return any(count_unanswerable(rows) for rows in data.splits.values())
 
 
 def _find_labels(

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.data.rows_to_predict import find_text_fault
-from startup_llm.evaluation.decisions import Decision
+from startup_llm.evaluation.decisions import Decision, SpanAnswers
 from startup_llm.tasks.explanation import Explanation, explain_score, tokenize_words
 from startup_llm.tasks.prediction import Predictor
-from startup_llm.tasks.token_classification.tag_schemes import find_entities
+from startup_llm.tasks.token_classification.tag_schemes import OUTSIDE, find_entities
 from startup_llm.tasks.token_classification.windows import (
     SHARED_TOKENS,
     compute_span_scores,
@@ -39,6 +39,31 @@ class EntityPredictor(Predictor):
     exported = True
     packages = ("regex",)
     explained: Mapping[str, Any] = {}  # of each entity, inside of it
+
+    def has_confidence(self, data: TaskData) -> bool:
+        """Return whether tags mark entities."""
+        return OUTSIDE in data.label_names
+
+    def score_answers(
+        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData
+    ) -> SpanAnswers:
+        """Return the mean probability of each entity's tags; it is right where a true one has its words and type."""
+        logits, lengths, right, places = [np.zeros((0, len(data.label_names)))], [], [], []
+        references = self.task.references(rows)
+        for place, words in enumerate(gather_words(outputs, encoded, list(map(len, rows["tokens"])))):
+            meant = set(find_entities(references[place]))
+            for entity in find_entities(name_tags(words, data.label_names)):
+                logits.append(np.stack(words[entity.start : entity.end]))
+                lengths.append(entity.end - entity.start)
+                right.append(entity in meant)
+                places.append(place)
+        of_words = np.concatenate(logits)
+        return SpanAnswers(
+            lambda temperature: compute_span_scores(of_words, lengths, temperature),
+            np.array(right, dtype=bool),
+            np.array(places, dtype=int),
+            counted="entities",
+        )
 
     def find_fault(self, column: str, value: Any) -> str | None:
         """Return what is wrong with a text or a list of words."""

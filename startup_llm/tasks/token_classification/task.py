@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from startup_llm.data.batching import encode_rows
-from startup_llm.evaluation.decisions import SpanAnswers
 from startup_llm.tasks.base import Collator, Task, Truncation
 from startup_llm.tasks.token_classification.baselines import predict_linear_tagger, predict_most_frequent_tag
 from startup_llm.tasks.token_classification.metrics import (
@@ -27,7 +26,6 @@ from startup_llm.tasks.token_classification.saved_model import SavedTagger
 from startup_llm.tasks.token_classification.tag_schemes import OUTSIDE, find_entities
 from startup_llm.tasks.token_classification.windows import (
     SHARED_TOKENS,
-    compute_span_scores,
     find_deciding_tokens,
     gather_words,
     name_tags,
@@ -175,31 +173,6 @@ class TokenClassification(Task[TaggedTextData, TokenClassificationModel]):
             references.append([data.label_names[tag] for tag in own[counted]])
             predictions.append([data.label_names[tag] for tag in row[counted].argmax(axis=-1)])
         return references, predictions
-
-    def has_confidence(self, data: TaskData) -> bool:
-        """Return whether tags mark entities."""
-        return OUTSIDE in data.label_names
-
-    def score_answers(
-        self, outputs: Sequence[np.ndarray], encoded: Dataset, rows: Dataset, data: TaskData
-    ) -> SpanAnswers:
-        """Return the mean probability of each entity's tags; it is right where a true one has its words and type."""
-        logits, lengths, right, places = [np.zeros((0, len(data.label_names)))], [], [], []
-        references = self.references(rows)
-        for place, words in enumerate(gather_words(outputs, encoded, list(map(len, rows["tokens"])))):
-            meant = set(find_entities(references[place]))
-            for entity in find_entities(name_tags(words, data.label_names)):
-                logits.append(np.stack(words[entity.start : entity.end]))
-                lengths.append(entity.end - entity.start)
-                right.append(entity in meant)
-                places.append(place)
-        of_words = np.concatenate(logits)
-        return SpanAnswers(
-            lambda temperature: compute_span_scores(of_words, lengths, temperature),
-            np.array(right, dtype=bool),
-            np.array(places, dtype=int),
-            counted="entities",
-        )
 
     def describe_errors(
         self, rows: Dataset, outputs: Sequence[np.ndarray], predictions: Any, data: TaskData

@@ -155,7 +155,7 @@ def test_an_answer_is_right_where_it_matches_and_is_handed_over_by_the_model_s_d
     windows |= {"_starts": [np.array([-1, 0, 2])] * 2, "_ends": [np.array([-1, 1, 3])] * 2}
     rows = datasets.Dataset.from_dict({"context": ["b c", "b c"], "answers": [["B c."], ["c"]]})
     data = TaskData(datasets.DatasetDict(train=rows))
-    scored = task.score_answers(logits, windows, rows, data)
+    scored = task.predictor.score_answers(logits, windows, rows, data)
     for temperature in (1.0, 2.0):
         config = SimpleNamespace(null_threshold=None, decision={"temperature": temperature, "threshold": 0.5})
         answers = task.predictor.answer(logits, windows, rows, None, config)

@@ -308,7 +308,8 @@ def test_an_entity_is_right_by_words_and_type_and_an_unsure_one_needs_a_person()
     encoded = {"_row": [0], "_words": [[0, 1, 2, 3]]}
     rows = datasets.Dataset.from_dict({"tokens": [words], "tags": [[1, 2, 0, 1]], "text": [words]})
     rows = rows.cast_column("tags", datasets.List(datasets.ClassLabel(names=LABELS)))
-    scored = task.score_answers([logits], encoded, rows, TaskData(datasets.DatasetDict(train=rows), tuple(LABELS)))
+    data = TaskData(datasets.DatasetDict(train=rows), tuple(LABELS))
+    scored = task.predictor.score_answers([logits], encoded, rows, data)
     assert (scored.counted, scored.rows.tolist(), scored.right.tolist()) == ("entities", [0, 0], [True, False])
     for temperature in (1.0, 3.0):
         names = SimpleNamespace(

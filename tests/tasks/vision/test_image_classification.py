@@ -157,8 +157,9 @@ def test_the_reference_models_learn_digits_and_an_adapter_goes_on_one_of_them(tm
     from startup_llm.models.scratch.image import load_image_dnn
 
     quick = [*QUICK[:2], "--train.max_steps", 20, "--data.max_train_rows", 600, "--data.max_test_rows", 100]
-    for name in ("dnn", "vit"):
-        words = ["--config", CONFIGS / f"digits_{name}.yaml", "--run_dir", tmp_path / name]
+    for config in ("digits_dnn", "digits_vit"):
+        name = config.removeprefix("digits_")
+        words = ["--config", CONFIGS / f"{config}.yaml", "--run_dir", tmp_path / name]
         code, _, err = run_recipe("pretrain", *words, *quick)
         assert code == 0, err[-3000:]
         results = read_results(tmp_path / name)
