@@ -70,6 +70,7 @@ class Asking(threading.Thread):
 
 
 @pytest.mark.slow
+@pytest.mark.cold_start  # its workers are to be children of the process that is started
 def test_a_killed_worker_is_replaced_while_the_other_answers_and_counts_stay(exported):
     model = load_exported_run(exported)
     expected = [model.answer({"text": [text]})[0] for text in TEXTS]
