@@ -21,10 +21,9 @@ from startup_llm.evaluation.label_thresholds import (
     choose_label_thresholds,
     keep_default,
 )
-from startup_llm.evaluation.results import compute_calibration
 from startup_llm.plain_data import read_json_object
 from startup_llm.runs.balance import describe_balance
-from startup_llm.runs.decision import decide, judge_numbers, score_split
+from startup_llm.runs.decision import judge_answers
 from startup_llm.runs.out_of_scope import compute_scope_rows, tell_out_of_scope
 
 if TYPE_CHECKING:
@@ -118,8 +117,7 @@ def judge_answering(
         that the rows have.
     """
     asked, evaluation = getattr(config, "decision", DecisionConfig()), config.evaluation
-    decision = decide(prepared, answering.validation, outputs, asked, evaluation)
-    numbers = judge_numbers(prepared, answering.validation, outputs, asked, evaluation)
+    judged = judge_answers(prepared, answering.validation, outputs, asked, evaluation)
     out_of_scope, detector = tell_out_of_scope(answering.scope_rows, prepared, asked, evaluation)
     if detector is not None:
         detector.save(folder)
@@ -130,28 +128,18 @@ def judge_answering(
             thresholds, np.asarray(outputs), references, answering.metrics, evaluation
         )
     stored = {
-        "decision": (decision or numbers or {}).get("stored"),
+        "decision": (judged.get("decision") or judged.get("numbers") or {}).get("stored"),
         "label_thresholds": thresholds and thresholds.store(prepared.data.label_names),
         "out_of_scope": detector and detector.describe(),
     }
     store_answering(folder, stored)
     found = {
-        "decision": decision,
-        "numbers": numbers,
-        "calibration": _measure_calibration(prepared, outputs),
+        **judged,
         "out_of_scope": out_of_scope,
         "label_thresholds": label_thresholds,
         "balance": describe_balance(prepared, getattr(config, "train_balance", "none")),
     }
     return {name: value for name, value in found.items() if value}
-
-
-def _measure_calibration(prepared: Prepared, outputs: Sequence[np.ndarray]) -> dict[str, Any] | None:
-    """Return confidence beside accuracy on the test rows, before any temperature; None without a confidence."""
-    if not prepared.task.predictor.has_confidence(prepared.data):
-        return None
-    confidence, right = score_split("test", outputs, prepared).compute_confidence()
-    return compute_calibration(confidence, right) if len(right) else None
 
 
 def store_answering(folder: Path, entries: Mapping[str, Any]) -> None:

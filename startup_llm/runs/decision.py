@@ -13,6 +13,7 @@ from startup_llm.evaluation.decisions import analyse_decisions
 from startup_llm.evaluation.metrics import rank_metrics
 from startup_llm.evaluation.numbers import analyse_numbers
 from startup_llm.evaluation.out_of_scope import SCORES
+from startup_llm.evaluation.results import compute_calibration
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -71,68 +72,53 @@ def _check_out_of_scope(options: Mapping[str, Any], data: TaskData, *, readable:
         raise UserError(f"decision.out_of_scope {score}: expected texts out of scope to learn from; add data.oos_file")
 
 
-def decide(
+def judge_answers(
     prepared: Prepared,
     validation: Sequence[np.ndarray] | None,
     test: Sequence[np.ndarray],
     decision: DecisionConfig,
     evaluation: EvaluationConfig,
-) -> dict[str, Any] | None:
-    """Return the key `decision` of `results.json`; None where answers have no confidence.
+) -> dict[str, Any]:
+    """Return the keys decision and calibration of `results.json`, or numbers, each with what is stored with the model.
 
     Args:
         prepared: The task and its rows.
         validation: Outputs of the validation rows, or None.
         test: Outputs of the test rows.
-        decision: What is asked for.
+        decision: What is asked for; of numbers the share of intervals to be stored.
         evaluation: How intervals are made.
+
+    Returns:
+        None of them where answers have no confidence and are no numbers.
     """
+    if prepared.data.problem_type == NUMBERS:
+        chosen = None if validation is None else _read_numbers("validation", validation, prepared)
+        asked = getattr(decision, "sets", None)
+        level = asked or evaluation.confidence_level
+        found = analyse_numbers(chosen, _read_numbers("test", test, prepared), level, evaluation)
+        stored = {"half_width": found["interval"]["half_width"]} if asked and found["interval"] else None
+        return {"numbers": {**found, "stored": stored}}
     if not prepared.task.predictor.has_confidence(prepared.data):
-        return None
-    asked = decision if isinstance(decision, HandoverDecision) else HandoverDecision()
-    chosen = None if validation is None else score_split("validation", validation, prepared)
-    return analyse_decisions(chosen, score_split("test", test, prepared), asked, evaluation)
+        return {}
+    handover = decision if isinstance(decision, HandoverDecision) else HandoverDecision()
+    scored = _score_split("test", test, prepared)
+    confidence, right = scored.compute_confidence()  # before any temperature
+    learnt = None if validation is None else _score_split("validation", validation, prepared)
+    return {
+        "decision": analyse_decisions(learnt, scored, handover, evaluation),
+        "calibration": compute_calibration(confidence, right) if len(right) else None,
+    }
 
 
-def judge_numbers(
-    prepared: Prepared,
-    validation: Sequence[np.ndarray] | None,
-    test: Sequence[np.ndarray],
-    decision: DecisionConfig,
-    evaluation: EvaluationConfig,
-) -> dict[str, Any] | None:
-    """Return the key `numbers` of `results.json`, with what is stored with the model; None for rows without a number.
-
-    Args:
-        prepared: The task and its rows.
-        validation: Outputs of the validation rows, or None.
-        test: Outputs of the test rows.
-        decision: What is asked for: the share of intervals to be stored.
-        evaluation: How intervals are made.
-    """
+def _read_numbers(name: str, outputs: Sequence[np.ndarray], prepared: Prepared) -> tuple[np.ndarray, np.ndarray]:
+    """Return the true and the predicted numbers of a split, shape (rows,) each."""
     task, data = prepared.task, prepared.data
-    if data.problem_type != NUMBERS:
-        return None
-
-    def read(name: str, outputs: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        rows = data.splits[name]
-        predicted = task.read_predictions(outputs, prepared.encoded[name], rows, data)
-        return np.asarray(task.references(rows), dtype=float), np.asarray(predicted, dtype=float)
-
-    asked = getattr(decision, "sets", None)
-    chosen = None if validation is None else read("validation", validation)
-    found = analyse_numbers(chosen, read("test", test), asked or evaluation.confidence_level, evaluation)
-    stored = {"half_width": found["interval"]["half_width"]} if asked and found["interval"] else None
-    return {**found, "stored": stored}
+    rows = data.splits[name]
+    predicted = task.read_predictions(outputs, prepared.encoded[name], rows, data)
+    return np.asarray(task.references(rows), dtype=float), np.asarray(predicted, dtype=float)
 
 
-def score_split(name: str, outputs: Sequence[np.ndarray], prepared: Prepared) -> ScoredAnswers:
-    """Return how sure each answer to the rows of a split is, and whether it is right.
-
-    Args:
-        name: validation or test.
-        outputs: The model's, one per encoded row.
-        prepared: The task and its rows.
-    """
+def _score_split(name: str, outputs: Sequence[np.ndarray], prepared: Prepared) -> ScoredAnswers:
+    """Return how sure each answer to the rows of a split is, and whether it is right."""
     data = prepared.data
     return prepared.task.predictor.score_answers(outputs, prepared.encoded[name], data.splits[name], data)

@@ -17,6 +17,8 @@ from startup_llm.models.memory import read_free_memory_bytes
 from startup_llm.training.processes import is_sharded
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from transformers import TrainingArguments
 
     from startup_llm.config import FinetuneConfig
@@ -162,6 +164,7 @@ def estimate_run(
             raise
         raise _explain_memory(trainer, prepared, None, available, before) from None
     epochs = _count_epochs(trainer.args, len(batches))
+    counts = {name: float(np.sum(rows["length"])) for name, rows in prepared.encoded.items()}
     totals = []
     for choose, share, untuned_share in (
         (np.median, 1, 0.5),
@@ -171,7 +174,7 @@ def estimate_run(
         per_epoch = _sum_steps(tokens, tokens[timed], [float(choose(seconds)) for seconds in steps])
         per_epoch /= trainer.args.world_size
         test_seconds = None if untuned_seconds is None else untuned_share * untuned_seconds
-        after = _estimate_evaluation(trainer, prepared, epochs, per_epoch, probe_seconds, test_seconds)
+        after = _estimate_evaluation(trainer, counts, epochs, per_epoch, probe_seconds, test_seconds)
         totals.append(elapsed_seconds + share * (STEP_OVERHEAD * epochs * per_epoch + after + CLOSING_SECONDS))
     total, *interval = totals
     memory = _estimate_memory(trainer, prepared, trained, before)
@@ -205,14 +208,22 @@ def _count_epochs(arguments: TrainingArguments, batches: int) -> float:
 
 def _estimate_evaluation(
     trainer: HeadTrainer,
-    prepared: Prepared,
+    counts: Mapping[str, float],
     epochs: float,
     epoch_seconds: float,
     probe_seconds: float | None,
     test_seconds: float | None,
 ) -> float:
-    """Return the seconds of all that is computed without a gradient: validation, test rows, and kept states."""
-    counts = {name: float(np.sum(rows["length"])) for name, rows in prepared.encoded.items()}
+    """Return the seconds of all that is computed without a gradient: validation, test rows, and kept states.
+
+    Args:
+        trainer: The trainer.
+        counts: Tokens of each split.
+        epochs: Passes over the training rows.
+        epoch_seconds: What a pass takes.
+        probe_seconds: Seconds of the features of the training and test rows, or None.
+        test_seconds: Seconds of the test rows, where they are known otherwise.
+    """
     per_token = epoch_seconds * trainer.args.world_size / counts["train"] / 3
     if probe_seconds is not None:
         per_token = probe_seconds / (counts["train"] + counts["test"])
