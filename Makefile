@@ -18,7 +18,7 @@ PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --nu
 test: .venv/installed-dev .venv/gpt
 	$(PYTEST) -m 'not slow'
 
-# With the tests that take long: runs that are killed, models in shards, two machines, whole data sets.
+# With the tests that take long: runs that are killed, models in shards, two machines, whole data sets, more configs.
 test-all: .venv/installed-dev .venv/gpt
 	$(PYTEST) --durations 40
 

@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is: pytest-xdist h
 
 import contextlib
 import gc
+import io
 import runpy
 import sys
 from collections import Counter
@@ -112,6 +113,26 @@ def _cold_start(request: pytest.FixtureRequest) -> Iterator[None]:
         sys.executable = COLD_PYTHON
     yield
     sys.executable = preloaded
+
+
+@pytest.hookimpl(tryfirst=True)  # before fixtures are made, which may hold the run
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let reload gates compare in this process, but in a test with the marker `fresh_gate`: a start takes long."""
+    from startup_llm.training import reload_gate
+
+    fresh = _FRESH_GATE.setdefault("compare", reload_gate.compare_in_fresh_process)
+    reload_gate.compare_in_fresh_process = fresh if item.get_closest_marker("fresh_gate") else compare_in_silence
+
+
+_FRESH_GATE: dict[str, Callable[[Path], None]] = {}
+
+
+def compare_in_silence(request: Path) -> None:
+    """Compare a run's saved forms with its outputs, and show nothing of what that writes."""
+    from startup_llm.training import reload_gate
+
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        reload_gate.compare(request)
 
 
 @pytest.fixture(params=ARCHITECTURES)

@@ -61,6 +61,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
         startup_llm.load_run(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.cold_start
 def test_the_library_evaluate_is_imported_where_the_recipes_stand_first_on_the_path():
     code = "import evaluate, startup_llm; print(evaluate.Metric.__name__)"

@@ -503,6 +503,7 @@ def kill_at_change(number: int, action: Callable[[], None]) -> bool:
     return code == 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("can_exchange", [True, False])
 @pytest.mark.parametrize("overwrite_again", [True, False])
 def test_a_kill_at_any_moment_of_a_replacement_leaves_a_finished_run(
@@ -531,6 +532,7 @@ def test_a_kill_at_any_moment_of_a_replacement_leaves_a_finished_run(
     assert number > 8
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_of_a_first_run_leaves_nothing_in_the_way(tmp_path):
     for number in range(200):
         folder = tmp_path / str(number)

@@ -168,11 +168,10 @@ def train_with_trl(
     adapter = peft.LoraConfig(
         task_type="CAUSAL_LM", r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules="all-linear"
     )
-    tuning: dict[str, Any] = {}
+    plan = plan_speed()
+    tuning: dict[str, Any] = {"bf16": plan.compute_dtype == "bfloat16"}  # TRL's default, where it is the faster
     if tuned:
-        plan = plan_speed()
-        tuning = {"packing_strategy": "wrapped", "gradient_checkpointing": False, "use_liger_kernel": liger}
-        tuning["bf16"] = plan.compute_dtype == "bfloat16"
+        tuning |= {"packing_strategy": "wrapped", "gradient_checkpointing": False, "use_liger_kernel": liger}
         if lora:
             store_frozen_weights(model.requires_grad_(False), plan.frozen_dtype)
         if is_flash_attn_2_available():

@@ -74,15 +74,7 @@ def check_reload(
                 }
             )
         )
-        answer = subprocess.run(
-            [sys.executable, "-m", "startup_llm.training.reload_gate", str(request)],
-            env=withhold_secrets(plain_environment()),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if answer.returncode != 0:
-            raise ReloadError(f"the saved model does not load in a fresh process:\n{answer.stderr[-4000:]}")
+        compare_in_fresh_process(request)
         differences = json.loads((Path(folder) / "answer.json").read_text())
     for form, difference in differences.items():
         if not difference <= TOLERANCE:
@@ -97,6 +89,23 @@ def check_reload(
     }
 
 
+def compare_in_fresh_process(request: Path) -> None:
+    """Have a process that has trained nothing load each saved form, and write its answer beside the request.
+
+    Raises:
+        ReloadError: If the process fails.
+    """
+    answer = subprocess.run(
+        [sys.executable, "-m", "startup_llm.training.reload_gate", str(request)],
+        env=withhold_secrets(plain_environment()),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if answer.returncode != 0:
+        raise ReloadError(f"the saved model does not load in a fresh process:\n{answer.stderr[-4000:]}")
+
+
 def plain_environment() -> dict[str, str]:
     """Return the environment without what would make the child a part of a distributed run."""
     distributed = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK")
@@ -107,8 +116,8 @@ def plain_environment() -> dict[str, str]:
     }
 
 
-def _answer(request_file: Path) -> None:
-    """Run in the fresh process: load each saved form, write the largest differences beside the request."""
+def compare(request_file: Path) -> None:
+    """Load each saved form, compare its outputs, and write the largest differences beside the request."""
     import torch
     from datasets import load_from_disk
 
@@ -119,7 +128,7 @@ def _answer(request_file: Path) -> None:
     with np.load(folder / "outputs.npz") as stored:
         expected = [stored[f"arr_{place}"] for place in range(len(stored.files))]
 
-    def compare(model: Any, saved: str) -> float:
+    def measure(model: Any, saved: str) -> float:
         processor = task.saved_model.load_processor(saved)
         encoded = task.saved_model.encode_sample(rows, processor)
         unused = [name for name in encoded.column_names if name in ("labels", "length") or name.startswith("_")]
@@ -129,7 +138,7 @@ def _answer(request_file: Path) -> None:
         return max(_difference(*pair) for pair in zip(scores, expected, strict=True))
 
     model = task.saved_model.load(request["model"])
-    differences = {"merged": compare(model, request["model"])}
+    differences = {"merged": measure(model, request["model"])}
     if (difference := task.saved_model.check_pipeline(request["model"], rows, expected)) is not None:
         differences["pipeline"] = difference
     if request["adapter"]:
@@ -139,14 +148,14 @@ def _answer(request_file: Path) -> None:
         base = task.saved_model.load(request["base"], **request["load_arguments"])
         if pad is not None:
             base.config.pad_token_id = pad
-        differences["adapter"] = compare(PeftModel.from_pretrained(base, request["adapter"]), request["adapter"])
+        differences["adapter"] = measure(PeftModel.from_pretrained(base, request["adapter"]), request["adapter"])
         with tempfile.TemporaryDirectory(dir=folder) as bare:
             places = (Path(request["adapter"]), Path(request["base"]))
             loaded = load_on_bare_base(*places, request["load_arguments"], Path(bare))
         if loaded is not None:
             if pad is not None:
                 loaded.config.pad_token_id = pad
-            differences["adapter"] = max(differences["adapter"], compare(loaded, request["adapter"]))
+            differences["adapter"] = max(differences["adapter"], measure(loaded, request["adapter"]))
     (folder / "answer.json").write_text(json.dumps(differences))
 
 
@@ -158,4 +167,4 @@ def _difference(outputs: np.ndarray, expected: np.ndarray) -> float:
 
 
 if __name__ == "__main__":
-    _answer(Path(sys.argv[1]))
+    compare(Path(sys.argv[1]))

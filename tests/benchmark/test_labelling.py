@@ -74,6 +74,7 @@ def test_the_table_has_the_mean_its_draws_and_the_share_of_random_choice():
     ]
 
 
+@pytest.mark.slow
 def test_the_recipe_simulates_reads_its_features_again_and_fills_a_page(run_recipe, tiny_checkpoint, tmp_path):
     features = tmp_path / "features.npz"
     words = ["--what", "suggest", "--data.labels_per_class", 2, "--data.max_test_rows", 40, "--repetitions", 1]

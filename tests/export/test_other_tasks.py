@@ -44,7 +44,9 @@ def read(folder, name="export.json"):
     return json.loads((folder / name).read_text())
 
 
-@pytest.fixture(scope="module", params=TASKS)
+@pytest.fixture(
+    scope="module", params=["token-classification", pytest.param("sentence-similarity", marks=pytest.mark.slow)]
+)
 def both(request, tiny_checkpoint, tmp_path_factory):
     """The task, a run and its export."""
     from startup_llm.export import timing

@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-import shutil
 import sys
 import threading
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from served_models import save_classifier
 from uvicorn.config import STARTUP_FAILURE
 
 from startup_llm.config import ServeConfig
@@ -101,9 +101,9 @@ def test_a_killed_worker_is_replaced_while_the_other_answers_and_counts_stay(exp
         assert psutil.wait_procs(workers, timeout=60)[1] == []
 
 
-def test_a_worker_that_cannot_load_the_run_says_why_and_ends_the_server(exported, tmp_path, capsys):
-    shutil.copytree(exported, tmp_path / "broken")
-    (tmp_path / "broken" / "model" / "tokenizer.json").write_text("{")
+def test_a_worker_that_cannot_load_the_run_says_why_and_ends_the_server(tiny_checkpoint, tmp_path, capsys):
+    save_classifier(tiny_checkpoint("bert"), tmp_path / "broken")
+    (tmp_path / "broken" / "tokenizer.json").write_text("{")
     with pytest.raises(SystemExit) as stop:
         build_worker_app(ServeConfig(run=str(tmp_path / "broken"), workers=2))
     assert stop.value.code == STARTUP_FAILURE

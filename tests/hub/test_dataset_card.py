@@ -58,7 +58,7 @@ def list_figures(file: str) -> list[str]:
 
 WITH_FIGURES = [file for file in FILES if list_figures(file)]
 AT_HAND = [file for file in WITH_FIGURES if all(map(is_at_hand, list_figures(file)))]
-LONG = ("go_emotions.md", "multi30k.md")
+LONG = ("banking77.md", "go_emotions.md", "multi30k.md", "wnut_17.md")
 ELSEWHERE = [file for file in WITH_FIGURES if file not in AT_HAND]
 
 

@@ -49,6 +49,7 @@ def test_training_is_timed_beside_a_public_way_each_in_its_own_process(tiny_chec
         assert image.size[0] > 800
 
 
+@pytest.mark.slow
 def test_prediction_is_timed_beside_the_pipeline_and_its_cost_drawn_against_the_rows(tiny_checkpoint, tmp_path):
     options = ["--what", "inference", "--ways", "[ours, pipeline-32]", "--rows", "[400, 100]"]
     run = tmp_path / "bench"

@@ -28,8 +28,8 @@ CONFIGS = [
     if "recipes/finetune.py" in file.read_text() and "task" not in yaml.safe_load(file.read_text())
 ]
 LIKE_OTHERS = (
-    *("banking77_smollm2", "banking77_zeroshot", "helpdesk_probe"),
-    *("glue_cola", "glue_mrpc", "glue_qnli", "glue_qqp", "glue_rte", "glue_sst2", "glue_wnli"),
+    *("banking77_smollm2", "banking77_zeroshot", "helpdesk_full", "helpdesk_probe", "helpdesk_zeroshot"),
+    *("glue_cola", "glue_mnli", "glue_mrpc", "glue_qnli", "glue_qqp", "glue_rte", "glue_sst2", "glue_wnli"),
 )
 """Configs of which another differs in the names of its columns, its rows or its checkpoint alone."""
 CLASSES = {

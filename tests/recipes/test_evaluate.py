@@ -231,6 +231,7 @@ def test_an_adapter_that_is_not_whole_or_has_another_base_is_refused(evaluate, t
     assert "has no adapter_model.safetensors; only safetensors are loaded" in refuse({})
 
 
+@pytest.mark.slow
 def test_lm_eval_gives_a_gpt_its_copy_and_its_adapter_their_figures(evaluate, tiny_checkpoint, tmp_path):
     pytest.importorskip("lm_eval")
     from peft import LoraConfig, get_peft_model

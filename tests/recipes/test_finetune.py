@@ -357,6 +357,7 @@ def test_a_full_disk_is_one_line(tiny_checkpoint, work):
     assert "Traceback" not in answer.stderr
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_count_as_one_does(tiny_checkpoint, work):
     """The same batches give the same losses; each test row counts once; one process writes."""
     write_rows(work / "train.csv", greetings(4))  # 48 rows: whole batches, which no process has to fill up

@@ -97,6 +97,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_recipe_speaks_to_no_other_machine(name, guarded_python, guarded, work, log):
     log.write_text("")

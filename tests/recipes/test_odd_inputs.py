@@ -341,7 +341,13 @@ MAY_HANG = re.compile(r"aliases|bomb|brackets|digits|folder|itself|loop|pipe|soc
 """Cases that run in a process that can be killed; the others run in this one, which needs no new process."""
 
 
-@pytest.mark.parametrize("name", CASES)
+READ_ALIKE = re.compile(r"test file|suite|(answered|train) file (?!bomb|cut).*(\.csv\.gz|\.jsonl|\.parquet)$")
+"""Cases of a reader that other cases bring the same kinds of files to, under another option or extension."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * bool(READ_ALIKE.match(name))) for name in CASES]
+)
 @pytest.mark.usefixtures("state")
 def test_an_odd_input_is_refused_in_one_line(name, inputs, tmp_path, run_recipe, monkeypatch):
     recipe, *words = [str(word).replace("OUT", str(tmp_path / "out")) for word in CASES[name]]

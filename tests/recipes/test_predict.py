@@ -421,6 +421,7 @@ def test_a_reader_that_stops_early_ends_it_without_a_traceback(tmp_path, tiny_be
     assert "Exception" not in err
 
 
+@pytest.mark.slow
 def test_one_and_two_launched_processes_write_the_same_answers(tmp_path, tiny_bert_folder, expected):
     write_rows(tmp_path / "a.csv", rows_of_texts())
     files = [tmp_path / "one.csv", tmp_path / "two.csv"]

@@ -26,6 +26,7 @@ def write_rows(folder: Path) -> None:
         (folder / f"{split}.jsonl").write_text("\n".join(rows) + "\n")
 
 
+@pytest.mark.fresh_gate
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_a_config_runs_and_leaves_a_whole_run(config, run_recipe, tmp_path):
     content = yaml.safe_load(config.read_text())

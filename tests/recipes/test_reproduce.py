@@ -84,6 +84,7 @@ def call(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
     return run
 
 
+@pytest.mark.slow
 def test_a_model_from_scratch_is_made_again_to_the_same_numbers_and_bytes(
     tiny_checkpoint, tmp_path, monkeypatch, call
 ):

@@ -40,6 +40,7 @@ def find_other_modes(folder: Path) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_files_of_runs_evaluations_audits_and_comparisons_have_the_umasks_mode_and_show_nobody(
     run_recipe, rows, tmp_path, umask, tiny_checkpoint
 ):

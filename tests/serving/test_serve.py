@@ -98,6 +98,7 @@ def test_a_body_without_a_length_is_limited_too(client):
     assert answer.status_code == 413
 
 
+@pytest.mark.slow
 def test_200_clients_and_a_small_queue_none_is_lost_or_left_without_a_reason(classifier, predicted):
     async def ask_all(address):
         limits = httpx.Limits(max_connections=200)

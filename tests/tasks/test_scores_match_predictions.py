@@ -327,7 +327,16 @@ def make_run(case: Case, task: str, folder: Path, run_recipe: Callable) -> tuple
     return lines[0], named, read_results(run)
 
 
-@pytest.mark.parametrize("name", CASES)
+LIKE_OTHERS = (
+    *("token-classification, words", "question-answering, taught no absence", "sentence-similarity, pairs"),
+    *("question-answering, asked for no absence", "summarization", "automatic-speech-recognition, CTC"),
+)
+"""Cases of a room that another case walks through as well."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LIKE_OTHERS)) for name in CASES]
+)
 def test_predict_gives_the_answers_that_a_run_was_scored_on(name, tiny_checkpoint, run_recipe, tmp_path):
     case, task = CASES[name](tmp_path, tiny_checkpoint), name.partition(",")[0]
     scored, answers, results = make_run(case, task, tmp_path, run_recipe)

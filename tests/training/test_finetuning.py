@@ -391,6 +391,7 @@ def test_what_is_cut_is_counted(tiny_checkpoint):
     assert all(ids[-1] == tokenizer.sep_token_id for ids in prepared.encoded["train"]["input_ids"])
 
 
+@pytest.mark.fresh_gate
 @pytest.mark.parametrize("architecture_of_run", ["roberta", "gpt2"])
 def test_reload_gate_passes_a_good_run(copied_run, architecture_of_run):
     gate = copied_run(architecture=architecture_of_run).reload()
@@ -428,6 +429,7 @@ def delete_the_classifier(weights: dict[str, torch.Tensor]) -> None:
         del weights[name]
 
 
+@pytest.mark.fresh_gate
 @pytest.mark.parametrize("change", [change_one_adapter_layer, delete_the_classifier])
 def test_reload_gate_finds_a_wrong_adapter(copied_run, change):
     steps = copied_run(architecture="bert")
@@ -451,6 +453,7 @@ def test_reload_gate_finds_labels_in_another_order(copied_run):
         steps.reload()
 
 
+@pytest.mark.fresh_gate
 def test_reload_gate_finds_a_missing_tokenizer(copied_run):
     steps = copied_run(architecture="bert")
     for file in steps.run.model.glob("tokenizer*"):
@@ -459,6 +462,7 @@ def test_reload_gate_finds_a_missing_tokenizer(copied_run):
         steps.reload()
 
 
+@pytest.mark.fresh_gate
 def test_reload_gate_shows_why_a_model_does_not_load(copied_run):
     steps = copied_run(architecture="bert")
     (steps.run.model / "model.safetensors").write_bytes(b"no weights")

@@ -93,6 +93,7 @@ def test_features_of_a_recording_are_the_same_whatever_its_batch_was_padded_to(c
     assert np.ptp(alone, axis=0).max() > 1e-3
 
 
+@pytest.mark.fresh_gate
 def test_the_config_of_spoken_digits_trains_an_adapter_on_an_encoder_with_its_head(checkpoints, tmp_path, run_recipe):
     write_digits(tmp_path / "sounds", 12)
     run = tmp_path / "run"
@@ -117,6 +118,7 @@ def test_the_config_of_spoken_digits_trains_an_adapter_on_an_encoder_with_its_he
     assert sum(answer["label"] == str(label) for answer, label in zip(tested, told, strict=True)) >= 14
 
 
+@pytest.mark.slow
 def test_the_config_of_minds14_trains_an_adapter_on_the_hub_s_own_columns(checkpoints, tmp_path, run_recipe):
     import datasets
 

@@ -73,6 +73,8 @@ def checkpoints(tmp_path_factory, sounds):
     return folder
 
 
+@pytest.mark.fresh_gate
+@pytest.mark.slow
 def test_the_config_of_spoken_digits_teaches_a_whisper_to_write_what_it_hears(tmp_path, run_recipe):
     write_digits(tmp_path / "sounds", 16)
     run = tmp_path / "run"
@@ -110,6 +112,7 @@ def test_a_saved_conformer_hears_as_the_pipeline_does(sounds, tmp_path):
     assert task.saved_model.check_pipeline(str(tmp_path), data.splits["test"], []) == 0
 
 
+@pytest.mark.fresh_gate
 def test_lora_on_a_wav2vec2_trains_its_head_and_reloads(sounds, checkpoints, tmp_path, run_recipe):
     run = tmp_path / "run"
     run_well(
@@ -179,6 +182,7 @@ def make_multilingual(folder):
     tokenizer.save_pretrained(folder)
 
 
+@pytest.mark.slow
 def test_the_config_of_librispeech_runs_on_a_local_copy(sounds, checkpoints, tmp_path, run_recipe):
     """Rows in the dataset's own columns; a Whisper that knows many languages is told which one."""
     shutil.copytree(checkpoints / "whisper", tmp_path / "whisper")
@@ -437,7 +441,7 @@ def test_a_nemo_manifest_is_fine_tuned_as_it_comes(checkpoints, tmp_path, run_re
     assert "train split: read as a NeMo manifest." in out
 
 
-@pytest.mark.parametrize("recipe", ["finetune", "pretrain"])
+@pytest.mark.parametrize("recipe", ["finetune", pytest.param("pretrain", marks=pytest.mark.slow)])
 def test_a_run_names_or_leaves_out_a_text_that_is_longer_than_its_recording(checkpoints, tmp_path, run_recipe, recipe):
     for place, split in enumerate(("train", "validation", "test")):
         for file in write_sounds(tmp_path / "sounds" / split, 2)[place % 2 :: 2]:

@@ -33,6 +33,8 @@ def run_well(run_recipe, *words: object) -> None:
     assert code == 0, err[-3000:]
 
 
+@pytest.mark.fresh_gate
+@pytest.mark.slow
 def test_the_config_of_spoken_digits_teaches_a_speecht5_to_speak(tmp_path, run_recipe):
     write_digits(tmp_path / "sounds", 12)
     run = tmp_path / "run"
@@ -76,6 +78,7 @@ def test_the_config_of_spoken_digits_teaches_a_speecht5_to_speak(tmp_path, run_r
     assert all(0.1 < len(sound) / 16_000 < 3 for sound in sounds)
 
 
+@pytest.mark.fresh_gate
 def test_lora_on_a_speecht5_reloads(tmp_path, run_recipe):
     write_sounds(tmp_path / "sounds", 4)
     task = load_task(TAG)
@@ -96,6 +99,7 @@ def test_lora_on_a_speecht5_reloads(tmp_path, run_recipe):
     assert "adapter_max_difference" in gate
 
 
+@pytest.mark.slow
 def test_the_config_of_lj_speech_trains_every_weight_on_the_hub_s_own_columns(tmp_path, run_recipe):
     import datasets
 

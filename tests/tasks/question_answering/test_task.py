@@ -90,6 +90,7 @@ def taught(tmp_path_factory, tiny_checkpoint):
     return folder, rows, answer.stdout
 
 
+@pytest.mark.fresh_gate
 def test_a_tiny_model_learns_answers_and_their_absence_by_heart(taught):
     folder, _, out = taught
     results = read_results(folder / "run")
@@ -254,6 +255,7 @@ def test_each_architecture_learns_the_places_through_its_own_head(tiny_checkpoin
         assert any(parameter.grad.abs().sum() > 0 for parameter in built.model.get_submodule(name).parameters())
 
 
+@pytest.mark.slow
 def test_squad_deberta_runs_on_both_versions_of_squad(run_recipe, tiny_checkpoint, tmp_path):
     config = CONFIGS / "squad_deberta.yaml"
     assert yaml.safe_load(config.read_text())["model"]["checkpoint"] == "microsoft/deberta-v3-base"
@@ -393,6 +395,7 @@ def test_labels_point_at_the_answer_of_the_window_that_holds_it(tiny_checkpoint)
         assert context[row["_starts"][first] : row["_ends"][last]].strip() == "here"
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_xquad_s_answers_survive_minilm_s_tokens_and_baselines_score_as_known(real_data):
     from startup_llm.evaluation.baselines import predict_baselines

@@ -56,6 +56,7 @@ def intents(tmp_path_factory):
     return folder
 
 
+@pytest.mark.fresh_gate
 def test_the_search_of_banking77_is_tuned_saved_loaded_asked_and_measured(
     intents, tiny_checkpoint, run_recipe, tmp_path
 ):
@@ -252,6 +253,7 @@ def write_beir(folder, **splits):
         (folder / "qrels" / f"{split}.tsv").write_text("\n".join(lines) + "\n")
 
 
+@pytest.mark.slow
 def test_the_config_of_scifact_runs_on_beir_s_files(tiny_checkpoint, run_recipe, tmp_path):
     write_beir(tmp_path, train=range(6), test=range(6, 9))
     words = ["--config", ROOT / "recipes/configs/scifact_bge.yaml", "--data.data_dir", tmp_path]

@@ -36,6 +36,7 @@ def read_run(folder):
     return json.loads((folder / "results.json").read_text()), json.loads((folder / RUN_LOCK).read_text())
 
 
+@pytest.mark.fresh_gate
 def test_smollm2_chat_learns_replies_and_stops_behind_them_in_every_way_of_asking(run_recipe, tmp_path):
     settings = {"hidden_size": 64, "initializer_range": 0.05, "tie_word_embeddings": True}
     checkpoint = build_chat_checkpoint("llama", tmp_path / "base", TEMPLATES["chatml"], **settings)
@@ -127,6 +128,7 @@ def test_smollm2_chat_learns_replies_and_stops_behind_them_in_every_way_of_askin
     assert "row 4: column 'messages' ends with the assistant, so there is nothing to answer" in err
 
 
+@pytest.mark.slow
 def test_dialogsum_chat_runs_on_a_gpt(run_recipe, tmp_path):
     checkpoint = build_chat_checkpoint("gpt2", tmp_path / "base")
     line = "#Person1#: where is my parcel {0}?\n#Person2#: on its way.\n#Person1#: thanks {0}\n#Person2#: bye {0}"
@@ -147,6 +149,10 @@ def test_dialogsum_chat_runs_on_a_gpt(run_recipe, tmp_path):
     assert results["reload_gate"]["adapter_max_difference"] <= results["reload_gate"]["tolerance"]
 
 
+def build_question(number: int) -> dict:
+    return {"title": str(number // 2), "prompt": f"Who {number}?", "completion": f"it {number}"}
+
+
 def build_route(number: int) -> dict:
     turns = (("system", "Name the intent."), ("user", f"where is my parcel {number}?"), ("assistant", "delivery"))
     return {"messages": [{"role": role, "content": text} for role, text in turns], "message": str(number)}
@@ -156,8 +162,8 @@ def build_route(number: int) -> dict:
     ("config", "decides", "build_row"),
     [
         ("dialogsum_smollm2", "rouge_l", lambda n: {"prompt": f"Summarize {n}.", "completion": f"on its way {n}."}),
-        ("xquad_smollm2", "word_f1", lambda n: {"title": str(n // 2), "prompt": f"Who {n}?", "completion": f"it {n}"}),
-        ("bitext_chat", "exact_match", build_route),
+        pytest.param("xquad_smollm2", "word_f1", build_question, marks=pytest.mark.slow),
+        pytest.param("bitext_chat", "exact_match", build_route, marks=pytest.mark.slow),
     ],
 )
 def test_a_chat_checkpoint_is_tuned_beside_itself_untuned(run_recipe, tmp_path, config, decides, build_row):

@@ -39,12 +39,14 @@ def text(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_the_five_minute_config_runs(call, text, tmp_path):
     words = ["--data.data_dir", text, "--model.width", 16, "--model.layers", 1, "--train.max_steps", 2]
     results = call("pretrain", tmp_path / "gpt", "--config", CONFIGS / "shakespeare_gpt_longer.yaml", *words)
     assert results["decides"] == "bits_per_byte"
 
 
+@pytest.mark.fresh_gate
 def test_a_gpt_is_pretrained_and_then_fine_tuned_with_lora(call, text, tmp_path):
     small = ["--data.data_dir", text, "--model.width", 32, "--model.layers", 2, "--train.max_steps", 40]
     small += ["--train.warmup_steps", 5, "--train.learning_rate", 1e-2]

@@ -61,7 +61,8 @@ LEARN = [
 ]
 
 
-@pytest.mark.parametrize("config", ["multi30k_transformer", "multi30k_t5"])
+@pytest.mark.fresh_gate
+@pytest.mark.parametrize("config", ["multi30k_transformer", pytest.param("multi30k_t5", marks=pytest.mark.slow)])
 def test_a_model_from_scratch_learns_to_translate_and_answers_new_rows(config, run_recipe, tmp_path):
     data, run = write_lines(tmp_path / "data"), tmp_path / "run"
     words = ["--config", CONFIGS / f"{config}.yaml", "--data.data_dir", data, "--run_dir", run, *SMALL, *LEARN, *QUICK]
@@ -191,6 +192,7 @@ def test_a_reference_model_that_cannot_be_is_one_line(words, message, run_recipe
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_cnn_dailymail_bart_runs(run_recipe, tmp_path):
     def make(number):
         return {
@@ -216,6 +218,7 @@ def make_translation(number):
     return {"translation": {"de": f"{target} {number}", "en": f"{text} {number}"}}
 
 
+@pytest.mark.slow
 def test_opus_marian_runs_on_the_nested_column(run_recipe, tmp_path):
     checkpoint = build_text_to_text_checkpoint("marian", tmp_path / "base", TEXTS)
     data, run = write_jsonl(tmp_path / "data", make_translation), tmp_path / "run"

@@ -93,7 +93,10 @@ def ask_by_the_card(model_folder, text):
     return names["texts"][0]
 
 
-@pytest.mark.parametrize(("model_type", "method"), [("t5", "full"), ("bart", "lora")])
+@pytest.mark.fresh_gate
+@pytest.mark.parametrize(
+    ("model_type", "method"), [pytest.param("t5", "full", marks=pytest.mark.slow), ("bart", "lora")]
+)
 def test_the_card_s_code_writes_what_was_scored(run_recipe, tmp_path, model_type, method):
     long = [(f"{text} {number}", " ".join([target] * 12)) for number, (text, target) in enumerate(PAIRS[::4])]
     texts = [text for pair in long for text in pair]

@@ -375,6 +375,7 @@ def test_words_cover_any_text():
         assert "".join("".join(words).split()) == "".join(text.split())
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_wnut_2017_is_read_whole(real_data):
     data = load_tagged_text(TaggedTextData(data_dir=str(real_data / "wnut17")))

@@ -252,6 +252,7 @@ def learnt(tiny_checkpoint, tmp_path_factory) -> Path:
     return folder / "run"
 
 
+@pytest.mark.fresh_gate
 def test_a_tiny_model_learns_sentences_and_the_run_tells_what_it_found(learnt):
     results = json.loads((learnt / "results.json").read_text())
     assert results["decides"] == "entity_f1"
@@ -344,7 +345,9 @@ def test_evaluate_measures_a_run_and_an_entry_of_the_suite(learnt, run_recipe, t
     ("config", "kinds", "license_id"),
     [
         ("wnut17_lora", ["corporation", "creative-work", "group", "location", "person", "product"], "cc-by-4.0"),
-        ("conll2003_bert", ["person", "organization", "location", "miscellaneous"], "other"),
+        pytest.param(
+            "conll2003_bert", ["person", "organization", "location", "miscellaneous"], "other", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_config_of_entities_runs_on_the_hub_s_own_columns(

@@ -324,6 +324,7 @@ def test_no_scan_stands_in_two_splits(monkeypatch):
     assert len(load_labelled_images(LabelledImageData(dataset="digits")).splits["test"]) == len(test)
 
 
+@pytest.mark.slow
 def test_scenes_of_digits_are_a_dataset():
     data = load_boxed_images(DetectionData(dataset="digits-scenes", max_train_rows=50, max_test_rows=20))
     assert {split: len(rows) for split, rows in data.splits.items()} == {"train": 50, "validation": 200, "test": 20}

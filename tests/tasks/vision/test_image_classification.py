@@ -6,7 +6,6 @@ import base64
 import io
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,13 +14,10 @@ from PIL import Image
 from startup_llm.run_folder import read_results
 from startup_llm.tasks import load_task
 from startup_llm.tasks.vision.options import LabelledImageData, ScratchImageDnn, ScratchVit
-from startup_llm.training import reload_gate
 
 CONFIGS = Path(__file__).parents[3] / "recipes" / "configs"
 QUICK = ["--evaluation.resamples", 20, "--train.max_steps", 3, "--train.per_device_train_batch_size", 8]
 SIZE = 32
-IN_FRESH_PROCESS = {("vit", "lora"), ("resnet", "lora")}
-"""Runs whose reload gate starts a process of its own, as it does outside of these tests."""
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +79,6 @@ def finish(finished, photos, checkpoints, tmp_path, run_recipe, request):
 
     def run(name: str, method: str) -> Path:
         if (name, method) not in finished:
-            if (name, method) not in IN_FRESH_PROCESS:
-                request.getfixturevalue("gate_in_this_process")
             words = ["--config", CONFIGS / "cifar10_vit.yaml", "--model.checkpoint", checkpoints / name]
             words += ["--method", method, "--data.data_dir", photos, "--run_dir", tmp_path / "run", *QUICK]
             code, _, err = run_recipe("finetune", *words)
@@ -95,21 +89,17 @@ def finish(finished, photos, checkpoints, tmp_path, run_recipe, request):
     return run
 
 
-@pytest.fixture
-def gate_in_this_process(monkeypatch):
-    """Let the reload gate compare the saved files in this process: a fresh one takes seconds to import its parts."""
-
-    def answer(command, **_):
-        reload_gate._answer(Path(command[-1]))
-        return SimpleNamespace(returncode=0)
-
-    monkeypatch.setattr(reload_gate, "subprocess", SimpleNamespace(run=answer))
-
-
 @pytest.mark.parametrize(
     ("name", "method"),
-    [(name, method) for name in ("vit", "resnet", "convnext", "swin") for method in ("lora", "full")]
-    + [("vit", "probe"), ("resnet", "probe")],
+    [
+        pytest.param("vit", "lora", marks=pytest.mark.fresh_gate),
+        ("vit", "full"),
+        ("resnet", "lora"),
+        ("swin", "lora"),
+        ("resnet", "probe"),
+    ]
+    + [pytest.param(name, "full", marks=pytest.mark.slow) for name in ("resnet", "convnext", "swin")]
+    + [pytest.param(*pair, marks=pytest.mark.slow) for pair in (("convnext", "lora"), ("vit", "probe"))],
 )
 def test_an_architecture_is_trained_and_answers_as_the_pipeline(name, method, photos, finish):
     from transformers import pipeline
@@ -153,7 +143,9 @@ def test_an_adapter_of_convolutions_changes_them_and_not_the_statistics_of_batch
     assert all((before[name] != after[name]).any() for name in convolutions)
 
 
-def test_the_reference_models_learn_digits_and_an_adapter_goes_on_one_of_them(tmp_path, run_recipe, request):
+@pytest.mark.fresh_gate
+@pytest.mark.slow
+def test_the_reference_models_learn_digits_and_an_adapter_goes_on_one_of_them(tmp_path, run_recipe):
     from startup_llm.models.scratch.image import load_image_dnn
 
     quick = [*QUICK[:2], "--train.max_steps", 20, "--data.max_train_rows", 600, "--data.max_test_rows", 100]
@@ -167,7 +159,6 @@ def test_the_reference_models_learn_digits_and_an_adapter_goes_on_one_of_them(tm
         assert set(results["models"]) == {"majority", "nearest-pixels", name}
         assert results["models"][name]["accuracy"]["value"] > 0.3
         assert results["reload_gate"]["merged_max_difference"] < 1e-3
-        request.getfixturevalue("gate_in_this_process")  # the DNN, which has a loader of its own, had a fresh one
     words = ["--config", CONFIGS / "digits_vit_lora.yaml", "--model.checkpoint", tmp_path / "vit" / "model"]
     code, _, err = run_recipe("finetune", *words, "--run_dir", tmp_path / "lora", *quick)
     assert code == 0, err[-3000:]

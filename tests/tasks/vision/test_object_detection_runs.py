@@ -67,6 +67,7 @@ def coco_run(tmp_path_factory):
     return folder
 
 
+@pytest.mark.fresh_gate
 def test_coco_rtdetr_trains_an_adapter_on_coco_s_own_columns(coco_run, run_recipe):
     run = coco_run / "run"
     out = run_well(
@@ -132,6 +133,7 @@ def test_files_of_a_folder_are_answered_as_the_pipeline_answers(coco_run, run_re
     assert (coco_run / "answers.csv").read_text().startswith("file,objects")
 
 
+@pytest.mark.slow
 def test_digits_detection_runs_and_its_checkpoints_are_whole(run_recipe, tmp_path):
     from safetensors import safe_open
     from transformers import AutoModelForObjectDetection
