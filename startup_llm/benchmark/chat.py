@@ -40,7 +40,7 @@ TRL_VARIANTS: dict[str, dict[str, Any]] = {
 }
 """Way -> options of TRL's SFTConfig beside the shared ones: its defaults, then what makes it faster on a CPU.
 
-All compute in bfloat16, the default of TRL, only where that is the faster: a processor without instructions for it takes
+All compute in bfloat16, the default of TRL, only where that is the faster: processors without instructions for it take
 many times as long.
 """
 
