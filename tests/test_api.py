@@ -14,14 +14,16 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def notebook(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """The names that the notebook leaves, each cell having run in its order in an empty folder, on fewer rows."""
+def notebook(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint) -> dict[str, object]:
+    """The names that the notebook leaves, each cell having run in its order, on fewer rows and a tiny checkpoint."""
+    fewer = f'"model.checkpoint": {str(tiny_checkpoint("bert"))!r}, "data.max_train_rows": 60'
     cells = json.loads((ROOT / "docs/python.ipynb").read_text("utf-8"))["cells"]
     names: dict[str, object] = {"ROOT": ROOT}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("notebook"))
         for cell in (cell for cell in cells if cell["cell_type"] == "code"):
-            exec("".join(cell["source"]).replace('_rows": 200', '_rows": 60').replace("120", "40"), names)
+            source = "".join(cell["source"]).replace('"data.max_train_rows": 200', fewer)
+            exec(source.replace('"data.max_test_rows": 120', '"data.max_test_rows": 40'), names)
         names["report"] = Path("runs/notebook/report.html").read_text("utf-8")
         names["answers"] = names["run"].predict(["Where is my parcel?", "I was charged twice this month"])
         names["again"] = startup_llm.load_run("runs/notebook")

@@ -271,6 +271,7 @@ def test_fasttext_lines_are_read(tmp_path):
         load_labelled_text(LabelledTextData(train_file=str(path)))
 
 
+@pytest.mark.slow
 def test_a_classification_export_is_fine_tuned_as_it_comes(tmp_path, run_recipe, tiny_checkpoint):
     rows = [studio(n, choose("ab"[n % 2]), text=f"message number {n}") for n in range(16)]
     path = write(tmp_path / "project-1.json", rows, as_list=True)
@@ -280,6 +281,7 @@ def test_a_classification_export_is_fine_tuned_as_it_comes(tmp_path, run_recipe,
     assert "project-1.json: read as Label Studio's export." in out + err
 
 
+@pytest.mark.slow
 def test_one_annotator_s_records_are_fine_tuned_as_argilla_writes_them(tmp_path, run_recipe, tiny_checkpoint):
     rows = [record(n, anna="ab"[n % 2], bob="c") for n in range(16)]
     for row in rows:

@@ -55,6 +55,7 @@ def summarize(rows, places=None):
     )
 
 
+@pytest.mark.slow
 def test_of_100_resamples_of_the_same_rows_at_most_five_percent_raise_an_alarm():
     rows = draw_rows(500, seed=0)
     generator = np.random.default_rng(1)

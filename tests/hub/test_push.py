@@ -424,7 +424,8 @@ def test_no_network_is_an_error(hub, run):
         publish(PushConfig("me/mine", str(run)), CARDS, "http://127.0.0.1:9")
 
 
-@pytest.mark.parametrize("cuts", [25, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("cuts", [25, 100])
 def test_cut_connections_leave_the_old_state_or_the_new_and_the_next_push_completes(cuts, hub, run, push):
     draw = random.Random(0)
     push()

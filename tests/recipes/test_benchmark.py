@@ -23,6 +23,7 @@ def read_results(folder):
     return json.loads((folder / "results.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_training_is_timed_beside_a_public_way_each_in_its_own_process(tiny_checkpoint, tmp_path):
     options = ["--ways", "[ours, setfit]", "--rows", "150", "--accuracy", "--data.max_test_rows", "24"]
     run = tmp_path / "bench"

@@ -166,6 +166,7 @@ def test_each_config_is_named_by_a_test():
     assert [name for name in others if not re.search(rf"\b{name}\b", tests)] == []
 
 
+@pytest.mark.slow
 def test_a_config_of_images_trains_an_adapter(run_recipe, tmp_path):
     words = ["--model.checkpoint", build_vit(tmp_path / "vit"), "--train.per_device_train_batch_size", 8]
     words += ["--data.max_train_rows", 100, "--data.max_test_rows", 60]

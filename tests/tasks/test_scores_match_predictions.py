@@ -375,6 +375,7 @@ def check_entities(case: Case, scored: list[dict], answers: list[dict], results:
     assert results["models"]["full"]["entity_f1"]["value"] == pytest.approx(f1)
 
 
+@pytest.mark.slow
 def test_the_sounds_that_a_run_keeps_are_those_that_predict_gives(run_recipe, tmp_path):
     import torch
 

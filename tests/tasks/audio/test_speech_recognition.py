@@ -427,6 +427,7 @@ def test_the_longest_text_that_a_model_can_learn_is_kept_and_one_more_letter_is_
     assert kept.loaded is long.splits
 
 
+@pytest.mark.slow
 def test_a_nemo_manifest_is_fine_tuned_as_it_comes(checkpoints, tmp_path, run_recipe):
     rows = [
         {"audio_filepath": f"wav/{file.name}", "duration": 0.4, "text": file.name.split("_")[0]}

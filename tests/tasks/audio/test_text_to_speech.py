@@ -157,6 +157,7 @@ def vits(tmp_path):
     return tmp_path / "vits"
 
 
+@pytest.mark.slow
 def test_a_vits_speaks_as_it_comes_and_is_not_trained(vits, tmp_path, run_recipe):
     from transformers import pipeline
 

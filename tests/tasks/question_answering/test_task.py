@@ -282,6 +282,7 @@ def test_squad_deberta_runs_on_both_versions_of_squad(run_recipe, tiny_checkpoin
     assert "qa_outputs" in saved["modules_to_save"]
 
 
+@pytest.mark.slow
 def test_xquad_lora_runs_two_folds_that_pool_to_all_rows(run_recipe, tiny_checkpoint, tmp_path):
     write_squad(tmp_path / "xquad.en.json", build_rows(40))
     runs = []

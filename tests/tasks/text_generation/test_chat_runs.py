@@ -230,6 +230,7 @@ def test_qwen3_dpo_learns_a_preference(run_recipe, tmp_path):
     assert measured["preference_accuracy"]["value"] == results["models"]["dpo"]["preference_accuracy"]["value"]
 
 
+@pytest.mark.slow
 def test_orpo_learns_a_preference(run_recipe, tmp_path):
     checkpoint = build_chat_checkpoint("llama", tmp_path / "base", TEMPLATES["chatml"])
     rows = [

@@ -149,6 +149,7 @@ def test_what_is_written_after_epochs_leaves_training_as_it_is(config, run_recip
     assert all(torch.equal(values, weights[name]) for name, values in written.model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_dialogsum_t5_runs_and_answers(run_recipe, tmp_path):
     def make(number):
         return {"fname": f"row_{number}", "dialogue": f"#Person1#: {TEXTS[number % 8]}\n#Person2#: {number}?"} | {

@@ -59,7 +59,7 @@ def t5(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("method", [pytest.param("lora", marks=pytest.mark.slow), "full"])
 def test_a_t5_is_trained_generates_and_reloads(t5, tmp_path, method):
     file = tmp_path / "pairs.jsonl"
     file.write_text("\n".join(json.dumps({"text": text, "target": target}) for text, target in PAIRS))

@@ -78,6 +78,7 @@ def test_a_missing_text_is_named(tmp_path):
         load(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_folder_is_fine_tuned_as_it_comes(tmp_path, run_recipe, tiny_checkpoint):
     write(tmp_path / "documents", 16)
     code, out, err = run_recipe(

@@ -95,11 +95,13 @@ def finish(finished, photos, checkpoints, tmp_path, run_recipe, request):
         pytest.param("vit", "lora", marks=pytest.mark.fresh_gate),
         ("vit", "full"),
         ("resnet", "lora"),
-        ("swin", "lora"),
         ("resnet", "probe"),
     ]
     + [pytest.param(name, "full", marks=pytest.mark.slow) for name in ("resnet", "convnext", "swin")]
-    + [pytest.param(*pair, marks=pytest.mark.slow) for pair in (("convnext", "lora"), ("vit", "probe"))],
+    + [
+        pytest.param(*pair, marks=pytest.mark.slow)
+        for pair in (("convnext", "lora"), ("swin", "lora"), ("vit", "probe"))
+    ],
 )
 def test_an_architecture_is_trained_and_answers_as_the_pipeline(name, method, photos, finish):
     from transformers import pipeline

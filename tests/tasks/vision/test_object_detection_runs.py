@@ -165,7 +165,9 @@ def test_a_mistake_in_the_boxes_is_one_line(run_recipe, tmp_path, coco_run):
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize(("form", "more"), [("YOLO", []), ("Pascal VOC", ["--preflight.only", "true"])])
+@pytest.mark.parametrize(
+    ("form", "more"), [pytest.param("YOLO", [], marks=pytest.mark.slow), ("Pascal VOC", ["--preflight.only", "true"])]
+)
 def test_a_folder_of_an_annotation_tool_is_fine_tuned_as_it_comes(run_recipe, tmp_path, coco_run, form, more):
     if form == "YOLO":
         write_yolo(tmp_path, "", 20, beside=True)
