@@ -15,8 +15,8 @@ import numpy as np
 from startup_llm.children import run_child
 from startup_llm.errors import UserError
 
-BATCH_ROWS = (1, 8, 32, 64)
-TIMED_ROWS = 128
+BATCH_ROWS = (1, 8, 32, 128)
+TIMED_ROWS = 256
 ALONE_ROWS = 32
 ROUNDS = 5
 COLD_STARTS = 3
