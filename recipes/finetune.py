@@ -80,9 +80,8 @@ def finetune(session: Session[FinetuneConfig]) -> None:
             finetuning.start_from_label_names(prepared)
 
     if prepared.task_model.answers_untuned and config.method != "zero-shot":  # which is the untuned one
-        with stage("untuned"):
-            untuned, untuned_gallery = finetuning.predict_untuned(prepared, config.evaluation)
-            predictions |= untuned
+        untuned, untuned_gallery = finetuning.predict_untuned(prepared, session)
+        predictions |= untuned
 
     preflight = Preflight(session, prepared)
     with stage("train"):

@@ -31,6 +31,7 @@ from startup_llm.training.balance import ProbedRows, measure_balance
 from startup_llm.training.fused_lora import fuse_lora
 from startup_llm.training.inference import extract_features, list_features, predict_outputs, predict_scores
 from startup_llm.training.kept_states import KeptStates, find_lower_blocks, number_rows
+from startup_llm.training.preflight import UNTUNED, UNTUNED_SAMPLES
 from startup_llm.training.probe import compute_feature_norm, fit_linear_probe, write_head
 from startup_llm.training.processes import call_on_main_process, is_sharded
 from startup_llm.training.progress import TrainingProgress, replace_console
@@ -410,9 +411,13 @@ def start_from_label_names(prepared: Prepared) -> None:
 
 
 def predict_untuned(
-    prepared: Prepared, evaluation: EvaluationConfig
+    prepared: Prepared, session: Session[FinetuneConfig]
 ) -> tuple[dict[str, Values], list[dict[str, Any]]]:
     """Return what the checkpoint predicts for the test rows before it is tuned.
+
+    Args:
+        prepared: The task and its rows.
+        session: The run, whose clock gets the stages `untuned`, `untuned samples` and `few-shot`.
 
     Returns:
         Predictions of `untuned`, and where prompts have answers of `few-shot`, which has training rows before it; and
@@ -420,14 +425,17 @@ def predict_untuned(
     """
     task, model, data = prepared.task, prepared.task_model.model, prepared.data
     test = data.splits["test"]
-    outputs = prepared.predict(model, prepared.encoded["test"])
-    predictions = {"untuned": task.read_predictions(outputs, prepared.encoded["test"], test, data)}
+    with session.stage(UNTUNED):
+        outputs = prepared.predict(model, prepared.encoded["test"])
+        predictions = {"untuned": task.read_predictions(outputs, prepared.encoded["test"], test, data)}
     gallery = task.describe_errors(test, outputs, predictions["untuned"], data).get("gallery", [])
-    gallery += task.write_samples(model, prepared.processor, test)
-    if example_notes := task.predictor.add_examples(data, prepared.processor, model, evaluation):
+    with session.stage(UNTUNED_SAMPLES):
+        gallery += task.write_samples(model, prepared.processor, test)
+    if example_notes := task.predictor.add_examples(data, prepared.processor, model, session.config.evaluation):
         longer, processor = example_notes
-        encoded, _ = task.encode_split("test", longer, processor)
-        outputs = predict_outputs(task, model, encoded, processor, prepared.plan)
+        with session.stage("few-shot"):
+            encoded, _ = task.encode_split("test", longer, processor)
+            outputs = predict_outputs(task, model, encoded, processor, prepared.plan)
         predictions["few-shot"] = task.read_predictions(outputs, encoded, longer.splits["test"], longer)
     return predictions, gallery
 

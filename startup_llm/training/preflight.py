@@ -26,8 +26,12 @@ if TYPE_CHECKING:
     from startup_llm.training.finetuning import Prepared
     from startup_llm.training.trainer import HeadTrainer
 
-CLOSING_SECONDS = 15.0
-"""Writing the model, the intervals and the reload gate's fresh process, which hardly depend on the rows."""
+UNTUNED, UNTUNED_SAMPLES = "untuned", "untuned samples"
+"""The stages of a run in which the untuned model answers the test rows, and writes samples for the report."""
+
+CLOSING_SECONDS, CLOSING_SECONDS_PER_WEIGHT = 8.0, 0.45e-6
+"""Writing the model, the intervals and the reload gate hardly depend on the rows, but on the weights, which the gate's
+process loads in each form: 18 s in all for 23 million, 70 to 100 s for 135 million, on two cores."""
 
 STEP_OVERHEAD = 1.08
 """A whole step's time beside its gradient's: the optimizer, the making of batches and the log took 5 to 12 % more."""
@@ -35,6 +39,9 @@ STEP_OVERHEAD = 1.08
 TIMED_SECONDS, MOST_STEPS = 4.0, 6
 """Each of the two batches is computed until it took so long or so often; the first time, which warms up, counts only
 where there is no second."""
+
+ONE_SAMPLE = 0.6
+"""What a sample takes that is written alone, after an epoch, beside the report's few, which are written together."""
 
 KNOWN_WITHIN = 0.1
 """The interval of an estimate is at least so wide on both sides: what steps do not show, such as a busy machine."""
@@ -96,7 +103,8 @@ class Preflight:
             self._prepared,
             elapsed_seconds=clock.total,
             probe_seconds=clock.seconds.get("probe"),
-            untuned_seconds=clock.seconds.get("untuned"),
+            untuned_seconds=clock.seconds.get(UNTUNED),
+            sample_seconds=clock.seconds.get(UNTUNED_SAMPLES, 0.0),
             dollars_per_hour=options.dollars_per_hour,
         )
         self._session.report(f"preflight: {self.estimate}")
@@ -125,6 +133,7 @@ def estimate_run(
     elapsed_seconds: float,
     probe_seconds: float | None,
     untuned_seconds: float | None = None,
+    sample_seconds: float = 0.0,
     dollars_per_hour: float | None = None,
     available_bytes: int | None = None,
 ) -> Estimate:
@@ -132,8 +141,7 @@ def estimate_run(
 
     The time of a step is taken as linear in its padded tokens. Evaluation costs as much for a token as the probe's
     features did; where there was no probe, a third of a step. The trained model answers the test rows in the time that
-    the untuned one took, where that is known: in between a quarter of it, as it may have answered with examples before
-    its prompts too, and the whole.
+    the untuned one took, where that is known, or in the half of it, as it knows when to stop.
 
     Args:
         trainer: The trainer, before training.
@@ -141,12 +149,14 @@ def estimate_run(
         elapsed_seconds: Seconds since the process was started.
         probe_seconds: Seconds that the features of the training and test rows took; None without a probe.
         untuned_seconds: Seconds that the untuned model took for the test rows; None where it did not answer them.
+        sample_seconds: Seconds that it wrote samples for the report, as the trained one will, after epochs too.
         dollars_per_hour: Price of the machine, if it is known.
         available_bytes: Memory that this process may hold in all; default what the machine says.
 
     Raises:
         UserError: If it will not fit; it proposes settings that will.
     """
+    begun = time.perf_counter()
     available = read_available_memory_bytes() if available_bytes is None else available_bytes
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     before = read_memory_bytes()
@@ -164,18 +174,26 @@ def estimate_run(
             raise
         raise _explain_memory(trainer, prepared, None, available, before) from None
     epochs = _count_epochs(trainer.args, len(batches))
+    closing = CLOSING_SECONDS + CLOSING_SECONDS_PER_WEIGHT * sum(p.numel() for p in trainer.model.parameters())
+    if prepared.task.samples_each_epoch and trainer.args.world_size == 1:
+        from startup_llm.training.trainer import MOST_SAMPLED_EPOCHS
+
+        sample_seconds *= 1 + ONE_SAMPLE * min(epochs, MOST_SAMPLED_EPOCHS)
+    elapsed_seconds += time.perf_counter() - begun
     counts = {name: float(np.sum(rows["length"])) for name, rows in prepared.encoded.items()}
     totals = []
     for choose, share, untuned_share in (
-        (np.median, 1, 0.5),
-        (min, 1 - KNOWN_WITHIN, 0.25),
-        (max, 1 + KNOWN_WITHIN, 1),
+        (np.median, 1, 1),
+        (min, 1 - KNOWN_WITHIN, 0.5),
+        (max, 1 + KNOWN_WITHIN, 1.2),
     ):
         per_epoch = _sum_steps(tokens, tokens[timed], [float(choose(seconds)) for seconds in steps])
         per_epoch /= trainer.args.world_size
         test_seconds = None if untuned_seconds is None else untuned_share * untuned_seconds
         after = _estimate_evaluation(trainer, counts, epochs, per_epoch, probe_seconds, test_seconds)
-        totals.append(elapsed_seconds + share * (STEP_OVERHEAD * epochs * per_epoch + after + CLOSING_SECONDS))
+        totals.append(
+            elapsed_seconds + share * (STEP_OVERHEAD * epochs * per_epoch + after + sample_seconds + closing)
+        )
     total, *interval = totals
     memory = _estimate_memory(trainer, prepared, trained, before)
     if memory > available:
