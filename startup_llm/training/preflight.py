@@ -141,7 +141,7 @@ def estimate_run(
 
     The time of a step is taken as linear in its padded tokens. Evaluation costs as much for a token as the probe's
     features did; where there was no probe, a third of a step. The trained model answers the test rows in the time that
-    the untuned one took, where that is known, or in the half of it, as it knows when to stop.
+    the untuned one took, where that is known; the interval begins at the half of it, as it knows when to stop.
 
     Args:
         trainer: The trainer, before training.
@@ -156,6 +156,8 @@ def estimate_run(
     Raises:
         UserError: If it will not fit; it proposes settings that will.
     """
+    from startup_llm.training.trainer import MOST_SAMPLED_EPOCHS, writes_after_epochs
+
     begun = time.perf_counter()
     available = read_available_memory_bytes() if available_bytes is None else available_bytes
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
@@ -175,9 +177,7 @@ def estimate_run(
         raise _explain_memory(trainer, prepared, None, available, before) from None
     epochs = _count_epochs(trainer.args, len(batches))
     closing = CLOSING_SECONDS + CLOSING_SECONDS_PER_WEIGHT * sum(p.numel() for p in trainer.model.parameters())
-    if prepared.task.samples_each_epoch and trainer.args.world_size == 1:
-        from startup_llm.training.trainer import MOST_SAMPLED_EPOCHS
-
+    if writes_after_epochs(prepared.task, trainer.args):
         sample_seconds *= 1 + ONE_SAMPLE * min(epochs, MOST_SAMPLED_EPOCHS)
     elapsed_seconds += time.perf_counter() - begun
     counts = {name: float(np.sum(rows["length"])) for name, rows in prepared.encoded.items()}

@@ -408,9 +408,9 @@ class SampleWriter(TrainerCallback):
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Let the model write."""
-        if not self._task.samples_each_epoch or args.world_size > 1 or is_sharded():
-            return
-        if not _is_chosen(math.ceil(round(state.epoch, 6)), state.num_train_epochs):
+        if not writes_after_epochs(self._task, args) or not _is_chosen(
+            math.ceil(round(state.epoch, 6)), state.num_train_epochs
+        ):
             return
         rows = self._data.splits.get("validation", self._data.splits["train"]).select(range(1))
         was_training = model.training
@@ -422,6 +422,11 @@ class SampleWriter(TrainerCallback):
             items = self._task.write_samples(writer, self._processor, rows)
         model.train(was_training)
         self.samples += [{**item, "title": f"{item['title']}, after epoch {state.epoch:.3g}"} for item in items]
+
+
+def writes_after_epochs(task: Task, arguments: TrainingArguments) -> bool:
+    """Say whether a model writes samples after epochs: the task has such a thing, and one process trains alone."""
+    return task.samples_each_epoch and arguments.world_size == 1 and not is_sharded()
 
 
 def _is_chosen(epoch: int, epochs: int) -> bool:

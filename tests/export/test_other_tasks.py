@@ -45,7 +45,8 @@ def read(folder, name="export.json"):
 
 
 @pytest.fixture(
-    scope="module", params=["token-classification", pytest.param("sentence-similarity", marks=pytest.mark.slow)]
+    scope="module",
+    params=[pytest.param(task, marks=[pytest.mark.slow] * (task != "token-classification")) for task in TASKS],
 )
 def both(request, tiny_checkpoint, tmp_path_factory):
     """The task, a run and its export."""

@@ -74,7 +74,7 @@ def finished() -> dict[tuple[str, str], Path]:
 
 
 @pytest.fixture
-def finish(finished, photos, checkpoints, tmp_path, run_recipe, request):
+def finish(finished, photos, checkpoints, tmp_path, run_recipe):
     """Return a function that fine-tunes an architecture once and gives the run's folder."""
 
     def run(name: str, method: str) -> Path:
@@ -89,19 +89,20 @@ def finish(finished, photos, checkpoints, tmp_path, run_recipe, request):
     return run
 
 
+QUICK_PAIRS = {
+    ("vit", "lora"): [pytest.mark.fresh_gate],
+    ("vit", "full"): [],
+    ("resnet", "lora"): [pytest.mark.fresh_gate],
+    ("resnet", "probe"): [],
+}
+"""Architectures and methods of quick tests, with their markers; the others are slow."""
+PAIRS = [(name, method) for name in ("vit", "resnet", "convnext", "swin") for method in ("lora", "full")]
+PAIRS += [("vit", "probe"), ("resnet", "probe")]
+
+
 @pytest.mark.parametrize(
     ("name", "method"),
-    [
-        pytest.param("vit", "lora", marks=pytest.mark.fresh_gate),
-        ("vit", "full"),
-        ("resnet", "lora"),
-        ("resnet", "probe"),
-    ]
-    + [pytest.param(name, "full", marks=pytest.mark.slow) for name in ("resnet", "convnext", "swin")]
-    + [
-        pytest.param(*pair, marks=pytest.mark.slow)
-        for pair in (("convnext", "lora"), ("swin", "lora"), ("vit", "probe"))
-    ],
+    [pytest.param(*pair, marks=QUICK_PAIRS.get(pair, [pytest.mark.slow])) for pair in PAIRS],
 )
 def test_an_architecture_is_trained_and_answers_as_the_pipeline(name, method, photos, finish):
     from transformers import pipeline
