@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 UNTUNED, UNTUNED_SAMPLES = "untuned", "untuned samples"
 """The stages of a run in which the untuned model answers the test rows, and writes samples for the report."""
 
-CLOSING_SECONDS, CLOSING_SECONDS_PER_WEIGHT = 8.0, 0.45e-6
+CLOSING_SECONDS, CLOSING_SECONDS_PER_WEIGHT = 16.0, 0.45e-6
 """Writing the model, the intervals and the reload gate hardly depend on the rows, but on the weights, which the gate's
-process loads in each form: 18 s in all for 23 million, 70 to 100 s for 135 million, on two cores."""
+process loads in each form: 18 to 30 s in all for 23 million, 70 to 100 s for 135 million, on two cores."""
 
 STEP_OVERHEAD = 1.08
 """A whole step's time beside its gradient's: the optimizer, the making of batches and the log took 5 to 12 % more."""
@@ -171,6 +171,9 @@ def estimate_run(
     timed = [order[len(order) // 2], order[-1]]
     try:
         steps = [_time_steps(trainer, prepared, batches[place]) for place in timed]
+        longest = int(np.argmax([lengths[rows].max() for rows in batches]))
+        if longest not in timed:  # attention's memory grows with the square of a row's length, not with the tokens
+            _time_steps(trainer, prepared, batches[longest], most_steps=1)
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
@@ -381,14 +384,16 @@ def _cut(rows: list[int], size: int) -> list[list[int]]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
-def _time_steps(trainer: HeadTrainer, prepared: Prepared, rows: np.ndarray) -> list[float]:
+def _time_steps(
+    trainer: HeadTrainer, prepared: Prepared, rows: np.ndarray, most_steps: int = MOST_STEPS
+) -> list[float]:
     """Return the seconds of a step's gradient, computed some times. No weight moves."""
     encoded = trainer.train_dataset.select(rows)
     unused = [name for name in encoded.column_names if name == "length" or name.startswith("_")]
     batch = trainer.data_collator(encoded.remove_columns(unused).to_list())
     trainer.current_gradient_accumulation_steps = 1
     seconds: list[float] = []
-    while not seconds or (sum(seconds) < TIMED_SECONDS and len(seconds) < MOST_STEPS):
+    while not seconds or (sum(seconds) < TIMED_SECONDS and len(seconds) < most_steps):
         start = time.perf_counter()
         with prepared.plan.autocast():
             trainer.training_step(trainer.model, dict(batch))

