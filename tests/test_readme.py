@@ -127,6 +127,11 @@ def test_a_figure_that_is_no_share_stands_in_its_own_unit_with_its_signature_and
     table = render_table([run])
     assert "| transformer | 33.2 | 31.0 to 35.5 |" in table
     assert "sacreBLEU's signature: `nrefs:1|tok:13a`." in table
+    small = {"rouge_l": {"value": 0.2926, "low": 0.2466, "high": 0.342}}
+    slow = {"decides": "rouge_l", "models": {"lora": small}, "throughput": {"train_examples_per_second": 0.4711}}
+    table = render_table([{**run, **slow}])
+    assert "| lora | 0.29 | 0.25 to 0.34 |" in table
+    assert ", 0.5 training examples per second" in table
     kept = shorten_results({**run, "checkpoint": {"name": "/home/me/runs/gpt/model"}})
     assert kept.keys().isdisjoint({"gallery"})
     assert kept["checkpoint"] == {"name": "gpt/model"}

@@ -102,9 +102,8 @@ def summarize_experiment(results: Mapping[str, Any]) -> ExperimentSummary:
     lower_is_better = metric in results["lower_is_better"]
     *others, trained = [model for model in models if metric in models[model]]
     best = (min if lower_is_better else max)(others, key=lambda model: models[model][metric]["value"])
-    scale, unit = (100, " %") if is_share(metric) else (1, "")
+    scale, unit, places = _choose_form(metric, models[trained][metric]["value"])
     low, value, high = (scale * models[trained][metric][key] for key in ("low", "value", "high"))
-    places = 1 if unit or value >= 10 else 2
     return ExperimentSummary(
         task=results["task"],
         metric=metric + " (lower is better)" * lower_is_better,
@@ -112,6 +111,18 @@ def summarize_experiment(results: Mapping[str, Any]) -> ExperimentSummary:
         trained=f"{value:.{places}f}{unit} {trained} ({low:.{places}f} to {high:.{places}f})",
         minutes=f"{results['seconds'] / 60:.1f}",
     )
+
+
+def _choose_form(metric: str, value: float) -> tuple[float, str, int]:
+    """Return how a metric's figures are written: their scale, their unit, and places behind the point.
+
+    Args:
+        metric: Its name.
+        value: One of the figures, such as the best.
+    """
+    if is_share(metric):
+        return 100, " %", 1
+    return 1, "", 1 if value >= 10 else 2
 
 
 def render_summary(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
@@ -132,20 +143,21 @@ def render_summary(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 def render_table(runs: Sequence[Mapping[str, Any]]) -> str:
     """Write the models of one run, or of several that differ by their seed, as Markdown."""
     first, metric = runs[0], runs[0]["decides"]
-    scale, unit = (100, " %") if is_share(metric) else (1, "")
+    models = [name for name, scores in first["models"].items() if metric in scores]
+    scale, unit, places = _choose_form(metric, first["models"][models[-1]][metric]["value"])
     lines = [f"| model | {metric} | 95 % interval |", "|---|---|---|"]
-    for name in [name for name, scores in first["models"].items() if metric in scores]:
+    for name in models:
         scores = [run["models"][name][metric] for run in runs]
-        values = [f"{scale * score['value']:.1f}" for score in scores]
-        mean = f"{sum(scale * score['value'] for score in scores) / len(scores):.1f}{unit}"
+        values = [f"{scale * score['value']:.{places}f}" for score in scores]
+        mean = f"{sum(scale * score['value'] for score in scores) / len(scores):.{places}f}{unit}"
         spread = f" (mean of {len(runs)} seeds: {', '.join(values)})" if len(set(values)) > 1 else ""
         low, high = (scale * scores[0][end] for end in ("low", "high"))
-        lines.append(f"| {name} | {mean}{spread} | {low:.1f} to {high:.1f} |")
+        lines.append(f"| {name} | {mean}{spread} | {low:.{places}f} to {high:.{places}f} |")
     seconds = ", ".join(f"{run['seconds']:.0f} s" for run in runs)
     memory = max(run["peak_memory_bytes"] for run in runs) / 2**30
     cost = f"Run time {seconds}, peak memory {memory:.1f} GiB"
     if speed := first["throughput"].get("train_examples_per_second"):
-        cost += f", {speed:.0f} training examples per second"
+        cost += f", {speed:.{0 if speed >= 10 else 1}f} training examples per second"
     conclusions = " ".join(f"{sentence}." for sentence in first["sentences"])
     if signature := first.get("signatures", {}).get(metric):
         conclusions += f" sacreBLEU's signature: `{signature}`."
@@ -155,8 +167,8 @@ def render_table(runs: Sequence[Mapping[str, Any]]) -> str:
 def render_comparison(comparison: Mapping[str, Any]) -> str:
     """Write a comparison of recipes/compare.py as Markdown: a line per model, the best at the largest budget first."""
     budgets, metric = comparison["budgets"], comparison["decides"]
-    scale, unit = (100, " %") if is_share(metric) else (1, "")
     budget_models = [{model["name"]: model for model in entry["rungs"]} for entry in budgets]
+    scale, unit, places = _choose_form(metric, max(model["mean"] for model in budget_models[-1].values()))
     order = sorted(
         budget_models[-1].values(), key=lambda model: model["mean"], reverse=not comparison["lower_is_better"]
     )
@@ -168,8 +180,8 @@ def render_comparison(comparison: Mapping[str, Any]) -> str:
     ]
     for name in dict.fromkeys(names):
         cells = [
-            f"{scale * models[name]['mean']:.1f}{unit} ({scale * models[name]['least']:.1f} to "
-            f"{scale * models[name]['most']:.1f})"
+            f"{scale * models[name]['mean']:.{places}f}{unit} ({scale * models[name]['least']:.{places}f} to "
+            f"{scale * models[name]['most']:.{places}f})"
             if name in models
             else ""
             for models in budget_models

@@ -25,30 +25,50 @@ def run_words(name: str, *words: object) -> int:
     return 0
 
 
-@pytest.fixture(scope="session")
-def finished_run(tiny_checkpoint, tmp_path_factory) -> Path:
-    """A linear probe on a tiny BERT, with a threshold for answers that need a person."""
-    folder = tmp_path_factory.mktemp("run")
+def train_probe(checkpoint: Path, folder: Path, labels: dict[str, str]) -> Path:
+    """Return a finished run: a linear probe on a tiny BERT, which knows each kind of message by this name."""
     rows = [
-        (f"{text} {end}", label) for label, texts in MESSAGES.items() for text in texts for end in ("now", "today")
+        (f"{text} {end}", labels[kind])
+        for kind, texts in MESSAGES.items()
+        for text in texts
+        for end in ("now", "today")
     ]
     for name, part in (("train", rows), ("test", rows[::2])):
         with open(folder / f"{name}.csv", "w", newline="") as file:
             csv.writer(file).writerows([("text", "label"), *part])
-    options = ["--method", "probe", "--model.checkpoint", tiny_checkpoint("bert"), "--data.validation_fraction", 0]
+    options = ["--method", "probe", "--model.checkpoint", checkpoint, "--data.validation_fraction", 0]
     files = ["--data.train_file", folder / "train.csv", "--data.test_file", folder / "test.csv"]
     assert run_words("finetune", *options, *files, "--speed.plan", "plain", "--run_dir", folder / "run") == 0
     return folder / "run"
 
 
-@pytest.fixture(scope="session")
-def exported(finished_run) -> Path:
-    """The run's export to int8; a drop is taken, as so few rows show one by chance."""
+def export_quickly(run: Path) -> Path:
+    """Return a run's export to int8; a drop is taken, as so few rows show one by chance."""
     from startup_llm.export import timing
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(timing, "ROUNDS", 1)
         patch.setattr(timing, "COLD_STARTS", 1)
-        folder = finished_run.with_name("int8")
-        assert run_words("export", "--run", finished_run, "--allow_drop", "--run_dir", folder) == 0
+        folder = run.with_name("int8")
+        assert run_words("export", "--run", run, "--allow_drop", "--run_dir", folder) == 0
     return folder
+
+
+@pytest.fixture(scope="session")
+def finished_run(tiny_checkpoint, tmp_path_factory) -> Path:
+    """A linear probe on a tiny BERT."""
+    return train_probe(tiny_checkpoint("bert"), tmp_path_factory.mktemp("run"), {kind: kind for kind in MESSAGES})
+
+
+@pytest.fixture(scope="session")
+def exported(finished_run) -> Path:
+    """The run's export to int8."""
+    return export_quickly(finished_run)
+
+
+@pytest.fixture(scope="session")
+def exported_successor(tiny_checkpoint, tmp_path_factory) -> Path:
+    """The export of a run that calls each kind of message by the name of the next."""
+    kinds = list(MESSAGES)
+    names = dict(zip(kinds, [*kinds[1:], kinds[0]], strict=True))
+    return export_quickly(train_probe(tiny_checkpoint("bert"), tmp_path_factory.mktemp("successor"), names))

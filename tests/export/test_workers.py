@@ -51,7 +51,7 @@ def wait_for(condition, seconds=120):
 class Asking(threading.Thread):
     """A client that asks again where its connection breaks."""
 
-    def __init__(self, address, text, expected):
+    def __init__(self, address, text, *expected):
         super().__init__()
         self.address, self.text, self.expected = address, text, expected
         self.answered, self.broken, self.faults, self.ends = 0, 0, [], False
@@ -64,7 +64,9 @@ class Asking(threading.Thread):
                 except httpx.TransportError:
                     self.broken += 1
                     continue
-                if answer.status_code != 200 or not is_alike(answer.json()["answers"], [self.expected]):
+                if answer.status_code != 200 or not any(
+                    is_alike(answer.json()["answers"], [expected]) for expected in self.expected
+                ):
                     self.faults.append(answer.text)
                 self.answered += 1
 
@@ -99,6 +101,43 @@ def test_a_killed_worker_is_replaced_while_the_other_answers_and_counts_stay(exp
         workers = [psutil.Process(pid) for pid in find_workers(server)]
         server.process.kill()  # workers do not outlive the process that started them
         assert psutil.wait_procs(workers, timeout=60)[1] == []
+
+
+@pytest.mark.slow
+@pytest.mark.cold_start
+def test_workers_follow_a_watched_link_and_no_answer_is_lost_or_mixed(exported, exported_successor, tmp_path):
+    link = tmp_path / "production"
+    link.symlink_to(exported)
+    models = [load_exported_run(run) for run in (exported, exported_successor)]
+    expected = [[model.answer({"text": [text]})[0] for model in models] for text in TEXTS]
+    assert all(before["label"] != after["label"] for before, after in expected)
+    command = [sys.executable, str(SERVE), "--run", str(link), "--port", "0", "--workers", "2"]
+    command += ["--max_batch_rows", "1", "--watch_seconds", "0.2"]
+
+    def ask_anew():  # each over a connection of its own, which either worker may take
+        answers = [httpx.post(f"{server.address}/predict", json={"inputs": TEXTS[0]}, timeout=60) for _ in range(20)]
+        return [answer.json()["answers"][0] for answer in answers]
+
+    with run_server(command) as server, httpx.Client(base_url=server.address, timeout=60) as client:
+        wait_for(lambda: read_metric(client, "model_info") == 2)
+        workers = find_workers(server)
+        clients = [Asking(server.address, text, *pair) for text, pair in zip(TEXTS, expected, strict=True)]
+        for asking in clients:
+            asking.start()
+        wait_for(lambda: all(asking.answered > 5 for asking in clients))
+        assert is_alike(ask_anew(), [expected[0][0]] * 20)
+        (tmp_path / "next").symlink_to(exported_successor)
+        (tmp_path / "next").rename(link)
+        wait_for(lambda: is_alike(ask_anew(), [expected[0][1]] * 20))
+        answered = [asking.answered for asking in clients]
+        wait_for(lambda: all(asking.answered > n + 5 for asking, n in zip(clients, answered, strict=True)))
+        for asking in clients:
+            asking.ends = True
+        for asking in clients:
+            asking.join()
+        assert [asking.faults for asking in clients] == [[]] * len(clients)
+        assert [asking.broken for asking in clients] == [0] * len(clients)
+        assert find_workers(server) == workers
 
 
 def test_a_worker_that_cannot_load_the_run_says_why_and_ends_the_server(tiny_checkpoint, tmp_path, capsys):
