@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from startup_llm.serving.load_test import TOLERANCE, read_questions
 
 TEXTS = ["where is my parcel", "please refund my order, and the money", "café 包裹", "reset my password please " * 30]
 
@@ -196,3 +199,8 @@ def test_an_export_holds_no_path_of_the_machine_that_made_it(exported):
     content = (exported / "model" / "model.onnx").read_bytes()
     assert b"site-packages" not in content
     assert b"startup_llm" not in content
+
+
+def test_scores_of_a_dynamically_quantized_export_are_not_compared(exported, finished_run):
+    assert {question.tolerance for question in read_questions(str(exported))} == {math.inf}
+    assert {question.tolerance for question in read_questions(str(finished_run))} == {TOLERANCE}
