@@ -166,14 +166,14 @@ def estimate_run(
         raise _explain_memory(trainer, prepared, before + 12 * trained, available, before)
     lengths = np.asarray(trainer.train_dataset["length"])
     batches = [np.asarray(rows) for rows in _cut(list(trainer._get_train_sampler()), trainer.args.train_batch_size)]
-    tokens = np.array([len(rows) * lengths[rows].max() for rows in batches], dtype=float)
+    longest = np.array([lengths[rows].max() for rows in batches], dtype=float)
+    tokens = longest * [len(rows) for rows in batches]
     order = np.argsort(tokens)
     timed = [order[len(order) // 2], order[-1]]
     try:
         steps = [_time_steps(trainer, prepared, batches[place]) for place in timed]
-        longest = int(np.argmax([lengths[rows].max() for rows in batches]))
-        if longest not in timed:  # attention's memory grows with the square of a row's length, not with the tokens
-            _time_steps(trainer, prepared, batches[longest], most_steps=1)
+        if (place := int(longest.argmax())) not in timed:  # attention's memory grows with the square of a row's length
+            _time_steps(trainer, prepared, batches[place], most_steps=1)
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
