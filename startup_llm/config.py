@@ -389,7 +389,8 @@ class SpeedConfig:
     threads: Annotated[int, Range(1, 1024)] | None = None
     """CPU threads of each process."""
     compile: bool = False
-    """Train with torch.compile, which compiles again for each of the first few lengths: for long runs."""
+    """Train with torch.compile, block by block: for long runs on a GPU. It compiles again for other lengths, a few
+    times, and computes again what is cheap in the backward pass, for less memory."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from startup_llm.benchmark.options import BenchmarkConfig
-from startup_llm.config import LoraConfig, convert_section, list_changed
+from startup_llm.config import LoraConfig, SpeedConfig, convert_section, list_changed
 from startup_llm.errors import UserError
 from startup_llm.tasks.text_generation.options import GenerationData
 from startup_llm.tasks.text_generation.running_text import load_running_text
@@ -105,15 +105,17 @@ def _check_blocks(blocks: int | None, sizes: LlamaSizes) -> None:
 def train_ours(config: BenchmarkConfig, clock: Clock, *, lora: bool) -> dict[str, Any]:
     """Train on packed blocks with transformers' Trainer, and with what this package chooses and adds for speed."""
     import datasets
+    import torch
     from transformers import Trainer, default_data_collator
 
     from startup_llm.models.adapters import add_lora
     from startup_llm.models.language_model_head import learn_at_targets
     from startup_llm.training.fused_lora import fuse_lora
-    from startup_llm.training.speed import plan_speed, store_frozen_weights
+    from startup_llm.training.speed import compile_blocks, plan_speed, store_frozen_weights
     from startup_llm.training.trainer import build_training_arguments
 
-    plan, sizes = plan_speed(), LLAMAS[config.llama]
+    compiled = torch.accelerator.is_available()  # on a CPU a step takes as long compiled
+    plan, sizes = plan_speed(SpeedConfig(compile=compiled)), LLAMAS[config.llama]
     texts = list(load_running_text(convert_section(config.data, GenerationData)).splits["train"]["text"])
     tokenizer = train_tokenizer(texts, sizes)
     blocks = pack_blocks(texts, tokenizer, config.rows, config.data.split_seed, sizes)
@@ -132,7 +134,8 @@ def train_ours(config: BenchmarkConfig, clock: Clock, *, lora: bool) -> dict[str
         trainer = Trainer(
             model, arguments, train_dataset=rows, data_collator=default_data_collator, callbacks=callbacks
         )
-        with learn_at_targets(model):
+        compiling = compile_blocks(model) if plan.compile else contextlib.nullcontext()
+        with compiling, learn_at_targets(model, compiled=plan.compile):
             loss = trainer.train().training_loss
     steps = _whole_steps(len(rows), sizes)
     return clock.read(steps, config.epochs, sizes.block_tokens, model) | {"train_loss": loss}
@@ -210,6 +213,7 @@ def _trainer_section(config: BenchmarkConfig) -> dict[str, Any]:
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
         "dataloader_drop_last": True,
+        "logging_nan_inf_filter": False,  # which waits for the device at every step
         "use_cpu": not torch.accelerator.is_available(),
     }
 

@@ -162,12 +162,13 @@ def count_flop_per_token(model: Any, *, training: bool, kept_blocks: Sequence[An
     return total
 
 
-def _wait_for_device() -> None:
-    """Wait until an accelerator has computed what it was given."""
+def _wait_for_device() -> float:
+    """Wait until an accelerator has computed what it was given, and return the time, in seconds."""
     import torch
 
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()
+    return time.perf_counter()
 
 
 class _Clock:
@@ -188,12 +189,12 @@ class _Clock:
 
         class Tell(TrainerCallback):
             def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-                _wait_for_device()
-                clock.end = time.perf_counter()
                 clock.steps += 1
-                clock.first_step_end = clock.first_step_end or clock.end
+                if clock.steps == 1:
+                    clock.first_step_end = _wait_for_device()
 
             def on_epoch_end(self, *args: Any, **kwargs: Any) -> None:
+                clock.end = _wait_for_device()
                 clock.measure()
 
         return Tell()

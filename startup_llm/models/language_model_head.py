@@ -14,7 +14,8 @@ entropy does, Hsu et al. 2024, https://arxiv.org/abs/2410.10989).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -25,24 +26,47 @@ LOGITS_AT_ONCE = {"cpu": 2**24}
 MOST_LOGITS = 2**27
 
 
+ScoreLogits = Callable[[Tensor, Tensor, torch.dtype], tuple[Tensor, Tensor]]
+
+
+def _score_logits(logits: Tensor, wanted: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return the sum of -log p[y], and d loss / dz in a type, shape (rows, vocabulary).
+
+    Args:
+        logits: Shape (rows, vocabulary).
+        wanted: Target ids, shape (rows, 1).
+        kind: The type.
+    """
+    log_p = torch.log_softmax(logits, -1, dtype=torch.float32)
+    log_target = log_p.gather(-1, wanted)
+    dz = log_p.exp_().to(kind)
+    return -log_target.sum(), dz.scatter_(-1, wanted, (log_target.exp() - 1).to(kind))
+
+
+@functools.cache
+def _compile_score() -> ScoreLogits:
+    return torch.compile(_score_logits)
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, score: ScoreLogits
+    ) -> Tensor:
         needs = ctx.needs_input_grad
         d_hidden = torch.empty_like(hidden) if needs[0] else None
         d_weight = torch.zeros_like(weight, dtype=torch.float32) if needs[1] else None
         d_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and needs[2] else None
         total = hidden.new_zeros((), dtype=torch.float32)
-        step = _count_rows(weight)
+        step, exact = _count_rows(weight), d_weight is not None or d_bias is not None
         for start in range(0, len(hidden), step):
             h, wanted = hidden[start : start + step], targets[start : start + step, None]
-            logits = nn.functional.linear(h, weight, bias).float()  # (rows, vocabulary)
-            log_total = logits.logsumexp(-1, keepdim=True)
-            total += (log_total - logits.gather(-1, wanted)).sum()
+            logits = nn.functional.linear(h, weight, bias)  # (rows, vocabulary)
             if not any(needs[:3]):
+                total -= torch.log_softmax(logits, -1, dtype=torch.float32).gather(-1, wanted).sum()
                 continue
-            dz = logits.sub_(log_total).exp_()
-            dz.scatter_add_(-1, wanted, torch.full_like(wanted, -1, dtype=dz.dtype))
+            nats, dz = score(logits, wanted, torch.float32 if exact else weight.dtype)
+            total += nats
             if d_hidden is not None:
                 d_hidden[start : start + step] = dz.to(weight.dtype) @ weight
             if d_weight is not None:
@@ -62,18 +86,21 @@ class _LinearCrossEntropy(torch.autograd.Function):
             None if d_weight is None else (d_weight * g).to(weight_type),
             None if d_bias is None else (d_bias * g).to(bias_type),
             None,
+            None,
         )
 
 
-def compute_cross_entropy(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
+def compute_cross_entropy(hidden: Tensor, head: nn.Linear, targets: Tensor, *, compiled: bool = False) -> Tensor:
     """Return the sum of -log P of the targets.
 
     Args:
         hidden: What the output layer reads, shape (tokens, width).
         head: The output layer.
         targets: Token ids, shape (tokens,).
+        compiled: Let torch.compile make one pass over the logits of the several.
     """
-    return _LinearCrossEntropy.apply(hidden, head.weight, head.bias, targets)
+    score = _compile_score() if compiled else _score_logits
+    return _LinearCrossEntropy.apply(hidden, head.weight, head.bias, targets, score)
 
 
 def compute_nats(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
@@ -87,9 +114,9 @@ def compute_nats(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
     nats, step = [], _count_rows(head.weight)
     with torch.no_grad():
         for start in range(0, len(hidden), step):
-            logits = nn.functional.linear(hidden[start : start + step], head.weight, head.bias).float()
-            wanted = logits.gather(-1, targets[start : start + step, None])
-            nats.append((logits.logsumexp(-1, keepdim=True) - wanted)[:, 0])
+            logits = nn.functional.linear(hidden[start : start + step], head.weight, head.bias)
+            log_p = torch.log_softmax(logits, -1, dtype=torch.float32)
+            nats.append(-log_p.gather(-1, targets[start : start + step, None])[:, 0])
     return torch.cat(nats) if nats else hidden.new_zeros(0, dtype=torch.float32)
 
 
@@ -118,7 +145,7 @@ def find_plain_head(model: Any) -> nn.Linear | None:
     modes, handle = [(module, module.training) for module in model.modules()], head.register_forward_hook(replace)
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             logits = model(input_ids=torch.tensor([[0, 1]], device=head.weight.device))["logits"]
     finally:
         handle.remove()
@@ -144,7 +171,7 @@ def compute_states(model: Any, head: nn.Linear, batch: dict[str, Tensor]) -> Ten
 
 
 @contextlib.contextmanager
-def learn_at_targets(model: Any) -> Iterator[bool]:
+def learn_at_targets(model: Any, *, compiled: bool = False) -> Iterator[bool]:
     """Within, a causal language model that is given labels computes its loss as above, and no logits.
 
     The loss is the same: the mean over the targets, or their sum by `num_items_in_batch`. A model whose loss is
@@ -152,6 +179,7 @@ def learn_at_targets(model: Any) -> Iterator[bool]:
 
     Args:
         model: As it is called, perhaps with an adapter.
+        compiled: Compute it through torch.compile.
 
     Yields:
         Whether it does.
@@ -186,7 +214,7 @@ def learn_at_targets(model: Any) -> Iterator[bool]:
         if shift_labels is None:
             shift_labels = nn.functional.pad(labels, (0, 1), value=ignore_index)[..., 1:]
         wanted = shift_labels.to(states.device) != ignore_index
-        total = compute_cross_entropy(states[wanted], head, shift_labels[wanted])
+        total = compute_cross_entropy(states[wanted], head, shift_labels[wanted], compiled=compiled)
         return total / (wanted.sum() if num_items_in_batch is None else num_items_in_batch)
 
     handles = [

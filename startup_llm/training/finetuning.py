@@ -41,6 +41,7 @@ from startup_llm.training.speed import (
     TOKENS_PER_BATCH,
     AttentionShape,
     SpeedPlan,
+    compile_blocks,
     plan_speed,
     resume_plan,
     store_frozen_weights,
@@ -540,8 +541,11 @@ def run_trainer(
     last = session.run.last_checkpoint() if config.resume else None
     if last:
         call_on_main_process(functools.partial(check_checkpoint, last, arguments.world_size))
-    changes = not (plan.plain or plan.compile or shards)
-    with learn_at_targets(model) if changes else contextlib.nullcontext():
+    changes = not (plan.plain or shards)
+    with (
+        compile_blocks(model) if plan.compile else contextlib.nullcontext(),
+        learn_at_targets(model, compiled=plan.compile) if changes else contextlib.nullcontext(),
+    ):
         if before is not None:
             before(trainer)
         trainer.train(resume_from_checkpoint=str(last) if last else None)

@@ -8,18 +8,21 @@ for the backward pass. In float32 the sum W + s B A is as small as W, and with i
                 dA = s (g B)' x,   dB = s g' (x A')  four thin products of rank r
 
 which is the same function and the same gradients. In a shorter type the sum would round the update away. There the
-side path is added in place to what the frozen weight gave, and x and the thin h are all that is kept:
+side path is written first, so that the large product adds to it before its sums are rounded and no output is read
+again, and x and the thin h are all that is kept:
 
-    forward     h  = s x A',   y = x W',   y += h B'
-    backward    e  = s g B,    dx = g W,   dx += e A,   dA = e' x,   dB = g' h
+    forward     h  = s x A',   y = h B',   y += x W'
+    backward    e  = s g B,    dx = e A,   dx += g W,   dA = e' x,   dB = g' h
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import register_flop_formula
 
 
 class _MergedLinear(torch.autograd.Function):
@@ -41,15 +44,36 @@ class _MergedLinear(torch.autograd.Function):
         return dx.view_as(x) if dx is not None else None, None, None, da, db, None
 
 
+def _add_products(x: Tensor, weight: Tensor, h: Tensor, side: Tensor, bias: Tensor | None) -> Tensor:
+    """Return x weight + h side + bias, shape (rows, out)."""
+    thin = h @ side if bias is None else torch.addmm(bias, h, side)
+    return thin.addmm_(x, weight)
+
+
+_add_products_whole = torch.library.custom_op("startup_llm::add_products", _add_products, mutates_args=())
+"""The same, which torch.compile leaves as it is: it would copy the side path's part before the product adds to it."""
+
+
+@_add_products_whole.register_fake
+def _(x: Tensor, weight: Tensor, h: Tensor, side: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[1])
+
+
+@register_flop_formula(torch.ops.startup_llm.add_products)
+def _count_operations(x: Any, weight: Any, *arguments: Any, **named: Any) -> int:
+    """Say what an output costs to compute again: two operations a multiplication."""
+    return 2 * x[0] * x[1] * weight[1]
+
+
 class _SidePathLinear(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
     ) -> Tensor:
-        flat = x.reshape(-1, weight.shape[1])
-        h = (flat @ a.to(x.dtype).T).mul_(scale)  # (rows, rank)
-        y = nn.functional.linear(flat, weight, bias)
-        y.addmm_(h, b.to(x.dtype).T)
+        flat, kind = x.reshape(-1, weight.shape[1]), x.dtype
+        h = (flat @ a.to(kind).T).mul_(scale)  # (rows, rank)
+        add = _add_products_whole if torch.compiler.is_compiling() else _add_products
+        y = add(flat, weight.T, h, b.to(kind).T, bias)
         ctx.save_for_backward(flat, weight, a, b, h)
         ctx.scale = scale
         return y.view(*x.shape[:-1], weight.shape[0])
@@ -61,7 +85,8 @@ class _SidePathLinear(torch.autograd.Function):
         e = (g @ b.to(x.dtype)).mul_(ctx.scale)  # (rows, rank)
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = (g @ weight).addmm_(e, a.to(x.dtype)).view(*gradients[0].shape[:-1], -1)
+            add = _add_products_whole if torch.compiler.is_compiling() else _add_products
+            dx = add(g, weight, e, a.to(x.dtype), None).view(*gradients[0].shape[:-1], -1)
         return dx, None, None, (e.T @ x).to(a.dtype), (g.T @ h).to(b.dtype), None
 
 
@@ -85,6 +110,12 @@ class FusedLoraLinear:
             return function.apply(x.to(base.weight.dtype), base.weight, base.bias, a, b, self.scaling[name])
 
 
+@functools.cache
+def _fused_class(layer: type) -> type:
+    """Return one class for all layers, or torch.compile would compile each anew."""
+    return type("FusedLoraLinear", (FusedLoraLinear, layer), {})
+
+
 def fuse_lora(model: nn.Module) -> int:
     """Let every plain LoRA linear layer of a PEFT model compute so; returns how many.
 
@@ -100,6 +131,6 @@ def fuse_lora(model: nn.Module) -> int:
         dropout = not isinstance(module.lora_dropout["default"], nn.Identity)
         floating = module.base_layer.weight.is_floating_point()
         if not variant and not dropout and floating and not module.lora_bias["default"]:
-            module.__class__ = type("FusedLoraLinear", (FusedLoraLinear, Linear), {})
+            module.__class__ = _fused_class(Linear)
             fused += 1
     return fused

@@ -387,7 +387,9 @@ def _cut(rows: list[int], size: int) -> list[list[int]]:
 def _time_steps(
     trainer: HeadTrainer, prepared: Prepared, rows: np.ndarray, most_steps: int = MOST_STEPS
 ) -> list[float]:
-    """Return the seconds of a step's gradient, computed some times. No weight moves."""
+    """Return the seconds of a step's gradient, computed some times, never compiled. No weight moves."""
+    import torch
+
     encoded = trainer.train_dataset.select(rows)
     unused = [name for name in encoded.column_names if name == "length" or name.startswith("_")]
     batch = trainer.data_collator(encoded.remove_columns(unused).to_list())
@@ -395,8 +397,10 @@ def _time_steps(
     seconds: list[float] = []
     while not seconds or (sum(seconds) < TIMED_SECONDS and len(seconds) < most_steps):
         start = time.perf_counter()
-        with prepared.plan.autocast():
+        with prepared.plan.autocast(), torch.compiler.set_stance("force_eager"):
             trainer.training_step(trainer.model, dict(batch))
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()
         seconds.append(time.perf_counter() - start)
     trainer.model.zero_grad()
     return seconds[1:] or seconds

@@ -23,8 +23,10 @@ SetFit.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +43,12 @@ if TYPE_CHECKING:
 TOKENS_PER_BATCH = {"cpu": 2048}
 """Device -> padded tokens that are computed at once; 65,536 on others. More of them take memory, and on two processor
 cores no less time."""
+
+
+MEMORY_BUDGET = 0.9
+"""Share of what torch.compile would keep for the backward pass of a block that may be kept. With the sizes of Llama
+3.2 1B and LoRA on an H200: 16.1 GiB with 0.9, 22.1 with 1, in the same time; below it, matrix products are computed
+again (5.6 GiB, and 24 % more time)."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,7 @@ class SpeedPlan:
         tokens_per_batch: Padded tokens that are computed at once, in training and in prediction.
         reasons: One sentence per choice.
         plain: Train as transformers' Trainer and PEFT do, without what this package adds for speed.
-        compile: Train through torch.compile.
+        compile: Train through torch.compile, block by block.
     """
 
     device: str
@@ -139,7 +147,7 @@ def plan_speed(
             f"matrix products in {name}: {why}",
             f"frozen weights kept in {name}, trained ones in float32",
             f"{kernel} attention: {why_kernel}; at most {tokens:,} tokens at once{threads}; "
-            + ("compiled, as asked for" if config.compile else "not compiled, which only long runs earn back"),
+            + ("blocks compiled, as asked for" if config.compile else "not compiled, which only long runs earn back"),
         ),
         compile=config.compile,
     )
@@ -301,3 +309,54 @@ def store_frozen_weights(model: nn.Module, dtype_name: str) -> None:
     for parameter in model.parameters():
         if not parameter.requires_grad and parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)
+
+
+@contextlib.contextmanager
+def compile_blocks(model: nn.Module) -> Iterator[None]:
+    """Within, the model's repeated blocks learn through torch.compile; a model without any as a whole.
+
+    The blocks share what is compiled, so that it takes seconds, and what surrounds them stays as it is. What is cheap
+    beside the matrix products, such as norms and activations, is computed again in the backward pass, not kept for it.
+
+    Args:
+        model: As it is called, perhaps with an adapter.
+    """
+    import torch._functorch.config
+
+    blocks = find_repeated_blocks(model) or [model]
+    for block in blocks:
+        block.forward = _compile_training(block)
+    try:
+        with torch._functorch.config.patch(activation_memory_budget=MEMORY_BUDGET):
+            yield
+    finally:
+        for block in blocks:
+            del block.forward
+
+
+def _compile_training(block: nn.Module) -> Callable:
+    """Return a block's forward that is compiled while it learns, and else as it was."""
+    import torch
+
+    plain, compiled = block.forward, torch.compile(block.forward)
+
+    @functools.wraps(plain)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return (compiled if block.training and torch.is_grad_enabled() else plain)(*args, **kwargs)
+
+    return forward
+
+
+def find_repeated_blocks(model: nn.Module) -> list[nn.Module]:
+    """Return the modules that stand in a list with others of their class alone, the outermost such lists."""
+    from torch import nn
+
+    blocks: list[nn.Module] = []
+    inside: set[int] = set()
+    for module in model.modules():  # an outer module comes before those in it
+        if not isinstance(module, nn.ModuleList) or id(module) in inside:
+            continue
+        if len(module) > 1 and len({type(child) for child in module}) == 1:
+            blocks += module
+            inside |= {id(part) for part in module.modules()}
+    return blocks

@@ -494,7 +494,6 @@ def build_training_arguments(
     arguments |= {
         "output_dir": str(output_dir),
         "bf16": plan.compute_dtype == "bfloat16",
-        "torch_compile": plan.compile,
         "use_cpu": plan.device == "cpu",
         "remove_unused_columns": True,
     }

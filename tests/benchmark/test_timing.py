@@ -137,17 +137,18 @@ def test_the_pooling_s_layer_costs_nothing_and_an_adapter_s_copy_is_counted_once
 
 
 def test_the_clock_leaves_out_the_first_step_and_the_pauses(monkeypatch):
-    now = iter([100.0, 101.0, 150.0, 180.0, 182.0, 182.0, 212.0])  # two steps, a pause of 30 s, a step, a pause
+    # the first step's end, an epoch's end, a pause of 30 s, the next epoch's end, a pause
+    now = iter([100.0, 150.0, 150.0, 180.0, 182.0, 182.0, 212.0])
     monkeypatch.setattr(benchmark.time, "perf_counter", lambda: next(now))
     monkeypatch.setattr(benchmark.time, "time", lambda: 500.0)
     clock = _Clock(started=440.0, target=0.9, measure_accuracy=lambda: 0.95)
     tell = clock.callback()
     tell.on_step_end()
     tell.on_step_end()
-    clock.measure()
+    tell.on_epoch_end()
     assert clock.seconds_to_target == 60.0
     tell.on_step_end()
-    clock.measure()
+    tell.on_epoch_end()
     found = clock.read(rows=30, epochs=2, mean_tokens=7.0, model=torch.nn.Linear(2, 3))
     assert found["rows_per_second"] == pytest.approx(40 / 52)  # two of three steps, 82 s without the pause inside
     assert found["tokens_per_second"] == pytest.approx(7 * 40 / 52)

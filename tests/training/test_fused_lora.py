@@ -6,6 +6,7 @@ import peft
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
 
 from startup_llm.training.fused_lora import fuse_lora
 
@@ -59,6 +60,24 @@ def test_outputs_and_gradients_are_those_of_peft(dtype):
         scale = wanted.detach().abs().max()
         torch.testing.assert_close(found / scale, wanted / scale, atol=TOLERANCE[dtype], rtol=0)
     assert kept < kept_by_peft
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_compiled_layers_are_the_same_and_share_what_is_compiled(dtype):
+    y, gradients, _ = compute(build(dtype, fused=True), dtype)
+    model, graphs = build(dtype, fused=True), []
+
+    def keep(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    for layer in ("0", "2"):
+        model.get_base_model().get_submodule(layer).compile(backend=aot_autograd(fw_compiler=keep), fullgraph=True)
+    compiled, compiled_gradients, _ = compute(model, dtype)
+    for found, wanted in zip([compiled, *compiled_gradients], [y, *gradients], strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    assert any("add_products" in graph.code for graph in graphs) == (dtype == torch.bfloat16)
+    assert len({type(model.get_base_model().get_submodule(layer)) for layer in ("0", "2")}) == 1
 
 
 def test_the_gradient_is_that_of_finite_differences():

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import functools
+
 import datasets
 import pytest
 import torch
+from torch import nn
 
 from startup_llm.config import SpeedConfig
 from startup_llm.data.task_data import TaskData
@@ -10,7 +13,13 @@ from startup_llm.models.checkpoints import load_checkpoint
 from startup_llm.tasks import load_task
 from startup_llm.tasks.text_classification.options import TextClassificationModel
 from startup_llm.training import finetuning, speed
-from startup_llm.training.speed import AttentionShape, measure_attention, plan_speed
+from startup_llm.training.speed import (
+    AttentionShape,
+    compile_blocks,
+    find_repeated_blocks,
+    measure_attention,
+    plan_speed,
+)
 
 
 @pytest.mark.parametrize(("bfloat16", "chosen"), [(2000.0, "bfloat16"), (110.0, "float32"), (20.0, "float32")])
@@ -66,3 +75,37 @@ def test_every_process_of_a_run_takes_the_plan_s_threads_and_keeps_its_memory(mo
     plan = speed.SpeedPlan("cpu", "float32", "float32", "eager", 64, ())
     speed.use_plan(plan, SpeedConfig(threads=3))
     assert done == [3, "memory"]
+
+
+class Block(nn.Linear):
+    """A layer that is not torch's own, which it would not compile by itself."""
+
+    def forward(self, x):
+        return torch.tanh(super().forward(x))
+
+
+def test_the_blocks_of_a_model_are_found_and_compiled_for_a_while(monkeypatch):
+    def encoder():
+        return nn.ModuleDict(
+            {"layers": nn.ModuleList(nn.Sequential(nn.ModuleList([nn.Linear(2, 2)] * 3)) for _ in "ab")}
+        )
+
+    model = nn.ModuleDict({"one": encoder(), "other": encoder(), "heads": nn.ModuleList([nn.Linear(2, 2), nn.Tanh()])})
+    blocks = find_repeated_blocks(model)
+    assert blocks == [*model["one"]["layers"], *model["other"]["layers"]]
+    assert find_repeated_blocks(nn.Linear(2, 2)) == []
+    layer, calls = nn.ModuleList([Block(2, 2), Block(2, 2)]), []
+
+    def backend(graph, inputs):
+        calls.append(graph)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    x = torch.ones(1, 2)
+    with compile_blocks(layer):
+        y = layer[1](layer[0](x))
+    assert calls
+    del calls[:]
+    torch._dynamo.reset()
+    torch.testing.assert_close(layer[1](layer[0](x)), y)
+    assert not calls
