@@ -105,11 +105,12 @@ def test_load(session: Session[BenchmarkConfig]) -> None:
 
 def keep(session: Session[BenchmarkConfig], table: str, results: dict[str, Any]) -> None:
     run = session.run
+    session.report(table)  # first: what was measured is not lost, whatever the rest meets
     run.write_text("config.yaml", session.config_text)
     run.write_text("table.md", table + "\n")
     run.write_json("results.json", {"what": session.config.what, **results, **session.describe_process()})
     run.finish()
-    session.report(f"{table}\nbenchmark: {run.final}")
+    session.report(f"benchmark: {run.final}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 PACKAGES = (
-    "startup-llm",
     "torch",
     "transformers",
     "peft",
@@ -71,10 +70,11 @@ class StageClock:
 
 
 def read_versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that make the numbers."""
+    """Return the versions of Python, of this package, installed or not, and of those that make the numbers."""
     from importlib.metadata import version
 
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    own = {"python": platform.python_version(), "startup-llm": __version__}
+    return own | {name: version(name) for name in PACKAGES}
 
 
 def read_required_versions(package: str = "startup-llm") -> dict[str, str]:
