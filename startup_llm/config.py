@@ -774,8 +774,8 @@ class ExportConfig:
     """onnx: float32, for onnxruntime; onnx-int8: the same with weights of 8 bits; gguf: a language model for
     llama.cpp."""
     quantization: Literal["dynamic", "static", "q8_0", "q4_0", "f16"] | None = None
-    """Of onnx-int8: dynamic (default), where activations are scaled by their own range, or static, by that of training
-    rows. Of gguf: q8_0 (default) or q4_0, weights of 8 or 4 bits, or f16."""
+    """Of onnx-int8: dynamic (default), where a token's activations are scaled by their own range, or static, by that
+    of training rows. Of gguf: q8_0 (default) or q4_0, weights of 8 or 4 bits, or f16."""
     calibration_rows: Count = 256
     """Training rows that a static quantization takes its ranges from."""
     allow_drop: bool = False

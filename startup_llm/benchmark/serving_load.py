@@ -66,14 +66,8 @@ def judge_load(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return in sentences whether batches are worth it, whether an answer was wrong or lost, and what memory did."""
     requests = sum(record["requests"] for record in records)
     faults = {fault: sum(record[fault] for record in records) for fault in ("wrong", "refused", "lost")}
-    compared = "each compared with predict.py's (to 1e-5)"
-    if not records[0].get("scores_compared", True):
-        compared = (
-            "each compared with predict.py's but for its scores, which dynamic quantization lets move with the rows "
-            "that they are computed with (--quantization static does not)"
-        )
     sentences = [
-        f"{requests:,} answers, {compared}: {faults['wrong']:,} wrong, "
+        f"{requests:,} answers, each compared with predict.py's (to 1e-5): {faults['wrong']:,} wrong, "
         f"{faults['refused']:,} refused, {faults['lost']:,} lost."
     ]
     batched = [record for record in records[1:] if record["clients"] >= _BATCHING_CLIENTS]

@@ -17,12 +17,15 @@ from startup_llm.runs.onnx_model import ONNX_FILE, ONNX_SETTINGS, import_onnxrun
 
 if TYPE_CHECKING:
     import numpy as np
+    import onnx
 
     from startup_llm.tasks.base import Task
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 OPSET = 18
 """Version of ONNX's operators: that of the exporter itself, which converts for no other."""
+WEIGHT_STEPS, INT8_STEPS = 63, 127
+"""Largest weight, in 7 bits, and largest activation, in 8."""
 _EXAMPLES = ("one text", "another one, which is longer")
 
 
@@ -134,10 +137,11 @@ def quantize(folder: Path, method: str, batches: Sequence[dict[str, np.ndarray]]
 
     Args:
         folder: The export's.
-        method: dynamic: activations are scaled by their own range, for each batch; static: by the range on `batches`.
+        method: dynamic: each token's activations are scaled by their own range; static: by the range on `batches`.
         batches: Inputs of training rows, by name; read where the method is static.
     """
     import_onnxruntime()
+    import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -145,9 +149,11 @@ def quantize(folder: Path, method: str, batches: Sequence[dict[str, np.ndarray]]
     with _quiet_exporter():
         quant_pre_process(str(file), str(prepared), skip_symbolic_shape=True)
         if method == "dynamic":
-            quantize_dynamic(
-                str(prepared), str(written), weight_type=QuantType.QInt8, per_channel=True, reduce_range=True
-            )
+            content = onnx.load(str(prepared))
+            scale_by_token(content.graph)
+            onnx.save(content, str(prepared))
+            embeddings = {"op_types_to_quantize": ["Gather"], "per_channel": True}
+            quantize_dynamic(str(prepared), str(written), weight_type=QuantType.QInt8, **embeddings)
         else:
             quantize_static(
                 str(prepared),
@@ -162,6 +168,66 @@ def quantize(folder: Path, method: str, batches: Sequence[dict[str, np.ndarray]]
             )
     prepared.unlink()
     written.replace(file)
+
+
+def scale_by_token(graph: onnx.GraphProto) -> None:
+    """Compute each product with a weight in int8, in place; with x a token's activations and w a column's scale,
+
+        s = max |x| / 127,   q = round(x / s),   y = s w (q W8)
+
+    onnxruntime's own dynamic quantization takes one scale for the whole batch, so that an answer would depend on the
+    texts beside it.
+    """
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = {tensor.name: tensor for tensor in graph.initializer if len(tensor.dims) == 2}
+    constants: dict[str, np.ndarray] = {
+        "token_axis": np.array([-1]),
+        "token_least": np.float32(1e-12),
+        "token_steps": np.float32(INT8_STEPS),
+        "token_one": np.float32(1),
+        "token_zero": np.uint8(128),
+    }
+    nodes: list[onnx.NodeProto] = []
+    scaled: set[str] = set()
+
+    def add(operator: str, inputs: list[str], output: str, **attributes: Any) -> None:
+        nodes.append(helper.make_node(operator, inputs, [output], **attributes))
+
+    for node in graph.node:
+        attributes = {part.name: helper.get_attribute_value(part) for part in node.attribute}
+        is_plain = not attributes.get("transA") and attributes.get("alpha", 1) == attributes.get("beta", 1) == 1
+        if node.op_type not in ("MatMul", "Gemm") or node.input[1] not in weights or not is_plain:
+            nodes.append(node)
+            continue
+        weight = numpy_helper.to_array(weights[node.input[1]])
+        weight = weight.T if attributes.get("transB") else weight
+        scale = np.maximum(np.abs(weight).max(0), 1e-12) / WEIGHT_STEPS
+        x, y = node.input[0], node.output[0]
+        constants[f"{y}_weight"] = np.rint(weight / scale).astype(np.int8)
+        constants[f"{y}_scale"] = scale.astype(np.float32)
+        if x not in scaled:
+            scaled.add(x)
+            add("Abs", [x], f"{x}_absolute")
+            add("ReduceMax", [f"{x}_absolute", "token_axis"], f"{x}_largest", keepdims=1)
+            add("Max", [f"{x}_largest", "token_least"], f"{x}_range")
+            add("Div", [f"{x}_range", "token_steps"], f"{x}_scale")
+            add("Div", [x, f"{x}_scale"], f"{x}_divided")
+            add("QuantizeLinear", [f"{x}_divided", "token_one", "token_zero"], f"{x}_int8")
+        bias = list(node.input[2:])
+        add("MatMulInteger", [f"{x}_int8", f"{y}_weight", "token_zero"], f"{y}_int32")
+        add("Cast", [f"{y}_int32"], f"{y}_float", to=TensorProto.FLOAT)
+        add("Mul", [f"{y}_float", f"{y}_scale"], f"{y}_columns")
+        add("Mul", [f"{y}_columns", f"{x}_scale"], f"{y}_product" if bias else y)
+        if bias:
+            add("Add", [f"{y}_product", *bias], y)
+    read = {name for node in nodes for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in read]
+    kept += [numpy_helper.from_array(values, name) for name, values in constants.items()]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(kept)
 
 
 class _Batches:

@@ -1,5 +1,4 @@
 import json
-import math
 import os
 import shutil
 import subprocess
@@ -10,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from startup_llm.serving.load_test import TOLERANCE, read_questions
+from startup_llm.runs.prediction import load_exported_run
+from startup_llm.serving.load_test import is_alike
 
 TEXTS = ["where is my parcel", "please refund my order, and the money", "café 包裹", "reset my password please " * 30]
 
@@ -201,6 +201,10 @@ def test_an_export_holds_no_path_of_the_machine_that_made_it(exported):
     assert b"startup_llm" not in content
 
 
-def test_scores_of_a_dynamically_quantized_export_are_not_compared(exported, finished_run):
-    assert {question.tolerance for question in read_questions(str(exported))} == {math.inf}
-    assert {question.tolerance for question in read_questions(str(finished_run))} == {TOLERANCE}
+def test_an_answer_does_not_depend_on_the_texts_beside_it(exported):
+    model = load_exported_run(exported)
+    texts = ["where is my parcel", "REFUND!!! " * 40, "café 包裹, the password", "x", ""]
+    alone = [model.answer({"text": [text]})[0] for text in texts]
+    assert len({answer["score"] for answer in alone}) == len(texts)
+    for answer, expected in zip(model.answer({"text": texts}), alone, strict=True):
+        assert is_alike(answer, expected)

@@ -77,7 +77,6 @@ def test_a_killed_worker_is_replaced_while_the_other_answers_and_counts_stay(exp
     model = load_exported_run(exported)
     expected = [model.answer({"text": [text]})[0] for text in TEXTS]
     command = [sys.executable, str(SERVE), "--run", str(exported), "--port", "0", "--workers", "2"]
-    command += ["--max_batch_rows", "1"]  # dynamic quantization: a row's score moves with the others of its batch
     with run_server(command) as server, httpx.Client(base_url=server.address, timeout=60) as client:
         wait_for(lambda: read_metric(client, "model_info") == 2)
         before = find_workers(server)

@@ -1,7 +1,6 @@
 """The load test, against a server that answers and one that does not."""
 
 import json
-import math
 
 import pytest
 from served_models import TEXTS, run_service
@@ -54,8 +53,6 @@ def test_numbers_are_compared_and_nothing_else_is_rounded():
     for change in ({"label": "b"}, {"score": 0.50002}, {"score": "0.5"}, {"spans": []}, {"spans": [{"start": 2}]}):
         assert not is_alike({**expected, **change}, expected)
     assert not is_alike({**expected, "more": 1}, expected)
-    assert is_alike({**expected, "score": 0.6}, expected, math.inf)
-    assert not is_alike({**expected, "label": "b"}, expected, math.inf)
 
 
 def test_the_verdict_names_the_gain_of_batches_and_every_fault():
@@ -69,9 +66,6 @@ def test_the_verdict_names_the_gain_of_batches_and_every_fault():
     assert sentences[0].endswith("1 wrong, 0 refused, 2 lost.")
     assert "+16 MiB" in sentences[-1]
     assert "compared with predict.py's (to 1e-5): " in sentences[0]
-    moving = judge_load([{**record, "scores_compared": False} for record in (one, faulty)])
-    assert "but for its scores" in moving[0]
-    assert "1e-5" not in moving[0]
 
 
 def test_a_load_test_needs_a_finished_run(classifier):
