@@ -184,10 +184,10 @@ def scale_by_token(graph: onnx.GraphProto) -> None:
     weights = {tensor.name: tensor for tensor in graph.initializer if len(tensor.dims) == 2}
     constants: dict[str, np.ndarray] = {
         "token_axis": np.array([-1]),
-        "token_least": np.float32(1e-12),
-        "token_steps": np.float32(INT8_STEPS),
-        "token_one": np.float32(1),
-        "token_zero": np.uint8(128),
+        "token_least": np.array(1e-12, np.float32),
+        "token_steps": np.array(INT8_STEPS, np.float32),
+        "token_one": np.array(1, np.float32),
+        "token_zero": np.array(128, np.uint8),
     }
     nodes: list[onnx.NodeProto] = []
     scaled: set[str] = set()

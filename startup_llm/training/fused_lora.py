@@ -111,9 +111,11 @@ class FusedLoraLinear:
 
 
 @functools.cache
-def _fused_class(layer: type) -> type:
+def _fused_class() -> type:
     """Return one class for all layers, or torch.compile would compile each anew."""
-    return type("FusedLoraLinear", (FusedLoraLinear, layer), {})
+    from peft.tuners.lora.layer import Linear
+
+    return type("FusedLoraLinear", (FusedLoraLinear, Linear), {})
 
 
 def fuse_lora(model: nn.Module) -> int:
@@ -131,6 +133,6 @@ def fuse_lora(model: nn.Module) -> int:
         dropout = not isinstance(module.lora_dropout["default"], nn.Identity)
         floating = module.base_layer.weight.is_floating_point()
         if not variant and not dropout and floating and not module.lora_bias["default"]:
-            module.__class__ = _fused_class(Linear)
+            module.__class__ = _fused_class()
             fused += 1
     return fused
