@@ -438,7 +438,8 @@ def _explain(message: str, options: Sequence[str], sections: Mapping[str, Sectio
         expected = re.sub(r"(an? )?(<class '|typing\.Literal\[)|'>|\]$", "", match[2])
         return f"option {match[1]}: expected {expected}, got {match[3]}"
     if match := re.search(r'Parser key "([^"]+)":.*Subtypes: (.*?)\n.*Given value: (.*)', message, re.DOTALL):
-        expected = re.sub(r"<class '|'>|[\[\]]", "", match[2]).replace("NoneType", "null").replace(", ", " or ")
+        expected = re.sub(r"<class '|'>|typing\.Literal|[\[\]]", "", match[2])
+        expected = expected.replace("NoneType", "null").replace(", ", " or ")
         return f"option {match[1]}: expected {expected}, got {match[3]}"
     if match := re.search(r"File does not exist: '(.*)'", message):
         path = Path(match[1])

@@ -307,6 +307,7 @@ def test_rows_in_train_and_test_are_counted_and_removed_on_request(work, call, t
         (["--train.learning_rte", "1"], "error: unknown option train.learning_rte; did you mean train.learning_rate?"),
         (["--lora.rank", "many"], "error: option lora.rank: expected int, got many"),
         (["--task", "text-clasification"], "did you mean text-classification?"),
+        (["--speed.compute_dtype", "float16"], "expected 'float32' or 'bfloat16' or null, got float16"),
         (["--config", "missing.yaml"], "error: no such file: "),
         (["--data.train_file", "missing.csv"], "missing.csv"),
         (["--model.checkpoint", "./missing"], "error: unknown checkpoint ./missing: no such folder"),
