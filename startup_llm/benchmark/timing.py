@@ -27,6 +27,7 @@ from startup_llm.errors import UserError, nearest, run_recipe
 from startup_llm.evaluation.environment import read_peak_memory_bytes
 from startup_llm.tasks.text_classification.options import TextClassificationModel
 from startup_llm.training.reload_gate import plain_environment
+from startup_llm.training.speed import wait_for_device
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -162,15 +163,6 @@ def count_flop_per_token(model: Any, *, training: bool, kept_blocks: Sequence[An
     return total
 
 
-def _wait_for_device() -> float:
-    """Wait until an accelerator has computed what it was given, and return the time, in seconds."""
-    import torch
-
-    if torch.accelerator.is_available():
-        torch.accelerator.synchronize()
-    return time.perf_counter()
-
-
 class _Clock:
     """Seconds and work of training, from the end of the first step on, and the test accuracy after each epoch."""
 
@@ -191,10 +183,10 @@ class _Clock:
             def on_step_end(self, *args: Any, **kwargs: Any) -> None:
                 clock.steps += 1
                 if clock.steps == 1:
-                    clock.first_step_end = _wait_for_device()
+                    clock.first_step_end = wait_for_device()
 
             def on_epoch_end(self, *args: Any, **kwargs: Any) -> None:
-                clock.end = _wait_for_device()
+                clock.end = wait_for_device()
                 clock.measure()
 
         return Tell()

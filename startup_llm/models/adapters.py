@@ -36,6 +36,11 @@ def find_block_stacks(model: nn.Module) -> list[str]:
     return [name for name in largest if not any(name.startswith(f"{other}.") for other in largest)]
 
 
+def find_blocks(model: nn.Module) -> list[nn.Module]:
+    """Return a model's blocks, stack after stack."""
+    return [block for name in find_block_stacks(model) for block in model.get_submodule(name)]
+
+
 def find_block_layers(model: nn.Module, exclude: Sequence[str] = ()) -> list[str]:
     """Return the full names of the linear layers in a model's blocks; where there are none, of the convolutions.
 

@@ -15,6 +15,7 @@ from startup_llm.evaluation.environment import read_peak_memory_bytes
 from startup_llm.evaluation.report import format_duration
 from startup_llm.models.memory import read_free_memory_bytes
 from startup_llm.training.processes import is_sharded
+from startup_llm.training.speed import wait_for_device
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -399,8 +400,6 @@ def _time_steps(
         start = time.perf_counter()
         with prepared.plan.autocast(), torch.compiler.set_stance("force_eager"):
             trainer.training_step(trainer.model, dict(batch))
-        if torch.accelerator.is_available():
-            torch.accelerator.synchronize()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(wait_for_device() - start)
     trainer.model.zero_grad()
     return seconds[1:] or seconds

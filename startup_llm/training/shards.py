@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback
 
 from startup_llm.errors import UserError
-from startup_llm.models.adapters import find_block_stacks
+from startup_llm.models.adapters import find_blocks
 from startup_llm.training.processes import DEEPSPEED, find_sharding
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def _choose_fsdp2(trainer: Trainer) -> None:
 
     model, plugin = trainer.model, trainer.accelerator.state.fsdp_plugin
     if plugin.transformer_cls_names_to_wrap is None:
-        blocks = [block for name in find_block_stacks(model) for block in model.get_submodule(name)]
+        blocks = find_blocks(model)
         plugin.transformer_cls_names_to_wrap = sorted({type(block).__name__ for block in blocks})
     if plugin.mixed_precision_policy is not None:
         plugin.mixed_precision_policy = dataclasses.replace(

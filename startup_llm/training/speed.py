@@ -260,6 +260,15 @@ def keep_freed_memory() -> None:
     mallopt(trim_threshold, 2**31 - 1)
 
 
+def wait_for_device() -> float:
+    """Wait until an accelerator has computed what it was given, and return the time, in seconds."""
+    import torch
+
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+    return time.perf_counter()
+
+
 def measure_attention(kernel: str, dtype: torch.dtype, shape: AttentionShape) -> float:
     """Return the seconds of one masked attention, forwards and backwards, on the CPU: the best of five."""
     import torch
@@ -323,7 +332,9 @@ def compile_blocks(model: nn.Module) -> Iterator[None]:
     """
     import torch._functorch.config
 
-    blocks = find_repeated_blocks(model) or [model]
+    from startup_llm.models.adapters import find_blocks
+
+    blocks = find_blocks(model) or [model]
     for block in blocks:
         block.forward = _compile_training(block)
     try:
@@ -345,18 +356,3 @@ def _compile_training(block: nn.Module) -> Callable:
         return (compiled if block.training and torch.is_grad_enabled() else plain)(*args, **kwargs)
 
     return forward
-
-
-def find_repeated_blocks(model: nn.Module) -> list[nn.Module]:
-    """Return the modules that stand in a list with others of their class alone, the outermost such lists."""
-    from torch import nn
-
-    blocks: list[nn.Module] = []
-    inside: set[int] = set()
-    for module in model.modules():  # an outer module comes before those in it
-        if not isinstance(module, nn.ModuleList) or id(module) in inside:
-            continue
-        if len(module) > 1 and len({type(child) for child in module}) == 1:
-            blocks += module
-            inside |= {id(part) for part in module.modules()}
-    return blocks

@@ -9,6 +9,7 @@ from torch import nn
 
 from startup_llm.config import SpeedConfig
 from startup_llm.data.task_data import TaskData
+from startup_llm.models.adapters import find_blocks
 from startup_llm.models.checkpoints import load_checkpoint
 from startup_llm.tasks import load_task
 from startup_llm.tasks.text_classification.options import TextClassificationModel
@@ -16,7 +17,6 @@ from startup_llm.training import finetuning, speed
 from startup_llm.training.speed import (
     AttentionShape,
     compile_blocks,
-    find_repeated_blocks,
     measure_attention,
     plan_speed,
 )
@@ -87,13 +87,13 @@ class Block(nn.Linear):
 def test_the_blocks_of_a_model_are_found_and_compiled_for_a_while(monkeypatch):
     def encoder():
         return nn.ModuleDict(
-            {"layers": nn.ModuleList(nn.Sequential(nn.ModuleList([nn.Linear(2, 2)] * 3)) for _ in "ab")}
+            {"layers": nn.ModuleList(nn.Sequential(nn.ModuleList(nn.Linear(2, 2) for _ in "cde")) for _ in "ab")}
         )
 
     model = nn.ModuleDict({"one": encoder(), "other": encoder(), "heads": nn.ModuleList([nn.Linear(2, 2), nn.Tanh()])})
-    blocks = find_repeated_blocks(model)
+    blocks = find_blocks(model)
     assert blocks == [*model["one"]["layers"], *model["other"]["layers"]]
-    assert find_repeated_blocks(nn.Linear(2, 2)) == []
+    assert find_blocks(nn.Linear(2, 2)) == []
     layer, calls = nn.ModuleList([Block(2, 2), Block(2, 2)]), []
 
     def backend(graph, inputs):
