@@ -440,3 +440,31 @@ def test_few_shot_prompts_hold_training_rows_with_their_answers_which_are_not_me
     assert (
         TASK.predictor.add_examples(data, tokenizer, model, ChatEvaluation(generate=True, few_shot_examples=0)) is None
     )
+
+
+def test_few_shot_examples_open_with_the_system_message_of_the_row_where_training_rows_do(tmp_path):
+    from types import SimpleNamespace
+
+    def write(name, openings):
+        path = tmp_path / name
+        with path.open("w") as file:
+            for number, (opening, answer) in enumerate(openings):
+                texts = [("system", opening), ("user", f"question {number}"), ("assistant", f"{answer} {number}")]
+                print(json.dumps({"messages": [{"role": role, "content": text} for role, text in texts]}), file=file)
+        return str(path)
+
+    train = write("train.jsonl", [("route", "label"), ("reply", "sentence")] * 10)
+    test = write("test.jsonl", [("route", "label"), ("reply", "sentence"), ("another", "thing")])
+    generate = ChatEvaluation(generate=True, few_shot_examples=3)
+    tokenizer = build_tokenizer()
+    config = GenerationData(train_file=train, test_file=test, validation_fraction=0)
+    data = TASK.fit_data(TASK.load_data(config, generate), tokenizer)
+    model = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=4096))
+    longer, _ = TASK.predictor.add_examples(data, tokenizer, model, generate)
+    kinds = [
+        {message["content"].split()[0] for message in messages[:-1] if message["role"] == "assistant"}
+        for messages in longer.splits["test"]["messages"]
+    ]
+    assert kinds[:2] == [{"label"}, {"sentence"}]
+    assert [len(messages) for messages in longer.splits["test"]["messages"]] == [9, 9, 9]
+    assert [messages[0]["content"] for messages in longer.splits["test"]["messages"]] == ["route", "reply", "another"]
