@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 import startup_llm.errors
 from startup_llm.config import DEFAULT_TASK
 from startup_llm.errors import UserError
+from startup_llm.hub.request_examples import build_request_examples
 from startup_llm.run_folder import RESULTS, find_model
 from startup_llm.runs.onnx_model import holds_onnx
 from startup_llm.tasks import load_task
@@ -73,8 +74,7 @@ _README = """# {name}
 ```
 export STARTUP_LLM_API_KEY=$(python -c 'import secrets; print(secrets.token_urlsafe(32))')
 docker compose up --build --detach
-curl http://127.0.0.1:8000/predict -H "Authorization: Bearer $STARTUP_LLM_API_KEY" \\
-  -H 'Content-Type: application/json' -d '{{"inputs": "a text"}}'
+curl -H "Authorization: Bearer $STARTUP_LLM_API_KEY" {call}
 ```
 
 Without Docker, in this folder:
@@ -130,7 +130,7 @@ def write_image_folder(run: str, folder: Path, recipe: Path) -> ImageFolder:
     if folder.exists():
         raise UserError(f"--docker {folder} exists; name a folder that does not exist yet")
     try:
-        return _write(Path(run), model, folder, recipe, _list_packages(Path(run), results))
+        return _write(Path(run), model, results, folder, recipe)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -142,7 +142,7 @@ def _list_packages(run: Path, results: Mapping[str, Any]) -> list[str]:
     return [*PACKAGES, *task.predictor.packages, *["pyarrow"] * (run / CORPUS_FILE).is_file()]
 
 
-def _write(run: Path, model: Path, folder: Path, recipe: Path, packages: Sequence[str]) -> ImageFolder:
+def _write(run: Path, model: Path, results: Mapping[str, Any], folder: Path, recipe: Path) -> ImageFolder:
     package = Path(startup_llm.errors.__file__).parent
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
     shutil.copytree(package, folder / "startup_llm", ignore=ignored)
@@ -152,12 +152,13 @@ def _write(run: Path, model: Path, folder: Path, recipe: Path, packages: Sequenc
     for name in _RUN_FILES:
         if (run / name).is_file():
             shutil.copyfile(run / name, folder / "run" / name)
-    versions = find_versions(packages)
+    versions = find_versions(_list_packages(run, results))
     pinned = "".join(f"{name}=={version}\n" for name, version in versions.items())
     (folder / "requirements.txt").write_text(pinned, encoding="utf-8")
     written = ImageFolder(_measure_packages(versions), _measure(model), _measure_memory(folder))
-    name = run.resolve().name
+    name, examples = run.resolve().name, build_request_examples(results)
     values = {
+        "call": examples["bash"].removeprefix("curl ") if examples else "",
         "name": name,
         "tag": re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "export",
         "python": f"{sys.version_info.major}.{sys.version_info.minor}",

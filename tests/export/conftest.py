@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import csv
+import json
+import os
+import re
 import runpy
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from conftest import MESSAGES
+
+from startup_llm.hub.request_examples import ADDRESS
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -40,6 +47,32 @@ def train_probe(checkpoint: Path, folder: Path, labels: dict[str, str]) -> Path:
     files = ["--data.train_file", folder / "train.csv", "--data.test_file", folder / "test.csv"]
     assert run_words("finetune", *options, *files, "--speed.plan", "plain", "--run_dir", folder / "run") == 0
     return folder / "run"
+
+
+def ask_docker_folder(folder: Path) -> list[dict]:
+    """Return the answers that the README's call gets from the folder's command in an environment of its packages.
+
+    No image is built: that needs a Docker daemon.
+    """
+    if shutil.which("curl") is None:
+        pytest.skip("no curl on this machine")
+    subprocess.run([sys.executable, "-m", "venv", folder / ".venv"], check=True)
+    python = folder / ".venv" / "bin" / "python"
+    install = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--requirement", "requirements.txt"]
+    if subprocess.run(install, cwd=folder, capture_output=True, check=False).returncode:
+        pytest.skip("no package index can be reached")
+    environment = {"PYTHONPATH": ".", "STARTUP_LLM_API_KEY": "a key", "PATH": os.environ["PATH"]}
+    command = [python, "recipes/serve.py", "--run", "run", "--port", "0"]
+    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            address = server.stdout.readline().rsplit(" ", 1)[-1].strip()
+            call = re.search(r"^curl .*", (folder / "README.md").read_text(), re.MULTILINE)[0]
+            call = call.replace(ADDRESS, address).replace("curl ", "curl --fail-with-body --silent --show-error ", 1)
+            done = subprocess.run(["bash", "-c", call], env=environment, capture_output=True, text=True, timeout=60)
+            assert done.returncode == 0, done.stdout + done.stderr
+        finally:
+            server.terminate()
+    return json.loads(done.stdout)["answers"]
 
 
 def export_quickly(run: Path) -> Path:

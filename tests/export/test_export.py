@@ -3,11 +3,11 @@ import os
 import shutil
 import subprocess
 import sys
-import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
+from export.conftest import ask_docker_folder
 
 from startup_llm.runs.prediction import load_exported_run
 from startup_llm.serving.load_test import is_alike
@@ -160,25 +160,9 @@ def test_docker_of_a_run_that_is_no_export_is_one_line(finished_run, run_recipe,
 @pytest.mark.slow
 @pytest.mark.cold_start
 def test_the_environment_that_docker_gets_serves_the_export(exported, run_recipe, tmp_path):
-    """No image is built here: its packages are installed into a new environment, and its command is started there."""
     folder = tmp_path / "server"
     assert run_recipe("export", "--run", exported, "--docker", folder)[0] == 0
-    subprocess.run([sys.executable, "-m", "venv", folder / ".venv"], check=True)
-    python = folder / ".venv" / "bin" / "python"
-    install = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--requirement", "requirements.txt"]
-    if subprocess.run(install, cwd=folder, capture_output=True, check=False).returncode:
-        pytest.skip("no package index can be reached")
-    command = [python, "recipes/serve.py", "--run", "run", "--port", "0"]
-    server = subprocess.Popen(command, cwd=folder, env={"PYTHONPATH": "."}, stdout=subprocess.PIPE, text=True)
-    try:
-        address = server.stdout.readline().rsplit(" ", 1)[-1].strip()
-        body = json.dumps({"inputs": TEXTS}).encode()
-        asked = urllib.request.Request(f"{address}/predict", body, {"Content-Type": "application/json"})
-        answers = json.load(urllib.request.urlopen(asked, timeout=60))["answers"]
-    finally:
-        server.terminate()
-        server.wait()
-    assert [set(answer) for answer in answers] == [{"label", "score"}] * len(TEXTS)
+    assert [set(answer) for answer in ask_docker_folder(folder)] == [{"label", "score"}]
 
 
 def test_an_export_is_published_like_a_run_and_answers_from_where_it_lies_then(

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import MESSAGES
-from export.conftest import run_words
+from export.conftest import ask_docker_folder, run_words
 
 from startup_llm.config import ExportConfig, ServeConfig
 
@@ -160,3 +160,13 @@ def test_an_export_needs_no_torch(both, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.cold_start
+def test_the_environment_that_docker_gets_serves_it(both, run_recipe, tmp_path):
+    task, _, export = both
+    code, _, err = run_recipe("export", "--run", export, "--docker", tmp_path / "server")
+    assert code == 0, err
+    key = "matches" if task == "sentence-similarity" else "entities"
+    assert [key in answer for answer in ask_docker_folder(tmp_path / "server")] == [True]

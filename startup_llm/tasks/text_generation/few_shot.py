@@ -26,8 +26,8 @@ def add_examples(
 ) -> tuple[TaskData, PreTrainedTokenizerBase]:
     """Put training conversations before each test conversation, as many as leave room for an answer.
 
-    They open with the row's own system message, or are any where no training row does: an answer to a customer would be
-    no example of how a message is routed. Rows with the same opening get the same examples.
+    They open with the row's own system message, or are any where no training row does: an answer to a customer is no
+    example of how a message is routed. Rows with the same opening get the same examples.
 
     Args:
         data: Rows with messages and answer.
