@@ -382,8 +382,8 @@ class SpeedConfig:
     with its own batches, samples and attention kernel, and LoRA as PEFT computes it."""
     compute_dtype: Literal["float32", "bfloat16"] | None = None
     """Data type of matrix products."""
-    attention_kernel: Literal["eager", "sdpa", "flash_attention_2"] | None = None
-    """Implementation of attention."""
+    attention_kernel: Literal["eager", "sdpa", "flash_attention_2", "causal_blocks"] | None = None
+    """Implementation of attention; causal_blocks is this package's own, for language models on a CPU."""
     tokens_per_batch: Count | None = None
     """Padded tokens that are computed at once; the plan plain uses it for predictions alone."""
     threads: Annotated[int, Range(1, 1024)] | None = None
@@ -773,9 +773,10 @@ class ExportConfig:
     format: str = "onnx-int8"
     """onnx: float32, for onnxruntime; onnx-int8: the same with weights of 8 bits; gguf: a language model for
     llama.cpp."""
-    quantization: Literal["dynamic", "static", "q8_0", "q4_0", "f16"] | None = None
+    quantization: Literal["dynamic", "static", "q8_0", "q4_0", "q4_1", "f16"] | None = None
     """Of onnx-int8: dynamic (default), where a token's activations are scaled by their own range, or static, by that
-    of training rows. Of gguf: q8_0 (default) or q4_0, weights of 8 or 4 bits, or f16."""
+    of training rows. Of gguf: q8_0 (default), weights of 8 bits; q4_0 or q4_1 of 4, with a scale or a scale and an
+    offset for each 32; or f16."""
     calibration_rows: Count = 256
     """Training rows that a static quantization takes its ranges from."""
     allow_drop: bool = False

@@ -193,7 +193,7 @@ def describe_determinism() -> dict[str, Any]:
 
 
 def describe_hardware() -> str:
-    """Return the processor, cores, memory and accelerators in one line."""
+    """Return the processor, its vector instructions, cores, memory and accelerators in one line."""
     import psutil
     import torch
 
@@ -205,7 +205,8 @@ def describe_hardware() -> str:
         pass  # no Linux: the platform's own name stands
     memory = psutil.virtual_memory().total / 2**30
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return ", ".join([f"{psutil.cpu_count()} cores of {cpu}", f"{memory:.0f} GiB", *gpus])
+    vectors = torch.backends.cpu.get_cpu_capability()  # one name of a processor may stand for several kinds
+    return ", ".join([f"{psutil.cpu_count()} cores of {cpu} ({vectors})", f"{memory:.0f} GiB", *gpus])
 
 
 def read_peak_memory_bytes() -> int:

@@ -256,7 +256,7 @@ class GgufFormat(Format):
     """One GGUF file with weights, tokenizer and chat template, which llama.cpp computes and transformers reads."""
 
     library = "gguf"
-    quantizations = ("q8_0", "q4_0", "f16")
+    quantizations = tuple(gguf_files.FILE_TYPES)
 
     def require_packages(self) -> None:
         """Refuse to export without gguf."""

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 ARCHITECTURES = ("llama",)
 """Architectures that can be written, as their configs and llama.cpp name them; SmolLM2 is one."""
+FILE_TYPES = {"q8_0": 7, "q4_0": 2, "q4_1": 3, "f16": 1}
+"""How weights may be quantized, the default first, with its number in the file: llama.cpp's LlamaFileType."""
 BLOCK = 32
-"""Weights with a scale of their own, in both quantizations."""
+"""Weights with a scale of their own, of 8 and 4 bits."""
 _LLAMA_3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -82,9 +84,8 @@ def write_gguf(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, qua
         model: A Llama of transformers, in float32; an adapter is merged.
         tokenizer: Its tokenizer, byte-level BPE.
         folder: Where the files go.
-        quantization: q8_0, q4_0 or f16. With q4_0 the embeddings, which are the output layer too where both are one,
-            have 8 bits. Vectors stay float32, and matrices whose rows are no whole number of blocks
-            become float16.
+        quantization: A key of `FILE_TYPES`. With 4 bits the embeddings, which are the output layer too where both are
+            one, have 8. Vectors stay float32, and matrices whose rows are no whole number of blocks become float16.
         name: What the file calls the model.
 
     Raises:
@@ -137,7 +138,7 @@ def _add_sizes(writer: gguf.GGUFWriter, config: Any, quantization: str, name: st
 
     head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     writer.add_name(name)
-    writer.add_file_type({"q8_0": 7, "q4_0": 2, "f16": 1}[quantization])  # LlamaFileType
+    writer.add_file_type(FILE_TYPES[quantization])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_block_count(config.num_hidden_layers)
@@ -225,9 +226,9 @@ def _choose_type(values: np.ndarray, quantization: str, *, is_table: bool) -> gg
     kinds = gguf.GGMLQuantizationType
     if values.ndim == 1:
         return kinds.F32
-    if quantization == "f16" or values.shape[-1] % BLOCK:
+    if values.shape[-1] % BLOCK:
         return kinds.F16
-    return kinds.Q4_0 if quantization == "q4_0" and not is_table else kinds.Q8_0
+    return kinds.Q8_0 if is_table and quantization.startswith("q4") else kinds[quantization.upper()]
 
 
 def load_gguf(folder: Path) -> tuple[Any, PreTrainedTokenizerBase]:

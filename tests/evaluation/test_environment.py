@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from startup_llm.evaluation.environment import _ask_git, withhold_secrets
+from startup_llm.evaluation.environment import _ask_git, describe_hardware, withhold_secrets
 
 
 @pytest.fixture
@@ -44,3 +44,9 @@ def test_secrets_are_withheld_and_nothing_else():
     secret = {"HF_TOKEN": "x", "WANDB_API_KEY": "x", "DB_PASSWORD": "x", "HF_TOKEN_PATH": "/home/me/token"}
     plain = {"TOKENIZERS_PARALLELISM": "false", "PATH": "/bin", "KEYBOARD": "de", "HF_ENDPOINT": "http://127.0.0.1"}
     assert withhold_secrets(secret | plain) == plain | {"HF_TOKEN_PATH": "/dev/null"}
+
+
+def test_the_hardware_says_which_vector_instructions_are_used():
+    import torch
+
+    assert f"({torch.backends.cpu.get_cpu_capability()})" in describe_hardware()

@@ -101,13 +101,13 @@ def test_the_file_is_loaded_again_and_proved_on_the_test_rows(chat_run, chat_exp
     assert "gguf_file" in (chat_export / "README.md").read_text()
 
 
-def test_f16_and_q4_0_are_written_too(chat_run, tmp_path):
+def test_the_other_quantizations_are_written_too(chat_run, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(chat_run / "model", dtype="float32")
     tokenizer = AutoTokenizer.from_pretrained(chat_run / "model")
     kinds = {}
-    for quantization in ("f16", "q4_0"):
+    for quantization in ("f16", "q4_0", "q4_1"):
         folder = tmp_path / quantization
         folder.mkdir()
         gguf_files.write_gguf(model, tokenizer, folder, quantization, "tiny")
@@ -115,7 +115,7 @@ def test_f16_and_q4_0_are_written_too(chat_run, tmp_path):
         names = ("token_embd.weight", "blk.0.attn_q.weight", "output_norm.weight")
         kinds[quantization] = [tensors[name] for name in names]
         assert "output.weight" not in tensors
-    assert kinds == {"f16": ["F16", "F16", "F32"], "q4_0": ["Q8_0", "Q4_0", "F32"]}
+    assert kinds == {"f16": ["F16", "F16", "F32"], "q4_0": ["Q8_0", "Q4_0", "F32"], "q4_1": ["Q8_0", "Q4_1", "F32"]}
     loaded, again = gguf_files.load_gguf(tmp_path / "f16")
     for name, weight in model.state_dict().items():
         assert np.allclose(weight, loaded.state_dict()[name], atol=1e-3), name
@@ -161,7 +161,7 @@ def test_a_tokenizer_without_a_name_in_gguf_is_refused(kind):
     ("words", "said"),
     [
         (["--format", "gguf"], "is for text-classification, which has no export to gguf; expected a run for text-gen"),
-        (["--format", "gguf", "--quantization", "static"], "format gguf has q8_0, q4_0, f16"),
+        (["--format", "gguf", "--quantization", "static"], "format gguf has q8_0, q4_0, q4_1, f16"),
         (["--quantization", "q4_0"], "format onnx-int8 has dynamic, static"),
         (["--format", "onnx", "--quantization", "dynamic"], "format onnx has no choice: leave the option out"),
         (["--format", "torch"], "format 'torch' is not written"),
