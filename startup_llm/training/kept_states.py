@@ -96,8 +96,11 @@ class KeptStates:
         return computed
 
     def _read(self, hidden_states: Tensor) -> Tensor:
-        """Return the known states in the form of a block's input, shape (rows, length, width)."""
-        states = hidden_states.new_zeros(hidden_states.shape, dtype=self._known[self._numbers[0]].dtype)
+        """Return the known states in the form and type of a block's input, shape (rows, length, width).
+
+        The probe computes with weights in float32, and so keeps longer numbers than training may take.
+        """
+        states = torch.zeros_like(hidden_states)
         for row, number in enumerate(self._numbers):
             known = self._known[number]
             states[row, : len(known)] = known
