@@ -40,7 +40,7 @@ LEARNING_RATE = 1e-3
 BATCH_ROWS = 32
 PADDED_LENGTH = 128
 LIGER_WAY = "trl-liger-lora"
-"""Left out by default where Liger's kernels are not installed: they compute on GPUs alone."""
+"""Left out by default where Liger's kernels, which compute on GPUs alone, are not installed or have no GPU."""
 
 
 def split_by_rows(config: BenchmarkConfig) -> list[BenchmarkConfig]:
@@ -63,7 +63,7 @@ def choose_ways(config: BenchmarkConfig) -> list[str]:
         UserError: If there is no such way, a library of another's is missing, or an option makes no sense.
     """
     known = WAYS[config.what]
-    ways = config.ways or [way for way in known if way != LIGER_WAY or _has_library("liger_kernel")]
+    ways = config.ways or [way for way in known if way != LIGER_WAY or _has_liger()]
     for way in ways:
         if way not in known:
             raise UserError(f"ways: unknown way {way}{nearest(way, known)}; of {config.what}: {', '.join(known)}")
@@ -90,11 +90,17 @@ def _check_libraries(ways: Sequence[str]) -> None:
                 f"ways: {', '.join(theirs)} needs {library}; install it: pip install 'startup-llm[benchmark]', "
                 "or name other --ways"
             )
-    if LIGER_WAY in ways and not _has_library("liger_kernel"):
+    if LIGER_WAY in ways and not _has_liger():
         raise UserError(
-            f"ways: {LIGER_WAY} needs liger-kernel and a GPU; install it: pip install liger-kernel, "
+            f"ways: {LIGER_WAY} needs liger-kernel and a GPU; install it where a GPU is: pip install liger-kernel, "
             "or name other --ways"
         )
+
+
+def _has_liger() -> bool:
+    import torch
+
+    return _has_library("liger_kernel") and torch.accelerator.is_available()
 
 
 def _has_library(name: str) -> bool:
@@ -185,6 +191,10 @@ class _Clock:
                 if clock.steps == 1:
                     clock.first_step_end = wait_for_device()
 
+            def on_epoch_begin(self, *args: Any, **kwargs: Any) -> None:
+                if clock.end:
+                    clock.paused += time.perf_counter() - clock.end
+
             def on_epoch_end(self, *args: Any, **kwargs: Any) -> None:
                 clock.end = wait_for_device()
                 clock.measure()
@@ -192,12 +202,10 @@ class _Clock:
         return Tell()
 
     def measure(self) -> None:
-        """Take the accuracy, outside the time of the steps."""
+        """Take the accuracy, between epochs and so outside the time of the steps."""
         if self.measure_accuracy is None:
             return
-        start = time.perf_counter()
         self.accuracy = accuracy = self.measure_accuracy()
-        self.paused += time.perf_counter() - start
         if self.seconds_to_target is None and accuracy >= self.target:
             self.seconds_to_target = time.time() - self.started
 
@@ -211,8 +219,7 @@ class _Clock:
         """
         if self.steps < 2:
             raise UserError(f"rows {rows}: one training step, and the first is not timed; give more --rows")
-        pauses_inside = self.paused * (epochs - 1) / epochs  # the last pause comes after the last step
-        seconds = self.end - self.first_step_end - pauses_inside
+        seconds = self.end - self.first_step_end - self.paused
         rate = rows * epochs * (self.steps - 1) / self.steps / seconds
         return {
             "rows_per_second": rate,

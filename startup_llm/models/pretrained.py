@@ -87,7 +87,7 @@ def load_model(
     Args:
         auto_class: One of transformers' Auto classes.
         checkpoint: Where its files are.
-        attention_kernel: eager, sdpa, flash_attention_2; None for what transformers picks.
+        attention_kernel: eager, sdpa, flash_attention_2, causal_blocks; None for what transformers picks.
         trust_remote_code: Whether to run the checkpoint's own Python code.
         find_new: Names the modules of the model whose weights the checkpoint may lack or have in another shape, such
             as `find_new_modules`; None where it must hold every weight.
@@ -109,6 +109,10 @@ def load_model(
     with explain_failure(checkpoint.name):
         config = _build_config(checkpoint, trust_remote_code, arguments)
         check_memory(checkpoint.name, auto_class, config, trust_remote_code=trust_remote_code)
+        if attention_kernel == "causal_blocks":
+            from startup_llm.models import causal_attention  # which registers it
+
+            attention_kernel = attention_kernel if config.model_type in causal_attention.ARCHITECTURES else None
         try:
             model, loading = auto_class.from_pretrained(
                 checkpoint.path, attn_implementation=attention_kernel, **arguments

@@ -20,6 +20,7 @@ from startup_llm.errors import UserError
 from startup_llm.evaluation.label_thresholds import choose_label_thresholds
 from startup_llm.evaluation.metrics import rank_metrics
 from startup_llm.models.adapters import ADAPTER_CONFIG, add_lora, choose_layers, settle_bare_base
+from startup_llm.models.causal_attention import ARCHITECTURES
 from startup_llm.models.checkpoints import read_json
 from startup_llm.models.language_model_head import learn_at_targets
 from startup_llm.models.sequence_classifier import find_output_layer
@@ -197,7 +198,8 @@ def find_attention_shape(task: Task, data: TaskData, checkpoint: Checkpoint, pro
     settings = read_json(file)
     heads, width = (next((settings[name] for name in names if settings.get(name)), None) for names in _SIZES)
     sizes = {"heads": heads, "head_width": width // heads} if heads and width else {}
-    return AttentionShape(tuple(map(int, middle)), **sizes)
+    sizes["key_heads"] = settings.get("num_key_value_heads")
+    return AttentionShape(tuple(map(int, middle)), **sizes, causal=settings.get("model_type") in ARCHITECTURES)
 
 
 def choose_plan(session: Session, find_shape: Callable[[], AttentionShape | None] | None = None) -> SpeedPlan:
@@ -534,7 +536,6 @@ def run_trainer(
     )
     replace_console(trainer, TrainingProgress(session.reporter, decides, lower_is_better=lower_is_better))
     writer = SampleWriter(task, prepared.processor, prepared.data, plan)
-    trainer.add_callback(writer)
     if shards:
         shards.check(trainer)
         trainer.add_callback(shards)
@@ -548,6 +549,7 @@ def run_trainer(
     ):
         if before is not None:
             before(trainer)
+        trainer.add_callback(writer)  # behind what times the steps
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     model = trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # else it computes in bfloat16 for good
     if shards:

@@ -28,8 +28,10 @@ def prepare(task: Task, data: TaskData, config: PretrainConfig, plan: SpeedPlan)
     Raises:
         UserError: If the model lacks the attention kernel asked for, or does not fit into memory.
     """
-    if config.speed.attention_kernel == "flash_attention_2":
-        raise UserError("speed.attention_kernel flash_attention_2: a model from scratch computes with eager or sdpa")
+    if config.speed.attention_kernel not in (None, "eager", "sdpa"):
+        raise UserError(
+            f"speed.attention_kernel {config.speed.attention_kernel}: a model from scratch computes with eager or sdpa"
+        )
     if isinstance(config.model, ScratchTransformer):
         check_blocks_memory(config.model.width, config.model.layers)
     processor, task_model = task.reference_models.build(data, config.model, plan.attention_kernel or "sdpa")

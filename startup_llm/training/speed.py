@@ -59,11 +59,15 @@ class AttentionShape:
         lengths: Tokens of each row; the others up to the longest are padding.
         heads: Attention heads.
         head_width: Width of a head.
+        key_heads: Heads of keys and values, each for as many heads; None for one each.
+        causal: Whether tokens see none behind them, in a model that has `causal_attention`.
     """
 
     lengths: tuple[int, ...] = (32,) * 32
     heads: int = 12
     head_width: int = 32
+    key_heads: int | None = None
+    causal: bool = False
 
     def __str__(self) -> str:
         return f"{len(self.lengths)} rows of {min(self.lengths)} to {max(self.lengths)} tokens"
@@ -77,7 +81,7 @@ class SpeedPlan:
         device: cpu, cuda, xpu, mps, xla.
         compute_dtype: bfloat16 or float32: the type of matrix products, under autocast.
         frozen_dtype: Type in which weights that are not trained are kept while training.
-        attention_kernel: eager, sdpa or flash_attention_2; None for what transformers picks.
+        attention_kernel: eager, sdpa, flash_attention_2 or causal_blocks; None for what transformers picks.
         tokens_per_batch: Padded tokens that are computed at once, in training and in prediction.
         reasons: One sentence per choice.
         plain: Train as transformers' Trainer and PEFT do, without what this package adds for speed.
@@ -210,7 +214,8 @@ def _choose_kernel(
     if device != "cpu":
         return "sdpa", "fused, which a GPU is fastest with"
     shape = (find_shape and find_shape()) or AttentionShape()
-    times = {name: measure_attention(name, getattr(torch, dtype_name), shape) for name in ("eager", "sdpa")}
+    kernels = ["eager", "sdpa", *["causal_blocks"] * (shape.causal and not config.compile)]
+    times = {name: measure_attention(name, getattr(torch, dtype_name), shape) for name in kernels}
     measured = ", ".join(f"{name} {seconds * 1e3:.1f} ms" for name, seconds in times.items())
     return min(times, key=times.__getitem__), f"measured {measured} on {shape}"
 
@@ -273,19 +278,27 @@ def measure_attention(kernel: str, dtype: torch.dtype, shape: AttentionShape) ->
     """Return the seconds of one masked attention, forwards and backwards, on the CPU: the best of five."""
     import torch
 
+    from startup_llm.models.causal_attention import compute_causal_attention
+
     rows, length = len(shape.lengths), max(shape.lengths)
-    size = (rows, shape.heads, length, shape.head_width)
-    query, key, value = (torch.ones(size, dtype=dtype, requires_grad=True) for _ in range(3))
+    key_heads = shape.key_heads or shape.heads
+    sizes = [(rows, heads, length, shape.head_width) for heads in (shape.heads, key_heads, key_heads)]
+    query, key, value = (torch.ones(size, dtype=dtype, requires_grad=True) for size in sizes)
     padded = torch.arange(length) >= torch.tensor(shape.lengths)[:, None]  # (rows, length)
     mask = torch.zeros(rows, 1, length, length, dtype=dtype)
     mask = mask.masked_fill(padded[:, None, None, :], torch.finfo(dtype).min)
 
+    def repeat(x: torch.Tensor) -> torch.Tensor:
+        return x if key_heads == shape.heads else x.repeat_interleave(shape.heads // key_heads, dim=1)
+
     def attend() -> None:
-        if kernel == "sdpa":
-            out = torch.nn.functional.scaled_dot_product_attention(query, key, value, mask)
+        if kernel == "causal_blocks":
+            out = compute_causal_attention(query, key, value, shape.head_width**-0.5)
+        elif kernel == "sdpa":
+            out = torch.nn.functional.scaled_dot_product_attention(query, repeat(key), repeat(value), mask)
         else:
-            scores = query @ key.transpose(2, 3) * shape.head_width**-0.5 + mask
-            out = torch.softmax(scores, dim=-1, dtype=torch.float32).to(dtype) @ value
+            scores = query @ repeat(key).transpose(2, 3) * shape.head_width**-0.5 + mask
+            out = torch.softmax(scores, dim=-1, dtype=torch.float32).to(dtype) @ repeat(value)
         out.sum().backward()
 
     return _best_time(attend)

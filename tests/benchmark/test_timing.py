@@ -69,7 +69,8 @@ def test_choosing_a_kernel_leaves_the_weights_alone():
     tokenizer = benchmark_causal_lm.train_tokenizer(PLAY, TINY)
     model = benchmark_causal_lm.build_llama(tokenizer, TINY)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    assert benchmark_causal_lm.choose_kernel(model, plan_speed(), [list(range(16))] * 2) in ("eager", "sdpa")
+    kernel = benchmark_causal_lm.choose_kernel(model, plan_speed(), [list(range(16))] * 2)
+    assert kernel in ("eager", "sdpa", "causal_blocks")
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -137,16 +138,17 @@ def test_the_pooling_s_layer_costs_nothing_and_an_adapter_s_copy_is_counted_once
 
 
 def test_the_clock_leaves_out_the_first_step_and_the_pauses(monkeypatch):
-    # the first step's end, an epoch's end, a pause of 30 s, the next epoch's end, a pause
-    now = iter([100.0, 150.0, 150.0, 180.0, 182.0, 182.0, 212.0])
+    now = iter([100.0, 150.0, 180.0, 182.0])  # the first step's end, an epoch's, the next one's begin, and its end
     monkeypatch.setattr(benchmark.time, "perf_counter", lambda: next(now))
     monkeypatch.setattr(benchmark.time, "time", lambda: 500.0)
     clock = _Clock(started=440.0, target=0.9, measure_accuracy=lambda: 0.95)
     tell = clock.callback()
+    tell.on_epoch_begin()
     tell.on_step_end()
     tell.on_step_end()
     tell.on_epoch_end()
     assert clock.seconds_to_target == 60.0
+    tell.on_epoch_begin()
     tell.on_step_end()
     tell.on_epoch_end()
     found = clock.read(rows=30, epochs=2, mean_tokens=7.0, model=torch.nn.Linear(2, 3))
@@ -190,15 +192,20 @@ def test_a_missing_library_is_told_with_the_extra(monkeypatch):
     assert choose_ways(BenchmarkConfig(ways=["ours"])) == ["ours"]
 
 
-def test_liger_is_timed_where_it_is_installed(monkeypatch):
+def test_liger_is_timed_where_it_is_installed_and_has_a_gpu(monkeypatch):
     specs = {"setfit", "trl"}
     monkeypatch.setattr(benchmark.importlib.util, "find_spec", lambda name: name if name in specs else None)
     config = BenchmarkConfig(what="causal-lm", rows=16)
-    assert LIGER_WAY not in choose_ways(config)
-    with pytest.raises(UserError, match=r"trl-liger-lora needs liger-kernel and a GPU; install it: pip install liger"):
-        choose_ways(dataclasses.replace(config, ways=[LIGER_WAY]))
-    specs.add("liger_kernel")
+    asked = dataclasses.replace(config, ways=[LIGER_WAY])
+    for library, gpu in ((False, True), (True, False)):
+        specs.update(["liger_kernel"] * library)
+        monkeypatch.setattr(torch.accelerator, "is_available", lambda gpu=gpu: gpu)
+        assert LIGER_WAY not in choose_ways(config)
+        with pytest.raises(UserError, match=r"trl-liger-lora needs liger-kernel and a GPU; install it where a GPU is"):
+            choose_ways(asked)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     assert LIGER_WAY in choose_ways(config)
+    assert choose_ways(asked) == [LIGER_WAY]
 
 
 @pytest.mark.parametrize(

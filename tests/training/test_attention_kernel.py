@@ -61,10 +61,16 @@ def test_a_kernel_that_the_architecture_has_leaves_the_plan_as_it_is(tiny_checkp
     assert (plan.attention_kernel, plan.reasons) == ("sdpa", ("as measured",))
 
 
-def test_a_model_from_scratch_has_no_flash_attention():
+def test_the_kernel_of_language_models_is_refused_for_an_encoder(tiny_checkpoint):
+    with pytest.raises(UserError, match=r"causal_blocks is not what .* \(bert\) computes with here: it would be sdpa"):
+        prepare(tiny_checkpoint("bert"), planned="causal_blocks", asked="causal_blocks")
+
+
+@pytest.mark.parametrize("kernel", ["flash_attention_2", "causal_blocks"])
+def test_a_model_from_scratch_has_none_of_the_kernels_of_checkpoints(kernel):
     config = PretrainConfig(
-        model=ScratchTextTransformer(name="transformer"), speed=SpeedConfig(attention_kernel="flash_attention_2")
+        model=ScratchTextTransformer(name="transformer"), speed=SpeedConfig(attention_kernel=kernel)
     )
-    plan = SpeedPlan("cpu", "float32", "float32", "flash_attention_2", 64, ())
+    plan = SpeedPlan("cpu", "float32", "float32", kernel, 64, ())
     with pytest.raises(UserError, match="a model from scratch computes with eager or sdpa"):
         pretraining.prepare(load_task(config.task), None, config, plan)

@@ -12,6 +12,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+import transformers
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
@@ -29,6 +30,7 @@ from startup_llm.training.inference import extract_features
 from startup_llm.training.kept_states import KeptStates
 from startup_llm.training.reload_gate import ReloadError, check_reload
 from startup_llm.training.speed import SpeedPlan
+from startup_llm.training.trainer import SampleWriter
 
 PLAN = SpeedPlan("cpu", "float32", "float32", "eager", 64, ())
 TEXTS = [
@@ -384,6 +386,24 @@ def test_early_stopping_without_validation_rows_is_refused(tiny_checkpoint, tmp_
         finetuning.train(prepared, Session(config, run, SHARED_TRAIN_DEFAULTS))
 
 
+def test_what_times_an_epoch_hears_of_its_end_before_samples_are_written(tiny_checkpoint, tmp_path, monkeypatch):
+    heard = []
+
+    class Clock(transformers.TrainerCallback):
+        def on_epoch_end(self, *args, **kwargs):
+            heard.append("clock")
+
+    monkeypatch.setattr(SampleWriter, "on_epoch_end", lambda *args, **kwargs: heard.append("samples"))
+    config = FinetuneConfig(model=TextClassificationModel(checkpoint=str(tiny_checkpoint("bert"))))
+    checkpoint = load_checkpoint(config.model)
+    tokenizer = load_tokenizer(checkpoint, 64)
+    prepared = finetuning.prepare(load_task(config.task), build_data("single"), config, checkpoint, tokenizer, PLAN)
+    section = {**SHARED_TRAIN_DEFAULTS, "num_train_epochs": 1, "disable_tqdm": True}
+    with RunFolder(tmp_path / "run") as run:
+        finetuning.train(prepared, Session(config, run, section), lambda trainer: trainer.add_callback(Clock()))
+    assert heard == ["clock", "samples"]
+
+
 def test_what_is_cut_is_counted(tiny_checkpoint):
     config = FinetuneConfig(model=TextClassificationModel(checkpoint=str(tiny_checkpoint("bert"))))
     checkpoint, data = load_checkpoint(config.model), build_data("single")
@@ -482,3 +502,12 @@ def test_saved_model_that_is_not_the_trained_one_is_found_at_once(finetuned):
     other = steps.prepared.rebuild(steps.config)
     with pytest.raises(ReloadError, match=r"^the saved model's logits differ from the trained model's by \d"):
         finetuning.check_against_training(steps.trained, other, steps.prepared, steps.prepared.encoded["test"])
+
+
+@pytest.mark.parametrize("architecture", ["bert", "llama"])
+def test_states_that_the_probe_kept_in_float32_are_learnt_above_in_bfloat16(architecture, tiny_checkpoint, tmp_path):
+    plan = dataclasses.replace(PLAN, compute_dtype="bfloat16", frozen_dtype="bfloat16")
+    steps = run_steps(tiny_checkpoint(architecture), tmp_path / "run", upper=1, plan=plan)
+    losses = [entry["loss"] for entry in steps.trained.history if "loss" in entry]
+    assert len(losses) == 2
+    assert np.isfinite(losses).all()

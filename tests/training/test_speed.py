@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import functools
+import json
 
 import datasets
 import pytest
 import torch
+from chat_checkpoints import build_chat_checkpoint
 from torch import nn
 
 from startup_llm.config import SpeedConfig
@@ -13,6 +15,7 @@ from startup_llm.models.adapters import find_blocks
 from startup_llm.models.checkpoints import load_checkpoint
 from startup_llm.tasks import load_task
 from startup_llm.tasks.text_classification.options import TextClassificationModel
+from startup_llm.tasks.text_generation.options import ChatModel, GenerationData
 from startup_llm.training import finetuning, speed
 from startup_llm.training.speed import (
     AttentionShape,
@@ -48,9 +51,27 @@ def test_the_kernel_that_is_faster_on_the_rows_at_hand_is_chosen(monkeypatch, fa
     assert "on 2 rows of 5 to 9 tokens; at most 77 tokens at once" in plan.reasons[2]
 
 
-@pytest.mark.parametrize("kernel", ["eager", "sdpa"])
-def test_attention_is_timed_with_padding(kernel):
-    assert measure_attention(kernel, torch.float32, AttentionShape((3, 1, 8), heads=2, head_width=4)) > 0
+@pytest.mark.parametrize(
+    ("causal", "compiled", "timed"),
+    [
+        (True, False, {"eager", "sdpa", "causal_blocks"}),
+        (True, True, {"eager", "sdpa"}),
+        (False, False, {"eager", "sdpa"}),
+    ],
+)
+def test_the_kernel_of_language_models_is_timed_for_them_alone(monkeypatch, causal, compiled, timed):
+    times = {}
+    monkeypatch.setattr(speed, "measure_attention", lambda kernel, *given: times.setdefault(kernel, 1 / len(kernel)))
+    config = SpeedConfig(compute_dtype="float32", compile=compiled)
+    plan = plan_speed(config, lambda: AttentionShape(causal=causal))
+    assert set(times) == timed
+    assert plan.attention_kernel == max(timed, key=len)
+
+
+@pytest.mark.parametrize("kernel", ["eager", "sdpa", "causal_blocks"])
+def test_attention_is_timed_with_padding_and_shared_keys(kernel):
+    shape = AttentionShape((3, 1, 8), heads=4, head_width=4, key_heads=2)
+    assert measure_attention(kernel, torch.float32, shape) > 0
 
 
 def test_the_shape_is_that_of_the_middle_of_the_training_rows(tiny_checkpoint):
@@ -65,7 +86,21 @@ def test_the_shape_is_that_of_the_middle_of_the_training_rows(tiny_checkpoint):
     assert set(shape.lengths) == {length}
     assert len(shape.lengths) == 64
     assert (shape.heads * shape.head_width) == 32
+    assert not shape.causal
     assert finetuning.find_attention_shape(load_task("image-classification"), data, checkpoint, processor) is None
+
+
+@pytest.mark.parametrize(("model_type", "causal"), [("llama", True), ("gpt2", False)])
+def test_the_shape_says_whether_tokens_see_none_behind_them(tmp_path, model_type, causal):
+    task, model = load_task("text-generation"), ChatModel(checkpoint=str(build_chat_checkpoint(model_type, tmp_path)))
+    (tmp_path / "rows.txt").write_text("where is my parcel?\n" * 200)
+    checkpoint = load_checkpoint(model)
+    processor = task.load_processor(checkpoint, model)
+    data = task.fit_data(task.load_data(GenerationData(train_file=str(tmp_path / "rows.txt"))), processor)
+    shape = finetuning.find_attention_shape(task, data, checkpoint, processor)
+    assert shape.causal is causal
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert shape.key_heads == config.get("num_key_value_heads")
 
 
 def test_every_process_of_a_run_takes_the_plan_s_threads_and_keeps_its_memory(monkeypatch):
