@@ -155,8 +155,8 @@ class Prepared:
         return self.task.build_model(self.checkpoint, self.processor, self.data, config.model, kernel).model
 
     def predict(self, model: Any, encoded: Dataset, plan: SpeedPlan | None = None) -> list[np.ndarray]:
-        """Return a model's output for each encoded row, computed as planned."""
-        return predict_outputs(self.task, model, encoded, self.processor, plan or self.plan)
+        """Return a model's output for each encoded row, by default in float32, in which predict.py answers."""
+        return predict_outputs(self.task, model, encoded, self.processor, plan or self.plan.exact())
 
 
 @dataclass(frozen=True)
@@ -438,7 +438,7 @@ def predict_untuned(
         longer, processor = example_notes
         with session.stage("few-shot"):
             encoded, _ = task.encode_split("test", longer, processor)
-            outputs = predict_outputs(task, model, encoded, processor, prepared.plan)
+            outputs = predict_outputs(task, model, encoded, processor, prepared.plan.exact())
         predictions["few-shot"] = task.read_predictions(outputs, encoded, longer.splits["test"], longer)
     return predictions, gallery
 

@@ -41,6 +41,10 @@ TIMED_SECONDS, MOST_STEPS = 4.0, 6
 """Each of the two batches is computed until it took so long or so often; the first time, which warms up, counts only
 where there is no second."""
 
+FLOAT32_SLOWER = 2.0
+"""How much longer test rows take, which are answered in float32, where training computes in bfloat16: as much as the
+products on a CPU, which the plan measured to be 2.2 to 2.9 times as fast in it."""
+
 ONE_SAMPLE = 0.6
 """What a sample takes that is written alone, after an epoch, beside the report's few, which are written together."""
 
@@ -194,7 +198,8 @@ def estimate_run(
         per_epoch = _sum_steps(tokens, tokens[timed], [float(choose(seconds)) for seconds in steps])
         per_epoch /= trainer.args.world_size
         test_seconds = None if untuned_seconds is None else untuned_share * untuned_seconds
-        after = _estimate_evaluation(trainer, counts, epochs, per_epoch, probe_seconds, test_seconds)
+        slower = FLOAT32_SLOWER if prepared.plan.compute_dtype != "float32" else 1
+        after = _estimate_evaluation(trainer, counts, epochs, per_epoch, probe_seconds, test_seconds, slower)
         totals.append(
             elapsed_seconds + share * (STEP_OVERHEAD * epochs * per_epoch + after + sample_seconds + closing)
         )
@@ -235,6 +240,7 @@ def _estimate_evaluation(
     epoch_seconds: float,
     probe_seconds: float | None,
     test_seconds: float | None,
+    slower: float = 1,
 ) -> float:
     """Return the seconds of all that is computed without a gradient: validation, test rows, and kept states.
 
@@ -245,6 +251,7 @@ def _estimate_evaluation(
         epoch_seconds: What a pass takes.
         probe_seconds: Seconds of the features of the training and test rows, or None.
         test_seconds: Seconds of the test rows, where they are known otherwise.
+        slower: How much longer a test row takes than one that is computed as training does.
     """
     per_token = epoch_seconds * trainer.args.world_size / counts["train"] / 3
     if probe_seconds is not None:
@@ -252,7 +259,7 @@ def _estimate_evaluation(
     kept, rows = trainer.kept_states, len(trainer.train_dataset)
     first_epoch = counts["train"] * (1 - kept.row_count / rows) if kept else 0.0  # of lower blocks, at the most
     if test_seconds is None:
-        test_seconds = 1.3 * counts["test"] * per_token
+        test_seconds = 1.3 * counts["test"] * per_token * slower
     return (first_epoch + epochs * counts.get("validation", 0.0)) * per_token + test_seconds
 
 

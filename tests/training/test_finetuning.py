@@ -511,3 +511,12 @@ def test_states_that_the_probe_kept_in_float32_are_learnt_above_in_bfloat16(arch
     losses = [entry["loss"] for entry in steps.trained.history if "loss" in entry]
     assert len(losses) == 2
     assert np.isfinite(losses).all()
+
+
+def test_test_rows_are_answered_in_float32_whatever_type_training_computes_in(tiny_checkpoint, tmp_path):
+    plan = dataclasses.replace(PLAN, compute_dtype="bfloat16", frozen_dtype="bfloat16")
+    steps = run_steps(tiny_checkpoint("bert"), tmp_path / "run", plan=plan)
+    rows = steps.prepared.encoded["test"]
+    answers = np.stack(steps.prepared.predict(steps.merged, rows))
+    np.testing.assert_array_equal(answers, np.stack(steps.prepared.predict(steps.merged, rows, PLAN)))
+    assert not np.array_equal(answers, np.stack(steps.prepared.predict(steps.merged, rows, plan)))
