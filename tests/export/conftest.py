@@ -61,11 +61,11 @@ def ask_docker_folder(folder: Path) -> list[dict]:
     install = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--requirement", "requirements.txt"]
     if subprocess.run(install, cwd=folder, capture_output=True, check=False).returncode:
         pytest.skip("no package index can be reached")
-    environment = {"PYTHONPATH": ".", "STARTUP_LLM_API_KEY": "a key", "PATH": os.environ["PATH"]}
+    environment = {"PYTHONPATH": ".", "STARTUP_LLM_API_KEY": "k" * 32, "PATH": os.environ["PATH"]}
     command = [python, "recipes/serve.py", "--run", "run", "--port", "0"]
     with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as server:
         try:
-            address = server.stdout.readline().rsplit(" ", 1)[-1].strip()
+            address = re.search(r"http://[^\s;]+", server.stdout.readline())[0]
             call = re.search(r"^curl .*", (folder / "README.md").read_text(), re.MULTILINE)[0]
             call = call.replace(ADDRESS, address).replace("curl ", "curl --fail-with-body --silent --show-error ", 1)
             done = subprocess.run(["bash", "-c", call], env=environment, capture_output=True, text=True, timeout=60)
