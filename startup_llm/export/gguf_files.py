@@ -24,7 +24,7 @@ ARCHITECTURES = ("llama",)
 FILE_TYPES = {"q8_0": 7, "q4_0": 2, "q4_1": 3, "f16": 1}
 """How weights may be quantized, the default first, with its number in the file: llama.cpp's LlamaFileType."""
 BLOCK = 32
-"""Weights with a scale of their own, of 8 and 4 bits."""
+"""Weights that share a scale."""
 _LLAMA_3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

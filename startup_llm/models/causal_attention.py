@@ -43,7 +43,7 @@ class _CausalAttention(torch.autograd.Function):
             scores = torch.baddbmm(
                 q.new_zeros(1, 1, 1), _take(q, start, end), k[:, :end].transpose(1, 2), beta=0, alpha=scale
             )
-            behind = torch.full((end - start, end - start), -torch.inf, dtype=q.dtype).triu(1)
+            behind = q.new_full((end - start, end - start), -torch.inf).triu(1)
             scores.view(len(q), -1, end - start, end)[..., start:].add_(behind)
             weights = scores.softmax(-1)
             out[:, :, start:end] = torch.bmm(weights, v[:, :end]).view(*q.shape[:2], end - start, -1)
