@@ -240,7 +240,7 @@ def _estimate_evaluation(
     epoch_seconds: float,
     probe_seconds: float | None,
     test_seconds: float | None,
-    slower: float = 1,
+    slower: float,
 ) -> float:
     """Return the seconds of all that is computed without a gradient: validation, test rows, and kept states.
 
